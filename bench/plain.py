@@ -1,0 +1,148 @@
+"""The plain script: the same study as a user would write it today with timm and segmentation_models_pytorch.
+
+    python -m bench.plain RUN [--seed N]
+
+It takes a finished run's tiles, split, encoder weights, epochs, batch sizes and learning rates, trains a timm
+classifier and an smp U-Net with a DataLoader and torchvision's transforms, keeps the epoch with the lowest validation
+loss, and prints the test figures beside Vitrail's own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import segmentation_models_pytorch as smp
+import timm
+import torch
+from sklearn.metrics import accuracy_score, jaccard_score, roc_auc_score
+from torch.utils.data import DataLoader, Dataset
+from torchvision import tv_tensors
+from torchvision.transforms import v2
+
+from vitrail.config import read_settings
+from vitrail.models.device import keep_memory
+from vitrail.models.encoder import start_weights
+from vitrail.tiles.split import read_split
+from vitrail.tiles.table import read_tiles
+
+CLASSES = 4
+
+
+class Tiles(Dataset):
+    """Tiles of one split, standardised."""
+
+    def __init__(self, table, rows, statistics, *, masks, train):
+        self.table, self.rows, self.masks = table, rows, masks
+        mean, std = statistics
+        blur = [] if masks else [v2.RandomApply([v2.GaussianBlur(3, (0.1, 1.0))], 0.5)]
+        changes = [
+            v2.RandomHorizontalFlip(), v2.RandomVerticalFlip(), v2.RandomRotation(180),
+            v2.ColorJitter(0.15, 0.15, 0.2, 0.03), *blur,
+        ]  # fmt: skip
+        self.transform = v2.Compose([*(changes if train else []), v2.ToDtype(torch.float32, scale=True), v2.Normalize(mean, std)])
+
+    def __len__(self):
+        return len(self.rows)
+
+    def __getitem__(self, i):
+        row = self.rows[i]
+        image = tv_tensors.Image(torch.from_numpy(self.table.images[row].copy()).permute(2, 0, 1))
+        if self.masks:
+            image, mask = self.transform(image, tv_tensors.Mask(torch.from_numpy(self.table.masks[row].copy())))
+            return image, mask.long()
+        return self.transform(image), torch.tensor(float(self.table.rows["label"].iat[row] == "tumor"))
+
+
+def fit(model, loss, sets, settings):
+    """Train with Adam and keep the best epoch by validation loss."""
+    optimizer = torch.optim.Adam(model.parameters(), settings.learning_rate)
+    train = DataLoader(sets["train"], settings.batch, shuffle=True, drop_last=len(sets["train"]) % settings.batch == 1)
+    best, kept = float("inf"), None
+    for epoch in range(settings.epochs):
+        model.train()
+        for x, y in train:
+            optimizer.zero_grad()
+            loss(model(x).squeeze(1), y).backward()
+            optimizer.step()
+        outputs, truth = run(model, sets["validation"], settings.batch)
+        value = float(loss(outputs, truth))
+        print(f"  epoch {epoch + 1}/{settings.epochs}  validation loss {value:.4f}", flush=True)
+        if value < best:
+            best, kept = value, copy.deepcopy(model.state_dict())
+    model.load_state_dict(kept)
+
+
+@torch.no_grad()
+def run(model, tiles, batch):
+    """Return outputs and truth of a set of tiles."""
+    model.eval()
+    pairs = [(model(x).squeeze(1), y) for x, y in DataLoader(tiles, batch)]
+    return torch.cat([x for x, _ in pairs]), torch.cat([y for _, y in pairs])
+
+
+def tile_figures(truth, probability):
+    """Return AUC and accuracy."""
+    return {"auc": roc_auc_score(truth, probability), "accuracy": accuracy_score(truth, probability >= 0.5)}
+
+
+def study(folder: Path, seed: int) -> dict:
+    """Train both networks plainly and score them on the test tiles."""
+    torch.manual_seed(seed)
+    settings = read_settings(folder / "study.toml")
+    table = read_tiles(folder / "tiles")
+    split = read_split(folder / "split", table.rows)
+    rows = {name: np.flatnonzero(split == name) for name in ("train", "validation", "test")}
+    pixels = table.images[rows["train"]].reshape(-1, 3) / np.float32(255)
+    statistics = pixels.mean(0).tolist(), pixels.std(0).tolist()
+    weights = start_weights(settings.encoder.name, settings.encoder.weights)
+
+    def sets(masks):
+        return {name: Tiles(table, rows[name], statistics, masks=masks, train=name == "train") for name in rows}
+
+    classifier = timm.create_model(settings.encoder.name, num_classes=1)
+    classifier.load_state_dict(weights, strict=False)
+    tiles = sets(masks=False)
+    fit(classifier, torch.nn.BCEWithLogitsLoss(), tiles, settings.classifier)
+    logits, truth = run(classifier, tiles["test"], settings.classifier.batch)
+    figures = {"classifier": tile_figures(truth, torch.sigmoid(logits))}
+
+    segmenter = smp.Unet(f"tu-{settings.encoder.name}", encoder_weights=None, classes=CLASSES)
+    segmenter.encoder.model.load_state_dict(weights, strict=False)
+    tiles = sets(masks=True)
+    fit(segmenter, smp.losses.JaccardLoss("multiclass"), tiles, settings.segmenter)
+    logits, masks = run(segmenter, tiles["test"], settings.segmenter.batch)
+    called = logits.argmax(1)
+    jaccard = jaccard_score(masks.ravel(), called.ravel(), average=None, labels=range(CLASSES))
+    share = (called == 0).float().mean((1, 2))
+    return figures | {
+        "segmenter": tile_figures(truth, share),
+        "pixels": {"mean_jaccard": jaccard.mean(), "tumor": jaccard[0]},
+    }
+
+
+def main() -> None:
+    """Print the plain script's figures beside the run's."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--seed", type=int, default=0)
+    given = parser.parse_args()
+    keep_memory()  # changes only how long this takes
+    begun = time.perf_counter()
+    plain = study(given.run, given.seed)
+    seconds = time.perf_counter() - begun
+    test = json.loads((given.run / "report" / "metrics.json").read_text())["test"]
+    ours = test | {"pixels": {"mean_jaccard": test["pixels"]["mean_jaccard"], "tumor": test["pixels"]["jaccard"]["tumor"]}}
+    print(f"\n{'':<24}{'vitrail':>10}{'plain':>10}")
+    for network, figures in plain.items():
+        for name, value in figures.items():
+            print(f"{network + ' ' + name:<24}{ours[network][name]:>10.4f}{float(value):>10.4f}")
+    print(f"\nplain script: {seconds:.0f} s")
+
+
+if __name__ == "__main__":
+    main()

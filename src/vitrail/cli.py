@@ -1,0 +1,148 @@
+"""The command line: one command a stage. Everything heavy is imported where it is used, so that `--help` is quick."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal, Optional
+
+import typer
+
+from vitrail import __version__
+from vitrail.errors import VitrailError
+
+if TYPE_CHECKING:
+    from vitrail.progress import Progress
+
+app = typer.Typer(
+    name="vitrail",
+    help="Train, check, apply and explain networks that find head and neck cancer in H&E whole slides.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="The run folder.")]
+Changes = Annotated[
+    Optional[list[str]],  # noqa: UP045 - typer reads this at run time
+    typer.Option("--set", metavar="KEY=VALUE", help="Change a setting in study.toml first, such as tiles.side_px=128."),
+]
+StageName = Literal["tiles", "split", "classifier", "segmenter", "predict", "report"]
+
+
+@app.command()
+def init(
+    run: RunFolder,
+    slides: Annotated[Path, typer.Option(help="The cohort: slides.csv.")],
+    preset: Annotated[Literal["paper", "quick"], typer.Option(help="paper: its settings; quick: for 2 CPU cores.")] = "paper",
+    changes: Changes = None,
+) -> None:
+    """Make a run folder: a commented study.toml, and the cohort's slides.csv."""
+    from vitrail.study import new_run  # noqa: PLC0415 - quick start-up
+
+    new_run(run, slides, preset, changes or ())
+    typer.echo(f"{run / 'study.toml'} holds the settings. Next: vitrail run {run}")
+
+
+@app.command()
+def run(
+    run: RunFolder,
+    until: Annotated[StageName, typer.Option(help="Stop after this stage.")] = "report",
+    changes: Changes = None,
+) -> None:
+    """Bring every stage up to date: tiles, split, classifier, segmenter, predict, report."""
+    _bring(run, until, changes)
+
+
+@app.command()
+def tiles(run: RunFolder, changes: Changes = None) -> None:
+    """Cut the slides into tiles, masks and labels."""
+    _bring(run, "tiles", changes)
+
+
+@app.command()
+def classifier(run: RunFolder, changes: Changes = None) -> None:
+    """Train the classification network, and make what it needs."""
+    _bring(run, "classifier", changes)
+
+
+@app.command()
+def segmenter(run: RunFolder, changes: Changes = None) -> None:
+    """Train the segmentation network, and make what it needs."""
+    _bring(run, "segmenter", changes)
+
+
+@app.command()
+def predict(run: RunFolder, changes: Changes = None) -> None:
+    """Apply both networks to all tiles and to whole test slides, and make what that needs."""
+    _bring(run, "predict", changes)
+
+
+@app.command()
+def report(run: RunFolder, changes: Changes = None) -> None:
+    """Write figures, tables, metrics.json and the page, and make what they need."""
+    _bring(run, "report", changes)
+
+
+@app.command()
+def demo(folder: Annotated[Path, typer.Argument(help="Where to put it.")] = Path("demo")) -> None:
+    """Draw a synthetic cohort, study it from end to end, and write its report."""
+    from vitrail.study import demo_run  # noqa: PLC0415 - quick start-up
+
+    _finish(demo_run(folder, _progress()))
+
+
+def main() -> None:
+    """Run the command line; an error of the user's is one line and exit code 2."""
+    try:
+        app(standalone_mode=True)
+    except VitrailError as error:
+        _end(f"vitrail: {error}", 2)
+    except KeyboardInterrupt:
+        _end("vitrail: stopped; the same command goes on from here", 130)
+
+
+def _bring(folder: Path, until: str, changes: list[str] | None) -> None:
+    from vitrail.study import bring_run  # noqa: PLC0415 - quick start-up
+
+    _finish(bring_run(folder, until, changes or (), _progress()))
+
+
+def _finish(summary: tuple[list[str], list[str]]) -> None:
+    """Say what came out and what was skipped; something skipped is exit code 2, although the rest is done."""
+    lines, skipped = summary
+    for line in skipped:
+        typer.echo(f"skipped: {line}", err=True)
+    for line in lines:
+        typer.echo(line)
+    if skipped:
+        raise typer.Exit(2)
+
+
+def _progress() -> Progress:
+    from vitrail.progress import for_terminal  # noqa: PLC0415 - quick start-up
+
+    return for_terminal()
+
+
+def _end(line: str, code: int) -> None:
+    print(line, file=sys.stderr)  # noqa: T201 - the one line
+    sys.exit(code)
+
+
+def _version(wanted: bool) -> None:  # noqa: FBT001 - typer calls it with the flag's value
+    if wanted:
+        typer.echo(f"vitrail {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _vitrail(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Say the version.")] = False,  # noqa: FBT002 - a flag
+) -> None:
+    pass
+
+
+if __name__ == "__main__":
+    main()

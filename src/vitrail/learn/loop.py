@@ -1,0 +1,253 @@
+"""One training loop for both networks."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+import torch
+from safetensors.torch import load_file
+
+from vitrail.errors import ModelError
+from vitrail.learn.checkpoint import Checkpoint, EpochScores, Trainee, best_epoch
+from vitrail.learn.data import Loader, channel_statistics, cut, shuffled
+from vitrail.learn.objective import OBJECTIVES
+from vitrail.models.device import Precision, keep_memory, pick_device, precision, reproducible
+from vitrail.models.encoder import load_encoder, start_weights
+from vitrail.models.inputs import Standardiser
+from vitrail.models.spec import TrainingInfo
+from vitrail.models.store import JSON, build, replace, save_model
+from vitrail.progress import Silent
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from torch import Tensor
+
+    from vitrail.config import Settings
+    from vitrail.learn.augment import Augmenter
+    from vitrail.learn.data import Parts, Rows
+    from vitrail.learn.objective import Objective
+    from vitrail.models.classifier import Classifier
+    from vitrail.models.segmenter import Segmenter
+    from vitrail.models.spec import ModelSpec, Task
+    from vitrail.progress import Progress
+
+    Report = Callable[[list[EpochScores]], None]
+
+
+def train(task: Task, parts: Parts, settings: Settings, *, folder: Path, progress: Progress | None = None) -> None:
+    """Train a network and write its model folder: the weights of the epoch with the lowest validation loss.
+
+    Writes `weights.safetensors`, `history.csv` and, last, `model.json`. Until then the folder holds a checkpoint of
+    the last finished epoch; called again with the same tiles and settings, the training goes on from there and
+    ends with the same bytes as one that was never stopped. Torch's generators and switches are put back.
+
+    Parameters
+    ----------
+    task
+        Which network.
+    parts
+        The tiles to train on and to choose the best epoch by.
+    settings
+        Of the study; the seed, `encoder`, `augment`, `tiles` and the task's own branch matter.
+    folder
+        The model folder; made where it is missing.
+    progress
+        Told of every step.
+
+    Raises
+    ------
+    TileError
+        A label has no training tile, or there is no validation tile.
+    SettingsError
+        The device that the settings ask for is not there.
+    ModelError
+        The encoder or its weights cannot be had, or the loss is no longer finite.
+    """
+    parts.check()
+    keep_memory()
+    device = pick_device(settings.compute.device)
+    folder.mkdir(parents=True, exist_ok=True)
+    with reproducible(device, _seeds(settings.seed, task, 0)[0]):
+        plan = _plan(task, parts, settings)
+        lesson = _lesson(plan, device)
+        checkpoint = Checkpoint(folder=folder, fingerprint=plan.fingerprint())
+        history = _epochs(lesson, checkpoint, progress or Silent())
+        _finish(lesson, checkpoint, history)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Plan:
+    """What a training follows from."""
+
+    objective: Objective
+    parts: Parts
+    settings: Settings
+    spec: ModelSpec
+
+    def fingerprint(self) -> str:
+        """Digest everything that the result depends on, except machine and libraries."""
+        branches = {"seed", "tiles", "encoder", "augment", self.objective.task}
+        content = self.spec.model_dump_json() + self.settings.model_dump_json(include=branches)
+        rows = pd.util.hash_pandas_object(self.parts.tiles.rows, index=False).to_numpy()
+        arrays = (rows, self.parts.train, self.parts.validation)
+        return hashlib.sha256(content.encode() + b"".join(array.tobytes() for array in arrays)).hexdigest()
+
+    @property
+    def batch(self) -> int:
+        return self.objective.settings(self.settings).batch
+
+    @property
+    def epochs(self) -> int:
+        return self.objective.settings(self.settings).epochs
+
+    def seeds(self, epoch: int) -> tuple[int, int, int]:
+        return _seeds(self.settings.seed, self.objective.task, epoch)
+
+
+def _seeds(seed: int, task: str, epoch: int) -> tuple[int, int, int]:
+    """Derive an epoch's seeds of torch, of the order and of the augmentation, so that no state needs to be stored."""
+    first, second, third = np.random.SeedSequence([seed, *task.encode(), epoch]).generate_state(3).tolist()
+    return first, second, third
+
+
+def _plan(task: Task, parts: Parts, settings: Settings) -> _Plan:
+    objective = OBJECTIVES[task]
+    spec = objective.spec(settings, channel_statistics(parts.tiles.images, parts.train))
+    return _Plan(objective=objective, parts=parts, settings=settings, spec=spec)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Lesson:
+    """A training on its device, ready for its epochs."""
+
+    plan: _Plan
+    network: Classifier | Segmenter
+    trainee: Trainee
+    precision: Precision
+    standardise: Standardiser
+    loader: Loader
+
+    def epoch(self, number: int, step: Callable[[], None]) -> EpochScores:
+        """Train one epoch and validate."""
+        torch_seed, order_seed, augment_seed = self.plan.seeds(number)
+        torch.manual_seed(torch_seed)
+        generator = torch.Generator().manual_seed(augment_seed)
+        augmenter = self.plan.objective.augmenter(self.plan.settings, generator)
+        train_loss = self._train(shuffled(self.plan.parts.train, order_seed), augmenter, step)
+        validation_loss, score = self._validate(step)
+        return EpochScores(train_loss=train_loss, validation_loss=validation_loss, score=score)
+
+    def _train(self, rows: Rows, augmenter: Augmenter, step: Callable[[], None]) -> float:
+        self.network.train()
+        total = torch.zeros((), device=self.precision.device)  # read once an epoch: reading waits for the device
+        for images, targets in self.loader(cut(rows, self.plan.batch)):
+            total += self._step(*self.plan.objective.augment(augmenter, images, targets)) * len(images)
+            step()
+        return total.item() / len(rows)
+
+    def _step(self, images: Tensor, targets: Tensor) -> Tensor:
+        """Change the weights by one batch and return its loss."""
+        optimizer, scaler = self.trainee.optimizer, self.trainee.scaler
+        loss = self.plan.objective.loss(self._logits(images), targets)
+        optimizer.zero_grad(set_to_none=True)
+        scaler.scale(loss).backward()  # type: ignore[no-untyped-call]  # torch leaves this one untyped
+        scaler.step(optimizer)
+        scaler.update()
+        return loss.detach()
+
+    def _logits(self, images: Tensor) -> Tensor:
+        with self.precision.autocast():
+            logits: Tensor = self.network(self.standardise(images))
+        return logits.float()
+
+    @torch.inference_mode()
+    def _validate(self, step: Callable[[], None]) -> tuple[float, float]:
+        """Return loss and score of the validation tiles, which are not augmented."""
+        self.network.eval()
+        rows, objective = self.plan.parts.validation, self.plan.objective
+        losses, tallies = [], []
+        for images, targets in self.loader(cut(rows, self.plan.batch)):
+            logits = self._logits(images)
+            losses.append(objective.loss(logits, targets) * len(images))
+            tallies.append(objective.tally(logits, targets))
+            step()
+        return torch.stack(losses).sum().item() / len(rows), objective.rate(torch.stack(tallies).sum(0))
+
+
+def _lesson(plan: _Plan, device: torch.device) -> _Lesson:
+    network = _network(plan).to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # the stubs lack this one
+    rate, chosen = plan.objective.settings(plan.settings).learning_rate, precision(device)
+    adam = torch.optim.Adam(network.parameters(), lr=rate, fused=device.type in {"cpu", "cuda"})
+    tiles = plan.parts.tiles
+    return _Lesson(
+        plan=plan,
+        network=network,
+        trainee=Trainee(module=network, optimizer=adam, scaler=chosen.scaler()),
+        precision=chosen,
+        standardise=Standardiser(plan.spec, device),
+        loader=Loader(images=tiles.images, targets=plan.objective.targets(tiles), device=device),
+    )
+
+
+def _network(plan: _Plan) -> Classifier | Segmenter:
+    encoder = plan.settings.encoder
+    network, weights = build(plan.spec), start_weights(encoder)
+    if weights is not None:
+        load_encoder(network.backbone, weights, f"encoder.weights = {encoder.weights!r}")
+    return network
+
+
+def _epochs(lesson: _Lesson, checkpoint: Checkpoint, progress: Progress) -> list[EpochScores]:
+    """Train what is left of the epochs and return the scores of all."""
+    plan = lesson.plan
+    history = checkpoint.resume(lesson.trainee)
+    if not history:
+        (checkpoint.folder / JSON).unlink(missing_ok=True)  # a model of earlier settings must not look like this one
+    steps = len(cut(plan.parts.train, plan.batch)) + len(cut(plan.parts.validation, plan.batch))
+    with progress.task(plan.objective.task, plan.epochs * steps, len(history) * steps) as step:
+        for number in range(len(history) + 1, plan.epochs + 1):
+            note = _note(number, plan.epochs, history)
+            history.append(_checked(lesson.epoch(number, lambda note=note: step(1, note)), number, plan))  # type: ignore[misc]  # a default binds this round's note
+            checkpoint.save(lesson.trainee, history)
+            _write_history(checkpoint.folder, history, plan.objective.score)
+    return history
+
+
+def _note(number: int, epochs: int, history: list[EpochScores]) -> str:
+    loss = f"  validation loss {history[-1].validation_loss:.3f}" if history else ""
+    return f"epoch {number}/{epochs}{loss}"
+
+
+def _checked(scores: EpochScores, number: int, plan: _Plan) -> EpochScores:
+    if math.isfinite(scores.train_loss) and math.isfinite(scores.validation_loss):
+        return scores
+    task, rate = plan.objective.task, plan.objective.settings(plan.settings).learning_rate
+    cure = f"Lower {task}.learning_rate, which is {rate:g}"
+    raise ModelError(f"{task} training", f"the loss is no longer finite in epoch {number}", cure)
+
+
+def _write_history(folder: Path, history: list[EpochScores], score: str) -> None:
+    lines = [f"epoch,train_loss,validation_loss,{score}"]
+    lines += [f"{n},{e.train_loss!r},{e.validation_loss!r},{e.score!r}" for n, e in enumerate(history, 1)]
+    temporary = folder / "history.csv.tmp"
+    temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    replace(temporary, folder / "history.csv")
+
+
+def _finish(lesson: _Lesson, checkpoint: Checkpoint, history: list[EpochScores]) -> None:
+    """Turn the checkpoint into a model folder."""
+    best, settings = best_epoch(history), lesson.plan.settings
+    info = TrainingInfo(
+        epochs=len(history), best_epoch=best, validation_loss=history[best - 1].validation_loss, seed=settings.seed
+    )
+    lesson.network.load_state_dict(load_file(checkpoint.best_path(history)))
+    _write_history(checkpoint.folder, history, lesson.plan.objective.score)
+    save_model(checkpoint.folder, lesson.network, lesson.plan.spec.model_copy(update={"training": info}))
+    checkpoint.remove()

@@ -1,0 +1,1 @@
+"""Encoders, the classifier, the segmenter, and the folders that hold them."""

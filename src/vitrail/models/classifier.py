@@ -1,0 +1,56 @@
+"""The classifier: encoder, global average pooling, a dense layer, dropout, one logit (Dörrich et al. 2023)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, cast
+
+from torch import nn
+
+from vitrail.models.encoder import create_encoder, feature_channels
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from vitrail.models.spec import ClassifierSpec
+
+
+class Classifier(nn.Module):
+    """Tells tumor from non-tumor tiles.
+
+    `features` and `head` are apart because Grad-CAM takes its gradient through the head alone.
+
+    Parameters
+    ----------
+    spec
+        Encoder and sizes; the weights start random.
+
+    Raises
+    ------
+    ModelError
+        The encoder is unknown or gives no feature maps.
+    """
+
+    def __init__(self, spec: ClassifierSpec) -> None:
+        super().__init__()
+        self.encoder = create_encoder(spec.encoder)
+        self.dense = nn.Linear(feature_channels(spec.encoder), spec.dense)
+        self.dropout = nn.Dropout(spec.dropout)
+        self.logit = nn.Linear(spec.dense, 1)
+
+    @property
+    def backbone(self) -> nn.Module:
+        """The part that start weights are loaded into."""
+        return self.encoder
+
+    def features(self, x: Tensor) -> Tensor:
+        """Map standardised images `[n, 3, h, w]` to the final convolutional feature map `[n, c, h', w']`."""
+        return cast("Tensor", cast("Any", self.encoder).forward_features(x))
+
+    def head(self, features: Tensor) -> Tensor:
+        """Map feature maps `[n, c, h', w']` to logits `[n]`."""
+        hidden = self.dense(features.mean((2, 3))).relu()
+        return cast("Tensor", self.logit(self.dropout(hidden)).squeeze(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map standardised images `[n, 3, h, w]` to logits `[n]`; the sigmoid is the probability of tumor."""
+        return self.head(self.features(x))

@@ -1,0 +1,118 @@
+"""What the work runs on: device, precision, memory and reproducibility."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from vitrail.errors import SettingsError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+def pick_device(setting: str) -> torch.device:
+    """Return the device of a setting: `auto` takes CUDA, then Apple's GPU, then the CPU.
+
+    Raises
+    ------
+    SettingsError
+        The setting asks for what this machine does not have.
+    """
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if setting == "auto":
+        return torch.device(next(name for name, present in there.items() if present))
+    if not there.get(setting):
+        raise SettingsError("compute.device", f"this machine has no {setting!r}", 'Set it to "auto" or "cpu"')
+    return torch.device(setting)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Precision:
+    """The type that convolutions and products are computed in.
+
+    Attributes
+    ----------
+    device
+        Where.
+    dtype
+        float32, bfloat16 or float16.
+    """
+
+    device: torch.device
+    dtype: torch.dtype
+
+    def autocast(self) -> torch.autocast:
+        """Return the context to run a network in; it does nothing for float32."""
+        return torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32)
+
+    def scaler(self) -> torch.amp.GradScaler:
+        """Return the scaler of losses that float16 needs; for other types it does nothing."""
+        return torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
+
+
+def precision(device: torch.device) -> Precision:
+    """Choose the fastest type that is safe for training and prediction; explanations stay in float32."""
+    choose = {"cuda": _cuda_dtype, "cpu": _cpu_dtype}.get(device.type)
+    return Precision(device=device, dtype=choose() if choose else torch.float32)
+
+
+def _cuda_dtype() -> torch.dtype:
+    return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+
+
+def _cpu_dtype() -> torch.dtype:
+    """Return bfloat16 where the CPU has instructions for it; emulated it is slower than float32."""
+    return torch.bfloat16 if {"avx512_bf16", "amx_bf16"} & _cpu_flags(Path("/proc/cpuinfo")) else torch.float32
+
+
+def _cpu_flags(cpuinfo: Path) -> set[str]:
+    """Read the CPU's flags; none where the system has no such file."""
+    try:
+        lines = cpuinfo.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return set()
+    return next((set(line.split()) for line in lines if line.startswith("flags")), set())
+
+
+_TRIM_THRESHOLD, _MMAP_THRESHOLD, _LARGE = -1, -3, 1 << 30  # the options' numbers in malloc.h
+
+
+def keep_memory() -> bool:
+    """Let glibc keep large blocks for reuse, which doubles the speed of networks on CPUs; tell whether it took effect.
+
+    Without it each step maps and unmaps hundreds of megabytes. Elsewhere than on glibc nothing happens.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):
+        return False
+    return bool(mallopt(_MMAP_THRESHOLD, _LARGE)) and bool(mallopt(_TRIM_THRESHOLD, _LARGE))
+
+
+@contextmanager
+def reproducible(device: torch.device, seed: int) -> Iterator[None]:
+    """Run a block from a seed with reproducible kernels, then put back torch's generators and switches as they were."""
+    cudnn, algorithms = torch.backends.cudnn, torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    memory: Any = torch.utils.deterministic
+    fill = memory.fill_uninitialized_memory
+    before = cudnn.deterministic, cudnn.benchmark
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read by cuBLAS when it starts
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        try:
+            cudnn.deterministic, cudnn.benchmark = True, False
+            torch.use_deterministic_algorithms(mode=True, warn_only=True)
+            memory.fill_uninitialized_memory = False  # costs time, and no kernel here reads it
+            yield
+        finally:
+            cudnn.deterministic, cudnn.benchmark = before
+            torch.use_deterministic_algorithms(algorithms, warn_only=warn_only)
+            memory.fill_uninitialized_memory = fill

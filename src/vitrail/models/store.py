@@ -1,0 +1,105 @@
+"""Model folders: `weights.safetensors` and, written last, `model.json`."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pydantic import ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+
+from vitrail.errors import ModelError
+from vitrail.models.classifier import Classifier
+from vitrail.models.segmenter import Segmenter
+from vitrail.models.spec import AnySpec, ClassifierSpec, SegmenterSpec
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from torch import Tensor
+
+    from vitrail.models.spec import ModelSpec
+
+WEIGHTS, JSON = "weights.safetensors", "model.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Model:
+    """A network and what it needs to be used: in eval mode and on the CPU when it is read."""
+
+    spec: ModelSpec
+    module: Classifier | Segmenter
+
+
+def build(spec: ModelSpec) -> Classifier | Segmenter:
+    """Build the untrained network of a specification; its weights come from torch's global generator.
+
+    Raises
+    ------
+    ModelError
+        The encoder is unknown or does not fit.
+    """
+    match spec:
+        case ClassifierSpec():
+            return Classifier(spec)
+        case SegmenterSpec():
+            return Segmenter(spec)
+    raise TypeError(f"neither ClassifierSpec nor SegmenterSpec: {type(spec).__name__}")
+
+
+def save_model(folder: Path, module: Classifier | Segmenter, spec: ModelSpec) -> None:
+    """Write a model folder; a folder with `model.json` is whole."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / JSON).unlink(missing_ok=True)
+    save_tensors(folder / WEIGHTS, module.state_dict())
+    temporary = folder / f"{JSON}.tmp"
+    temporary.write_text(spec.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    replace(temporary, folder / JSON)
+
+
+def load_model(folder: Path) -> Model:
+    """Read a model folder.
+
+    Raises
+    ------
+    ModelError
+        `model.json` is missing or not valid, or the weights are missing, unreadable or of another network.
+    """
+    spec = _read_spec(folder / JSON)
+    module = build(spec)
+    try:
+        module.load_state_dict(load_file(folder / WEIGHTS))
+    except FileNotFoundError:
+        raise ModelError(folder / WEIGHTS, "no such file", "Copy the whole model folder, or train it again") from None
+    except (SafetensorError, RuntimeError) as error:
+        problem = f"does not fit {JSON} ({' '.join(str(error).split())[:200]})"
+        raise ModelError(folder / WEIGHTS, problem, "Copy the whole model folder, or train it again") from None
+    return Model(spec=spec, module=module.eval())
+
+
+def _read_spec(path: Path) -> ModelSpec:
+    try:
+        return AnySpec.validate_json(path.read_bytes())
+    except FileNotFoundError:
+        raise ModelError(path, "no such file", "Give the folder of a trained model") from None
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False)[0]
+        field = ".".join(str(part) for part in first["loc"] if part not in {"classifier", "segmenter"})
+        raise ModelError(path, f"{field or 'content'}: {first['msg']}", "Mend this field") from None
+
+
+def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
+    """Write tensors to a `.safetensors` file that is either the old one or the whole new one, even after a kill."""
+    temporary = path.with_name(f"{path.name}.tmp")
+    # save_file would make a file that only its owner can read
+    temporary.write_bytes(save({key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}, metadata))
+    replace(temporary, path)
+
+
+def replace(temporary: Path, path: Path) -> None:
+    """Flush a written file to the disk and give it its final name."""
+    with temporary.open("r+b") as file:
+        os.fsync(file.fileno())
+    temporary.replace(path)

@@ -1,0 +1,122 @@
+"""The whole data flow on one page: what each stage reads, and what makes it.
+
+    slides.csv ─ tiles ─┬─ split ─┬─ classifier ─┬─ predict ─ report
+                        │         └─ segmenter ──┤
+                        └────────────────────────┘
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from vitrail.slides.cohort import file_digest, read_cohort
+from vitrail.stage import Run, Stage, Work
+from vitrail.tiles.cohort_tiles import cut_cohort, slide_digest
+from vitrail.tiles.split import read_split, split_patients, write_split
+from vitrail.tiles.table import read_tiles
+
+if TYPE_CHECKING:
+    from vitrail.models.spec import Task
+
+
+def cut_tiles(work: Work) -> None:
+    """Cut every slide into tiles, masks and labels."""
+    run = work.run
+    cut_cohort(read_cohort(run.cohort), run.settings, (work.folder, run.folder / "tiles"), work.progress)
+
+
+def draw_split(work: Work) -> None:
+    """Divide the patients into training, validation and test."""
+    run, sizes = work.run, work.run.settings.split
+    rows = read_tiles(run.folder / "tiles").rows
+    drawn = split_patients(rows, read_cohort(run.cohort), (sizes.train, sizes.validation, sizes.test), run.settings.seed)
+    write_split(work.folder, drawn)
+
+
+def train_classifier(work: Work) -> None:
+    """Train the classification network."""
+    _train(work, "classifier")
+
+
+def train_segmenter(work: Work) -> None:
+    """Train the segmentation network."""
+    _train(work, "segmenter")
+
+
+def predict(work: Work) -> None:
+    """Apply both networks to all tiles, and to some test slides as a whole."""
+    from vitrail.predict.study import predict_study  # noqa: PLC0415 - torch only where it works
+
+    predict_study(work, read_cohort(work.run.cohort))
+
+
+def report(work: Work) -> None:
+    """Write figures, tables and the page."""
+    from vitrail.report.collect import collect  # noqa: PLC0415 - matplotlib only where it draws
+    from vitrail.report.page import write_report  # noqa: PLC0415 - the same
+
+    write_report(collect(work.run), work.folder)
+
+
+def _train(work: Work, task: Task) -> None:
+    from vitrail.learn.data import Parts  # noqa: PLC0415 - torch only where it works
+    from vitrail.learn.loop import train  # noqa: PLC0415 - the same
+
+    run = work.run
+    tiles = read_tiles(run.folder / "tiles")
+    split = read_split(run.folder / "split", tiles.rows)
+    rows = {name: np.flatnonzero(split == name) for name in ("train", "validation")}
+    train(task, Parts(tiles=tiles, **rows), run.settings, folder=work.folder, progress=work.progress)
+
+
+def _slides(run: Run) -> Any:
+    return [slide_digest(entry, run.settings) for entry in read_cohort(run.cohort)]
+
+
+def _given_splits(run: Run) -> Any:
+    return sorted({(entry.patient_id, entry.split) for entry in read_cohort(run.cohort)}, key=str)
+
+
+def _attributes(run: Run) -> Any:
+    return [[entry.slide_id, entry.attributes] for entry in read_cohort(run.cohort)]
+
+
+def _weights(run: Run) -> Any:
+    """Digest the file that the encoder starts from, where it is one."""
+    return file_digest(Path(run.settings.encoder.weights))
+
+
+def _nothing(run: Run) -> Any:  # noqa: ARG001 - a stage that reads only other stages
+    return None
+
+
+STAGES = (
+    Stage(
+        name="tiles", folder="tiles", version=1,
+        settings=("slides", "annotations", "tiles"), needs=(), inputs=_slides, make=cut_tiles,
+    ),
+    Stage(
+        name="split", folder="split", version=1,
+        settings=("split",), needs=("tiles",), inputs=_given_splits, make=draw_split,
+    ),
+    Stage(
+        name="classifier", folder="classifier", version=1,
+        settings=("encoder", "augment", "classifier"), needs=("tiles", "split"), inputs=_weights, make=train_classifier,
+    ),
+    Stage(
+        name="segmenter", folder="segmenter", version=1,
+        settings=("encoder", "augment", "segmenter"), needs=("tiles", "split"), inputs=_weights, make=train_segmenter,
+    ),
+    Stage(
+        name="predict", folder="predictions", version=1,
+        settings=("tiles", "predict"), needs=("tiles", "split", "classifier", "segmenter"), inputs=_nothing, make=predict,
+    ),
+    Stage(
+        name="report", folder="report", version=1,
+        settings=("evaluation",), needs=("tiles", "split", "classifier", "segmenter", "predict"), inputs=_attributes, make=report,
+    ),
+)  # fmt: skip
+"""All stages, in an order in which each comes after those it needs."""

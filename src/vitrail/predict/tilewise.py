@@ -1,0 +1,94 @@
+"""Both networks on every tile of a study.
+
+Columns added to the rows of the tile table: `classifier`, the probability of tumor; `segmenter`, the fraction of
+predicted tumor pixels, which the paper takes for the segmenter's tumor probability; and `pixels`, the tile's own
+confusion matrix of 16 pixel counts, truth in rows.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from vitrail.classes import CLASSES, TissueClass
+from vitrail.measures.scores import confusion
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from vitrail.predict.engine import Engine
+    from vitrail.progress import Progress
+    from vitrail.tiles.table import TileTable
+
+BLOCK = 512
+"""Tiles in one block: what a killed run loses at most."""
+
+
+def predict_tiles(
+    tiles: TileTable, engines: tuple[Engine, Engine], blocks: Path, progress: Progress
+) -> pd.DataFrame:
+    """Apply the classifier and the segmenter to every tile.
+
+    Parameters
+    ----------
+    tiles
+        The tile table.
+    engines
+        The classifier and the segmenter.
+    blocks
+        A folder for finished blocks; those that are there already are not predicted again.
+    progress
+        Told after every block.
+
+    Returns
+    -------
+    The table's rows with `classifier`, `segmenter` and `pixels`.
+    """
+    blocks.mkdir(exist_ok=True)
+    starts = range(0, len(tiles), BLOCK)
+    with progress.task("predict", len(tiles)) as step:
+        for start in starts:
+            path = blocks / f"{start:09d}.parquet"
+            stop = min(start + BLOCK, len(tiles))
+            if not path.is_file():
+                _write(path, _predict_block(tiles.images[start:stop], tiles.masks[start:stop], engines))
+            step(stop - start)
+    predictions = pd.concat([pd.read_parquet(blocks / f"{start:09d}.parquet") for start in starts], ignore_index=True)
+    return pd.concat([tiles.rows.reset_index(drop=True), predictions], axis=1)
+
+
+def pixel_confusion(truth: NDArray[np.uint8], predicted: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """Count pixels by true and predicted class.
+
+    Parameters
+    ----------
+    truth, predicted
+        `[h, w]` of `TissueClass`.
+
+    Returns
+    -------
+    `[4, 4]`, truth in rows.
+    """
+    return confusion(truth.ravel(), predicted.ravel(), len(CLASSES))
+
+
+def _predict_block(
+    images: NDArray[np.uint8], masks: NDArray[np.uint8], engines: tuple[Engine, Engine]
+) -> pd.DataFrame:
+    classifier, segmenter = engines
+    classes = segmenter.pixel_classes(images)
+    return pd.DataFrame({
+        "classifier": classifier.tumor_probability(images),
+        "segmenter": (classes == TissueClass.TUMOR).mean(axis=(1, 2)),
+        "pixels": [pixel_confusion(t, p).ravel() for t, p in zip(masks, classes, strict=True)],
+    })
+
+
+def _write(path: Path, rows: pd.DataFrame) -> None:
+    temporary = path.with_suffix(".tmp")
+    rows.to_parquet(temporary)
+    temporary.replace(path)

@@ -1,0 +1,84 @@
+"""One look for every figure, and files that are the same bytes whenever they are written."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import matplotlib as mpl
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.font_manager import findfont, get_font
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.ft2font import FT2Font
+
+PAPER, INK, MUTED, LINE = "#fefefe", "#1c2530", "#5f6b78", "#d3d9df"
+"""Background, text, lesser text and rules: nothing else has these colours, so that a page can swap them when dark."""
+
+FIRST, SECOND = "#0072b2", "#b8568f"
+"""Classifier and segmenter; their lines also differ in dash."""
+
+DASHES: dict[str, str | tuple[float, tuple[float, ...]]] = {FIRST: "-", SECOND: (0, (5, 1.6))}
+
+DPI = 200
+"""Pixels an inch of PNG files, and of pictures within SVG files."""
+
+_STYLE: dict[Any, Any] = {
+    "font.family": "DejaVu Sans", "font.size": 9, "text.parse_math": False, "text.color": INK,
+    "axes.titlesize": 10, "axes.titleweight": "bold", "axes.titlelocation": "left", "axes.titlepad": 9,
+    "axes.titlecolor": INK, "axes.labelcolor": INK, "axes.edgecolor": MUTED, "axes.linewidth": 0.8,
+    "axes.facecolor": "none", "axes.axisbelow": True, "axes.spines.top": False, "axes.spines.right": False,
+    "axes.grid": True, "grid.color": LINE, "grid.linewidth": 0.7,
+    "xtick.color": MUTED, "ytick.color": MUTED, "xtick.labelcolor": INK, "ytick.labelcolor": INK,
+    "xtick.labelsize": 8.5, "ytick.labelsize": 8.5, "xtick.major.size": 3, "ytick.major.size": 3,
+    "legend.frameon": True, "legend.facecolor": PAPER, "legend.edgecolor": "none",
+    "figure.constrained_layout.h_pad": 0.09, "figure.constrained_layout.w_pad": 0.07,
+    "legend.fontsize": 8.5, "lines.linewidth": 1.8,
+    "figure.facecolor": PAPER, "figure.titlesize": 11.5, "figure.titleweight": "bold",
+    "savefig.facecolor": "auto", "svg.fonttype": "path",
+}  # fmt: skip
+
+
+@contextmanager
+def style() -> Iterator[None]:
+    """Draw and save within this: the project's look, whatever the user's own matplotlib settings are."""
+    with mpl.rc_context():
+        mpl.rcdefaults()
+        mpl.rcParams.update(_STYLE)
+        yield
+
+
+def save(figure: Figure, folder: Path, name: str) -> str:
+    """Write `name.svg` and `name.png`, free of dates and versions, and return the text of the SVG."""
+    path = folder / f"{name}.svg"
+    with mpl.rc_context({"svg.hashsalt": name}):
+        nameless = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+        FigureCanvasSVG(figure).print_figure(path, format="svg", dpi=DPI, metadata=nameless)
+    FigureCanvasAgg(figure).print_figure(folder / f"{name}.png", format="png", dpi=DPI, metadata={"Software": None})
+    return path.read_text(encoding="utf-8")
+
+
+def drawable(text: object, longest: int = 48) -> str:
+    """Shorten a user's text to one line, with a box for every character that the font lacks."""
+    font = _font()
+    shown = "".join(c if c.isprintable() and font.get_char_index(ord(c)) else "\N{WHITE SQUARE}" for c in str(text))
+    return shown if len(shown) <= longest else shown[: longest - 1] + "\N{HORIZONTAL ELLIPSIS}"
+
+
+def bare(axes: Axes) -> None:
+    """Take the grid, the spines and the tick marks away."""
+    axes.grid(visible=False)
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+
+
+@lru_cache(maxsize=1)
+def _font() -> FT2Font:
+    return get_font(findfont("DejaVu Sans"))

@@ -1,0 +1,1 @@
+"""Slides: their pixels, outlines, tissue and cohorts."""

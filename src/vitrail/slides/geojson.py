@@ -1,0 +1,210 @@
+"""GeoJSON as QuPath writes it, in every shape since version 0.2.
+
+A file is a FeatureCollection, a bare list of features or one feature; children may be nested in their parents. A
+class is a name, a list of names (since 0.5), a name within a parent class, or a colour alone.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import shapely
+from shapely import MultiPolygon, Polygon
+
+from vitrail.errors import AnnotationError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+_EXPORT = "Export the outlines from QuPath again (File, Export objects as GeoJSON)"
+_NOT_OUTLINES = frozenset(
+    {"detection", "cell", "tile", "tmacore", "tma_core", "root"}
+    | {"pathdetectionobject", "pathcellobject", "pathtileobject", "tmacoreobject", "pathrootobject"}
+)
+_GEOMETRIES = frozenset(
+    {"Point", "MultiPoint", "LineString", "MultiLineString", "Polygon", "MultiPolygon", "GeometryCollection"}
+)
+_QUPATH_COLOURS = {
+    (200, 0, 0): "Tumor",
+    (140, 220, 90): "Non-tumor",
+    (150, 200, 150): "Stroma",
+    (160, 90, 160): "Immune cells",
+    (50, 50, 50): "Necrosis",
+    (255, 200, 0): "Other",
+    (0, 0, 180): "Region*",
+    (180, 180, 180): "Ignore*",
+}
+"""The colours QuPath gives its own classes, for old files that hold a colour and no name."""
+
+_SMALLEST_RING = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Feature:
+    """One annotation of a file, not yet understood.
+
+    Attributes
+    ----------
+    path
+        The file.
+    index
+        Its place in the file, counted from 0.
+    name
+        Its class, or None.
+    geometry
+        The GeoJSON geometry, or None.
+    """
+
+    path: Path
+    index: int
+    name: str | None
+    geometry: dict[str, Any] | None
+
+    @property
+    def is_area(self) -> bool:
+        """Whether it has polygons; points and lines have none."""
+        return bool(self._polygons())
+
+    def area(self) -> MultiPolygon:
+        """Return its polygons, unmended; rings of fewer than three points are left out.
+
+        Raises
+        ------
+        AnnotationError
+            If the coordinates are not numbers, or not nested as in GeoJSON.
+        """
+        try:
+            return MultiPolygon([polygon for rings in self._polygons() if (polygon := _polygon(rings)) is not None])
+        except (TypeError, ValueError, shapely.errors.ShapelyError) as error:
+            raise self._malformed("its coordinates are not numbers in the order of GeoJSON") from error
+
+    def _polygons(self) -> list[Any]:
+        try:
+            return list(_polygon_coordinates(self.geometry))
+        except (AttributeError, KeyError, TypeError) as error:
+            raise self._malformed("its geometry is not GeoJSON") from error
+
+    def _malformed(self, problem: str) -> AnnotationError:
+        return AnnotationError(self.path, f"feature {self.index} (counted from 0): {problem}", _EXPORT)
+
+
+def read_features(path: Path) -> list[Feature]:
+    """Read the annotations of a file; cells, detections, tiles, TMA cores and the root object are left out.
+
+    Raises
+    ------
+    AnnotationError
+        If there is no such file, or it is no GeoJSON of QuPath.
+    """
+    raw = _flattened(path, _top_level(path, _load(path)))
+    return [
+        Feature(path=path, index=index, name=_class_name(properties), geometry=feature.get("geometry"))
+        for index, feature in enumerate(raw)
+        if _object_type(feature, properties := feature.get("properties") or {}) not in _NOT_OUTLINES
+    ]
+
+
+def _load(path: Path) -> Any:
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise AnnotationError(
+            path, f"cannot be opened ({error.strerror})", "Check the annotations column of slides.csv"
+        ) from error
+    if not content.strip():
+        raise AnnotationError(path, "an empty file", _EXPORT)
+    try:
+        return json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise AnnotationError(path, f"not valid JSON ({error})", _EXPORT) from error
+
+
+def _top_level(path: Path, content: Any) -> list[Any]:
+    kind = content.get("type") if isinstance(content, dict) else None
+    if kind in _GEOMETRIES:
+        raise AnnotationError(path, f"holds a bare {kind} without a classification", _EXPORT)
+    if kind == "Feature":
+        return [content]
+    features = content.get("features") if isinstance(content, dict) else content
+    if not isinstance(features, list):
+        raise AnnotationError(path, "JSON, but without GeoJSON features", _EXPORT)
+    return features
+
+
+def _flattened(path: Path, features: list[Any]) -> Iterator[dict[str, Any]]:
+    """Yield features, each followed by its children."""
+    for feature in features:
+        properties = feature.get("properties") or {} if isinstance(feature, dict) else None
+        if not isinstance(properties, dict):
+            raise AnnotationError(path, f"holds {str(feature)[:40]!r} where a feature is due", _EXPORT)
+        yield feature
+        yield from _flattened(path, properties.get("childObjects") or properties.get("children") or [])
+
+
+def _object_type(feature: dict[str, Any], properties: dict[str, Any]) -> str:
+    """Return what QuPath says it is; version 0.2 wrote the type as the id."""
+    keys = ("objectType", "object_type", "type")
+    found = next((properties[key] for key in keys if key in properties), feature.get("id", ""))
+    return str(found).casefold()
+
+
+def _class_name(properties: dict[str, Any]) -> str | None:
+    """Return the class, None where there is none."""
+    found = properties.get("classification")
+    name = _full_name(found) if isinstance(found, dict) else found
+    return name.strip() or None if isinstance(name, str) else None
+
+
+def _full_name(found: dict[str, Any]) -> str | None:
+    """Return the name of a class with its parents', else what its colour stands for."""
+    names = found.get("names") or [found.get("name")]
+    parent = found.get("parentClass")
+    if isinstance(parent, dict):
+        names = [_full_name(parent), *names]
+    known = [str(name) for name in names if name]
+    return ": ".join(known) if known else _colour_name(found.get("color", found.get("colorRGB")))
+
+
+def _colour_name(colour: Any) -> str | None:
+    """Return QuPath's class of a colour, else the colour as `#rrggbb`; old files pack it into a signed integer."""
+    if isinstance(colour, int):
+        colour = [colour >> shift & 255 for shift in (16, 8, 0)]
+    if not isinstance(colour, list) or not all(isinstance(part, int) for part in colour):
+        return None
+    return _QUPATH_COLOURS.get(tuple(colour), "#" + "".join(f"{part:02x}" for part in colour))
+
+
+def _polygon_coordinates(geometry: dict[str, Any] | None) -> Iterator[Any]:
+    """Yield the rings of every polygon in a geometry."""
+    if geometry is None:
+        return
+    if geometry["type"] == "Polygon":
+        yield geometry["coordinates"]
+    elif geometry["type"] == "MultiPolygon":
+        yield from geometry["coordinates"]
+    elif geometry["type"] == "GeometryCollection":
+        for part in geometry["geometries"]:
+            yield from _polygon_coordinates(part)
+
+
+def _polygon(rings: list[Any]) -> Polygon | None:
+    """Build a polygon, None if its shell has no extent."""
+    loops = [_ring(ring) for ring in rings]
+    if not loops or len(loops[0]) < _SMALLEST_RING:
+        return None
+    return Polygon(loops[0], [hole for hole in loops[1:] if len(hole) >= _SMALLEST_RING])
+
+
+def _ring(points: list[Any]) -> NDArray[np.float64]:
+    """Return [n, 2] coordinates; a third one, as some tools write, is dropped."""
+    ring = np.asarray(points) if points else np.empty((0, 2))
+    numeric = ring.dtype.kind in "iuf" and np.isfinite(ring).all()
+    if not numeric or ring.shape not in {(len(points), 2), (len(points), 3)}:
+        raise ValueError("not a list of points")
+    return ring[:, :2].astype(np.float64)

@@ -1,0 +1,120 @@
+"""The only place that talks to OpenSlide.
+
+Labels, macro images and thumbnails of a slide file can show a patient's name. Vitrail never reads them: nothing here
+touches OpenSlide's associated images.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+import openslide
+from PIL import Image
+
+from vitrail.errors import SlideError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+_WHITE = (255, 255, 255)
+_OPAQUE = 255
+
+
+class LevelReader(Protocol):
+    """Reads whole pixels of one level of one slide; a faster way to decode a format is another class like this."""
+
+    def read(self, level: int, origin: tuple[int, int], size: tuple[int, int]) -> NDArray[np.uint8]:
+        """Read a rectangle.
+
+        Parameters
+        ----------
+        level
+            0 is the full resolution.
+        origin
+            Left and top edge in pixels of that level, in the file's own frame.
+        size
+            Width and height in pixels of that level.
+
+        Returns
+        -------
+        NDArray
+            [height, width, 3]; white wherever the file holds no pixels.
+
+        Raises
+        ------
+        SlideError
+            If the file cannot be decoded there.
+        """
+        ...
+
+
+class OpenSlideReader:
+    """Reads any slide that OpenSlide opens, as a `LevelReader`.
+
+    OpenSlide addresses every level in whole level-0 pixels. Where a level is not reduced by a whole number, what it
+    returns may therefore lie up to half a level-0 pixel beside what was asked for.
+
+    Parameters
+    ----------
+    path
+        The slide.
+
+    Raises
+    ------
+    SlideError
+        If it cannot be opened.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._slide = open_with_openslide(path)
+
+    def read(self, level: int, origin: tuple[int, int], size: tuple[int, int]) -> NDArray[np.uint8]:
+        """Read a rectangle; see `LevelReader.read`."""
+        downsample = self._slide.level_downsamples[level]
+        corner = (round(origin[0] * downsample), round(origin[1] * downsample))
+        try:
+            return _on_white(self._slide.read_region(corner, level, size))
+        except openslide.OpenSlideError as error:
+            raise SlideError(
+                self._path,
+                f"cannot be read at x {corner[0]}, y {corner[1]} of level {level} ({error})",
+                "The file is damaged or cut short: copy it again from its source",
+            ) from error
+
+
+def open_with_openslide(path: Path) -> openslide.OpenSlide:
+    """Open a slide file.
+
+    Raises
+    ------
+    SlideError
+        If there is no such file, or OpenSlide cannot open it.
+    """
+    if not path.is_file():
+        raise SlideError(path, "no such file", "Check the slide column of slides.csv")
+    try:
+        return openslide.OpenSlide(path)
+    except openslide.OpenSlideUnsupportedFormatError as error:
+        raise SlideError(
+            path,
+            "not a slide that OpenSlide knows, or cut short",
+            "Check that the copy is complete, or convert it to a tiled pyramidal TIFF",
+        ) from error
+    except openslide.OpenSlideError as error:
+        raise SlideError(
+            path, f"cannot be opened ({error})", "The file is damaged or incomplete: copy it again from its source"
+        ) from error
+
+
+def _on_white(image: Image.Image) -> NDArray[np.uint8]:
+    """Lay an RGBA image on white; most are opaque, and only drop their alpha."""
+    alpha = image.getchannel("A")
+    if alpha.getextrema()[0] == _OPAQUE:
+        return np.asarray(image.convert("RGB"))
+    ground = Image.new("RGB", image.size, _WHITE)
+    ground.paste(image, mask=alpha)
+    return np.asarray(ground)

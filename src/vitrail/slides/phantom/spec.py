@@ -1,0 +1,126 @@
+"""What a synthetic cohort and a synthetic slide are made of: the arguments that decide every pixel."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+from vitrail.errors import SettingsError
+
+DRAWING = "vitrail phantom 1"
+"""Name and version of the way slides are drawn; a slide of another version is drawn again."""
+
+LAYOUT_STEP = 8
+"""Level-0 pixels for each pixel of the tissue-type map."""
+
+SITES = ("oral cavity", "oropharynx", "hypopharynx", "larynx")
+_SITE_WEIGHTS = (0.2, 0.5, 0.15, 0.15)
+_SMALLEST_SIDE = 512
+_SIDE_STEP = 64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SlideSpec:
+    """Everything that decides one synthetic slide: the same spec gives the same pixels.
+
+    Attributes
+    ----------
+    slide_id
+        The stem of its files.
+    side_px
+        Width and height at level 0; a multiple of 64, at least 512.
+    mpp
+        Micrometres per level-0 pixel.
+    seed
+        The numbers that seed the slide's random generators.
+    keratinising
+        Whether the carcinoma forms keratin pearls; p16-positive carcinomas of the oropharynx seldom do.
+    """
+
+    slide_id: str
+    side_px: int = 4096
+    mpp: float = 0.5
+    seed: tuple[int, ...] = (0,)
+    keratinising: bool = True
+
+    def __post_init__(self) -> None:
+        if self.side_px < _SMALLEST_SIDE or self.side_px % _SIDE_STEP:
+            cure = f"Use a multiple of {_SIDE_STEP}, at least {_SMALLEST_SIDE}"
+            raise SettingsError("side_px", f"a synthetic slide cannot have a side of {self.side_px} pixels", cure)
+        if not 0.2 <= self.mpp <= 1.0:  # noqa: PLR2004 - the scanners' range: 40x is 0.25, 10x is 1.0
+            raise SettingsError("mpp", f"nuclei cannot be drawn at {self.mpp} um/px", "Use 0.2 to 1.0 um/px")
+
+    @property
+    def side_um(self) -> float:
+        """Width and height in micrometres."""
+        return self.side_px * self.mpp
+
+    def rng(self, *room: int) -> np.random.Generator:
+        """Return the random generator of one step of the drawing, named by numbers."""
+        return np.random.default_rng([*self.seed, *room])
+
+    def record(self) -> dict[str, object]:
+        """Return the spec as written into the slide's header."""
+        return {"drawing": DRAWING, **asdict(self), "seed": list(self.seed)}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PhantomCohort:
+    """A cohort of synthetic slides.
+
+    Attributes
+    ----------
+    patients
+        Number of patients.
+    slides_per_patient
+        Slides of each patient.
+    side_px
+        Width and height of every slide at level 0.
+    mpp
+        Micrometres per level-0 pixel.
+    seed
+        Decides every slide and every attribute; patient 3 is the same in a cohort of 5 and of 50.
+    """
+
+    patients: int = 12
+    slides_per_patient: int = 1
+    side_px: int = 4096
+    mpp: float = 0.5
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("patients", "slides_per_patient"):
+            if getattr(self, name) < 1:
+                raise SettingsError(name, "a synthetic cohort cannot be empty", "Ask for at least one")
+        SlideSpec(slide_id="", side_px=self.side_px, mpp=self.mpp)
+
+    def slides(self) -> list[tuple[SlideSpec, dict[str, str]]]:
+        """Return the spec of every slide with its row of slides.csv."""
+        return [pair for patient in range(1, self.patients + 1) for pair in self._of_patient(patient)]
+
+    def _of_patient(self, patient: int) -> list[tuple[SlideSpec, dict[str, str]]]:
+        site, p16 = _attributes(np.random.default_rng([self.seed, patient]))
+        return [self._slide(patient, number, site, p16) for number in range(self.slides_per_patient)]
+
+    def _slide(self, patient: int, number: int, site: str, p16: str) -> tuple[SlideSpec, dict[str, str]]:
+        slide_id = f"P{patient:02d}_{number}"
+        seed = (self.seed, patient, number)
+        pearls = p16 != "positive"
+        spec = SlideSpec(slide_id=slide_id, side_px=self.side_px, mpp=self.mpp, seed=seed, keratinising=pearls)
+        row = {
+            "slide_id": slide_id,
+            "patient_id": f"P{patient:02d}",
+            "slide": f"slides/{slide_id}.tif",
+            "annotations": f"annotations/{slide_id}.geojson",
+            "site": site,
+            "p16": p16,
+        }
+        return spec, row
+
+
+def _attributes(rng: np.random.Generator) -> tuple[str, str]:
+    """Draw site and p16 status, about as frequent as in the paper: 57 of 101 oropharyngeal, 30 of them p16 positive."""
+    site = str(rng.choice(SITES, p=_SITE_WEIGHTS))
+    positive = rng.random() < 0.53  # noqa: PLR2004 - 30 of 57
+    return site, ("positive" if positive else "negative") if site == "oropharynx" else ""

@@ -1,0 +1,218 @@
+"""A run is a folder; each of its stages is a folder in it, and is made exactly when it has to be.
+
+The rule: `stage.json` is written last and holds a digest of the stage's name and version, its whole branches of the
+settings, the seed, what it reads from outside, and the digests of the stages it needs. The same digest: nothing to do.
+Another: the stage is made anew in `.partial/<folder>-<digest>`, which a killed run finds again and continues, and only
+the finished folder takes the old one's place, by renaming.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import vitrail
+from vitrail.config import Settings, read_settings
+from vitrail.errors import RunError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from vitrail.progress import Progress
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """A run folder and its settings."""
+
+    folder: Path
+    settings: Settings
+
+    @property
+    def cohort(self) -> Path:
+        """The run's `slides.csv`."""
+        return self.folder / "slides.csv"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """What a stage is given to do its work.
+
+    Attributes
+    ----------
+    run
+        The run; finished stages are in its folder.
+    folder
+        Where to write. What an interrupted attempt at the same work left is still there.
+    progress
+        To be told how far the work is.
+    """
+
+    run: Run
+    folder: Path
+    progress: Progress
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stage:
+    """A step of the pipeline.
+
+    Attributes
+    ----------
+    name, folder
+        The stage's name on the command line, and its folder in the run.
+    version
+        Raised when the stage's code comes to mean something else.
+    settings
+        The branches of the settings that it reads.
+    needs
+        Names of the stages that it reads.
+    inputs
+        Gives what it reads from outside the run's stages, as JSON: digests of files.
+    make
+        Does the work.
+    """
+
+    name: str
+    folder: str
+    version: int
+    settings: tuple[str, ...]
+    needs: tuple[str, ...]
+    inputs: Callable[[Run], Any]
+    make: Callable[[Work], None]
+
+
+def open_run(folder: Path) -> Run:
+    """Open a run folder.
+
+    Raises
+    ------
+    RunError
+        The folder is no run.
+    SettingsError
+        Its `study.toml` is wrong.
+    """
+    if not (folder / "study.toml").is_file():
+        raise RunError(folder, "not a run folder (no study.toml)", f"Make one with: vitrail init {folder} --slides slides.csv")
+    return Run(folder=folder, settings=read_settings(folder / "study.toml"))
+
+
+def chain(stages: tuple[Stage, ...], until: str) -> tuple[Stage, ...]:
+    """Return a stage and all that it needs, in the order of `stages`."""
+    by_name = {stage.name: stage for stage in stages}
+    wanted, queue = set[str](), [until]
+    while queue:
+        stage = by_name[queue.pop()]
+        wanted.add(stage.name)
+        queue += stage.needs
+    return tuple(stage for stage in stages if stage.name in wanted)
+
+
+def bring_up_to_date(stages: tuple[Stage, ...], run: Run, progress: Progress) -> list[str]:
+    """Make every stage that is not up to date, and return the names of those that were made.
+
+    Raises
+    ------
+    VitrailError
+        Whatever a stage raises; the stages before it, and what it had done itself, are kept.
+    """
+    made, digests = [], dict[str, str]()
+    with _alone(run.folder):
+        for stage in stages:
+            recipe = _recipe(stage, run, digests)
+            digests[stage.name] = digest = _digest(recipe)
+            if _finished(run.folder / stage.folder, digest):
+                progress.say(f"{stage.name}: up to date")
+                continue
+            _make(stage, run, recipe, progress)
+            made.append(stage.name)
+    return made
+
+
+def is_current(stages: tuple[Stage, ...], run: Run, name: str) -> bool:
+    """Tell whether a stage is up to date; makes nothing."""
+    digests = dict[str, str]()
+    for stage in stages:
+        digests[stage.name] = _digest(_recipe(stage, run, digests))
+        if stage.name == name:
+            return _finished(run.folder / stage.folder, digests[name])
+    raise ValueError(f"no stage is called {name}")
+
+
+def _recipe(stage: Stage, run: Run, digests: dict[str, str]) -> dict[str, Any]:
+    settings = run.settings.model_dump(mode="json")
+    return {
+        "stage": stage.name,
+        "version": stage.version,
+        "seed": run.settings.seed,
+        "settings": {name: settings[name] for name in stage.settings},
+        "inputs": stage.inputs(run),
+        "needs": {name: digests[name] for name in stage.needs},
+    }
+
+
+def _digest(recipe: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()
+
+
+def _finished(folder: Path, digest: str) -> bool:
+    try:
+        record = json.loads((folder / "stage.json").read_text(encoding="utf-8"))
+    except (FileNotFoundError, json.JSONDecodeError):
+        return False
+    return bool(record.get("digest") == digest)
+
+
+def _make(stage: Stage, run: Run, recipe: dict[str, Any], progress: Progress) -> None:
+    digest, final = _digest(recipe), run.folder / stage.folder
+    partial = run.folder / ".partial" / f"{stage.folder}-{digest[:16]}"
+    for stale in partial.parent.glob(f"{stage.folder}-*"):
+        if stale != partial:
+            shutil.rmtree(stale)
+    if not _finished(partial, digest):  # else it was killed between two renames, with all its work done
+        partial.mkdir(parents=True, exist_ok=True)
+        begun = time.time()
+        stage.make(Work(run=run, folder=partial, progress=progress))
+        record = recipe | {"digest": digest, "vitrail": vitrail.__version__, "seconds": round(time.time() - begun, 1)}
+        write_text(partial / "stage.json", json.dumps(record, indent=1))
+    _take_place(partial, final)
+
+
+def _take_place(partial: Path, final: Path) -> None:
+    retired = partial.parent / f"{final.name}-retired"
+    shutil.rmtree(retired, ignore_errors=True)
+    if final.exists():
+        final.rename(retired)
+    partial.rename(final)
+    shutil.rmtree(retired, ignore_errors=True)
+    if not any(partial.parent.iterdir()):
+        partial.parent.rmdir()
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file under a temporary name and rename it, so that it is whole or absent."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Hold the run's lock; the system lets go of it when the process ends, however it ends."""
+    try:
+        import fcntl  # noqa: PLC0415 - not on every system
+    except ImportError:
+        yield
+        return
+    with (folder / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RunError(folder, "another vitrail is at work in this run", "Wait for it, or stop it") from None
+        yield

@@ -1,0 +1,61 @@
+"""The grid of square, non-overlapping tiles on a slide."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from vitrail.geometry import Region
+
+if TYPE_CHECKING:
+    from vitrail.slides.slide import Slide
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TileGrid:
+    """Tiles side by side from the slide's top left corner.
+
+    Attributes
+    ----------
+    side
+        Side of a tile in level-0 pixels; may be a fraction.
+    rows, columns
+        How many tiles there are down and across.
+    """
+
+    side: float
+    rows: int
+    columns: int
+
+    def tile(self, row: int, column: int) -> Region:
+        """Return the place of one tile."""
+        return Region(x=column * self.side, y=row * self.side, width=self.side, height=self.side)
+
+    def strip(self, row: int) -> Region:
+        """Return the place of a whole row of tiles."""
+        return Region(x=0, y=row * self.side, width=self.columns * self.side, height=self.side)
+
+
+def inner_grid(slide: Slide, side_um: float) -> TileGrid:
+    """Return the grid of the tiles that lie wholly on the slide."""
+    return _grid(slide, side_um, lambda length: math.floor(length + _SLACK))
+
+
+def covering_grid(slide: Slide, side_um: float) -> TileGrid:
+    """Return the grid that covers the slide; the last row and column may reach beyond it."""
+    return _grid(slide, side_um, lambda length: math.ceil(length - _SLACK))
+
+
+_SLACK = 1e-6  # tiles; a slide of exactly five tiles must not lose one to rounding
+
+
+def _grid(slide: Slide, side_um: float, count: _Count) -> TileGrid:
+    side, whole = side_um / slide.mpp, slide.region
+    return TileGrid(side=side, rows=count(whole.height / side), columns=count(whole.width / side))
+
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    _Count = Callable[[float], int]

@@ -1,0 +1,110 @@
+"""The split of a cohort into training, validation and test, by patient."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from vitrail.errors import CohortError
+from vitrail.slides.cohort import SPLITS
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from vitrail.slides.cohort import CohortSlide
+
+
+def split_patients(rows: pd.DataFrame, entries: Sequence[CohortSlide], sizes: Sequence[float], seed: int) -> pd.Series:
+    """Give each patient a split: the one in slides.csv, or one drawn in the proportions of `sizes`.
+
+    Parameters
+    ----------
+    rows
+        The tile table's rows; only their patients are split.
+    entries
+        The cohort.
+    sizes
+        Proportions of train, validation and test.
+    seed
+        Draws the split.
+
+    Returns
+    -------
+    Patient to split, sorted by patient.
+
+    Raises
+    ------
+    CohortError
+        Fewer than three patients have tiles, or a given split has none.
+    """
+    tiles = rows.groupby(["patient_id", "label"]).size().unstack(fill_value=0).sort_index()
+    given = {entry.patient_id: entry.split for entry in entries if entry.split}
+    split = [given[patient] for patient in tiles.index] if given else draw_split(tiles.to_numpy() > 0, sizes, seed)
+    result = pd.Series(list(split), index=tiles.index, name="split")
+    empty = sorted(set(SPLITS) - set(result))
+    if empty:
+        raise CohortError("slides.csv", f"no patient with tiles is in {', '.join(empty)}", "Add slides there, or leave split out")
+    return result
+
+
+def draw_split(holds: NDArray[np.bool_], sizes: Sequence[float], seed: int) -> list[str]:
+    """Draw a split of patients in given proportions such that each part holds both classes where that can be.
+
+    Parameters
+    ----------
+    holds
+        `[patients, classes]`: which classes each patient has.
+    sizes
+        Proportions of train, validation and test.
+    seed
+        Draws the split.
+
+    Returns
+    -------
+    The split of each patient: of a thousand drawn ones the first with the most classes in its parts.
+
+    Raises
+    ------
+    CohortError
+        There are fewer than three patients.
+    """
+    if len(holds) < len(SPLITS):
+        problem = f"only {len(holds)} patients have tiles, and training, validation and test need one each"
+        raise CohortError("slides.csv", problem, "Add slides of further patients")
+    rng = np.random.default_rng([seed, _SPLIT])
+    parts = np.repeat(np.arange(len(SPLITS)), _counts(len(holds), sizes))
+    drawn = rng.permuted(np.tile(parts, (_TRIES, 1)), axis=1)
+    found = np.stack([(drawn == part).astype(int) @ holds > 0 for part in range(len(SPLITS))])
+    best = drawn[found.sum(axis=(0, 2)).argmax()]
+    return [SPLITS[part] for part in best]
+
+
+def write_split(folder: Path, split: pd.Series) -> None:
+    """Write a split as `patients.csv`."""
+    split.to_csv(folder / "patients.csv")
+
+
+def read_split(folder: Path, rows: pd.DataFrame) -> NDArray[np.str_]:
+    """Read the split of each of the tile table's rows, `[n]`."""
+    patients = pd.read_csv(folder / "patients.csv", dtype=str, keep_default_na=False).set_index("patient_id")["split"]
+    return rows["patient_id"].map(patients).to_numpy(dtype=np.str_)
+
+
+_SPLIT = 0x5711  # keeps this draw apart from the others of the same seed
+_TRIES = 1000
+
+
+def _counts(patients: int, sizes: Sequence[float]) -> NDArray[np.int64]:
+    """Share patients out by largest remainder, at least one to each part."""
+    ideal = np.asarray(sizes) / np.sum(sizes) * patients
+    counts = np.maximum(np.floor(ideal).astype(int), 1)
+    while counts.sum() < patients:
+        counts[np.argmax(ideal - counts)] += 1
+    while counts.sum() > patients:
+        counts[np.argmax(np.where(counts > 1, counts - ideal, -np.inf))] -= 1
+    return counts

@@ -1,0 +1,385 @@
+"""Outlines in every shape that QuPath writes, and their pixels."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import shapely
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from shapely import MultiPolygon, Polygon
+
+from vitrail.classes import TissueClass
+from vitrail.errors import AnnotationError, SettingsError
+from vitrail.geometry import Region
+from vitrail.slides.annotations import Annotation, Annotations, ClassNames, names_found, read_annotations
+from vitrail.slides.raster import rasterize
+
+ORCA = Path(__file__).parents[2] / "shared" / "data" / "orca" / "annotations"
+NAMES = ClassNames(tumor=("Tumor",), non_tumor=("Non-tumor", "Stroma"), ignore=("Ignore*", "Tumor: Doubtful"))
+TUMOR, NON_TUMOR = TissueClass.TUMOR, TissueClass.NON_TUMOR
+
+
+def square(left, top, side):
+    right, bottom = left + side, top + side
+    return [[left, top], [right, top], [right, bottom], [left, bottom], [left, top]]
+
+
+def polygon(*rings):
+    return {"type": "Polygon", "coordinates": list(rings)}
+
+
+def feature(classification="Tumor", geometry=None, **properties):
+    if isinstance(classification, str):
+        classification = {"name": classification, "color": [200, 0, 0]}
+    if classification is not None:
+        properties = {"classification": classification, **properties}
+    geometry = polygon(square(0, 0, 10)) if geometry is None else geometry
+    return {"type": "Feature", "geometry": geometry, "properties": {"objectType": "annotation", **properties}}
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(content):
+        path = tmp_path / "P01.geojson"
+        path.write_text(content if isinstance(content, str) else json.dumps(content), encoding="utf-8")
+        return path
+
+    return write
+
+
+@pytest.fixture
+def read(write):
+    return lambda content: read_annotations(write(content), NAMES)
+
+
+def collection(*features):
+    return {"type": "FeatureCollection", "features": list(features)}
+
+
+@pytest.mark.parametrize("wrap", [collection, lambda one: [one], lambda one: one], ids=["collection", "list", "single"])
+def test_all_kinds_of_file(read, wrap):
+    found = read(wrap(feature()))
+    (only,) = found.outlines
+    assert only.label is TUMOR
+    assert shapely.equals(only.geometry, shapely.box(0, 0, 10, 10))
+    assert found.warnings == ()
+    assert found.area(TUMOR) == 100
+
+
+def test_a_byte_order_mark_and_accents(write):
+    path = write("\ufeff" + json.dumps([feature("Tumeur é")], ensure_ascii=False))
+    names = ClassNames(tumor=("tumeur É",), non_tumor=(), ignore=())
+    assert len(read_annotations(path, names).outlines) == 1
+
+
+def test_children_are_found_in_their_parents(write):
+    path = write([feature(childObjects=[feature("Stroma", children=[feature("Ignore*")])])])
+    assert names_found(path) == {"Tumor": 1, "Stroma": 1, "Ignore*": 1}
+
+
+@pytest.mark.parametrize(
+    ("geometry", "area", "kind"),
+    [
+        (polygon(square(0, 0, 10), square(2, 2, 4)), 84, "Polygon"),
+        (polygon([[0, 0, 5], [10, 0, 5], [10, 10, 5]]), 50, "Polygon"),
+        ({"type": "MultiPolygon", "coordinates": [[square(0, 0, 10), square(2, 2, 4)], [square(20, 0, 3)]]}, 93, None),
+        ({"type": "MultiPolygon", "coordinates": [[square(0, 0, 10)]]}, 100, "Polygon"),
+        (
+            {
+                "type": "GeometryCollection",
+                "geometries": [
+                    polygon(square(0, 0, 2)),
+                    {"type": "Point", "coordinates": [1, 1]},
+                    {"type": "MultiPolygon", "coordinates": [[square(5, 5, 3)]]},
+                ],
+            },
+            13,
+            None,
+        ),
+    ],
+)
+def test_all_kinds_of_geometry(read, geometry, area, kind):
+    found = read([feature(geometry=geometry)])
+    assert found.area(TUMOR) == area
+    assert found.outlines[0].geometry.geom_type == (kind or "MultiPolygon")
+    assert found.warnings == ()
+
+
+@pytest.mark.parametrize(
+    ("classification", "name"),
+    [
+        ({"name": "Tumor", "color": [200, 0, 0]}, "Tumor"),
+        ({"names": ["Tumor", "Positive"], "color": [1, 2, 3]}, "Tumor: Positive"),
+        ({"name": "Tumor: Positive", "colorRGB": -3670016}, "Tumor: Positive"),
+        ({"name": "Stroma", "colorRGB": -3670016}, "Stroma"),
+        ({"colorRGB": -3670016}, "Tumor"),
+        ({"color": [140, 220, 90]}, "Non-tumor"),
+        ({"colorRGB": -16711936}, "#00ff00"),
+        ({"parentClass": {"name": "Tumor", "colorRGB": -1}, "name": "Invasive", "colorRGB": -1}, "Tumor: Invasive"),
+        (" Tumor ", "Tumor"),
+        ({"name": "Tumor ", "color": [0, 0, 0]}, "Tumor"),
+    ],
+)
+def test_all_kinds_of_class(write, classification, name):
+    one = feature(None)
+    one["properties"]["classification"] = classification
+    assert names_found(write([one])) == {name: 1}
+
+
+def test_names_are_counted_in_the_order_of_the_file(write):
+    path = write([feature("Stroma"), feature("Odd"), feature("Stroma"), feature(None), feature(objectType="cell")])
+    assert list(names_found(path).items()) == [("Stroma", 2), ("Odd", 1)]
+
+
+def test_the_label_of_a_name():
+    assert NAMES.label_of("  tUMOR ") is TUMOR
+    assert NAMES.label_of("non-tumor") is NON_TUMOR
+    assert NAMES.label_of("Tumor: Invasive: Deep") is TUMOR
+    assert NAMES.label_of("Tumor:  doubtful") is None
+    assert NAMES.label_of("Tumor: doubtful: very") is None
+    assert NAMES.label_of("ignore*") is None
+    with pytest.raises(KeyError, match="Invasive: Tumor"):
+        NAMES.label_of("Invasive: Tumor")
+    assert not NAMES.knows("Tumo")
+
+
+def test_a_name_has_one_meaning():
+    with pytest.raises(SettingsError, match="'tumor ' is in two lists"):
+        ClassNames(tumor=("Tumor",), non_tumor=(), ignore=("tumor ",))
+    assert ClassNames(tumor=("Tumor", "TUMOR"), non_tumor=(), ignore=()).knows("tumor")
+
+
+@pytest.mark.parametrize("kind", ["detection", "cell", "tile", "tmaCore", "root", "PathCellObject"])
+def test_what_is_not_an_annotation_is_passed_over(read, kind):
+    found = read([feature(), feature("Unheard of", objectType=kind)])
+    assert len(found.outlines) == 1
+    assert found.warnings == ()
+
+
+def test_version_02_wrote_the_type_as_the_id(read):
+    old = feature("Unheard of") | {"id": "PathDetectionObject"}
+    del old["properties"]["objectType"]
+    new = feature() | {"id": "4a1e9f3c-2d75-4a86-9e0c-3a8e6a7f1b11"}
+    del new["properties"]["objectType"]
+    assert len(read([old, new, feature() | {"id": "PathAnnotationObject"}]).outlines) == 2
+
+
+def test_a_feature_without_properties_has_no_class(read):
+    assert read([feature(), feature() | {"properties": None}]).warnings == (
+        "P01.geojson: 1 outline without a class was left out",
+    )
+
+
+def test_ignored_classes_leave_without_a_word(read):
+    assert read([feature("Ignore*"), feature()]).warnings == ()
+    only = read([feature("Ignore*")])
+    assert only.outlines == ()
+    assert only.warnings == ("P01.geojson: no outline of tumor or non-tumor is left",)
+    assert only.area(TUMOR) == only.area(NON_TUMOR) == 0
+
+
+def test_points_lines_and_unclassed_outlines_are_warned_of(read):
+    point = {"type": "Point", "coordinates": [1, 1]}
+    line = {"type": "LineString", "coordinates": [[1, 1], [2, 2]]}
+    bare = feature() | {"geometry": None}
+    found = read([feature("Never heard", point), feature("Tumor", line), bare, feature(None), feature()])
+    assert len(found.outlines) == 1
+    assert found.warnings == (
+        "P01.geojson: 3 objects without an area (points, lines) were left out",
+        "P01.geojson: 1 outline without a class was left out",
+    )
+
+
+def test_an_outline_that_crosses_itself_is_mended(read):
+    bow = [[0, 0], [10, 10], [10, 0], [0, 10], [0, 0]]
+    found = read([feature(geometry=polygon(bow)), feature(geometry=polygon([[p[0] + 30, p[1]] for p in bow]))])
+    assert found.area(TUMOR) == pytest.approx(100)
+    assert all(one.geometry.is_valid for one in found.outlines)
+    assert found.warnings == ("P01.geojson: 2 outlines crossed themselves and were mended",)
+
+
+def test_loops_and_overlapping_parts_are_filled(read):
+    looped = [[0, 0], [10, 0], [10, 10], [4, 10], [4, -4], [6, -4], [6, 12], [0, 12]]
+    assert read([feature(geometry=polygon(looped))]).outlines[0].geometry.contains(shapely.Point(5, 5))
+    overlapping = {"type": "MultiPolygon", "coordinates": [[square(0, 0, 10)], [square(5, 0, 10)]]}
+    assert read([feature(geometry=overlapping)]).area(TUMOR) == 150
+
+
+def test_outlines_that_enclose_nothing_are_left_out(read):
+    flat = [polygon([[0, 0], [5, 5], [9, 9], [0, 0]]), polygon([[1, 1], [2, 2]]), polygon([]), polygon([])]
+    found = read([feature(), *(feature(geometry=one) for one in flat)])
+    assert len(found.outlines) == 1
+    assert found.warnings == ("P01.geojson: 4 outlines that enclose nothing were left out",)
+
+
+def test_tumor_wins_where_labels_overlap():
+    outlines = [
+        Annotation(label=TUMOR, geometry=shapely.box(0, 0, 10, 10)),
+        Annotation(label=TUMOR, geometry=shapely.box(5, 0, 15, 10)),
+        Annotation(label=NON_TUMOR, geometry=shapely.box(10, 0, 30, 10)),
+    ]
+    found = Annotations(outlines=tuple(outlines))
+    assert (found.area(TUMOR), found.area(NON_TUMOR)) == (150, 150)
+    assert isinstance(found.tumor, MultiPolygon)
+    assert found.non_tumor.area == 200
+    assert found.tumor is found.tumor
+    with pytest.raises(ValueError, match="other is never outlined"):
+        found.area(TissueClass.OTHER)
+
+
+def test_an_unknown_class_names_the_cure(read):
+    pattern = r"P01\.geojson: unknown class Gland, Fat; the file has Tumor \(1\), Gland \(2\), Fat \(1\)\. "
+    with pytest.raises(AnnotationError, match=pattern + r"Add them to \[annotations\] tumor, non_tumor or ignore in"):
+        read([feature(), feature("Gland"), feature("Gland"), feature("Fat")])
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        ("", "empty file"),
+        (" \n", "empty file"),
+        ('{"type": "FeatureColl', "not valid JSON"),
+        ("[" * 100_000, "not valid JSON"),
+        ("3", "without GeoJSON features"),
+        ({"hello": "world"}, "without GeoJSON features"),
+        ([1, 2], "holds '1' where a feature is due"),
+        ([], "no outlines"),
+        (collection(), "no outlines"),
+        ([feature(objectType="cell")], "no outlines"),
+        ([feature(None)], "no outline has a class"),
+        (polygon(square(0, 0, 1)), "bare Polygon without a classification"),
+    ],
+)
+def test_files_that_cannot_be_understood(read, content, problem):
+    with pytest.raises(AnnotationError, match=r"P01\.geojson: .*" + problem):
+        read(content)
+
+
+@pytest.mark.parametrize(
+    "geometry",
+    [
+        polygon([["a", 0], [1, 1], [0, 1]]),
+        polygon([["0", "0"], ["1", "1"], ["0", "1"]]),
+        polygon([[0, 0], [1, None], [0, 1]]),
+        polygon([[0, 0], [1], [0, 1]]),
+        polygon([[0, 0], [float("nan"), 1], [0, 1]]),
+        polygon([0, 1, 2, 3]),
+        polygon(5),
+        {"type": "Polygon", "coordinates": 5},
+        {"type": "Polygon"},
+        {"coordinates": []},
+        "nonsense",
+    ],
+)
+def test_malformed_coordinates_name_the_feature(read, geometry):
+    with pytest.raises(AnnotationError, match=r"P01\.geojson: feature 1 \(counted from 0\): its"):
+        read([feature(), feature(geometry=geometry)])
+
+
+def test_a_missing_file(tmp_path):
+    with pytest.raises(AnnotationError, match=r"gone\.geojson: cannot be opened"):
+        names_found(tmp_path / "gone.geojson")
+
+
+def test_a_file_that_is_not_text(tmp_path):
+    path = tmp_path / "P01.geojson"
+    path.write_bytes(b"\x89PNG\xff\xfe")
+    with pytest.raises(AnnotationError, match="not valid JSON"):
+        names_found(path)
+
+
+@pytest.mark.data
+def test_real_outlines():
+    if not ORCA.is_dir():
+        pytest.skip("the shared real outlines are absent")
+    path = min(ORCA.iterdir())
+    found = read_annotations(path, NAMES)
+    assert len(found.outlines) == sum(names_found(path).values())
+    assert 0 < found.area(TUMOR) < 512 * 512
+
+
+def star(rng, centre, radius, points):
+    """A polygon with one hole, its corners off every grid."""
+    angles = np.sort(rng.random(points)) * 2 * np.pi
+    radii = radius * (0.55 + 0.45 * rng.random(points))
+    ring = np.stack([np.cos(angles), np.sin(angles)], axis=1) * radii[:, None]
+    return Polygon(ring + centre, [(0.4 * ring + centre)[::-1]])
+
+
+def centres(region, size):
+    x = region.x + (np.arange(size[0]) + 0.5) * region.width / size[0]
+    y = region.y + (np.arange(size[1]) + 0.5) * region.height / size[1]
+    return np.meshgrid(x, y)
+
+
+@settings(max_examples=80, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(5, 40), st.integers(1, 40), st.integers(1, 40))
+def test_pixels_agree_with_shapely(seed, points, width, height):
+    rng = np.random.default_rng(seed)
+    outline = star(rng, np.array([50.0, 40.0]) + rng.random(2) * np.pi, 45 * np.sqrt(2), points)
+    x, y, extent = rng.uniform(-40, 90), rng.uniform(-40, 90), rng.uniform(3, 120, 2)
+    region = Region(x=x, y=y, width=extent[0], height=extent[1])
+    painted = rasterize(outline, region, (width, height))
+    assert painted.shape == (height, width)
+    assert np.array_equal(painted, shapely.contains_xy(outline, *centres(region, (width, height))))
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 2**32 - 1))
+def test_neighbours_leave_no_gap_and_no_overlap(seed):
+    rng = np.random.default_rng(seed)
+    inner = Polygon(rng.permutation(np.array([(4, 3), (20, 5), (17, 21), (2, 17)]))).convex_hull
+    frame = shapely.box(-0.5, -0.5, 25, 25)
+    region = Region(x=0.5, y=0.5, width=24, height=24)  # corners and edges fall on pixel centres
+    both = [rasterize(part, region, (24, 24)) for part in (inner, frame.difference(inner))]
+    assert np.array_equal(both[0], ~both[1])
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 31))
+def test_tiles_join_to_the_whole(seed, cut):
+    outline = star(np.random.default_rng(seed), np.array([16.1, 15.7]), 14, 12)
+    whole = rasterize(outline, Region(x=0, y=0, width=32, height=32), (32, 32))
+    left = rasterize(outline, Region(x=0, y=0, width=cut, height=32), (cut, 32))
+    right = rasterize(outline, Region(x=cut, y=0, width=32 - cut, height=32), (32 - cut, 32))
+    assert np.array_equal(np.hstack([left, right]), whole)
+
+
+def test_a_square_on_the_grid_is_painted_exactly():
+    painted = rasterize(shapely.box(2, 1, 6, 4), Region(x=0, y=0, width=8, height=6), (8, 6))
+    assert painted.sum() == 12
+    assert painted[1:4, 2:6].all()
+
+
+def test_overlapping_polygons_are_all_inside():
+    both = MultiPolygon([shapely.box(0, 0, 6, 6), shapely.box(3, 3, 9, 9)])
+    assert rasterize(both, Region(x=0, y=0, width=9, height=9), (9, 9)).sum() == 36 + 36 - 9
+
+
+def test_nothing_is_painted_without_an_outline():
+    region = Region(x=0, y=0, width=4, height=4)
+    assert not rasterize(MultiPolygon(), region, (4, 4)).any()
+    assert not rasterize(Polygon(), region, (4, 4)).any()
+    assert not rasterize(shapely.box(5, 0, 9, 4), region, (4, 4)).any()
+    assert rasterize(shapely.box(-5, -5, 9, 9), region, (4, 4)).all()
+    with pytest.raises(ValueError, match="at least one pixel"):
+        rasterize(Polygon(), region, (0, 4))
+
+
+def test_a_long_outline_is_painted_quickly():
+    angles = np.linspace(0, 2 * np.pi, 50_000, endpoint=False)
+    radii = 5000 * (1 + 0.3 * np.sin(7 * angles) + 0.001 * np.sin(9000 * angles))
+    outline = Polygon(np.stack([11_000 + 2 * radii * np.cos(angles), 5000 + radii * np.sin(angles)], axis=1))
+    strip = Region(x=0.3, y=5000.2, width=22_400, height=224)
+    start = time.process_time()
+    painted = rasterize(outline, strip, (22_400, 224))
+    spent = time.process_time() - start
+    assert painted.sum() == pytest.approx(
+        outline.intersection(shapely.box(0.3, 5000.2, 22_400.3, 5224.2)).area, rel=1e-3
+    )
+    assert spent < 1.0  # about 0.03 s; the limit is for crowded machines

@@ -1,0 +1,169 @@
+"""What users get wrong: one line that says which file, what is wrong and how to mend it; the rest goes on."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from conftest import FAST, SIDE, outline, tissue, write_outlines, write_tiff
+from shapely.geometry import Polygon, box
+from test_run import vitrail
+from vitrail.study import new_run
+
+BROKEN = Path(__file__).parents[2] / "shared" / "data" / "readers" / "broken.svs"
+
+
+@pytest.fixture
+def run(cohort, tmp_path):
+    new_run(tmp_path / "run", cohort, "quick", FAST)
+    return tmp_path / "run"
+
+
+def broken_slide(cohort):
+    (cohort.parent / "S1.tif").write_bytes(b"II*\0 this is no slide" * 50)
+
+
+def no_mpp(cohort):
+    write_tiff(cohort.parent / "S1.tif", tissue(1), mpp=None)
+
+
+def truncated(cohort):
+    path = cohort.parent / "S1.tif"
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def missing_slide(cohort):
+    (cohort.parent / "S1.tif").unlink()
+
+
+def missing_outlines(cohort):
+    (cohort.parent / "S1.geojson").unlink()
+
+
+def empty_outlines(cohort):
+    write_outlines(cohort.parent / "S1.geojson")
+
+
+def no_json(cohort):
+    (cohort.parent / "S1.geojson").write_text('{"type": "FeatureCollection", "features": [')
+
+
+def far_away(cohort):
+    write_outlines(cohort.parent / "S1.geojson", outline("Tumor", box(9000, 9000, 9100, 9100)))
+
+
+def real_broken(cohort):
+    if not BROKEN.is_file():
+        pytest.skip("the shared slides are not here")
+    (cohort.parent / "S1.tif").write_bytes(BROKEN.read_bytes())
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (broken_slide, "not a slide"),
+        (real_broken, "not a slide"),
+        (no_mpp, "gives no mpp"),
+        (truncated, "S1.tif"),
+        (missing_slide, "S1.tif"),
+        (missing_outlines, "S1.geojson"),
+        (empty_outlines, "no outlines"),
+        (no_json, "not valid JSON"),
+        (far_away, "no tile is annotated enough"),
+    ],
+)
+def test_a_bad_slide_is_skipped_with_its_reason_and_the_rest_goes_on(run, cohort, spoil, said, monkeypatch, capfd):
+    spoil(cohort)
+    assert vitrail("tiles", run, monkeypatch=monkeypatch) == 2
+    told = [line for line in capfd.readouterr().err.splitlines() if line.startswith("skipped")]
+    assert len(told) == 1
+    assert told[0].startswith("skipped: S1: ")
+    assert said in told[0]
+    assert (run / "tiles" / "stage.json").is_file()
+    assert "Traceback" not in told[0]
+
+
+def unknown_class(cohort):
+    write_outlines(cohort.parent / "S1.geojson", outline("Tumour", box(0, 0, 99, 99)), outline("Stroma: loose", box(0, 0, 9, 9)))
+
+
+def no_tumor(cohort):
+    for path in cohort.parent.glob("*.geojson"):
+        write_outlines(path, outline("Non-tumor", box(0, 0, SIDE, SIDE)))
+
+
+def all_missing(cohort):
+    for path in cohort.parent.glob("*.tif"):
+        path.unlink()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (unknown_class, "unknown names: 'Stroma: loose' (1), 'Tumour' (1)"),
+        (no_tumor, "not one of them is tumor"),
+        (all_missing, "6 slides: none gave tiles"),
+    ],
+)
+def test_what_concerns_the_whole_cohort_stops_it_with_one_line(run, cohort, spoil, said, monkeypatch, capfd):
+    spoil(cohort)
+    assert vitrail("run", run, monkeypatch=monkeypatch) == 2
+    told = capfd.readouterr().err.strip().splitlines()
+    assert len(told) == 1
+    assert said in told[0]
+    assert not (run / "tiles").exists()
+
+
+def test_a_bad_slide_once_mended_is_cut(run, cohort, monkeypatch):
+    whole = (cohort.parent / "S1.tif").read_bytes()
+    truncated(cohort)
+    assert vitrail("tiles", run, monkeypatch=monkeypatch) == 2
+    (cohort.parent / "S1.tif").write_bytes(whole)
+    assert vitrail("tiles", run, monkeypatch=monkeypatch) == 0
+
+
+def test_an_mpp_once_for_all_mends_slides_without_one(run, cohort, monkeypatch):
+    no_mpp(cohort)
+    assert vitrail("tiles", run, "--set", "slides.mpp=6.2", monkeypatch=monkeypatch) == 0
+
+
+def test_a_self_crossing_outline_is_mended_with_a_warning(run, cohort, monkeypatch):
+    bow = Polygon([(0, 0), (128, 128), (128, 0), (0, 128)])
+    write_outlines(cohort.parent / "S1.geojson", outline("Tumor", bow))
+    assert vitrail("tiles", run, monkeypatch=monkeypatch) == 0
+    assert "crossed itself and was mended" in (run / "tiles" / "slides.csv").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["run", "nowhere"], "not a run folder"),
+        (["init", "{run}", "--slides", "{cohort}"], "is a run already"),
+        (["init", "other", "--slides", "none.csv"], "no such file"),
+        (["init", "other", "--slides", "{cohort}", "--set", "tiles.side=3"], "Did you mean 'side_um'?"),
+        (["run", "{run}", "--set", "nonsense"], "is not key=value"),
+    ],
+)
+def test_a_wrong_command_is_one_line(arguments, said, run, cohort, monkeypatch, tmp_path, capfd):
+    monkeypatch.chdir(tmp_path)
+    assert vitrail(*(a.format(run=run, cohort=cohort) for a in arguments), monkeypatch=monkeypatch) == 2
+    told = capfd.readouterr().err.strip().splitlines()
+    assert len(told) == 1
+    assert said in told[0]
+    assert not (tmp_path / "other" / "study.toml").exists()
+
+
+def test_a_typo_in_study_toml_is_one_line(run, monkeypatch, capfd):
+    path = run / "study.toml"
+    path.write_text(path.read_text().replace("side_px", "side_pixel"))
+    assert vitrail("run", run, monkeypatch=monkeypatch) == 2
+    assert capfd.readouterr().err.strip().count("\n") == 0
+
+
+def test_skipped_slides_stand_in_the_report(run, cohort, monkeypatch, capfd):
+    truncated(cohort)
+    assert vitrail("run", run, monkeypatch=monkeypatch) == 2
+    assert "skipped: S1" in capfd.readouterr().err
+    assert "S1.tif" in (run / "report" / "index.html").read_text()
+    assert json.loads((run / "report" / "metrics.json").read_text())["test"]["tiles"] > 0

@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+import pytest
+from vitrail.config import QUICK, Settings, change_settings, preset, read_settings, write_settings
+from vitrail.errors import SettingsError
+
+
+@pytest.fixture
+def study(tmp_path):
+    write_settings(tmp_path / "study.toml", preset("paper"), "A title")
+    return tmp_path / "study.toml"
+
+
+@pytest.mark.parametrize("name", ["paper", "quick"])
+def test_a_preset_survives_its_file(tmp_path, name):
+    write_settings(tmp_path / "study.toml", preset(name), "A title")
+    assert read_settings(tmp_path / "study.toml") == preset(name)
+
+
+def test_paper_holds_the_papers_figures():
+    paper = preset("paper")
+    assert (paper.tiles.side_um, paper.tiles.side_px, paper.tiles.min_annotated) == (199.1, 224, 0.30)
+    assert (paper.tiles.max_tumor, paper.tiles.max_non_tumor) == (125, 500)
+    assert (paper.split.train, paper.split.validation, paper.split.test) == (70, 10, 21)
+    assert (paper.classifier.dense, paper.classifier.learning_rate, paper.classifier.batch) == (1024, 1e-5, 128)
+    assert (paper.segmenter.learning_rate, paper.segmenter.batch, len(paper.segmenter.decoder)) == (1e-4, 64, 5)
+    assert (paper.encoder.name, paper.encoder.weights) == ("efficientnet_b0", "imagenet")
+
+
+def test_quick_differs_only_in_resolution_epochs_learning_rates_and_encoder():
+    allowed = {"tiles.side_px", "encoder.name", "encoder.weights"}
+    allowed |= {f"{net}.{key}" for net in ("classifier", "segmenter") for key in ("epochs", "learning_rate")}
+    assert {f"{branch}.{key}" for branch, values in QUICK.items() for key in values} <= allowed
+
+
+def test_every_setting_is_explained_in_the_file(study):
+    lines = study.read_text().splitlines()
+    for name, branch in Settings.model_fields.items():
+        keys = getattr(branch.annotation, "model_fields", {name: branch})
+        for key in keys:
+            place = next(i for i, line in enumerate(lines) if line.removeprefix("# ").startswith(f"{key} ="))
+            assert lines[place - 1].startswith("# "), key
+
+
+def test_a_change_keeps_the_comments(study):
+    before = study.read_text().splitlines()
+    changed = change_settings(study, ["tiles.side_px=128", "seed=7", "encoder.weights=random", "slides.mpp=0.25"])
+    assert (changed.tiles.side_px, changed.seed, changed.encoder.weights, changed.slides.mpp) == (128, 7, "random", 0.25)
+    assert read_settings(study) == changed
+    kept = [line for line in before if line.startswith("#")]
+    assert [line for line in study.read_text().splitlines() if line.startswith("#")] == kept
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("tiles.side_p=64", "Did you mean 'side_px'?"),
+        ("tile.side_px=64", "Did you mean 'tiles'?"),
+        ("tiles.side_px=2", "tiles.side_px = 2"),
+        ("tiles.side_px=much", "tiles.side_px = 'much'"),
+        ("tiles.side_px", "is not key=value"),
+        ("seed.x=1", "'seed' is a value"),
+        ("split.train=0", "split.train = 0"),
+        ("encoder.weights=embedded", "holds tf_efficientnet_lite0"),
+    ],
+)
+def test_a_wrong_change_is_one_line_and_changes_nothing(study, change, said):
+    before = study.read_bytes()
+    with pytest.raises(SettingsError) as caught:
+        change_settings(study, [change])
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert study.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [("[tiles]\nside_pxx = 3", "no setting 'tiles.side_pxx'"), ("seed = ", "not valid TOML"), ("[tiles]\nmin_annotated = 3", "tiles.min_annotated")],
+)
+def test_a_typo_in_the_file_is_named(tmp_path, text, said):
+    (tmp_path / "study.toml").write_text(text)
+    with pytest.raises(SettingsError) as caught:
+        read_settings(tmp_path / "study.toml")
+    assert said in str(caught.value)
+    assert str(tmp_path / "study.toml") in str(caught.value)

@@ -1,0 +1,71 @@
+"""The house: floors, no import that goes up or sideways."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+SOURCE = Path(__file__).parents[1] / "src" / "vitrail"
+
+FLOORS = (
+    ("errors", "geometry", "classes", "measures"),
+    ("config", "progress", "parallel", "stage"),
+    ("slides",),
+    ("tiles",),
+    ("models",),
+    ("learn", "predict"),
+    ("report",),
+    ("pipeline",),
+    ("study",),
+    ("cli",),
+)
+"""Bottom first. What stands on one floor are rooms without doors between them, but for `OPEN`."""
+
+OPEN = {"errors", "geometry", "classes", "config", "progress", "parallel", "stage"}
+"""Foundations: small modules of one floor that may use each other."""
+
+
+def room(module):
+    return module.split(".")[1]
+
+
+def imports():
+    for path in SOURCE.rglob("*.py"):
+        module = ".".join(("vitrail", *path.relative_to(SOURCE).with_suffix("").parts))
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("vitrail."):
+                yield module, node.module
+
+
+def floor_of(name):
+    return next(i for i, rooms in enumerate(FLOORS) if name in rooms)
+
+
+def test_no_import_goes_up_or_sideways():
+    wrong = [
+        f"{user} imports {used}"
+        for user, used in imports()
+        if room(user) != room(used)
+        and not (
+            floor_of(room(used)) < floor_of(room(user))
+            or (floor_of(room(used)) == floor_of(room(user)) and {room(used), room(user)} <= OPEN)
+        )
+    ]
+    assert wrong == []
+
+
+def test_every_room_has_a_floor():
+    rooms = {path.stem for path in SOURCE.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()}
+    assert rooms - {"__init__"} == {name for floor in FLOORS for name in floor}
+
+
+def test_what_worker_processes_import_is_free_of_torch():
+    light = [path for floor in ("slides", "tiles", "measures", "report") for path in (SOURCE / floor).rglob("*.py")]
+    names = {
+        path.name
+        for path in light
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        and any(part.split(".")[0] in {"torch", "timm"} for part in (getattr(node, "module", "") or "", *(a.name for a in node.names)))
+    }
+    assert names == set()

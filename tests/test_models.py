@@ -1,0 +1,298 @@
+from __future__ import annotations
+
+import json
+import urllib.request
+
+import huggingface_hub
+import numpy as np
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+from sklearn.datasets import load_sample_images
+
+from vitrail.classes import TissueClass
+from vitrail.config import EMBEDDED_ENCODER, EncoderSettings
+from vitrail.errors import ModelError, SettingsError
+from vitrail.models import device, encoder
+from vitrail.models.encoder import feature_channels, load_encoder, start_weights
+from vitrail.models.inputs import Standardiser, intensities
+from vitrail.models.spec import AnySpec, ClassifierSpec, SegmenterSpec, TrainingInfo
+from vitrail.models.store import build, load_model, save_model
+
+TINY = "test_efficientnet"
+SHARED = {"encoder": TINY, "side_um": 199.1, "side_px": 64, "mean": (0.7, 0.5, 0.6), "std": (0.2, 0.25, 0.15)}
+INFO = TrainingInfo(epochs=3, best_epoch=2, validation_loss=0.25, seed=7)
+
+
+def classifier_spec(**changes):
+    return ClassifierSpec(**SHARED | {"dense": 16, "dropout": 0.5} | changes)
+
+
+def segmenter_spec(**changes):
+    return SegmenterSpec(**SHARED | {"decoder": (16, 8, 8, 8, 8)} | changes)
+
+
+def embedded():
+    return start_weights(EncoderSettings(name=EMBEDDED_ENCODER, weights="embedded"))
+
+
+def photograph(index):
+    """A photograph that comes with scikit-learn, as EfficientNet takes it in: 0 is a palace, 1 a flower."""
+    image = load_sample_images().images[index]
+    tile = intensities(torch.from_numpy(image.copy())[None])
+    tile = torch.nn.functional.interpolate(tile, size=(256, 384), mode="bilinear", antialias=True)[..., 16:240, 80:304]
+    return (tile - 0.5) / 0.5
+
+
+def test_embedded_weights_fit_and_recognise_a_palace_and_a_daisy():
+    network = timm.create_model(EMBEDDED_ENCODER).eval()
+    network.load_state_dict(embedded())  # strict: every key used, every shape right
+    with torch.inference_mode():
+        found = [int(network(photograph(index)).argmax()) for index in (0, 1)]
+    assert found == [698, 985]  # ImageNet's palace and daisy
+
+
+def test_both_networks_start_from_the_same_weights():
+    weights = embedded()
+    classifier, segmenter = (build(spec(encoder=EMBEDDED_ENCODER)) for spec in (classifier_spec, segmenter_spec))
+    for network in (classifier, segmenter):
+        load_encoder(network.backbone, weights, "test")
+    x = photograph(1)[..., :64, :64]
+    with torch.inference_mode():
+        stages = classifier.eval().encoder.forward_intermediates(x, intermediates_only=True)
+        maps = segmenter.eval().encode(x)
+    for expected, found in zip(stages, maps[1:], strict=True):
+        torch.testing.assert_close(found, expected)
+
+
+def test_renamed_stages_of_feature_networks_are_found():
+    full = timm.create_model("test_convnext", num_classes=0)
+    cut = timm.create_model("test_convnext", features_only=True)
+    assert set(cut.state_dict()) - set(full.state_dict())
+    load_encoder(cut, full.state_dict(), "test")
+    for key, value in cut.state_dict().items():
+        assert value.shape == encoder_entry(full, key).shape
+        assert torch.equal(value, encoder_entry(full, key))
+
+
+def encoder_entry(network, key):
+    return {name.replace(".", "_"): value for name, value in network.state_dict().items()}[key.replace(".", "_")]
+
+
+def test_weights_of_another_network_are_refused():
+    with pytest.raises(ModelError, match=r"^here: the weights lack '.*'\. Give the weights of the encoder"):
+        load_encoder(timm.create_model("test_resnet"), embedded(), "here")
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
+def test_weights_from_a_file(tmp_path, suffix):
+    state = timm.create_model(TINY, num_classes=0).state_dict()
+    path = tmp_path / f"own{suffix}"
+    save_file(state, path) if suffix == ".safetensors" else torch.save(state, path)
+    found = start_weights(EncoderSettings(name=TINY, weights=str(path)))
+    assert all(torch.equal(found[key], value) for key, value in state.items())
+
+
+def test_weights_of_a_vitrail_classifier(tmp_path):
+    network = build(classifier_spec())
+    save_model(tmp_path, network, classifier_spec())
+    found = start_weights(EncoderSettings(name=TINY, weights=str(tmp_path / "weights.safetensors")))
+    assert set(found) == set(network.encoder.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [(None, "no such weights file"), (b"nonsense", "not a readable weights file"), ({"a": object}, "not a readable")],
+)
+def test_unusable_weights_file(tmp_path, content, problem):
+    path = tmp_path / "own.pth"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    elif content is not None:
+        torch.save(content, path)
+    with pytest.raises(ModelError, match=problem) as caught:
+        start_weights(EncoderSettings(name=TINY, weights=str(path)))
+    assert "\n" not in str(caught.value)
+
+
+def test_imagenet_weights_offline(monkeypatch):
+    monkeypatch.setattr(encoder, "try_to_load_from_cache", lambda *_args: None)
+    monkeypatch.setattr(encoder, "_online", lambda: False)
+    with pytest.raises(ModelError) as caught:
+        start_weights(EncoderSettings(name=TINY))
+    line = str(caught.value)
+    assert "cannot be downloaded (this machine is offline)" in line
+    assert 'encoder.weights to a .safetensors or .pth file, or to "embedded"' in line
+    assert "\n" not in line
+
+
+def test_imagenet_weights_that_fail_on_the_way(monkeypatch):
+    def fail(*_args, **_kwargs):
+        raise huggingface_hub.errors.LocalEntryNotFoundError("first line\nsecond line")
+
+    monkeypatch.setattr(encoder, "try_to_load_from_cache", lambda *_args: None)
+    monkeypatch.setattr(encoder, "_online", lambda: True)
+    monkeypatch.setattr(encoder.timm, "create_model", fail)
+    with pytest.raises(ModelError, match="cannot be downloaded \\(LocalEntryNotFoundError: first line second line\\)"):
+        start_weights(EncoderSettings(name=TINY))
+
+
+def test_imagenet_weights_from_the_hubs_cache(monkeypatch, tmp_path):
+    network = timm.create_model(TINY)
+    save_file(network.state_dict(), tmp_path / "model.safetensors")
+    monkeypatch.setattr(encoder, "try_to_load_from_cache", lambda *_args: str(tmp_path / "model.safetensors"))
+    found = start_weights(EncoderSettings(name=TINY))
+    assert all(torch.equal(value, network.state_dict()[key]) for key, value in found.items())
+
+
+def test_a_proxy_counts_as_online(monkeypatch):
+    monkeypatch.setattr(urllib.request, "getproxies", lambda: {"https": "http://proxy"})
+    assert encoder._online()
+
+
+def test_unknown_encoder_is_told_near_names():
+    with pytest.raises(ModelError, match=r"timm has no network of this name\. Did you mean .*efficientnet_b0"):
+        build(classifier_spec(encoder="eficientnet_b0"))
+
+
+@pytest.mark.parametrize("spec", [classifier_spec, segmenter_spec])
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "swin_tiny_patch4_window7_224"])
+def test_encoders_without_feature_maps_are_refused(spec, name):
+    with pytest.raises(ModelError, match="gives no convolutional feature maps"):
+        build(spec(encoder=name))
+
+
+def test_efficientnet_b0_ends_in_1280_channels():
+    assert feature_channels("efficientnet_b0") == 1280
+
+
+def test_classifier_is_its_head_behind_its_features():
+    network = build(classifier_spec()).eval()
+    x = torch.rand(3, 3, 64, 64)
+    with torch.inference_mode():
+        features = network.features(x)
+        assert features.shape == (3, feature_channels(TINY), 2, 2)
+        assert torch.equal(network(x), network.head(features))
+        by_hand = network.logit(network.dense(features.mean((2, 3))).clamp_min(0)).squeeze(1)
+        torch.testing.assert_close(network(x), by_hand)
+
+
+@pytest.mark.parametrize("size", [(64, 64), (50, 70), (33, 32), (20, 20)])
+def test_segmenter_takes_any_size(size):
+    network = build(segmenter_spec()).eval()
+    x = torch.rand(2, 3, *size)
+    with torch.inference_mode():
+        logits = network(x)
+        maps = network.encode(x)
+    assert logits.shape == (2, 4, *size)
+    assert maps[-1].shape[2:] == (-(-size[0] // 32), -(-size[1] // 32))
+
+
+def test_padding_repeats_the_border():
+    network = build(segmenter_spec()).eval()
+    x = torch.rand(1, 3, 50, 64)
+    padded = torch.cat([x, x[:, :, -1:].expand(1, 3, 14, 64)], 2)
+    with torch.inference_mode():
+        torch.testing.assert_close(network(x), network(padded)[:, :, :50])
+
+
+@pytest.mark.parametrize("spec", [classifier_spec(training=INFO), segmenter_spec()])
+def test_model_folder_round_trip(tmp_path, spec):
+    network = build(spec).to(memory_format=torch.channels_last).eval()
+    save_model(tmp_path / "model", network, spec)
+    assert sorted(path.name for path in (tmp_path / "model").iterdir()) == ["model.json", "weights.safetensors"]
+    assert len({path.stat().st_mode for path in (tmp_path / "model").iterdir()}) == 1  # all may read both or none
+    model = load_model(tmp_path / "model")
+    assert model.spec == spec
+    assert not model.module.training
+    x = torch.rand(2, 3, 64, 64)
+    with torch.inference_mode():
+        torch.testing.assert_close(model.module(x), network(x))
+
+
+def test_output_order():
+    assert classifier_spec().index(TissueClass.TUMOR) == 0
+    assert [segmenter_spec().index(tissue) for tissue in TissueClass] == [0, 1, 2, 3]
+    with pytest.raises(ValueError, match="not in list"):
+        classifier_spec().index(TissueClass.OTHER)
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"std": [1, 1, 0]}, r"std\.2: Input should be greater than 0"),
+        ({"nonsense": 1}, "nonsense: Extra inputs are not permitted"),
+        ({"task": "regressor"}, "content: Input tag 'regressor'"),
+        ({"classes": ["tumor", "other"]}, "classes"),
+        ({"dense": 17}, r"weights\.safetensors: does not fit model\.json .*dense"),
+    ],
+)
+def test_spoilt_model_json(tmp_path, change, problem):
+    save_model(tmp_path, build(classifier_spec()), classifier_spec())
+    path = tmp_path / "model.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(ModelError, match=problem) as caught:
+        load_model(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["model.json", "weights.safetensors"])
+def test_missing_model_file(tmp_path, name):
+    save_model(tmp_path, build(classifier_spec()), classifier_spec())
+    (tmp_path / name).unlink()
+    with pytest.raises(ModelError, match=f"{name}: no such file"):
+        load_model(tmp_path)
+
+
+def test_classes_must_differ():
+    with pytest.raises(ValueError, match="classes must differ"):
+        segmenter_spec(classes=("tumor", "tumor"))
+
+
+def test_spec_reads_back_as_its_own_kind():
+    for spec in (classifier_spec(), segmenter_spec(training=INFO)):
+        assert AnySpec.validate_json(spec.model_dump_json()) == spec
+
+
+def test_inputs_are_standardised_without_a_copy_of_the_order():
+    tiles = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3), dtype=np.uint8))
+    images = intensities(tiles)
+    assert images.is_contiguous(memory_format=torch.channels_last)
+    assert images[1, 2, 3, 4] == tiles[1, 3, 4, 2] / 255
+    x = Standardiser(classifier_spec(), torch.device("cpu"))(images)
+    torch.testing.assert_close(x[:, 1], (images[:, 1] - 0.5) / 0.25)
+    assert x.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_a_device_that_is_not_there(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(SettingsError, match=r"compute\.device: this machine has no 'cuda'"):
+        device.pick_device("cuda")
+    assert device.pick_device("cpu") == torch.device("cpu")
+
+
+@pytest.mark.parametrize(
+    ("flags", "dtype"),
+    [("flags : avx2 amx_bf16", torch.bfloat16), ("flags : avx2 avx512f", torch.float32), (None, torch.float32)],
+)
+def test_bfloat16_only_where_the_cpu_has_it(tmp_path, monkeypatch, flags, dtype):
+    cpuinfo = tmp_path / "cpuinfo"
+    if flags:
+        cpuinfo.write_text(f"processor : 0\n{flags}\n")
+    read = device._cpu_flags
+    monkeypatch.setattr(device, "_cpu_flags", lambda _path: read(cpuinfo))
+    assert device.precision(torch.device("cpu")).dtype == dtype
+
+
+def test_reproducible_gives_back_what_it_took():
+    torch.manual_seed(1)
+    expected = torch.rand(3)
+    torch.manual_seed(1)
+    with device.reproducible(torch.device("cpu"), 5):
+        first = torch.rand(3)
+        assert torch.are_deterministic_algorithms_enabled()
+    assert torch.equal(torch.rand(3), expected)
+    assert not torch.are_deterministic_algorithms_enabled()
+    with device.reproducible(torch.device("cpu"), 5):
+        assert torch.equal(torch.rand(3), first)

@@ -1,0 +1,373 @@
+from __future__ import annotations
+
+import json
+import math
+import re
+import shutil
+import subprocess
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.ndimage import gaussian_filter
+from sklearn import metrics as sk
+
+from vitrail.classes import TissueClass
+from vitrail.report import figures, maps
+from vitrail.report import style as look
+from vitrail.report.page import ReportData, SlideMaps, metrics, write_report
+from vitrail.report.style import drawable, style
+
+HOSTILE = '../<script>alert("$x_{$")</script> & co \u202e\u4e2d'
+FIGURES = ("roc", "confusion", "training", "cohort")
+SPLIT = ["train"] * 7 + ["validation"] + ["test"] * 2
+
+
+def smooth(shape, sigma, rng):
+    field = gaussian_filter(rng.standard_normal(shape), sigma)
+    return (field - field.mean()) / field.std()
+
+
+def ring(x, y, radius, rng):
+    turn = np.linspace(0, 2 * np.pi, 90)
+    waves = sum(rng.normal(0, 0.07) * np.sin(k * turn + rng.uniform(0, 6)) for k in range(2, 7))
+    return np.stack([x + radius * (1 + waves) * np.cos(turn), y + radius * (1 + waves) * np.sin(turn)], 1)
+
+
+def slide_maps(slide_id, seed, size=(160, 200), side=6.3):
+    """A slide of smooth blobs: tissue, tumor within it, and predictions that err at random."""
+    rng = np.random.default_rng(seed)
+    h, w = size
+    yy, xx = np.mgrid[:h, :w]
+    edge = 1 - np.hypot((xx - w / 2) / (0.47 * w), (yy - h / 2) / (0.45 * h))
+    tissue = edge + 0.13 * smooth(size, h / 16, rng) > 0
+    tumor = smooth(size, h / 7, rng)
+    stain = 0.5 + 0.16 * tumor + 0.09 * smooth(size, h / 70, rng) + 0.06 * rng.standard_normal(size)
+    colour = np.array([[238, 190, 215], [128, 70, 150]], float)
+    picture = colour[0] + np.clip(stain, 0, 1)[..., None] * (colour[1] - colour[0])
+    picture = np.where(tissue[..., None], picture, 244 + rng.normal(0, 1, (h, w, 1)))
+    rows, columns = math.ceil(h / side), math.ceil(w / side)
+    py = np.minimum((np.arange(rows) + 0.5) * side, h - 1).astype(int)
+    px = np.minimum((np.arange(columns) + 0.5) * side, w - 1).astype(int)
+    here = np.ix_(py, px)
+    probability = 1 / (1 + np.exp(-2.5 * tumor[here] - rng.normal(0, 1, (rows, columns))))
+    probability[~tissue[here]] = np.nan
+    my = np.minimum((np.arange(rows * 8) + 0.5) * side / 8, h - 1).astype(int)
+    mx = np.minimum((np.arange(columns * 8) + 0.5) * side / 8, w - 1).astype(int)
+    there = np.ix_(my, mx)
+    shape = (rows * 8, columns * 8)
+    found = np.where(tumor[there] + 0.3 * smooth(shape, 4, rng) > 0, 0, 1)
+    found[smooth(shape, 6, rng) > 1.7] = TissueClass.OTHER
+    found[~tissue[there]] = TissueClass.BACKGROUND
+    found[np.repeat(np.repeat(np.isnan(probability), 8, 0), 8, 1)] = 255
+    outlines = {
+        TissueClass.TUMOR: [ring(0.36 * w, 0.45 * h, 0.22 * h, rng), ring(0.36 * w, 0.45 * h, 0.07 * h, rng)],
+        TissueClass.NON_TUMOR: [ring(0.68 * w, 0.55 * h, 0.2 * h, rng)],
+    }
+    return SlideMaps(
+        slide_id=slide_id,
+        patient_id=f"P{seed:02d}",
+        accuracy=0.913,
+        thumbnail=np.clip(picture, 0, 255).astype(np.uint8),
+        width_um=w / side * 199.1,
+        height_um=h / side * 199.1,
+        outlines=outlines,
+        classifier=probability.astype(np.float32),
+        segmenter=found.astype(np.uint8),
+        tile_side=side,
+    )
+
+
+def predictions(slides, rng):
+    rows = slides.loc[np.repeat(slides.index, slides["tumor_tiles"] + slides["non_tumor_tiles"])]
+    tumor = np.concatenate(
+        [np.arange(t + n) < t for t, n in zip(slides["tumor_tiles"], slides["non_tumor_tiles"], strict=True)]
+    )
+    n = len(rows)
+    sign = np.where(tumor, 1.0, -1.0)
+    shares = np.where(tumor[:, None], [0.7, 0.08, 0.12, 0.1], [0.08, 0.62, 0.15, 0.15])
+    hits = np.array(
+        [[0.85, 0.1, 0.04, 0.01], [0.1, 0.84, 0.05, 0.01], [0.35, 0.3, 0.33, 0.02], [0.01, 0.01, 0.03, 0.95]]
+    )
+    pixels = [rng.multinomial(96 * 96, (share[:, None] * hits).ravel()) for share in shares]
+    return pd.DataFrame(
+        {
+            "slide_id": rows["slide_id"].to_numpy(),
+            "patient_id": rows["patient_id"].to_numpy(),
+            "split": rows["split"].to_numpy(),
+            "x": rng.uniform(0, 9e4, n),
+            "y": rng.uniform(0, 9e4, n),
+            "side": 1024.0,
+            "label": np.where(tumor, "tumor", "non_tumor"),
+            "classifier": 1 / (1 + np.exp(-1.7 * sign - rng.normal(0, 1.4, n))),
+            "segmenter": np.clip(0.5 + 0.25 * sign + rng.normal(0, 0.24, n), 0, 1).round(2),
+            "pixels": pixels,
+        }
+    )
+
+
+def history(epochs, rng, score):
+    e = np.arange(1, epochs + 1)
+    train = 0.12 + 0.6 * np.exp(-e / 4) + rng.normal(0, 0.008, epochs)
+    validation = 0.2 + 0.5 * np.exp(-e / 3) + 0.006 * np.maximum(e - 7, 0) + rng.normal(0, 0.012, epochs)
+    columns = {
+        "epoch": e,
+        "train_loss": train,
+        "validation_loss": validation,
+        f"validation_{score}": 1 - validation / 2,
+    }
+    return pd.DataFrame(columns)
+
+
+def report_data(n=10, tiles=40, size=(160, 200)):
+    rng = np.random.default_rng(5)
+    slides = pd.DataFrame(
+        {
+            "slide_id": [f"S{i:03d}" for i in range(n)],
+            "patient_id": [f"P{i:02d}" for i in range(n)],
+            "split": (SPLIT * n)[:n],
+            "mpp": 0.194,
+            "tumor_tiles": rng.integers(tiles // 2, tiles, n),
+            "non_tumor_tiles": rng.integers(tiles // 3, tiles, n),
+            "site": rng.choice(["Oral cavity", "Oropharynx", "Hypopharynx", "Larynx"], n),
+            "p16": rng.choice(["positive", "negative", None], n),
+            "age": rng.normal(62, 9, n).round(1),
+        }
+    )
+    return ReportData(
+        title="Head and neck cancer, a made-up cohort",
+        settings_toml='seed = 0\n\n[tiles]\n# "we extracted tiles of size 199.1 \u00b5m"\nside_um = 199.1\n',
+        seed=0,
+        threshold=0.5,
+        slides=slides,
+        skipped=pd.DataFrame({"slide_id": ["S900"], "reason": ["The file ends early. Copy it again."]}),
+        warnings=["The cohort is made up."],
+        history={"classifier": history(12, rng, "accuracy"), "segmenter": history(12, rng, "jaccard")},
+        predictions=predictions(slides, rng),
+        maps=[slide_maps("S008", 8, size), slide_maps(HOSTILE, 9, (size[0], size[0] * 6 // 10))],
+    )
+
+
+@pytest.fixture(scope="module")
+def data():
+    return report_data()
+
+
+@pytest.fixture(scope="module")
+def written(data, tmp_path_factory):
+    return write_report(data, tmp_path_factory.mktemp("report"))
+
+
+class Page(HTMLParser):
+    """Collect what a page holds and what it points to."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.ids, self.links, self.labels, self.words = [], [], [], [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        for name, value in attrs:
+            if name == "id":
+                self.ids.append(value)
+            if name in {"src", "href", "xlink:href", "srcset", "action", "data"}:
+                self.links.append(value)
+            if name == "aria-label":
+                self.labels.append(value)
+
+    def handle_data(self, data):
+        self.words.append(data)
+
+
+def test_metrics_are_scikit_learns(data):
+    found = metrics(data.predictions, 0.4)["test"]
+    test = data.predictions.query("split == 'test'")
+    truth = test["label"] == "tumor"
+    assert found["tiles"] == len(test)
+    assert found["patients"] == 2
+    for network in ("classifier", "segmenter"):
+        called = test[network] >= 0.4
+        expected = {
+            "accuracy": sk.accuracy_score(truth, called),
+            "auc": sk.roc_auc_score(truth, test[network]),
+            "sensitivity": sk.recall_score(truth, called),
+            "specificity": sk.recall_score(~truth, ~called),
+            "precision": sk.precision_score(truth, called),
+            "f1": sk.f1_score(truth, called),
+        }
+        assert found[network].pop("confusion") == sk.confusion_matrix(truth, called).tolist()
+        assert found[network] == pytest.approx(expected, rel=0, abs=1e-12)
+    pixels = np.stack(test["pixels"]).sum(0).reshape(4, 4)
+    assert found["pixels"]["confusion"] == pixels.tolist()
+    true, called = (np.repeat(side.ravel(), pixels.ravel()) for side in np.indices((4, 4)))
+    expected = sk.jaccard_score(true, called, average=None)
+    assert list(found["pixels"]["jaccard"]) == ["tumor", "non_tumor", "other", "background"]
+    np.testing.assert_allclose(list(found["pixels"]["jaccard"].values()), expected, rtol=0, atol=1e-12)
+    assert found["pixels"]["mean_jaccard"] == pytest.approx(expected.mean(), abs=1e-12)
+
+
+def test_a_probability_at_the_threshold_is_tumor(data):
+    tile = data.predictions.query("split == 'test' and label == 'tumor'").head(1).assign(classifier=0.5, segmenter=0.5)
+    found = metrics(tile, 0.5)["test"]
+    assert found["classifier"]["confusion"] == found["segmenter"]["confusion"] == [[0, 0], [0, 1]]
+    assert math.isnan(found["classifier"]["specificity"])
+
+
+def test_the_same_data_give_the_same_bytes(data, written, tmp_path):
+    (tmp_path / "figures").mkdir()
+    (tmp_path / "figures" / "slide-07-of-an-earlier-report.png").touch()
+    write_report(data, tmp_path)
+    first, second = ({p.relative_to(f): p.read_bytes() for p in f.rglob("*.*")} for f in (written.parent, tmp_path))
+    assert first == second
+    assert {f"figures/{name}.{kind}" for name in FIGURES for kind in ("svg", "png")} < {str(path) for path in first}
+
+
+def test_the_json_is_strict_and_holds_every_digit(data, written):
+    def refuse(word):
+        raise AssertionError(word)
+
+    read = json.loads((written.parent / "metrics.json").read_text(), parse_constant=refuse)
+    assert read == metrics(data.predictions, data.threshold)
+
+
+def test_the_page_needs_nothing_from_elsewhere(written):
+    page = Page(written.read_text())
+    assert "script" not in page.tags
+    assert len(page.ids) == len(set(page.ids))
+    for link in page.links:
+        inside = link[1:] in page.ids if link.startswith("#") else link.startswith("data:")
+        assert inside or (written.parent / link).is_file(), link
+    assert not re.search(r"https?://|@import", written.read_text())
+    assert {f"figure-{name}" for name in FIGURES} < set(page.ids)
+    assert sum(label.startswith("Slide ") for label in page.labels) == 2
+
+
+def test_a_hostile_slide_id_stays_text_and_out_of_file_names(written):
+    page = Page(written.read_text())
+    assert sum(HOSTILE in words for words in page.words) == 1
+    assert page.tags.count("bdi") == 2  # keeps a reversing character within the name
+    assert any(label.startswith(f"Slide {HOSTILE}: (a)") for label in page.labels)
+    names = [path.name for path in (written.parent / "figures").glob("slide-02*")]
+    assert sorted(names) == ["slide-02-script-alert-x-script-co.png", "slide-02-script-alert-x-script-co.svg"]
+
+
+def test_tables_hold_what_the_page_shows(data, written):
+    folder = written.parent / "tables"
+    found = metrics(data.predictions, data.threshold)["test"]
+    table = pd.read_csv(folder / "networks.csv", index_col="network")
+    del found["segmenter"]["confusion"]
+    assert table.loc["Segmentation network"].to_dict() == pytest.approx(found["segmenter"], rel=1e-12)
+    matrix = pd.read_csv(folder / "confusion_pixels.csv", index_col="truth")
+    assert matrix.to_numpy().tolist() == found["pixels"]["confusion"]
+    curve = pd.read_csv(folder / "roc_classifier.csv")
+    area = np.trapezoid(curve["true_positive_rate"], curve["false_positive_rate"])
+    assert area == pytest.approx(found["classifier"]["auc"], abs=1e-12)
+    assert pd.read_csv(folder / "slides.csv")["tiles"].sum() == found["tiles"]
+
+
+def test_it_works_with_one_class_no_maps_and_no_validation(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(look, "DPI", 40)  # quick
+    rows = data.predictions
+    silent = {name: table.assign(**dict.fromkeys(table.columns[2:], np.nan)) for name, table in data.history.items()}
+    bare = replace(
+        data,
+        predictions=rows[(rows["split"] == "train") | ((rows["split"] == "test") & (rows["label"] == "tumor"))],
+        slides=data.slides[data.slides["split"] != "validation"][list(data.slides.columns[:6])],
+        history=silent,
+        maps=[],
+        warnings=[],
+        skipped=data.skipped.iloc[:0],
+    )
+    page = Page(write_report(bare, tmp_path).read_text())
+    assert "Read this first" not in page.words
+    assert not {"slides", "skipped"} & set(page.ids)
+    assert json.loads((tmp_path / "metrics.json").read_text())["test"]["classifier"]["auc"] is None
+
+
+def test_it_works_without_test_tiles(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(look, "DPI", 40)  # quick
+    rows = data.predictions
+    page = Page(write_report(replace(data, predictions=rows[rows["split"] == "train"], maps=[]), tmp_path).read_text())
+    assert "the test part is empty" in page.words
+    assert json.loads((tmp_path / "metrics.json").read_text())["test"]["pixels"]["mean_jaccard"] is None
+
+
+def test_the_kept_epoch_has_the_lowest_validation_loss():
+    table = pd.DataFrame({"epoch": [1, 2, 3], "validation_loss": [0.5, 0.3, 0.4]})
+    assert figures.kept_epoch(table) == 2
+    assert figures.kept_epoch(table.assign(validation_loss=np.nan)) == 3
+    assert figures.kept_epoch(table.iloc[:0]) is None
+
+
+def test_outlines_are_filled_but_for_their_holes():
+    corners = np.array([[0, 0], [1, 0], [1, 1], [0, 1], [0, 0]], float)
+    square, hole = 4 + 40 * corners, 14 + 20 * corners[::-1]
+    one = replace(
+        slide_maps("a", 1),
+        thumbnail=np.full((50, 60, 3), 255, np.uint8),
+        outlines={TissueClass.TUMOR: [square, hole]},
+    )
+    painted = (maps.annotated(one) != 255).any(-1)
+    assert painted[6:12, 6:42].all()
+    assert painted[36:42, 6:42].all()
+    assert not painted[16:32, 16:32].any()
+    assert not painted[:2].any()
+    assert not painted[:, 47:].any()
+    assert painted.sum() == pytest.approx(40**2 - 20**2, rel=0.1)
+
+
+def test_tiles_take_the_colour_of_their_class():
+    tiles = maps.classified(np.array([[1, 0.5, 0.49, 0, np.nan]], np.float32), 0.5)[0].tolist()
+    assert tiles[0] == list(TissueClass.TUMOR.rgb)
+    assert tiles[3] == list(TissueClass.NON_TUMOR.rgb)
+    assert tiles[4] == [255, 255, 255]
+    assert tiles[1][0] > tiles[1][2]  # still orange at the threshold
+    assert tiles[2][1] > tiles[2][0]  # still green just below
+    assert maps.segmented(np.array([[2, 255]], np.uint8))[0].tolist() == [list(TissueClass.OTHER.rgb), [255] * 3]
+
+
+@pytest.mark.parametrize(("width", "bar"), [(9000, 2000), (3000.1, 1000), (700, 200), (299, 50), (16000, 5000)])
+def test_the_scale_bar_is_round_and_fits(width, bar):
+    assert maps.scale_bar_um(width) == bar
+
+
+def test_text_that_the_font_lacks_becomes_boxes():
+    assert drawable("a\u4e2db\n") == "a\u25a1b\u25a1"
+    assert drawable("x" * 60, 10) == "x" * 9 + "\u2026"
+
+
+def test_nothing_is_cut_off_at_the_edges_of_a_figure(data):
+    with style():
+        drawn = [
+            figures.cohort_figure(data.slides),
+            figures.training_figure(data.history),
+            figures.roc_figure(data.predictions, 0.5),
+            figures.confusion_figure(metrics(data.predictions, 0.5)),
+            *(maps.slide_figure(one, 0.5) for one in data.maps),
+        ]
+        for figure in drawn:
+            figure.draw_without_rendering()
+            box = figure.get_tightbbox()
+            width, height = figure.get_size_inches()
+            assert box.x0 >= -0.01
+            assert box.y0 >= -0.01
+            assert box.x1 <= width + 0.01
+            assert box.y1 <= height + 0.01
+
+
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="no Chromium on the PATH")
+def test_a_real_browser_shows_every_figure(written, tmp_path):
+    quiet = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"]
+    quiet += ["--disable-background-networking", "--disable-component-update", f"--user-data-dir={tmp_path}"]
+    command = [shutil.which("chromium"), *quiet, "--dump-dom", written.as_uri()]
+    dom = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout  # noqa: S603 - our own
+    page = Page(dom)
+    assert page.tags.count("svg") == len(FIGURES) + 2
+    assert page.tags.count("figcaption") == len(FIGURES) + 2
+    assert page.tags.count("image") == 8
+    assert page.tags.count("th") > 30
+    assert not [link for link in page.links if re.match(r"\w+://|//", link)]
+    assert any(HOSTILE in words for words in page.words)

@@ -1,0 +1,179 @@
+"""The main job from end to end: one command, a report, the same numbers however often it was killed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pandas as pd
+import pytest
+from conftest import FAST, write_cohort
+from sklearn.metrics import accuracy_score, confusion_matrix, roc_auc_score
+from vitrail import cli
+from vitrail.study import new_run
+
+RESULTS = (
+    "tiles/tiles.parquet", "tiles/images.npy", "tiles/masks.npy", "split/patients.csv",
+    "classifier/weights.safetensors", "classifier/model.json", "classifier/history.csv",
+    "segmenter/weights.safetensors", "segmenter/history.csv", "predictions/tiles.parquet", "report/metrics.json",
+)  # fmt: skip
+
+
+def vitrail(*arguments, monkeypatch):
+    """Run the command line in this process and return its exit code."""
+    monkeypatch.setattr(sys, "argv", ["vitrail", *map(str, arguments)])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    return ended.value.code or 0
+
+
+def digests(folder):
+    return {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in RESULTS}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A finished run of the small cohort."""
+    folder = tmp_path_factory.mktemp("study")
+    new_run(folder / "run", write_cohort(folder / "cohort"), "quick", FAST)
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        assert vitrail("run", folder / "run", monkeypatch=monkeypatch) == 0
+    return folder / "run"
+
+
+@pytest.fixture
+def run(finished, tmp_path):
+    """A copy of the finished run that a test may spoil; its cohort stays where it is."""
+    shutil.copytree(finished, tmp_path / "study" / "run")
+    shutil.copytree(finished.parent / "cohort", tmp_path / "study" / "cohort")
+    return tmp_path / "study" / "run"
+
+
+def test_every_stage_leaves_its_folder_and_nothing_else(finished):
+    names = {path.name for path in finished.iterdir()} - {".lock"}
+    assert names == {"study.toml", "slides.csv", "tiles", "split", "classifier", "segmenter", "predictions", "report"}
+    for folder in names - {"study.toml", "slides.csv"}:
+        assert (finished / folder / "stage.json").is_file()
+    assert not list(finished.rglob("*.tmp"))
+    assert not list(finished.rglob("*checkpoint*"))
+
+
+def test_predictions_hold_every_tile_of_every_split(finished):
+    rows = pd.read_parquet(finished / "predictions" / "tiles.parquet")
+    assert len(rows) == len(pd.read_parquet(finished / "tiles" / "tiles.parquet")) == 6 * 56
+    assert set(rows["split"]) == {"train", "validation", "test"}
+    assert (rows.groupby("patient_id")["split"].nunique() == 1).all()
+    assert rows[["classifier", "segmenter"]].map(lambda p: 0 <= p <= 1).all(axis=None)
+    assert (rows["pixels"].map(sum) == 32 * 32).all()
+
+
+def test_metrics_are_those_of_scikit_learn(finished):
+    test = json.loads((finished / "report" / "metrics.json").read_text())["test"]
+    rows = pd.read_parquet(finished / "predictions" / "tiles.parquet").query("split == 'test'")
+    truth = rows["label"] == "tumor"
+    assert (test["tiles"], test["patients"]) == (len(rows), rows["patient_id"].nunique())
+    for network in ("classifier", "segmenter"):
+        called = rows[network] >= 0.5
+        assert test[network]["accuracy"] == pytest.approx(accuracy_score(truth, called), abs=1e-12)
+        assert test[network]["auc"] == pytest.approx(roc_auc_score(truth, rows[network]), abs=1e-12)
+        assert test[network]["confusion"] == confusion_matrix(truth, called).tolist()
+    assert sum(map(sum, test["pixels"]["confusion"])) == len(rows) * 32 * 32
+
+
+def test_the_report_is_one_page(finished):
+    page = (finished / "report" / "index.html").read_text()
+    assert "<svg" in page
+    assert 'src="http' not in page
+    assert list((finished / "report" / "figures").glob("*.png"))
+
+
+def test_a_second_run_does_nothing(run, monkeypatch, capsys):
+    before = digests(run)
+    assert vitrail("run", run, monkeypatch=monkeypatch) == 0
+    said = capsys.readouterr().out
+    assert said.count("up to date") == 6
+    assert said.strip().endswith(str(run / "report" / "index.html"))
+    assert digests(run) == before
+
+
+def test_a_threshold_redoes_the_report_alone(run, monkeypatch, capsys):
+    assert vitrail("run", run, "--set", "evaluation.threshold=0.9", monkeypatch=monkeypatch) == 0
+    assert capsys.readouterr().out.count("up to date") == 5
+    assert "threshold = 0.9" in (run / "study.toml").read_text()
+
+
+def test_one_new_slide_is_cut_and_the_others_are_kept(run, monkeypatch):
+    cohort = run / "slides.csv"
+    cohort.write_text("\n".join(cohort.read_text().splitlines()[:-1]) + "\n")
+    assert vitrail("tiles", run, monkeypatch=monkeypatch) == 0
+    five = pd.read_parquet(run / "tiles" / "tiles.parquet")
+    for name in ("S0.tif", "S1.tif", "S2.tif"):
+        (run.parent / "cohort" / name).chmod(0o444)
+    cohort.write_text(cohort.read_text() + "S5,P5,../cohort/S5.tif,../cohort/S5.geojson,larynx\n")
+    cut = []
+    monkeypatch.setattr("vitrail.tiles.cohort_tiles._cut_part", lambda job: cut.append(job.entry.slide_id) or real(job))
+    assert vitrail("tiles", run, monkeypatch=monkeypatch) == 0
+    assert cut == ["S5"]
+    six = pd.read_parquet(run / "tiles" / "tiles.parquet")
+    pd.testing.assert_frame_equal(six[: len(five)], five)
+    assert set(six["slide_id"]) == {f"S{i}" for i in range(6)}
+
+
+from vitrail.tiles.cohort_tiles import _cut_part as real  # noqa: E402 - taken before the test replaces it
+
+
+def test_attributes_and_splits_cut_no_tile(run, monkeypatch, capsys):
+    cohort = run / "slides.csv"
+    cohort.write_text(cohort.read_text().replace("larynx", "hypopharynx"))
+    assert vitrail("run", run, monkeypatch=monkeypatch) == 0
+    assert capsys.readouterr().out.count("up to date") == 5
+
+
+def test_killed_again_and_again_the_numbers_are_the_same(finished, tmp_path):
+    folder = tmp_path / "study"
+    shutil.copytree(finished.parent / "cohort", folder / "cohort")
+    new_run(folder / "run", folder / "cohort" / "slides.csv", "quick", FAST)
+    command = [sys.executable, "-m", "vitrail.cli", "run", str(folder / "run")]
+    kills = 0
+    for wanted in ("tiles/stage.json", ".partial/classifier-*/history.csv", "classifier/stage.json", ".partial/segmenter-*/history.csv"):
+        kills += kill_when(command, folder / "run", wanted)
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - our own command
+    assert ended.returncode == 0, ended.stderr
+    assert kills >= 3
+    assert digests(folder / "run") == digests(finished)
+
+
+def kill_when(command, run, wanted):
+    """Start the command, kill it without warning once a file is there, and tell whether it was killed."""
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # noqa: S603 - our own command
+    until = time.monotonic() + 120
+    while process.poll() is None and time.monotonic() < until and not list(run.glob(wanted)):
+        time.sleep(0.01)
+    process.kill()
+    return process.wait() == -signal.SIGKILL
+
+
+def test_an_interrupt_is_one_line(cohort, tmp_path):
+    new_run(tmp_path / "run", cohort, "quick", FAST)
+    command = [sys.executable, "-m", "vitrail.cli", "run", str(tmp_path / "run")]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)  # noqa: S603 - our own command
+    while not list(tmp_path.glob("run/.partial/classifier-*")):
+        assert process.poll() is None
+        time.sleep(0.01)
+    time.sleep(1)
+    process.send_signal(signal.SIGINT)
+    assert "the same command goes on from here" in process.communicate(timeout=60)[1]
+    assert process.returncode == 130
+
+
+def test_help_is_quick_because_it_imports_nothing_heavy():
+    code = "import sys, vitrail.cli; print(*sorted({'torch', 'pandas', 'numpy', 'matplotlib', 'pydantic'} & set(sys.modules)))"
+    environment = os.environ | {"PYTHONWARNINGS": "error"}
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)  # noqa: S603 - our own
+    assert ended.stdout.strip() == ""

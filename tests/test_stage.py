@@ -1,0 +1,138 @@
+"""The stage rule: what is up to date stays, what is not is made anew, a crash leaves nothing that looks done."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from vitrail.config import preset, write_settings
+from vitrail.errors import RunError
+from vitrail.progress import Silent
+from vitrail.stage import Stage, bring_up_to_date, chain, open_run
+
+
+@pytest.fixture
+def folder(tmp_path):
+    write_settings(tmp_path / "study.toml", preset("quick"), "A title")
+    return tmp_path
+
+
+def stages(log, crash=None):
+    def maker(name):
+        def make(work):
+            log.append(name)
+            step = work.folder / "first.txt"
+            if not step.exists():
+                step.write_text(name)
+                if name == crash:
+                    raise KeyboardInterrupt
+            else:
+                log.append(f"{name} resumed")
+            (work.folder / "second.txt").write_text("done")
+
+        return make
+
+    def stage(name, settings, *needs):
+        return Stage(name=name, folder=name, version=1, settings=settings, needs=needs, inputs=lambda _: None, make=maker(name))
+
+    return (stage("a", ("tiles",)), stage("b", ("split",), "a"), stage("c", ("encoder",), "a"), stage("d", (), "b", "c"))
+
+
+def bring(folder, log, until="d", crash=None):
+    all_stages = stages(log, crash)
+    return bring_up_to_date(chain(all_stages, until), open_run(folder), Silent())
+
+
+def change(folder, old, new):
+    path = folder / "study.toml"
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+
+
+def test_everything_is_made_once(folder):
+    log = []
+    assert bring(folder, log) == ["a", "b", "c", "d"]
+    assert bring(folder, log) == []
+    assert log == ["a", "b", "c", "d"]
+
+
+def test_until_makes_only_what_is_needed(folder):
+    assert bring(folder, [], until="c") == ["a", "c"]
+    assert bring(folder, [], until="d") == ["b", "d"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "redone"),
+    [
+        ("side_px = 96", "side_px = 64", ["a", "b", "c", "d"]),
+        ("validation = 10", "validation = 11", ["b", "d"]),
+        ('weights = "embedded"', 'weights = "random"', ["c", "d"]),
+        ("workers = 0", "workers = 1", []),
+        ("seed = 0", "seed = 1", ["a", "b", "c", "d"]),
+    ],
+)
+def test_a_change_redoes_exactly_what_depends_on_it(folder, old, new, redone):
+    bring(folder, [])
+    change(folder, old, new)
+    assert bring(folder, []) == redone
+    change(folder, new, old)
+    assert bring(folder, []) == redone
+
+
+def test_a_crash_leaves_nothing_that_looks_done_and_is_continued(folder):
+    log = []
+    with pytest.raises(KeyboardInterrupt):
+        bring(folder, log, crash="b")
+    assert not (folder / "b").exists()
+    assert bring(folder, log) == ["b", "c", "d"]
+    assert log == ["a", "b", "b", "b resumed", "c", "d"]
+    assert not (folder / ".partial").exists()
+
+
+def test_what_was_begun_for_other_settings_is_not_continued(folder):
+    log = []
+    with pytest.raises(KeyboardInterrupt):
+        bring(folder, log, crash="b")
+    change(folder, "validation = 10", "validation = 11")
+    bring(folder, log)
+    assert "b resumed" not in log
+    assert not (folder / ".partial").exists()
+
+
+def test_a_kill_between_two_renames_loses_nothing(folder):
+    log = []
+    bring(folder, log)
+    (folder / ".partial").mkdir()
+    digest = json.loads((folder / "b" / "stage.json").read_text())["digest"]
+    (folder / "b").rename(folder / ".partial" / f"b-{digest[:16]}")
+    assert bring(folder, log) == ["b"]
+    assert log == ["a", "b", "c", "d"]
+    assert (folder / "b" / "second.txt").exists()
+
+
+def test_files_of_an_earlier_making_do_not_stay(folder):
+    bring(folder, [])
+    (folder / "a" / "stale.txt").write_text("old")
+    change(folder, "side_px = 96", "side_px = 64")
+    bring(folder, [])
+    assert not (folder / "a" / "stale.txt").exists()
+
+
+def test_a_broken_record_is_made_anew(folder):
+    bring(folder, [])
+    (folder / "d" / "stage.json").write_text("{")
+    assert bring(folder, []) == ["d"]
+
+
+def test_two_at_once_are_refused(folder):
+    fcntl = pytest.importorskip("fcntl")
+    with (folder / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(RunError, match="another vitrail is at work"):
+            bring(folder, [])
+
+
+def test_a_folder_that_is_no_run_is_refused(tmp_path):
+    with pytest.raises(RunError, match="not a run folder"):
+        open_run(tmp_path)
