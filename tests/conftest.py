@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+
+os.environ["OMP_NUM_THREADS"] = "1"  # small networks gain nothing from threads, and lose much where cores are busy
 
 import numpy as np
 import pytest

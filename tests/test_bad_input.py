@@ -6,8 +6,9 @@ import json
 from pathlib import Path
 
 import pytest
-from conftest import FAST, SIDE, outline, tissue, write_outlines, write_tiff
 from shapely.geometry import Polygon, box
+
+from conftest import FAST, SIDE, outline, tissue, write_outlines, write_tiff
 from test_run import vitrail
 from vitrail.study import new_run
 
@@ -73,9 +74,9 @@ def real_broken(cohort):
         (far_away, "no tile is annotated enough"),
     ],
 )
-def test_a_bad_slide_is_skipped_with_its_reason_and_the_rest_goes_on(run, cohort, spoil, said, monkeypatch, capfd):
+def test_a_bad_slide_is_skipped_with_its_reason_and_the_rest_goes_on(run, cohort, spoil, said, capfd):
     spoil(cohort)
-    assert vitrail("tiles", run, monkeypatch=monkeypatch) == 2
+    assert vitrail("tiles", run) == 2
     told = [line for line in capfd.readouterr().err.splitlines() if line.startswith("skipped")]
     assert len(told) == 1
     assert told[0].startswith("skipped: S1: ")
@@ -85,7 +86,9 @@ def test_a_bad_slide_is_skipped_with_its_reason_and_the_rest_goes_on(run, cohort
 
 
 def unknown_class(cohort):
-    write_outlines(cohort.parent / "S1.geojson", outline("Tumour", box(0, 0, 99, 99)), outline("Stroma: loose", box(0, 0, 9, 9)))
+    write_outlines(
+        cohort.parent / "S1.geojson", outline("Tumour", box(0, 0, 99, 99)), outline("Stroma: loose", box(0, 0, 9, 9))
+    )
 
 
 def no_tumor(cohort):
@@ -106,32 +109,32 @@ def all_missing(cohort):
         (all_missing, "6 slides: none gave tiles"),
     ],
 )
-def test_what_concerns_the_whole_cohort_stops_it_with_one_line(run, cohort, spoil, said, monkeypatch, capfd):
+def test_what_concerns_the_whole_cohort_stops_it_with_one_line(run, cohort, spoil, said, capfd):
     spoil(cohort)
-    assert vitrail("run", run, monkeypatch=monkeypatch) == 2
+    assert vitrail("run", run) == 2
     told = capfd.readouterr().err.strip().splitlines()
     assert len(told) == 1
     assert said in told[0]
     assert not (run / "tiles").exists()
 
 
-def test_a_bad_slide_once_mended_is_cut(run, cohort, monkeypatch):
+def test_a_bad_slide_once_mended_is_cut(run, cohort):
     whole = (cohort.parent / "S1.tif").read_bytes()
     truncated(cohort)
-    assert vitrail("tiles", run, monkeypatch=monkeypatch) == 2
+    assert vitrail("tiles", run) == 2
     (cohort.parent / "S1.tif").write_bytes(whole)
-    assert vitrail("tiles", run, monkeypatch=monkeypatch) == 0
+    assert vitrail("tiles", run) == 0
 
 
-def test_an_mpp_once_for_all_mends_slides_without_one(run, cohort, monkeypatch):
+def test_an_mpp_once_for_all_mends_slides_without_one(run, cohort):
     no_mpp(cohort)
-    assert vitrail("tiles", run, "--set", "slides.mpp=6.2", monkeypatch=monkeypatch) == 0
+    assert vitrail("tiles", run, "--set", "slides.mpp=6.2") == 0
 
 
-def test_a_self_crossing_outline_is_mended_with_a_warning(run, cohort, monkeypatch):
+def test_a_self_crossing_outline_is_mended_with_a_warning(run, cohort):
     bow = Polygon([(0, 0), (128, 128), (128, 0), (0, 128)])
     write_outlines(cohort.parent / "S1.geojson", outline("Tumor", bow))
-    assert vitrail("tiles", run, monkeypatch=monkeypatch) == 0
+    assert vitrail("tiles", run) == 0
     assert "crossed itself and was mended" in (run / "tiles" / "slides.csv").read_text()
 
 
@@ -145,25 +148,25 @@ def test_a_self_crossing_outline_is_mended_with_a_warning(run, cohort, monkeypat
         (["run", "{run}", "--set", "nonsense"], "is not key=value"),
     ],
 )
-def test_a_wrong_command_is_one_line(arguments, said, run, cohort, monkeypatch, tmp_path, capfd):
+def test_a_wrong_command_is_one_line(arguments, said, run, cohort, tmp_path, capfd, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert vitrail(*(a.format(run=run, cohort=cohort) for a in arguments), monkeypatch=monkeypatch) == 2
+    assert vitrail(*(a.format(run=run, cohort=cohort) for a in arguments)) == 2
     told = capfd.readouterr().err.strip().splitlines()
     assert len(told) == 1
     assert said in told[0]
     assert not (tmp_path / "other" / "study.toml").exists()
 
 
-def test_a_typo_in_study_toml_is_one_line(run, monkeypatch, capfd):
+def test_a_typo_in_study_toml_is_one_line(run, capfd):
     path = run / "study.toml"
     path.write_text(path.read_text().replace("side_px", "side_pixel"))
-    assert vitrail("run", run, monkeypatch=monkeypatch) == 2
+    assert vitrail("run", run) == 2
     assert capfd.readouterr().err.strip().count("\n") == 0
 
 
-def test_skipped_slides_stand_in_the_report(run, cohort, monkeypatch, capfd):
+def test_skipped_slides_stand_in_the_report(run, cohort, capfd):
     truncated(cohort)
-    assert vitrail("run", run, monkeypatch=monkeypatch) == 2
+    assert vitrail("run", run) == 2
     assert "skipped: S1" in capfd.readouterr().err
     assert "S1.tif" in (run / "report" / "index.html").read_text()
     assert json.loads((run / "report" / "metrics.json").read_text())["test"]["tiles"] > 0

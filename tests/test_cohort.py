@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from vitrail.errors import CohortError
 from vitrail.slides.cohort import copy_cohort, file_digest, read_cohort
 from vitrail.tiles.split import draw_split
@@ -18,7 +19,8 @@ def table(path, text):
 
 
 def test_rows_become_slides(tmp_path):
-    text = f"{HEADER},split,mpp,site\na,p,s/a.svs,a.geojson,train,0.25,larynx\nb,q,/x/b.svs,b.geojson,test,,\nc,r,c,c,validation,,x"
+    rows = "a,p,s/a.svs,a.geojson,train,0.25,larynx\nb,q,/x/b.svs,b.geojson,test,,\nc,r,c,c,validation,,x"
+    text = f"{HEADER},split,mpp,site\n{rows}"
     first, second, _ = read_cohort(table(tmp_path / "slides.csv", text))
     assert (first.slide, first.annotations) == (tmp_path / "s" / "a.svs", tmp_path / "a.geojson")
     assert (first.split, first.mpp, first.attributes) == ("train", 0.25, {"site": "larynx"})
@@ -84,7 +86,9 @@ def test_a_files_digest_is_its_contents(tmp_path):
 
 
 @given(
-    holds=st.integers(3, 40).flatmap(lambda n: st.lists(st.tuples(st.booleans(), st.booleans()), min_size=n, max_size=n)),
+    holds=st.integers(3, 40).flatmap(
+        lambda n: st.lists(st.tuples(st.booleans(), st.booleans()), min_size=n, max_size=n)
+    ),
     seed=st.integers(0, 9),
 )
 def test_a_drawn_split_keeps_the_proportions(holds, seed):

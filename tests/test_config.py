@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pytest
+
 from vitrail.config import QUICK, Settings, change_settings, preset, read_settings, write_settings
 from vitrail.errors import SettingsError
 
@@ -45,7 +46,12 @@ def test_every_setting_is_explained_in_the_file(study):
 def test_a_change_keeps_the_comments(study):
     before = study.read_text().splitlines()
     changed = change_settings(study, ["tiles.side_px=128", "seed=7", "encoder.weights=random", "slides.mpp=0.25"])
-    assert (changed.tiles.side_px, changed.seed, changed.encoder.weights, changed.slides.mpp) == (128, 7, "random", 0.25)
+    assert (changed.tiles.side_px, changed.seed, changed.encoder.weights, changed.slides.mpp) == (
+        128,
+        7,
+        "random",
+        0.25,
+    )
     assert read_settings(study) == changed
     kept = [line for line in before if line.startswith("#")]
     assert [line for line in study.read_text().splitlines() if line.startswith("#")] == kept
@@ -75,7 +81,11 @@ def test_a_wrong_change_is_one_line_and_changes_nothing(study, change, said):
 
 @pytest.mark.parametrize(
     ("text", "said"),
-    [("[tiles]\nside_pxx = 3", "no setting 'tiles.side_pxx'"), ("seed = ", "not valid TOML"), ("[tiles]\nmin_annotated = 3", "tiles.min_annotated")],
+    [
+        ("[tiles]\nside_pxx = 3", "no setting 'tiles.side_pxx'"),
+        ("seed = ", "not valid TOML"),
+        ("[tiles]\nmin_annotated = 3", "tiles.min_annotated"),
+    ],
 )
 def test_a_typo_in_the_file_is_named(tmp_path, text, said):
     (tmp_path / "study.toml").write_text(text)

@@ -66,6 +66,9 @@ def test_what_worker_processes_import_is_free_of_torch():
         for path in light
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
         if isinstance(node, ast.Import | ast.ImportFrom)
-        and any(part.split(".")[0] in {"torch", "timm"} for part in (getattr(node, "module", "") or "", *(a.name for a in node.names)))
+        and any(
+            part.split(".")[0] in {"torch", "timm"}
+            for part in (getattr(node, "module", "") or "", *(a.name for a in node.names))
+        )
     }
     assert names == set()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+
 from vitrail.config import preset, write_settings
 from vitrail.errors import RunError
 from vitrail.progress import Silent
@@ -33,9 +34,16 @@ def stages(log, crash=None):
         return make
 
     def stage(name, settings, *needs):
-        return Stage(name=name, folder=name, version=1, settings=settings, needs=needs, inputs=lambda _: None, make=maker(name))
+        return Stage(
+            name=name, folder=name, version=1, settings=settings, needs=needs, inputs=lambda _: None, make=maker(name)
+        )
 
-    return (stage("a", ("tiles",)), stage("b", ("split",), "a"), stage("c", ("encoder",), "a"), stage("d", (), "b", "c"))
+    return (
+        stage("a", ("tiles",)),
+        stage("b", ("split",), "a"),
+        stage("c", ("encoder",), "a"),
+        stage("d", (), "b", "c"),
+    )
 
 
 def bring(folder, log, until="d", crash=None):

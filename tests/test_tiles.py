@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from conftest import MPP, SIDE, outline, tissue, write_outlines, write_tiff
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from shapely.geometry import box
+
+from conftest import MPP, SIDE, outline, tissue, write_outlines, write_tiff
 from vitrail.classes import TissueClass
 from vitrail.config import Settings, TileSettings
 from vitrail.errors import TileError
@@ -47,7 +48,9 @@ def test_a_fractional_grid_does_not_drift():
 
 
 def test_where_outlines_overlap_tumor_wins(tmp_path):
-    path = write_outlines(tmp_path / "s.geojson", outline("Tumor", box(0, 0, 6, 8)), outline("Non-tumor", box(4, 0, 8, 4)))
+    path = write_outlines(
+        tmp_path / "s.geojson", outline("Tumor", box(0, 0, 6, 8)), outline("Non-tumor", box(4, 0, 8, 4))
+    )
     labels = annotated(read_annotations(path, NAMES), TileGrid(side=8, rows=1, columns=1).tile(0, 0), (8, 8))
     assert (labels[:, :6] == TissueClass.TUMOR).all()
     assert (labels[:4, 6:] == TissueClass.NON_TUMOR).all()
@@ -61,7 +64,9 @@ def test_unannotated_pixels_are_glass_or_other_tissue():
 
 
 def test_annotation_is_measured_as_drawn(tmp_path):
-    path = write_outlines(tmp_path / "s.geojson", outline("Tumor", box(0, 0, 48, 16)), outline("Non-tumor", box(32, 16, 64, 32)))
+    path = write_outlines(
+        tmp_path / "s.geojson", outline("Tumor", box(0, 0, 48, 16)), outline("Non-tumor", box(32, 16, 64, 32))
+    )
     found = candidates(read_annotations(path, NAMES), TileGrid(side=32, rows=2, columns=2), 16)
     assert found.share.tolist() == [[0.5, 0], [0.25, 0.5], [0, 0], [0, 0]]
     assert found.label.tolist() == [0, 1, 0, 0]
@@ -90,7 +95,9 @@ def test_a_draw_depends_on_seed_and_slide():
 
 def test_a_slide_is_cut_by_the_papers_rules(tmp_path):
     half = SIDE // 2
-    cut = cut_slide(draw(tmp_path, outline("Tumor", box(0, 0, half, SIDE)), outline("Non-tumor", box(half, 0, SIDE, 64))), SMALL)
+    cut = cut_slide(
+        draw(tmp_path, outline("Tumor", box(0, 0, half, SIDE)), outline("Non-tumor", box(half, 0, SIDE, 64))), SMALL
+    )
     rows = cut.rows
     assert rows["label"].value_counts().to_dict() == {"tumor": 32, "non_tumor": 8}
     assert np.allclose(rows[["tumor", "non_tumor", "other", "background"]].sum(axis=1), 1)

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, Optional
+from typing import TYPE_CHECKING, Annotated, Literal, NoReturn, Optional
 
 import typer
+from click.exceptions import ClickException
 
 from vitrail import __version__
 from vitrail.errors import VitrailError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from vitrail.progress import Progress
 
 app = typer.Typer(
@@ -22,6 +25,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+
+INTERRUPTED = 130
+"""Exit code after Ctrl-C."""
 
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="The run folder.")]
 Changes = Annotated[
@@ -35,7 +41,9 @@ StageName = Literal["tiles", "split", "classifier", "segmenter", "predict", "rep
 def init(
     run: RunFolder,
     slides: Annotated[Path, typer.Option(help="The cohort: slides.csv.")],
-    preset: Annotated[Literal["paper", "quick"], typer.Option(help="paper: its settings; quick: for 2 CPU cores.")] = "paper",
+    preset: Annotated[
+        Literal["paper", "quick"], typer.Option(help="paper: its settings; quick: for 2 CPU cores.")
+    ] = "paper",
     changes: Changes = None,
 ) -> None:
     """Make a run folder: a commented study.toml, and the cohort's slides.csv."""
@@ -93,14 +101,24 @@ def demo(folder: Annotated[Path, typer.Argument(help="Where to put it.")] = Path
     _finish(demo_run(folder, _progress()))
 
 
-def main() -> None:
-    """Run the command line; an error of the user's is one line and exit code 2."""
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line, and leave with its exit code; an error of the user's is one line and exit code 2.
+
+    Parameters
+    ----------
+    arguments
+        What stands behind `vitrail`; that of this process where it is None.
+    """
     try:
-        app(standalone_mode=True)
+        code = app(args=arguments, standalone_mode=False)
     except VitrailError as error:
         _end(f"vitrail: {error}", 2)
-    except KeyboardInterrupt:
-        _end("vitrail: stopped; the same command goes on from here", 130)
+    except ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    if code == INTERRUPTED:  # typer has caught Ctrl-C itself
+        _end("vitrail: stopped; the same command goes on from here", INTERRUPTED)
+    sys.exit(code if isinstance(code, int) else 0)
 
 
 def _bring(folder: Path, until: str, changes: list[str] | None) -> None:
@@ -126,7 +144,7 @@ def _progress() -> Progress:
     return for_terminal()
 
 
-def _end(line: str, code: int) -> None:
+def _end(line: str, code: int) -> NoReturn:
     print(line, file=sys.stderr)  # noqa: T201 - the one line
     sys.exit(code)
 
@@ -137,10 +155,11 @@ def _version(wanted: bool) -> None:  # noqa: FBT001 - typer calls it with the fl
         raise typer.Exit
 
 
+Version = Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Say the version.")]
+
+
 @app.callback()
-def _vitrail(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Say the version.")] = False,  # noqa: FBT002 - a flag
-) -> None:
+def _vitrail(version: Version = False) -> None:  # noqa: FBT002 - a flag
     pass
 
 

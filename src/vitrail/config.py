@@ -8,7 +8,6 @@ resolution, epochs, learning rates and the encoder, so that a study fits 2 CPU c
 from __future__ import annotations
 
 import tomllib
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 import tomlkit
@@ -18,6 +17,7 @@ from vitrail.errors import SettingsError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from pathlib import Path
 
     from pydantic.fields import FieldInfo
     from tomlkit import TOMLDocument
@@ -59,9 +59,7 @@ class TileSettings(Branch):
 
     side_um: Positive = Field(199.1, description='Paper: "we extracted tiles of size 199.1 µm ..."')
     side_px: Annotated[int, Field(ge=32)] = Field(224, description='Paper: "... and resized them to 224 pixels."')
-    min_annotated: Share = Field(
-        0.30, description='Paper: "non-overlapping tiles with at least 30% annotated pixels"'
-    )
+    min_annotated: Share = Field(0.30, description='Paper: "non-overlapping tiles with at least 30% annotated pixels"')
     max_tumor: Count = Field(
         125, description='Paper: "We decided to extract a maximum of 125 tumor and 500 non-tumor tiles from each slide"'
     )
@@ -76,7 +74,9 @@ class TileSettings(Branch):
 class SplitSettings(Branch):
     """Sizes of the three parts; only their proportions count. Patients stay whole."""
 
-    train: Positive = Field(70, description='Paper: "70 slides were used for training, 10 for validation, and 21 for testing."')
+    train: Positive = Field(
+        70, description='Paper: "70 slides were used for training, 10 for validation, and 21 for testing."'
+    )
     validation: Positive = Field(10, description="see train")
     test: Positive = Field(21, description="see train")
 
@@ -132,10 +132,12 @@ class SegmenterSettings(Branch):
 
     decoder: Annotated[tuple[Count, ...], Field(min_length=5, max_length=5)] = Field(
         (256, 128, 64, 32, 16),
-        description='Paper: "The decoder consists of five decoder blocks"; channels as in its Segmentation Models library',
+        description='Paper: "The decoder consists of five decoder blocks"; channels as in its library',
     )
     learning_rate: Positive = Field(1e-4, description='Paper: "using Adam optimizer with a learning rate of 10^-4"')
-    batch: Count = Field(64, description='Paper: "We chose to minimize the Jaccard loss function and set the batch size to 64."')
+    batch: Count = Field(
+        64, description='Paper: "We chose to minimize the Jaccard loss function and set the batch size to 64."'
+    )
     epochs: Count = Field(50, description="the paper is silent; the epoch with the lowest validation loss is kept")
 
 
@@ -211,7 +213,9 @@ def read_settings(path: Path) -> Settings:
     try:
         return Settings.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
-        raise SettingsError(path, "no such file", "Make a run folder with: vitrail init RUN --slides slides.csv") from None
+        raise SettingsError(
+            path, "no such file", "Make a run folder with: vitrail init RUN --slides slides.csv"
+        ) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SettingsError(path, f"not valid TOML ({error})", "Mend that line") from None
     except ValidationError as error:
@@ -258,7 +262,9 @@ def _apply(document: TOMLDocument, change: str) -> None:
         raise SettingsError("--set", f"{change!r} is not key=value", "Write for example --set tiles.side_px=128")
     table = document.setdefault(branch[0], tomlkit.table()) if branch else document
     if not isinstance(table, dict):
-        raise SettingsError("--set", f"{branch[0]!r} is a value, not a group of settings", f"Write --set {branch[0]}=...")
+        raise SettingsError(
+            "--set", f"{branch[0]!r} is a value, not a group of settings", f"Write --set {branch[0]}=..."
+        )
     table[name] = _value(text.strip())
 
 
@@ -276,7 +282,9 @@ def _settings_error(where: Path | str, error: ValidationError) -> SettingsError:
     name = ".".join(place) or "study"
     if first["type"] == "extra_forbidden":
         return SettingsError(where, f"there is no setting {name!r}", _nearest(place))
-    return SettingsError(where, f"{name} = {first['input']!r}: {first['msg']}" if place else first["msg"], "Mend this value")
+    return SettingsError(
+        where, f"{name} = {first['input']!r}: {first['msg']}" if place else first["msg"], "Mend this value"
+    )
 
 
 def _nearest(place: list[str]) -> str:

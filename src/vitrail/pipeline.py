@@ -1,8 +1,8 @@
 """The whole data flow on one page: what each stage reads, and what makes it.
 
-    slides.csv ─ tiles ─┬─ split ─┬─ classifier ─┬─ predict ─ report
-                        │         └─ segmenter ──┤
-                        └────────────────────────┘
+slides.csv ─ tiles ─┬─ split ─┬─ classifier ─┬─ predict ─ report
+                    │         └─ segmenter ──┤
+                    └────────────────────────┘
 """
 
 from __future__ import annotations
@@ -32,7 +32,9 @@ def draw_split(work: Work) -> None:
     """Divide the patients into training, validation and test."""
     run, sizes = work.run, work.run.settings.split
     rows = read_tiles(run.folder / "tiles").rows
-    drawn = split_patients(rows, read_cohort(run.cohort), (sizes.train, sizes.validation, sizes.test), run.settings.seed)
+    drawn = split_patients(
+        rows, read_cohort(run.cohort), (sizes.train, sizes.validation, sizes.test), run.settings.seed
+    )
     write_split(work.folder, drawn)
 
 
@@ -95,28 +97,58 @@ def _nothing(run: Run) -> Any:  # noqa: ARG001 - a stage that reads only other s
 
 STAGES = (
     Stage(
-        name="tiles", folder="tiles", version=1,
-        settings=("slides", "annotations", "tiles"), needs=(), inputs=_slides, make=cut_tiles,
+        name="tiles",
+        folder="tiles",
+        version=1,
+        settings=("slides", "annotations", "tiles"),
+        needs=(),
+        inputs=_slides,
+        make=cut_tiles,
     ),
     Stage(
-        name="split", folder="split", version=1,
-        settings=("split",), needs=("tiles",), inputs=_given_splits, make=draw_split,
+        name="split",
+        folder="split",
+        version=1,
+        settings=("split",),
+        needs=("tiles",),
+        inputs=_given_splits,
+        make=draw_split,
     ),
     Stage(
-        name="classifier", folder="classifier", version=1,
-        settings=("encoder", "augment", "classifier"), needs=("tiles", "split"), inputs=_weights, make=train_classifier,
+        name="classifier",
+        folder="classifier",
+        version=1,
+        settings=("encoder", "augment", "classifier"),
+        needs=("tiles", "split"),
+        inputs=_weights,
+        make=train_classifier,
     ),
     Stage(
-        name="segmenter", folder="segmenter", version=1,
-        settings=("encoder", "augment", "segmenter"), needs=("tiles", "split"), inputs=_weights, make=train_segmenter,
+        name="segmenter",
+        folder="segmenter",
+        version=1,
+        settings=("encoder", "augment", "segmenter"),
+        needs=("tiles", "split"),
+        inputs=_weights,
+        make=train_segmenter,
     ),
     Stage(
-        name="predict", folder="predictions", version=1,
-        settings=("tiles", "predict"), needs=("tiles", "split", "classifier", "segmenter"), inputs=_nothing, make=predict,
+        name="predict",
+        folder="predictions",
+        version=1,
+        settings=("tiles", "predict"),
+        needs=("tiles", "split", "classifier", "segmenter"),
+        inputs=_nothing,
+        make=predict,
     ),
     Stage(
-        name="report", folder="report", version=1,
-        settings=("evaluation",), needs=("tiles", "split", "classifier", "segmenter", "predict"), inputs=_attributes, make=report,
+        name="report",
+        folder="report",
+        version=1,
+        settings=("evaluation",),
+        needs=("tiles", "split", "classifier", "segmenter", "predict"),
+        inputs=_attributes,
+        make=report,
     ),
-)  # fmt: skip
+)
 """All stages, in an order in which each comes after those it needs."""

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     Step = Callable[..., None]
 
 
+def _nothing(n: int = 1, note: str = "") -> None:
+    """Take a step that nobody watches."""
+
+
 class Progress(Protocol):
     """Something that can be told how far a piece of work is."""
 
@@ -34,7 +38,7 @@ class Silent:
     @contextmanager
     def task(self, title: str, total: int, done: int = 0) -> Iterator[Step]:  # noqa: ARG002 - the protocol's arguments
         """Yield a step that does nothing."""
-        yield lambda n=1, note="": None
+        yield _nothing
 
     def say(self, line: str) -> None:
         """Keep quiet."""
@@ -49,9 +53,14 @@ class Bars:
         from rich import progress as rich  # noqa: PLC0415 - keeps start-up fast
 
         columns = (
-            rich.TextColumn("{task.description:<14}"), rich.BarColumn(), rich.MofNCompleteColumn(),
-            rich.TimeElapsedColumn(), rich.TextColumn("left"), rich.TimeRemainingColumn(), rich.TextColumn("{task.fields[note]}"),
-        )  # fmt: skip
+            rich.TextColumn("{task.description:<10}"),
+            rich.BarColumn(),
+            rich.MofNCompleteColumn(),
+            rich.TimeElapsedColumn(),
+            rich.TextColumn("left"),
+            rich.TimeRemainingColumn(),
+            rich.TextColumn("{task.fields[note]}"),
+        )
         with rich.Progress(*columns) as bars:
             bar = bars.add_task(title, total=total, completed=done, note="")
             last = [""]
@@ -92,7 +101,9 @@ class Lines:
             if count >= total or now - told >= self.every:
                 told = now
                 left = (now - begun) / max(count - first, 1) * (total - count)
-                self.say(f"{title}: {count}/{total}, {now - begun:.0f} s, {left:.0f} s left{'  ' + note if note else ''}")
+                self.say(
+                    f"{title}: {count}/{total}, {now - begun:.0f} s, {left:.0f} s left{'  ' + note if note else ''}"
+                )
 
         yield step
 

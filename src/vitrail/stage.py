@@ -99,7 +99,9 @@ def open_run(folder: Path) -> Run:
         Its `study.toml` is wrong.
     """
     if not (folder / "study.toml").is_file():
-        raise RunError(folder, "not a run folder (no study.toml)", f"Make one with: vitrail init {folder} --slides slides.csv")
+        raise RunError(
+            folder, "not a run folder (no study.toml)", f"Make one with: vitrail init {folder} --slides slides.csv"
+        )
     return Run(folder=folder, settings=read_settings(folder / "study.toml"))
 
 

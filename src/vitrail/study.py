@@ -26,6 +26,11 @@ Change a value and run `vitrail run` again: exactly the stages that depend on it
 Sentences after "Paper:" are of Dörrich et al. 2023, Diagn Pathol 18:121 (CC BY 4.0)."""
 
 
+DEMO_PATIENTS = 12
+DEMO_SETTINGS = ("classifier.batch=32", "segmenter.batch=16")
+"""The demo's cohort is small; smaller batches give its training enough steps."""
+
+
 def new_run(folder: Path, slides: Path, name: Preset, changes: Sequence[str] = ()) -> None:
     """Make a run folder with `study.toml` and `slides.csv`.
 
@@ -86,7 +91,12 @@ def _outcome(run: Run, until: str) -> list[str]:
     figures = [_figures(test, network) for network in ("classifier", "segmenter")]
     pixels = test["pixels"]
     jaccard = f"pixels       mean Jaccard {_show(pixels['mean_jaccard'])}, tumor {_show(pixels['jaccard']['tumor'])}"
-    return [f"test: {test['tiles']} tiles of {test['patients']} patients", *figures, jaccard, str(folder / "index.html")]
+    return [
+        f"test: {test['tiles']} tiles of {test['patients']} patients",
+        *figures,
+        jaccard,
+        str(folder / "index.html"),
+    ]
 
 
 def _figures(test: dict[str, dict[str, float | None]], network: str) -> str:
@@ -105,10 +115,11 @@ def demo_run(folder: Path, progress: Progress) -> tuple[list[str], list[str]]:
     VitrailError
         Something that the user can mend.
     """
-    from vitrail.slides.phantom import write_cohort  # noqa: PLC0415 - only the demo draws
+    from vitrail.slides.phantom import PhantomCohort, write_cohort  # noqa: PLC0415 - only the demo draws
 
-    with progress.task("slides", DEMO.patients * DEMO.slides_per_patient) as step:
-        slides = write_cohort(folder / "cohort", DEMO, on_slide=lambda name: step(1, name))
+    cohort = PhantomCohort(patients=DEMO_PATIENTS)
+    with progress.task("slides", DEMO_PATIENTS) as step:
+        slides = write_cohort(folder / "cohort", cohort, on_slide=lambda name: step(1, name))
     run = folder / "run"
     if not (run / "study.toml").exists():
         new_run(run, slides, "quick", DEMO_SETTINGS)

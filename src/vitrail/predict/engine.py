@@ -35,7 +35,7 @@ class Engine:
 
     def __init__(self, model: Model, device: torch.device) -> None:
         self.spec, self.device = model.spec, device
-        self.module = model.module.to(device, memory_format=torch.channels_last).eval()
+        self.module = model.module.to(device).to(memory_format=torch.channels_last).eval()
         self._standardise = Standardiser(model.spec, device)
         self._precision = precision(device)
 

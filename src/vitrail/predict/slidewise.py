@@ -14,13 +14,14 @@ from vitrail.tiles.labels import is_white
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from vitrail.progress import Step
     from vitrail.predict.engine import Engine
+    from vitrail.progress import Step
     from vitrail.slides.slide import Slide
     from vitrail.tiles.grid import TileGrid
 
 GLASS = 0.9
 """A tile with a larger share of white pixels is taken for empty glass."""
+
 
 def predict_slide(slide: Slide, engines: tuple[Engine, Engine], white: int, step: Step) -> SlideMap:
     """Apply classifier and segmenter to every tile of a slide that is not empty glass, a row of tiles at a time.
@@ -58,7 +59,9 @@ def _tissue(
 ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """Read the tiles of one row that hold tissue; returns their pixels and columns."""
     side_px, white = pixels
-    images = np.stack([read_region(slide, grid.tile(row, column), (side_px, side_px)) for column in range(grid.columns)])
+    images = np.stack(
+        [read_region(slide, grid.tile(row, column), (side_px, side_px)) for column in range(grid.columns)]
+    )
     columns = np.flatnonzero(is_white(images, white).mean(axis=(1, 2)) <= GLASS)
     return images[columns], columns
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
 import pandas as pd
 
 from vitrail.classes import CLASSES, TissueClass
@@ -18,6 +17,7 @@ from vitrail.measures.scores import confusion
 if TYPE_CHECKING:
     from pathlib import Path
 
+    import numpy as np
     from numpy.typing import NDArray
 
     from vitrail.predict.engine import Engine
@@ -28,9 +28,7 @@ BLOCK = 512
 """Tiles in one block: what a killed run loses at most."""
 
 
-def predict_tiles(
-    tiles: TileTable, engines: tuple[Engine, Engine], blocks: Path, progress: Progress
-) -> pd.DataFrame:
+def predict_tiles(tiles: TileTable, engines: tuple[Engine, Engine], blocks: Path, progress: Progress) -> pd.DataFrame:
     """Apply the classifier and the segmenter to every tile.
 
     Parameters
@@ -76,16 +74,16 @@ def pixel_confusion(truth: NDArray[np.uint8], predicted: NDArray[np.uint8]) -> N
     return confusion(truth.ravel(), predicted.ravel(), len(CLASSES))
 
 
-def _predict_block(
-    images: NDArray[np.uint8], masks: NDArray[np.uint8], engines: tuple[Engine, Engine]
-) -> pd.DataFrame:
+def _predict_block(images: NDArray[np.uint8], masks: NDArray[np.uint8], engines: tuple[Engine, Engine]) -> pd.DataFrame:
     classifier, segmenter = engines
     classes = segmenter.pixel_classes(images)
-    return pd.DataFrame({
-        "classifier": classifier.tumor_probability(images),
-        "segmenter": (classes == TissueClass.TUMOR).mean(axis=(1, 2)),
-        "pixels": [pixel_confusion(t, p).ravel() for t, p in zip(masks, classes, strict=True)],
-    })
+    return pd.DataFrame(
+        {
+            "classifier": classifier.tumor_probability(images),
+            "segmenter": (classes == TissueClass.TUMOR).mean(axis=(1, 2)),
+            "pixels": [pixel_confusion(t, p).ravel() for t, p in zip(masks, classes, strict=True)],
+        }
+    )
 
 
 def _write(path: Path, rows: pd.DataFrame) -> None:

@@ -1,7 +1,7 @@
 """The cohort: `slides.csv`, one row a slide.
 
 Columns `slide_id`, `patient_id`, `slide`, `annotations`; optional `split` (train, validation, test) and `mpp` (um per
-level-0 pixel, where a header lacks it). Any further column is an attribute of the slide. Paths are relative to the file.
+level-0 pixel, where a header lacks it). Any further column is an attribute. Paths are relative to the file.
 """
 
 from __future__ import annotations
@@ -63,7 +63,8 @@ def read_cohort(path: Path) -> tuple[CohortSlide, ...]:
         or only some of the patients have a split.
     """
     rows = _read_table(path)
-    slides = tuple(_slide(path, number, row) for number, row in enumerate(rows.to_dict("records"), start=2))
+    records = ({str(name): str(cell) for name, cell in row.items()} for row in rows.to_dict("records"))
+    slides = tuple(_slide(path, line, row) for line, row in enumerate(records, start=2))
     _check_ids(path, slides)
     _check_splits(path, slides)
     return slides
@@ -137,7 +138,9 @@ def _checked_columns(path: Path, rows: pd.DataFrame) -> pd.DataFrame:
         raise CohortError(path, f"column {', '.join(missing)} is missing (found: {found})", "Add it to the header")
     if rows.empty:
         raise CohortError(path, "no slides", "Add a row for each slide")
-    return rows.apply(lambda column: column.str.strip())
+    for name in rows:
+        rows[name] = rows[name].str.strip()
+    return rows
 
 
 def _slide(path: Path, line: int, row: dict[str, str]) -> CohortSlide:

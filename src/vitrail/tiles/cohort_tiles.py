@@ -182,9 +182,7 @@ def _earlier_outcomes(earlier: Path, digests: dict[str, str]) -> dict[str, Outco
     return {name: Outcome(mpp=float(mpp), warnings=warnings) for name, mpp, warnings in columns}
 
 
-def _summary(
-    entries: tuple[CohortSlide, ...], outcomes: dict[str, Outcome], digests: dict[str, str]
-) -> pd.DataFrame:
+def _summary(entries: tuple[CohortSlide, ...], outcomes: dict[str, Outcome], digests: dict[str, str]) -> pd.DataFrame:
     records = [(e.slide_id, e.patient_id, outcomes[e.slide_id]) for e in entries]
     rows = [(s, p, o.mpp, o.skipped, o.warnings, digests[s]) for s, p, o in records]
     return pd.DataFrame(rows, columns=["slide_id", "patient_id", "mpp", "skipped", "warnings", "digest"])
@@ -192,7 +190,9 @@ def _summary(
 
 def _check_any(entries: tuple[CohortSlide, ...], summary: pd.DataFrame) -> None:
     if (summary["skipped"] != "").all():
-        raise TileError(f"{len(entries)} slides", f"none gave tiles. The first: {summary['skipped'].iloc[0]}", "Mend these")
+        raise TileError(
+            f"{len(entries)} slides", f"none gave tiles. The first: {summary['skipped'].iloc[0]}", "Mend these"
+        )
 
 
 def _assemble(summary: pd.DataFrame, sources: dict[str, Path], folder: Path, side_px: int) -> None:
@@ -206,10 +206,9 @@ def _assemble(summary: pd.DataFrame, sources: dict[str, Path], folder: Path, sid
     for name, where in rows.groupby("slide_id", sort=False).indices.items():
         images[where], masks[where] = _pixels(str(name), sources[str(name)], earlier)
     rows.to_parquet(folder / "tiles.parquet")
-    counts = rows.groupby(["slide_id", "label"]).size().unstack(fill_value=0)
-    for label in ("tumor", "non_tumor"):
-        found = counts[label] if label in counts else pd.Series(dtype=int)
-        summary[f"{label}_tiles"] = summary["slide_id"].map(found).fillna(0).astype(int)
+    for label in LABELS:
+        found = rows.loc[rows["label"] == label.key, "slide_id"].value_counts()
+        summary[f"{label.key}_tiles"] = summary["slide_id"].map(found).fillna(0).astype(int)
     summary.to_csv(folder / "slides.csv", index=False)
 
 

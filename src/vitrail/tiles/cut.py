@@ -59,7 +59,7 @@ def class_names(settings: Settings) -> ClassNames:
 
 
 def open_cohort_slide(entry: CohortSlide, settings: Settings) -> Slide:
-    """Open a slide of a cohort: its `mpp` in slides.csv wins over the header, `slides.mpp` steps in where both are silent.
+    """Open a slide of a cohort: `mpp` in slides.csv wins over the header, `slides.mpp` steps in where both are silent.
 
     Raises
     ------
@@ -96,7 +96,9 @@ def _choose_rows(entry: CohortSlide, annotations: Annotations, grid: TileGrid, s
     if not len(chosen):
         found, wanted = tiles.share.sum(axis=1).max(), settings.tiles.min_annotated
         problem = f"no tile is annotated enough (at most {found:.0%} of a tile, {wanted:.0%} wanted)"
-        raise TileError(entry.slide, problem, "Check that the outlines belong to this slide, or lower tiles.min_annotated")
+        raise TileError(
+            entry.slide, problem, "Check that the outlines belong to this slide, or lower tiles.min_annotated"
+        )
     names = [TissueClass(label).key for label in tiles.label[chosen]]
     return pd.DataFrame({
         "slide_id": entry.slide_id, "patient_id": entry.patient_id,

@@ -42,13 +42,15 @@ def split_patients(rows: pd.DataFrame, entries: Sequence[CohortSlide], sizes: Se
     CohortError
         Fewer than three patients have tiles, or a given split has none.
     """
-    tiles = rows.groupby(["patient_id", "label"]).size().unstack(fill_value=0).sort_index()
+    tiles = pd.crosstab(rows["patient_id"], rows["label"])
     given = {entry.patient_id: entry.split for entry in entries if entry.split}
     split = [given[patient] for patient in tiles.index] if given else draw_split(tiles.to_numpy() > 0, sizes, seed)
     result = pd.Series(list(split), index=tiles.index, name="split")
     empty = sorted(set(SPLITS) - set(result))
     if empty:
-        raise CohortError("slides.csv", f"no patient with tiles is in {', '.join(empty)}", "Add slides there, or leave split out")
+        raise CohortError(
+            "slides.csv", f"no patient with tiles is in {', '.join(empty)}", "Add slides there, or leave split out"
+        )
     return result
 
 
@@ -102,7 +104,7 @@ _TRIES = 1000
 def _counts(patients: int, sizes: Sequence[float]) -> NDArray[np.int64]:
     """Share patients out by largest remainder, at least one to each part."""
     ideal = np.asarray(sizes) / np.sum(sizes) * patients
-    counts = np.maximum(np.floor(ideal).astype(int), 1)
+    counts: NDArray[np.int64] = np.maximum(np.floor(ideal).astype(np.int64), 1)
     while counts.sum() < patients:
         counts[np.argmax(ideal - counts)] += 1
     while counts.sum() > patients:

@@ -7,7 +7,7 @@ Columns of `tiles.parquet`: `slide_id`, `patient_id`; `x`, `y`, `side` of the ti
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -62,5 +62,5 @@ def read_tiles(folder: Path) -> TileTable:
 
 def new_array(path: Path, shape: tuple[int, ...]) -> NDArray[np.uint8]:
     """Create an `.npy` of bytes on disk to be filled row by row."""
-    array: Any = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=shape)
+    array: NDArray[np.uint8] = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=shape)
     return array
