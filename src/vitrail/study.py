@@ -26,7 +26,7 @@ Change a value and run `vitrail run` again: exactly the stages that depend on it
 Sentences after "Paper:" are of Dörrich et al. 2023, Diagn Pathol 18:121 (CC BY 4.0)."""
 
 
-DEMO_PATIENTS = 12
+DEMO_PATIENTS, DEMO_SIDE_PX = 12, 4096
 DEMO_SETTINGS = ("classifier.batch=32", "segmenter.batch=16")
 """The demo's cohort is small; smaller batches give its training enough steps."""
 
@@ -117,7 +117,7 @@ def demo_run(folder: Path, progress: Progress) -> tuple[list[str], list[str]]:
     """
     from vitrail.slides.phantom import PhantomCohort, write_cohort  # noqa: PLC0415 - only the demo draws
 
-    cohort = PhantomCohort(patients=DEMO_PATIENTS)
+    cohort = PhantomCohort(patients=DEMO_PATIENTS, side_px=DEMO_SIDE_PX)
     with progress.task("slides", DEMO_PATIENTS) as step:
         slides = write_cohort(folder / "cohort", cohort, on_slide=lambda name: step(1, name))
     run = folder / "run"
