@@ -171,7 +171,8 @@ class _Lesson:
     def _validate(self, step: Callable[[], None]) -> tuple[float, float]:
         """Return loss and score of the validation tiles, which are not augmented."""
         self.network.eval()
-        rows, objective = self.plan.parts.validation, self.plan.objective
+        objective = self.plan.objective
+        rows = shuffled(self.plan.parts.validation, self.plan.seeds(0)[1])  # tiles of one slide lack classes
         losses, tallies = [], []
         for images, targets in self.loader(cut(rows, self.plan.batch)):
             logits = self._logits(images)

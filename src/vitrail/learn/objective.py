@@ -137,7 +137,7 @@ class Segmentation:
         return images, targets if masks is None else masks
 
     def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Return the Jaccard loss of logits `[n, 4, h, w]`, over the classes that the batch holds."""
+        """Return the Jaccard loss of logits `[n, 4, h, w]`; a class that the batch lacks counts as 0."""
         loss: Tensor = self._jaccard(logits, targets.long())
         return loss
 
@@ -149,6 +149,7 @@ class Segmentation:
 
     def rate(self, tally: Tensor) -> float:
         """Return the Jaccard index, averaged over the classes that are there or were predicted."""
+        tally = tally.cpu()  # not every GPU has doubles
         both = tally.diagonal().double()
         either = tally.sum(0) + tally.sum(1) - tally.diagonal()
         return float((both[either > 0] / either[either > 0]).mean())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, cast
 
+import torch
 from torch import nn
 
 from vitrail.models.encoder import create_encoder, feature_channels
@@ -47,9 +48,10 @@ class Classifier(nn.Module):
         return cast("Tensor", cast("Any", self.encoder).forward_features(x))
 
     def head(self, features: Tensor) -> Tensor:
-        """Map feature maps `[n, c, h', w']` to logits `[n]`."""
-        hidden = self.dense(features.mean((2, 3))).relu()
-        return cast("Tensor", self.logit(self.dropout(hidden)).squeeze(1))
+        """Map feature maps `[n, c, h', w']` to logits `[n]`, in float32: bfloat16 has eight bits, and scores would tie."""
+        with torch.autocast(features.device.type, enabled=False):
+            hidden = self.dense(features.float().mean((2, 3))).relu()
+            return cast("Tensor", self.logit(self.dropout(hidden)).squeeze(1))
 
     def forward(self, x: Tensor) -> Tensor:
         """Map standardised images `[n, 3, h, w]` to logits `[n]`; the sigmoid is the probability of tumor."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, cast
 
 import segmentation_models_pytorch as smp
+import torch
 from torch import nn
 
 from vitrail.errors import ModelError
@@ -59,7 +60,9 @@ class Segmenter(nn.Module):
 
     def decode(self, features: list[Tensor], size: tuple[int, int] | None = None) -> Tensor:
         """Map the maps of `encode` to logits `[n, classes, h, w]`, cropped to `size` (height, width) if given."""
-        logits: Tensor = self.unet.segmentation_head(self.unet.decoder(features))
+        decoded: Tensor = self.unet.decoder(features)
+        with torch.autocast(decoded.device.type, enabled=False):  # bfloat16 has eight bits, and classes would tie
+            logits: Tensor = self.unet.segmentation_head(decoded.float())
         return logits if size is None else logits[..., : size[0], : size[1]]
 
     def forward(self, x: Tensor) -> Tensor:

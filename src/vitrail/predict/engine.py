@@ -50,7 +50,7 @@ class Engine:
 
     def tumor_probability(self, images: NDArray[np.uint8]) -> NDArray[np.float64]:
         """Classify images `[n, h, w, 3]`; returns the probability of tumor, `[n]`."""
-        outputs = [torch.sigmoid(logits.double()).cpu().numpy() for logits in self.outputs(images)]
+        outputs = [torch.sigmoid(logits.cpu().double()).numpy() for logits in self.outputs(images)]
         return np.concatenate([np.empty(0), *outputs])
 
     def pixel_classes(self, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
