@@ -42,7 +42,8 @@ class Tiles(Dataset):
         mean, std = statistics
         blur = [] if masks else [v2.RandomApply([v2.GaussianBlur(3, (0.1, 1.0))], 0.5)]
         changes = [
-            v2.RandomHorizontalFlip(), v2.RandomVerticalFlip(), v2.RandomRotation(180),
+            v2.RandomHorizontalFlip(), v2.RandomVerticalFlip(),
+            v2.RandomChoice([v2.RandomRotation((angle, angle)) for angle in (0, 90, 180, 270)]),
             v2.ColorJitter(0.15, 0.15, 0.2, 0.03), *blur,
         ]  # fmt: skip
         self.transform = v2.Compose(
@@ -102,7 +103,8 @@ def study(folder: Path, seed: int) -> dict:
     rows = {name: np.flatnonzero(split == name) for name in ("train", "validation", "test")}
     pixels = table.images[rows["train"]].reshape(-1, 3) / np.float32(255)
     statistics = pixels.mean(0).tolist(), pixels.std(0).tolist()
-    weights = start_weights(settings.encoder.name, settings.encoder.weights)
+    weights = start_weights(settings.encoder)
+    weights = {key: value for key, value in weights.items() if not key.startswith("classifier.")}
 
     def sets(masks):
         return {name: Tiles(table, rows[name], statistics, masks=masks, train=name == "train") for name in rows}

@@ -121,6 +121,11 @@ def test_all_kinds_of_geometry(read, geometry, area, kind):
         ({"color": [140, 220, 90]}, "Non-tumor"),
         ({"colorRGB": -16711936}, "#00ff00"),
         ({"parentClass": {"name": "Tumor", "colorRGB": -1}, "name": "Invasive", "colorRGB": -1}, "Tumor: Invasive"),
+        ({"colorRGB": -3670016.0}, "Tumor"),
+        ({"color": [140.0, 220.0, 90.0]}, "Non-tumor"),
+        ({"names": "Tumor"}, "Tumor"),
+        ({"names": [5, "Tumor", None]}, "Tumor"),
+        ({"name": 5, "colorRGB": -3670016}, "Tumor"),
         (" Tumor ", "Tumor"),
         ({"name": "Tumor ", "color": [0, 0, 0]}, "Tumor"),
     ],
@@ -251,6 +256,12 @@ def test_an_unknown_class_names_the_cure(read):
         ([], "no outlines"),
         (collection(), "no outlines"),
         ([feature(objectType="cell")], "no outlines"),
+        ([feature({"names": 5})], r"feature 0 \(counted from 0\): the names of its class are '5', not a list"),
+        ([feature({"names": {"a": 1}})], "the names of its class are"),
+        ([feature({"color": [1.5, 0, 0]})], "no outline has a class"),
+        ([feature({"colorRGB": float("inf")})], "no outline has a class"),
+        ([feature(childObjects=5)], "holds '5' where a list of child objects is due"),
+        ([feature(children={"a": 1})], "where a list of child objects is due"),
         ([feature(None)], "no outline has a class"),
         (polygon(square(0, 0, 1)), "bare Polygon without a classification"),
     ],
@@ -268,6 +279,9 @@ def test_files_that_cannot_be_understood(read, content, problem):
         polygon([[0, 0], [1, None], [0, 1]]),
         polygon([[0, 0], [1], [0, 1]]),
         polygon([[0, 0], [float("nan"), 1], [0, 1]]),
+        polygon([[0, 0], [float("inf"), 1], [0, 1]]),
+        polygon([[0, 0], [-1.1e9, 1], [0, 1]]),
+        polygon([[0, 0], [10**30, 1], [0, 1]]),
         polygon([0, 1, 2, 3]),
         polygon(5),
         {"type": "Polygon", "coordinates": 5},
@@ -284,6 +298,29 @@ def test_malformed_coordinates_name_the_feature(read, geometry):
 def test_a_missing_file(tmp_path):
     with pytest.raises(AnnotationError, match=r"gone\.geojson: cannot be opened"):
         names_found(tmp_path / "gone.geojson")
+
+
+def test_a_file_that_cannot_be_read(tmp_path, monkeypatch):
+    def denied(*_args, **_more):
+        raise PermissionError(13, "Permission denied")
+
+    with pytest.raises(AnnotationError, match=r"cannot be opened \(Is a directory\)"):
+        read_annotations(tmp_path, NAMES)
+    monkeypatch.setattr(Path, "open", denied)
+    with pytest.raises(AnnotationError, match=r"cannot be opened \(Permission denied\)"):
+        read_annotations(tmp_path / "P01.geojson", NAMES)
+
+
+def test_a_chain_of_parent_classes_without_end(write):
+    chain = {"name": "Tumor"}
+    for _ in range(900):
+        chain = {"name": "Tumor", "parentClass": chain}
+    try:
+        found = names_found(write([feature(chain)]))
+    except AnnotationError as error:
+        assert "\n" not in str(error)  # noqa: PT017 - how deep is too deep is Python's choice
+    else:
+        assert list(found) == [": ".join(["Tumor"] * 901)]
 
 
 def test_a_file_that_is_not_text(tmp_path):

@@ -2,19 +2,19 @@ from __future__ import annotations
 
 import pytest
 
-from vitrail.config import QUICK, Settings, change_settings, preset, read_settings, write_settings
+from vitrail.config import QUICK, Settings, change_settings, preset, read_settings, settings_text
 from vitrail.errors import SettingsError
 
 
 @pytest.fixture
 def study(tmp_path):
-    write_settings(tmp_path / "study.toml", preset("paper"), "A title")
+    (tmp_path / "study.toml").write_text(settings_text(preset("paper"), "A title"))
     return tmp_path / "study.toml"
 
 
 @pytest.mark.parametrize("name", ["paper", "quick"])
 def test_a_preset_survives_its_file(tmp_path, name):
-    write_settings(tmp_path / "study.toml", preset(name), "A title")
+    (tmp_path / "study.toml").write_text(settings_text(preset(name), "A title"))
     assert read_settings(tmp_path / "study.toml") == preset(name)
 
 
@@ -45,14 +45,14 @@ def test_every_setting_is_explained_in_the_file(study):
 
 def test_a_change_keeps_the_comments(study):
     before = study.read_text().splitlines()
-    changed = change_settings(study, ["tiles.side_px=128", "seed=7", "encoder.weights=random", "slides.mpp=0.25"])
+    change_settings(study, ["tiles.side_px=128", "seed=7", "encoder.weights=random", "slides.mpp=0.25"])
+    changed = read_settings(study)
     assert (changed.tiles.side_px, changed.seed, changed.encoder.weights, changed.slides.mpp) == (
         128,
         7,
         "random",
         0.25,
     )
-    assert read_settings(study) == changed
     kept = [line for line in before if line.startswith("#")]
     assert [line for line in study.read_text().splitlines() if line.startswith("#")] == kept
 

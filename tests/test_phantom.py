@@ -27,7 +27,9 @@ COHORT = PhantomCohort(patients=2, side_px=SIDE, seed=3)
 @pytest.fixture(scope="module")
 def cohort_folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("cohort")
-    write_cohort(folder, COHORT, workers=2)
+    seen = []
+    write_cohort(folder, COHORT, workers=2, on_slide=seen.append)
+    assert sorted(seen) == ["P01_0", "P02_0"]
     return folder
 
 

@@ -47,7 +47,9 @@ def test_every_command_of_the_readme_works(tmp_path, monkeypatch):
     monkeypatch.setattr(study, "DEMO_SIDE_PX", 1024)
     monkeypatch.setattr(study, "DEMO_SETTINGS", FAST)
     write_cohort(tmp_path)
-    commands = [line.partition("#")[0] for block in blocks("sh") for line in block.splitlines() if line.startswith("vitrail")]
+    commands = [
+        line.partition("#")[0] for block in blocks("sh") for line in block.splitlines() if line.startswith("vitrail")
+    ]
     assert len(commands) >= 10
     for command in commands:
         assert vitrail(*shlex.split(command)[1:]) == 0, command

@@ -326,8 +326,21 @@ def test_an_impossible_mpp_is_refused(path, mpp):
 def test_a_missing_file(tmp_path):
     with pytest.raises(SlideError, match=r"gone\.svs: no such file"):
         open_slide(tmp_path / "gone.svs")
-    with pytest.raises(SlideError, match="no such file"):
+    with pytest.raises(SlideError, match="a folder, not a file"):
         open_slide(tmp_path)
+
+
+def denied(*_args, **_more):
+    raise PermissionError(13, "Permission denied")
+
+
+def test_a_file_that_may_not_be_read(path, slide, monkeypatch):
+    monkeypatch.setattr(Path, "open", denied)
+    with pytest.raises(SlideError, match=r"formula\.tif: cannot be opened \(Permission denied\)"):
+        open_slide(path)
+    monkeypatch.setattr(Path, "stat", denied)
+    with pytest.raises(SlideError, match=r"formula\.tif: cannot be reached any more \(Permission denied\)"):
+        read_region(slide, region(0, 0, 8, 8), (8, 8))
 
 
 def test_a_file_cut_in_half(path, tmp_path):

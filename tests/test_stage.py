@@ -6,15 +6,15 @@ import json
 
 import pytest
 
-from vitrail.config import preset, write_settings
+from vitrail.config import preset, settings_text
 from vitrail.errors import RunError
 from vitrail.progress import Silent
-from vitrail.stage import Stage, bring_up_to_date, chain, open_run
+from vitrail.stage import Stage, alone, bring_up_to_date, chain, open_run
 
 
 @pytest.fixture
 def folder(tmp_path):
-    write_settings(tmp_path / "study.toml", preset("quick"), "A title")
+    (tmp_path / "study.toml").write_text(settings_text(preset("quick"), "A title"))
     return tmp_path
 
 
@@ -137,8 +137,10 @@ def test_two_at_once_are_refused(folder):
     fcntl = pytest.importorskip("fcntl")
     with (folder / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        with pytest.raises(RunError, match="another vitrail is at work"):
-            bring(folder, [])
+        with pytest.raises(RunError, match="another vitrail is at work"), alone(folder):
+            pass
+    with alone(folder):
+        pass
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path):

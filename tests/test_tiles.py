@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -13,13 +15,14 @@ from vitrail.classes import TissueClass
 from vitrail.config import Settings, TileSettings
 from vitrail.errors import TileError
 from vitrail.slides.annotations import ClassNames, read_annotations
-from vitrail.slides.cohort import CohortSlide
+from vitrail.slides.cohort import CohortSlide, read_cohort
 from vitrail.slides.slide import open_slide
 from vitrail.tiles.choose import Candidates, candidates, choose
 from vitrail.tiles.cut import cut_slide
 from vitrail.tiles.grid import TileGrid, covering_grid, inner_grid
 from vitrail.tiles.labels import UNANNOTATED, annotated, complete_mask
 
+ORCA = Path(__file__).parents[2] / "shared" / "data" / "orca" / "slides.csv"
 NAMES = ClassNames(tumor=("Tumor",), non_tumor=("Non-tumor",), ignore=())
 SMALL = Settings.model_validate({"tiles": {"side_px": 32}})
 
@@ -130,3 +133,19 @@ def test_a_slide_without_tiles_says_why(tmp_path, shape, side, said):
     with pytest.raises(TileError) as caught:
         cut_slide(draw(tmp_path, outline("Tumor", shape), side=side), SMALL)
     assert said in str(caught.value)
+
+
+@pytest.mark.data
+@pytest.mark.skipif(not ORCA.is_file(), reason="the shared slides are not here")
+@pytest.mark.parametrize("number", [0, 40])
+def test_masks_of_real_outlines_have_the_area_that_shapely_finds(number):
+    real = read_cohort(ORCA)[number]
+    cut = cut_slide(real, Settings.model_validate({"tiles": {"side_px": 96}}))
+    outlines = read_annotations(real.annotations, NAMES)
+    side = cut.rows["side"].iat[0]
+    frames = [box(x, y, x + side, y + side) for x, y in cut.rows[["x", "y"]].itertuples(index=False)]
+    for label, area in (("tumor", outlines.tumor), ("non_tumor", outlines.non_tumor.difference(outlines.tumor))):
+        exact = np.array([frame.intersection(area).area for frame in frames]) / side**2
+        assert np.abs(cut.rows[label] - exact).max() < 0.02
+        assert cut.rows[label].mean() == pytest.approx(exact.mean(), abs=0.002)
+    assert cut.images.std() > 20

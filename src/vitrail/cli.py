@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from vitrail.progress import Progress
+    from vitrail.study import Outcome
 
 app = typer.Typer(
     name="vitrail",
@@ -116,6 +117,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except ClickException as error:
         error.show()
         sys.exit(error.exit_code)
+    except OSError as error:
+        what = error.strerror or str(error)
+        _end(f"vitrail: {error.filename or 'file system'}: {what}. Check the path, its permissions and the disk.", 2)
     if code == INTERRUPTED:  # typer has caught Ctrl-C itself
         _end("vitrail: stopped; the same command goes on from here", INTERRUPTED)
     sys.exit(code if isinstance(code, int) else 0)
@@ -127,14 +131,15 @@ def _bring(folder: Path, until: str, changes: list[str] | None) -> None:
     _finish(bring_run(folder, until, changes or (), _progress()))
 
 
-def _finish(summary: tuple[list[str], list[str]]) -> None:
+def _finish(outcome: Outcome) -> None:
     """Say what came out and what was skipped; something skipped is exit code 2, although the rest is done."""
-    lines, skipped = summary
-    for line in skipped:
+    for line in outcome.warnings:
+        typer.echo(f"warning: {line}", err=True)
+    for line in outcome.skipped:
         typer.echo(f"skipped: {line}", err=True)
-    for line in lines:
+    for line in outcome.lines:
         typer.echo(line)
-    if skipped:
+    if outcome.skipped:
         raise typer.Exit(2)
 
 

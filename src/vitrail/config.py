@@ -59,7 +59,9 @@ class TileSettings(Branch):
 
     side_um: Positive = Field(199.1, description='Paper: "we extracted tiles of size 199.1 µm ..."')
     side_px: Annotated[int, Field(ge=32)] = Field(224, description='Paper: "... and resized them to 224 pixels."')
-    min_annotated: Share = Field(0.30, description='Paper: "non-overlapping tiles with at least 30% annotated pixels"')
+    min_annotated: Annotated[float, Field(gt=0, le=1)] = Field(
+        0.30, description='Paper: "non-overlapping tiles with at least 30% annotated pixels"'
+    )
     max_tumor: Count = Field(
         125, description='Paper: "We decided to extract a maximum of 125 tumor and 500 non-tumor tiles from each slide"'
     )
@@ -90,7 +92,7 @@ class EncoderSettings(Branch):
     weights: str = Field(
         "imagenet",
         description='"imagenet" (through timm, needs the network once), "embedded" (tf_efficientnet_lite0 only), '
-        '"random", or the path of a .safetensors or .pth file',
+        '"random", or the path of a .safetensors or .pth file, from this folder',
     )
 
 
@@ -145,7 +147,9 @@ class PredictSettings(Branch):
     """What the trained networks are applied to, beside all tiles."""
 
     slides: Count = Field(
-        3, description="test slides that are mapped as a whole: the classifier's best, middle and worst"
+        3,
+        description="test slides that are mapped as a whole, from the classifier's best to its worst; those with both "
+        "classes come first",
     )
 
 
@@ -158,7 +162,9 @@ class EvaluationSettings(Branch):
 class ComputeSettings(Branch):
     """What the work runs on. These change how fast a result comes, and redo nothing."""
 
-    device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="auto takes a GPU where there is one")
+    device: Literal["auto", "cpu", "cuda", "mps"] = Field(
+        "auto", description="auto takes a CUDA GPU where there is one"
+    )
     workers: Annotated[int, Field(ge=0)] = Field(0, description="processes that cut slides; 0 means one a core")
 
 
@@ -188,6 +194,9 @@ class Settings(Branch):
 EMBEDDED_ENCODER = "tf_efficientnet_lite0"
 """The encoder whose ImageNet weights come with the installation."""
 
+KEYWORDS = ("imagenet", "embedded", "random")
+"""Values of `encoder.weights` that are no path."""
+
 QUICK: dict[str, dict[str, Any]] = {
     "tiles": {"side_px": 96},
     "encoder": {"name": EMBEDDED_ENCODER, "weights": "embedded"},
@@ -211,7 +220,7 @@ def read_settings(path: Path) -> Settings:
         The file is missing, is no TOML, has a name that does not exist, or a value that it cannot have.
     """
     try:
-        return Settings.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+        return Settings.model_validate(tomllib.loads(path.read_text(encoding="utf-8-sig")))
     except FileNotFoundError:
         raise SettingsError(
             path, "no such file", "Make a run folder with: vitrail init RUN --slides slides.csv"
@@ -222,37 +231,52 @@ def read_settings(path: Path) -> Settings:
         raise _settings_error(path, error) from None
 
 
-def write_settings(path: Path, settings: Settings, title: str) -> None:
-    """Write settings as a commented `study.toml`."""
+def settings_text(settings: Settings, title: str) -> str:
+    """Return settings as the text of a commented `study.toml`."""
     lines = [f"# {line}" for line in title.splitlines()]
     for name, field in Settings.model_fields.items():
         value = getattr(settings, name)
         lines += [""] if isinstance(value, BaseModel) else ["", *_entry(name, value, field)]
         if isinstance(value, BaseModel):
             lines += _table(name, value)
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return "\n".join(lines) + "\n"
 
 
-def change_settings(path: Path, changes: Iterable[str]) -> Settings:
-    """Write `key=value` changes into a `study.toml`, keep its comments, and return the new settings.
+def changed_text(text: str, changes: Iterable[str]) -> str:
+    """Return the text of a `study.toml` with `key=value` changes, its comments kept.
 
     Raises
     ------
     SettingsError
-        A change is not `branch.key=value`, or names or gives what the settings cannot have; the file stays as it was.
+        A change is not `branch.key=value`, or names or gives what the settings cannot have.
     """
-    settings, changes = read_settings(path), tuple(changes)
-    if not changes:
-        return settings
-    document = tomlkit.parse(path.read_text(encoding="utf-8"))
+    document = tomlkit.parse(text)
     for change in changes:
         _apply(document, change)
     try:
-        settings = Settings.model_validate(document.unwrap())
+        Settings.model_validate(document.unwrap())
     except ValidationError as error:
         raise _settings_error("--set", error) from None
-    path.write_text(tomlkit.dumps(document), encoding="utf-8")
-    return settings
+    return tomlkit.dumps(document)
+
+
+def change_settings(path: Path, changes: Iterable[str]) -> None:
+    """Write `key=value` changes into a `study.toml`; it is whole at any moment.
+
+    Raises
+    ------
+    SettingsError
+        The file or a change is wrong; the file stays as it was.
+    """
+    read_settings(path)
+    write_text(path, changed_text(path.read_text(encoding="utf-8-sig"), changes))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file under a temporary name and rename it, so that it is whole or absent."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)
 
 
 def _apply(document: TOMLDocument, change: str) -> None:

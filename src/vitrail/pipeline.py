@@ -10,22 +10,23 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from vitrail.slides.cohort import file_digest, read_cohort
+from vitrail.config import KEYWORDS
+from vitrail.slides.cohort import content_digest, read_cohort
 from vitrail.stage import Run, Stage, Work
-from vitrail.tiles.cohort_tiles import cut_cohort, slide_digest
+from vitrail.tiles.cohort_tiles import VERSION, Folders, cut_cohort, slide_digest
 from vitrail.tiles.split import read_split, split_patients, write_split
 from vitrail.tiles.table import read_tiles
 
 if TYPE_CHECKING:
+    from vitrail.config import Settings
     from vitrail.models.spec import Task
 
 
 def cut_tiles(work: Work) -> None:
     """Cut every slide into tiles, masks and labels."""
     run = work.run
-    cut_cohort(read_cohort(run.cohort), run.settings, (work.folder, run.folder / "tiles"), work.progress)
+    folders = Folders(result=work.folder, parts=work.scratch, earlier=run.folder / "tiles")
+    cut_cohort(read_cohort(run.cohort), run.settings, folders, work.progress)
 
 
 def draw_split(work: Work) -> None:
@@ -64,14 +65,22 @@ def report(work: Work) -> None:
 
 
 def _train(work: Work, task: Task) -> None:
-    from vitrail.learn.data import Parts  # noqa: PLC0415 - torch only where it works
+    from vitrail.learn.data import parts  # noqa: PLC0415 - torch only where it works
     from vitrail.learn.loop import train  # noqa: PLC0415 - the same
 
     run = work.run
     tiles = read_tiles(run.folder / "tiles")
     split = read_split(run.folder / "split", tiles.rows)
-    rows = {name: np.flatnonzero(split == name) for name in ("train", "validation")}
-    train(task, Parts(tiles=tiles, **rows), run.settings, folder=work.folder, progress=work.progress)
+    train(task, parts(tiles, split), started(run), folder=work.folder, progress=work.progress)
+
+
+def started(run: Run) -> Settings:
+    """Return a run's settings with the path of the encoder's weights made absolute, from the run folder."""
+    encoder = run.settings.encoder
+    if encoder.weights in KEYWORDS:
+        return run.settings
+    path = run.folder.resolve() / Path(encoder.weights).expanduser()
+    return run.settings.model_copy(update={"encoder": encoder.model_copy(update={"weights": str(path)})})
 
 
 def _slides(run: Run) -> Any:
@@ -88,7 +97,8 @@ def _attributes(run: Run) -> Any:
 
 def _weights(run: Run) -> Any:
     """Digest the file that the encoder starts from, where it is one."""
-    return file_digest(Path(run.settings.encoder.weights))
+    weights = started(run).encoder.weights
+    return None if weights in KEYWORDS else content_digest(Path(weights))
 
 
 def _nothing(run: Run) -> Any:  # noqa: ARG001 - a stage that reads only other stages
@@ -99,7 +109,7 @@ STAGES = (
     Stage(
         name="tiles",
         folder="tiles",
-        version=1,
+        version=VERSION,
         settings=("slides", "annotations", "tiles"),
         needs=(),
         inputs=_slides,

@@ -12,12 +12,12 @@ import hashlib
 import json
 import shutil
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import vitrail
-from vitrail.config import Settings, read_settings
+from vitrail.config import Settings, read_settings, write_text
 from vitrail.errors import RunError
 
 if TYPE_CHECKING:
@@ -50,12 +50,15 @@ class Work:
         The run; finished stages are in its folder.
     folder
         Where to write. What an interrupted attempt at the same work left is still there.
+    scratch
+        Where to keep what other attempts can use, too, whatever their settings; gone once the stage is finished.
     progress
         To be told how far the work is.
     """
 
     run: Run
     folder: Path
+    scratch: Path
     progress: Progress
 
 
@@ -119,32 +122,23 @@ def chain(stages: tuple[Stage, ...], until: str) -> tuple[Stage, ...]:
 def bring_up_to_date(stages: tuple[Stage, ...], run: Run, progress: Progress) -> list[str]:
     """Make every stage that is not up to date, and return the names of those that were made.
 
+    The caller holds the run with `alone`.
+
     Raises
     ------
     VitrailError
         Whatever a stage raises; the stages before it, and what it had done itself, are kept.
     """
     made, digests = [], dict[str, str]()
-    with _alone(run.folder):
-        for stage in stages:
-            recipe = _recipe(stage, run, digests)
-            digests[stage.name] = digest = _digest(recipe)
-            if _finished(run.folder / stage.folder, digest):
-                progress.say(f"{stage.name}: up to date")
-                continue
-            _make(stage, run, recipe, progress)
-            made.append(stage.name)
-    return made
-
-
-def is_current(stages: tuple[Stage, ...], run: Run, name: str) -> bool:
-    """Tell whether a stage is up to date; makes nothing."""
-    digests = dict[str, str]()
     for stage in stages:
-        digests[stage.name] = _digest(_recipe(stage, run, digests))
-        if stage.name == name:
-            return _finished(run.folder / stage.folder, digests[name])
-    raise ValueError(f"no stage is called {name}")
+        recipe = _recipe(stage, run, digests)
+        digests[stage.name] = digest = _digest(recipe)
+        if _finished(run.folder / stage.folder, digest):
+            progress.say(f"{stage.name}: up to date")
+            continue
+        _make(stage, run, recipe, progress)
+        made.append(stage.name)
+    return made
 
 
 def _recipe(stage: Stage, run: Run, digests: dict[str, str]) -> dict[str, Any]:
@@ -174,39 +168,50 @@ def _finished(folder: Path, digest: str) -> bool:
 def _make(stage: Stage, run: Run, recipe: dict[str, Any], progress: Progress) -> None:
     digest, final = _digest(recipe), run.folder / stage.folder
     partial = run.folder / ".partial" / f"{stage.folder}-{digest[:16]}"
+    scratch = run.folder / ".partial" / f"{stage.folder}.scratch"
+    _restore(final, partial.parent)
     for stale in partial.parent.glob(f"{stage.folder}-*"):
         if stale != partial:
             shutil.rmtree(stale)
     if not _finished(partial, digest):  # else it was killed between two renames, with all its work done
-        partial.mkdir(parents=True, exist_ok=True)
+        for folder in (partial, scratch):
+            folder.mkdir(parents=True, exist_ok=True)
         begun = time.time()
-        stage.make(Work(run=run, folder=partial, progress=progress))
+        stage.make(Work(run=run, folder=partial, scratch=scratch, progress=progress))
         record = recipe | {"digest": digest, "vitrail": vitrail.__version__, "seconds": round(time.time() - begun, 1)}
         write_text(partial / "stage.json", json.dumps(record, indent=1))
     _take_place(partial, final)
+    shutil.rmtree(scratch, ignore_errors=True)
+    with suppress(OSError):  # not empty: another stage was interrupted
+        partial.parent.rmdir()
+
+
+def _restore(final: Path, partials: Path) -> None:
+    """Put an old folder back that a kill caught between two renames: what it holds may be of use."""
+    if final.is_symlink():
+        raise RunError(final, "is a link, and stages are renamed into place", "Link the whole run folder instead")
+    retired = partials / f"{final.name}-retired"
+    if retired.exists() and not final.exists():
+        retired.rename(final)
 
 
 def _take_place(partial: Path, final: Path) -> None:
     retired = partial.parent / f"{final.name}-retired"
-    shutil.rmtree(retired, ignore_errors=True)
     if final.exists():
         final.rename(retired)
     partial.rename(final)
     shutil.rmtree(retired, ignore_errors=True)
-    if not any(partial.parent.iterdir()):
-        partial.parent.rmdir()
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file under a temporary name and rename it, so that it is whole or absent."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
 
 
 @contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Hold the run's lock; the system lets go of it when the process ends, however it ends."""
+def alone(folder: Path) -> Iterator[None]:
+    """Hold a run's lock; the system lets go of it when the process ends, however it ends.
+
+    Raises
+    ------
+    RunError
+        Another process holds it.
+    """
     try:
         import fcntl  # noqa: PLC0415 - not on every system
     except ImportError:
@@ -217,4 +222,6 @@ def _alone(folder: Path) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise RunError(folder, "another vitrail is at work in this run", "Wait for it, or stop it") from None
+        except OSError:
+            pass  # a file system without locks
         yield

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from vitrail.config import change_settings, preset, write_settings
+from vitrail.config import change_settings, changed_text, preset, settings_text, write_text
 from vitrail.errors import RunError
-from vitrail.pipeline import STAGES
-from vitrail.slides.cohort import copy_cohort
-from vitrail.stage import bring_up_to_date, chain, open_run
+from vitrail.pipeline import STAGES, started
+from vitrail.slides.cohort import copy_cohort, read_cohort
+from vitrail.stage import alone, bring_up_to_date, chain, open_run
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
     from vitrail.config import Preset
     from vitrail.progress import Progress
-    from vitrail.stage import Run
+    from vitrail.stage import Run, Stage
 
 TITLE = """The settings of a Vitrail study, preset "{preset}".
 Change a value and run `vitrail run` again: exactly the stages that depend on it are made anew.
@@ -29,6 +30,25 @@ Sentences after "Paper:" are of Dörrich et al. 2023, Diagn Pathol 18:121 (CC BY
 DEMO_PATIENTS, DEMO_SIDE_PX = 12, 4096
 DEMO_SETTINGS = ("classifier.batch=32", "segmenter.batch=16")
 """The demo's cohort is small; smaller batches give its training enough steps."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What a command has to say at its end.
+
+    Attributes
+    ----------
+    lines
+        What came out; the last is a path.
+    warnings
+        What was mended on the way.
+    skipped
+        Slides that gave no tiles, each with its reason.
+    """
+
+    lines: list[str]
+    warnings: list[str]
+    skipped: list[str]
 
 
 def new_run(folder: Path, slides: Path, name: Preset, changes: Sequence[str] = ()) -> None:
@@ -42,48 +62,56 @@ def new_run(folder: Path, slides: Path, name: Preset, changes: Sequence[str] = (
         A change is wrong.
     RunError
         The folder is a run already.
+
+    Nothing is written unless all is well.
     """
+    text = changed_text(settings_text(preset(name), TITLE.format(preset=name)), changes)
+    read_cohort(slides)
     if (folder / "study.toml").exists():
         raise RunError(folder, "is a run already", f"Go on with: vitrail run {folder}, or name another folder")
     folder.mkdir(parents=True, exist_ok=True)
     copy_cohort(slides, folder / "slides.csv")
-    draft = folder / ".study.toml.tmp"
-    write_settings(draft, preset(name), TITLE.format(preset=name))
-    try:
-        change_settings(draft, changes)
-        draft.replace(folder / "study.toml")
-    finally:
-        draft.unlink(missing_ok=True)
+    write_text(folder / "study.toml", text)
 
 
-def bring_run(folder: Path, until: str, changes: Sequence[str], progress: Progress) -> tuple[list[str], list[str]]:
-    """Bring a run up to date as far as one stage.
-
-    Returns
-    -------
-    Lines that say what came out, and a line for each slide that was skipped.
+def bring_run(folder: Path, until: str, changes: Sequence[str], progress: Progress) -> Outcome:
+    """Change a run's settings, and bring it up to date as far as one stage.
 
     Raises
     ------
     VitrailError
         Something that the user can mend.
     """
-    run = open_run(folder)
-    if changes:
-        change_settings(folder / "study.toml", changes)
-        run = open_run(folder)
-    bring_up_to_date(chain(STAGES, until), run, progress)
-    return _outcome(run, until), skipped(run)
+    open_run(folder)
+    with alone(folder):
+        if changes:
+            change_settings(folder / "study.toml", changes)
+        run, stages = open_run(folder), chain(STAGES, until)
+        _check_start(run, stages)
+        bring_up_to_date(stages, run, progress)
+    return _outcome(run, until)
 
 
-def skipped(run: Run) -> list[str]:
-    """Return a line for each slide that gave no tiles."""
+def _check_start(run: Run, stages: tuple[Stage, ...]) -> None:
+    """Find out before hours of cutting whether the networks can be built at all."""
+    networks = [stage for stage in stages if stage.name in {"classifier", "segmenter"}]
+    if any(not (run.folder / stage.folder / "stage.json").is_file() for stage in networks):
+        from vitrail.models.start import check_start  # noqa: PLC0415 - torch only where it works
+
+        check_start(started(run))
+
+
+def _outcome(run: Run, until: str) -> Outcome:
     rows = pd.read_csv(run.folder / "tiles" / "slides.csv", dtype=str, keep_default_na=False)
-    rows = rows[rows["skipped"] != ""]
-    return [f"{name}: {reason}" for name, reason in rows[["slide_id", "skipped"]].itertuples(index=False)]
+    bad = rows.loc[rows["skipped"] != "", ["slide_id", "skipped"]].itertuples(index=False)
+    return Outcome(
+        lines=_lines(run, until),
+        warnings=[line for cell in rows["warnings"] if cell for line in cell.split(" | ")],
+        skipped=[f"{name}: {reason}" for name, reason in bad],
+    )
 
 
-def _outcome(run: Run, until: str) -> list[str]:
+def _lines(run: Run, until: str) -> list[str]:
     folder = run.folder / next(stage.folder for stage in STAGES if stage.name == until)
     if until != "report":
         return [f"{until}: {folder}"]
@@ -107,7 +135,7 @@ def _show(value: float | None) -> str:
     return "undefined" if value is None else f"{value:.3f}"
 
 
-def demo_run(folder: Path, progress: Progress) -> tuple[list[str], list[str]]:
+def demo_run(folder: Path, progress: Progress) -> Outcome:
     """Draw a synthetic cohort and study it from end to end.
 
     Raises
@@ -118,7 +146,8 @@ def demo_run(folder: Path, progress: Progress) -> tuple[list[str], list[str]]:
     from vitrail.slides.phantom import PhantomCohort, write_cohort  # noqa: PLC0415 - only the demo draws
 
     cohort = PhantomCohort(patients=DEMO_PATIENTS, side_px=DEMO_SIDE_PX)
-    with progress.task("slides", DEMO_PATIENTS) as step:
+    folder.mkdir(parents=True, exist_ok=True)
+    with alone(folder), progress.task("slides", DEMO_PATIENTS) as step:
         slides = write_cohort(folder / "cohort", cohort, on_slide=lambda name: step(1, name))
     run = folder / "run"
     if not (run / "study.toml").exists():

@@ -48,7 +48,7 @@ class Classifier(nn.Module):
         return cast("Tensor", cast("Any", self.encoder).forward_features(x))
 
     def head(self, features: Tensor) -> Tensor:
-        """Map feature maps `[n, c, h', w']` to logits `[n]`, in float32: bfloat16 has eight bits, and scores would tie."""
+        """Map feature maps `[n, c, h', w']` to logits `[n]`, in float32: in bfloat16 scores would tie."""
         with torch.autocast(features.device.type, enabled=False):
             hidden = self.dense(features.float().mean((2, 3))).relu()
             return cast("Tensor", self.logit(self.dropout(hidden)).squeeze(1))

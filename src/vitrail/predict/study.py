@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from vitrail.classes import TissueClass
-from vitrail.models.device import keep_memory, pick_device
+from vitrail.models.device import keep_memory, pick_device, reproducible
 from vitrail.models.store import load_model
 from vitrail.predict.engine import Engine
 from vitrail.predict.slidemap import save_map
@@ -32,12 +33,13 @@ def predict_study(work: Work, entries: tuple[CohortSlide, ...]) -> None:
     device = pick_device(settings.compute.device)
     engines = (Engine(load_model(folder / "classifier"), device), Engine(load_model(folder / "segmenter"), device))
     tiles = read_tiles(folder / "tiles")
-    rows = predict_tiles(tiles, engines, work.folder / "blocks", work.progress)
-    rows["split"] = read_split(folder / "split", rows)
-    chosen = slides_to_map(rows, settings.predict.slides)
-    _map_slides([entry for entry in entries if entry.slide_id in chosen], engines, work)
-    rows.to_parquet(work.folder / "tiles.parquet")
-    _clear(work)
+    with reproducible(device, settings.seed):
+        rows = predict_tiles(tiles, engines, work.folder / "blocks", work.progress)
+        rows["split"] = read_split(folder / "split", rows)
+        rows.to_parquet(work.folder / "tiles.parquet")
+        chosen = slides_to_map(rows, settings.predict.slides)
+        _map_slides([entry for entry in entries if entry.slide_id in chosen], engines, work)
+    shutil.rmtree(work.folder / "blocks")
 
 
 def slides_to_map(rows: pd.DataFrame, count: int) -> list[str]:
@@ -68,9 +70,3 @@ def _map_slides(entries: list[CohortSlide], engines: tuple[Engine, Engine], work
                 step(rows[name])
             else:
                 save_map(path, predict_slide(slide, engines, settings.tiles.white, step))
-
-
-def _clear(work: Work) -> None:
-    for block in (work.folder / "blocks").iterdir():
-        block.unlink()
-    (work.folder / "blocks").rmdir()

@@ -1,28 +1,38 @@
 """The cohort: `slides.csv`, one row a slide.
 
 Columns `slide_id`, `patient_id`, `slide`, `annotations`; optional `split` (train, validation, test) and `mpp` (um per
-level-0 pixel, where a header lacks it). Any further column is an attribute. Paths are relative to the file.
+level-0 pixel, for a slide whose header lacks it or is wrong: it wins over the header). Any further column is an
+attribute. Paths are relative to the file; links are not followed, so that names stay those of the table.
 """
 
 from __future__ import annotations
 
 import csv
 import hashlib
+import io
 import os
 import re
+from collections import Counter
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
-
-import pandas as pd
 
 from vitrail.errors import CohortError
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Callable, Iterable, Iterator
+    from typing import BinaryIO
 
 REQUIRED = ("slide_id", "patient_id", "slide", "annotations")
 OPTIONAL = ("split", "mpp")
 SPLITS = ("train", "validation", "test")
+RESERVED = frozenset(
+    {"tumor_tiles", "non_tumor_tiles", "skipped", "warnings", "digest", "reason"}
+    | {"label", "x", "y", "side", "tumor", "non_tumor", "other", "background", "classifier", "segmenter", "pixels"}
+)
+"""Columns of a run's own tables: an attribute of that name would be taken for them."""
+
+_LONGEST_ID = 100
 _SAFE_ID = re.compile(r"[^/\\\x00-\x1f]+")
 
 
@@ -35,11 +45,11 @@ class CohortSlide:
     slide_id, patient_id
         Names; the first is unique and fit to be a file name.
     slide, annotations
-        Paths, made absolute.
+        Paths, made absolute; a link stays the link.
     split
         `train`, `validation`, `test`, or None where it is to be drawn.
     mpp
-        um per level-0 pixel, or None where the header tells.
+        um per level-0 pixel, which wins over the header; None where the header tells.
     attributes
         The further columns.
     """
@@ -54,18 +64,21 @@ class CohortSlide:
 
 
 def read_cohort(path: Path) -> tuple[CohortSlide, ...]:
-    """Read and check a `slides.csv`; commas or semicolons.
+    """Read and check a `slides.csv`; separated by commas, semicolons or tabs.
+
+    Letter case does not matter in the names of the columns that have a meaning. Columns and rows without any text are
+    left out.
 
     Raises
     ------
     CohortError
-        The file or a column is missing, a cell is empty or wrong, a slide is named twice, a patient is in two splits,
-        or only some of the patients have a split.
+        The file cannot be read or is no table, a column is missing, there twice, without a name or named like one of a
+        run's own tables, a cell is empty or wrong, a name or a slide is there twice, patients differ by letter case
+        alone, a patient is in two splits, or only some of the patients have a split.
     """
-    rows = _read_table(path)
-    records = ({str(name): str(cell) for name, cell in row.items()} for row in rows.to_dict("records"))
-    slides = tuple(_slide(path, line, row) for line, row in enumerate(records, start=2))
-    _check_ids(path, slides)
+    slides = tuple(_slide(path, line, row) for line, row in _read_table(path))
+    _check_names(path, slides)
+    _check_files(path, slides)
     _check_splits(path, slides)
     return slides
 
@@ -73,74 +86,182 @@ def read_cohort(path: Path) -> tuple[CohortSlide, ...]:
 def copy_cohort(source: Path, target: Path) -> None:
     """Copy a `slides.csv`, with its relative paths rewritten so that they stay valid beside the copy.
 
+    Where the target is the source itself, or is such a copy already, it is left as it is.
+
     Raises
     ------
     CohortError
-        As `read_cohort`.
+        As `read_cohort`; or the target is there and is another file.
     """
-    slides, rows = read_cohort(source), _read_table(source)
-    for column in ("slide", "annotations"):
-        rows[column] = [
-            given if os.path.isabs(given) else os.path.relpath(getattr(slide, column), target.resolve().parent)  # noqa: PTH117 - the text as given
-            for given, slide in zip(rows[column], slides, strict=True)
-        ]
-    rows.to_csv(target, index=False)
+    slides, rows = read_cohort(source), [row for _, row in _read_table(source)]
+    if target.exists() and target.samefile(source):
+        return
+    for slide, row in zip(slides, rows, strict=True):
+        for column, file in (("slide", slide.slide), ("annotations", slide.annotations)):
+            if not Path(row[column]).is_absolute():
+                row[column] = os.path.relpath(file, os.path.realpath(target.parent))
+    _write_new(target, _as_csv(rows))
+
+
+def _as_csv(rows: list[dict[str, str]]) -> str:
+    table = io.StringIO()
+    writer = csv.DictWriter(table, fieldnames=list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return table.getvalue()
+
+
+def _write_new(target: Path, text: str) -> None:
+    """Write a file whole or not at all, and over no other one."""
+    if target.exists():
+        if not target.is_file() or target.read_bytes() != text.encode():
+            raise CohortError(target, "is there already, and is another file", "Remove it, or name another folder")
+        return
+    draft = target.with_name(f".{target.name}.tmp")
+    draft.write_text(text, encoding="utf-8", newline="")
+    draft.replace(target)
+
+
+_MIB = 1 << 20
+_BLOCKS, _BLOCK = 16, 1 << 16
 
 
 def file_digest(path: Path) -> str:
-    """Digest a file's size, first and last MiB and name, and the sizes of the files of a multi-file slide beside it.
+    """Digest a slide by samples: its size, its first and last MiB and 16 blocks of 64 KiB spread evenly between.
 
-    Slides are gigabytes and are never edited in place: their ends, where headers and directories live, tell two apart.
-    A missing file has the digest `missing`.
+    Slides are gigabytes, too large to be read whole each time. Another scan, or a slide written anew, differs in its
+    samples; a change of a few bytes in the midst of a large file would not be seen. Of a slide of many files (.mrxs,
+    .vms, .vmu: those in the folder of the same stem; .dcm: those of that suffix beside it) names and sizes count too.
+
+    Returns
+    -------
+    A SHA-256; `missing` where there is no such file, `unreadable` where it cannot be read.
     """
-    if not path.is_file():
-        return "missing"
-    digest, size = hashlib.sha256(), path.stat().st_size
+    return _digested(path, _sampled)
+
+
+def content_digest(path: Path) -> str:
+    """Digest every byte of a file, for outlines and weights.
+
+    Returns
+    -------
+    A SHA-256; `missing` where there is no such file, `unreadable` where it cannot be read.
+    """
+    return _digested(path, _whole)
+
+
+def _digested(path: Path, digest: Callable[[Path], str]) -> str:
+    try:
+        return digest(path) if path.is_file() else "missing"
+    except OSError:
+        return "unreadable"  # whoever needs the file says why
+
+
+def _whole(path: Path) -> str:
     with path.open("rb") as file:
-        digest.update(f"{size}".encode() + file.read(_MIB))
-        file.seek(max(size - _MIB, 0))
-        digest.update(file.read(_MIB))
-    companions = path.with_suffix("")
-    for part in sorted(companions.iterdir()) if companions.is_dir() else ():
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sampled(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        for sample in _samples(file):
+            digest.update(sample)
+    for part in _companions(path):
         digest.update(f"{part.name}:{part.stat().st_size};".encode())
     return digest.hexdigest()
 
 
-_MIB = 1 << 20
+def _samples(file: BinaryIO) -> Iterator[bytes]:
+    """Yield a file's size, then its beginning, blocks at even distances, and its end."""
+    size = file.seek(0, os.SEEK_END)
+    yield f"{size};".encode()
+    blocks = [(size * block // (_BLOCKS + 1), _BLOCK) for block in range(1, _BLOCKS + 1)]
+    for start, length in ((0, _MIB), *blocks, (max(size - _MIB, 0), _MIB)):
+        file.seek(start)
+        yield file.read(length)
 
 
-def _read_table(path: Path) -> pd.DataFrame:
+def _companions(path: Path) -> list[Path]:
+    """Return the other files of a slide of many files, in the order of their names."""
+    suffix, found = path.suffix.lower(), list[Path]()
+    if suffix in {".mrxs", ".vms", ".vmu"} and path.with_suffix("").is_dir():
+        found = list(path.with_suffix("").iterdir())
+    elif suffix == ".dcm":
+        found = [part for part in path.parent.iterdir() if part.suffix.lower() == suffix]
+    return sorted(part for part in found if part.is_file())
+
+
+def _read_table(path: Path) -> list[tuple[int, dict[str, str]]]:
+    """Return each row with the number of its line, counted from 1."""
+    (_, header), *rows = _lines(path, _text(path)) or [(1, [])]
+    header = [_known(name) for name in header]
+    for line, row in rows:
+        if len(row) != len(header):
+            problem = f"{len(row)} cells, where the header has {len(header)}"
+            raise CohortError(f"{path}, line {line}", problem, "Give every row as many cells as the header")
+    columns = [i for i, name in enumerate(header) if name or any(row[i] for _, row in rows)]
+    _check_columns(path, [header[i] for i in columns])
+    if not rows:
+        raise CohortError(path, "no slides", "Add a row for each slide")
+    return [(line, {header[i]: row[i] for i in columns}) for line, row in rows]
+
+
+def _text(path: Path) -> str:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise CohortError(path, "no such file", f"Write one with the columns {', '.join(REQUIRED)}") from None
-    except (UnicodeDecodeError, IsADirectoryError):
-        raise CohortError(path, "not a text file", "Save the table as CSV in UTF-8") from None
-    header, *rows = list(csv.reader(text.splitlines(), delimiter=_separator(text))) or [[]]
-    rows = [row for row in rows if any(cell.strip() for cell in row)]
-    for number, row in enumerate(rows, start=2):
-        if len(row) != len(header):
-            problem = f"row {number} has {len(row)} cells, and the header has {len(header)}"
-            raise CohortError(path, problem, "Give every row as many cells as the header")
-    return _checked_columns(path, pd.DataFrame(rows, columns=[name.strip() for name in header], dtype=str))
+    except OSError as error:
+        raise CohortError(path, f"cannot be read ({error.strerror})", "Name a file that you may read") from error
+    except UnicodeDecodeError:
+        text = "\0"
+    if "\0" in text:
+        raise CohortError(path, "not a text in UTF-8", "Save the table as CSV in UTF-8")
+    return text
+
+
+def _lines(path: Path, text: str) -> list[tuple[int, list[str]]]:
+    """Return the rows that hold anything, trimmed, each with the line at which it starts."""
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=_separator(text), strict=True)
+    rows, line = [], 1
+    try:
+        for row in reader:
+            rows.append((line, [cell.strip() for cell in row]))
+            line = reader.line_num + 1
+    except csv.Error as error:
+        raise CohortError(f"{path}, line {line}", f"no CSV ({error})", "Check its quotation marks") from error
+    return [(line, row) for line, row in rows if any(row)]
 
 
 def _separator(text: str) -> str:
-    """Tell a spreadsheet's semicolons from commas."""
-    header = text.partition("\n")[0]
-    return ";" if ";" in header and "," not in header else ","
+    """Tell a spreadsheet's semicolons and tabs from commas."""
+    return max(",;\t", key=text.lstrip().partition("\n")[0].count)
 
 
-def _checked_columns(path: Path, rows: pd.DataFrame) -> pd.DataFrame:
-    missing = [name for name in REQUIRED if name not in rows]
+def _known(name: str) -> str:
+    """Return the name of a column that has a meaning in lower case, and any other as it is."""
+    return name.lower() if name.lower() in REQUIRED + OPTIONAL else name
+
+
+def _check_columns(path: Path, header: list[str]) -> None:
+    missing = [name for name in REQUIRED if name not in header]
     if missing:
-        found = ", ".join(map(str, rows.columns))
+        found = ", ".join(header)
         raise CohortError(path, f"column {', '.join(missing)} is missing (found: {found})", "Add it to the header")
-    if rows.empty:
-        raise CohortError(path, "no slides", "Add a row for each slide")
-    for name in rows:
-        rows[name] = rows[name].str.strip()
-    return rows
+    twice = _repeated(header)
+    if twice:
+        raise CohortError(path, f"column {twice} is there twice", "Remove or rename one of them")
+    if "" in header:
+        raise CohortError(path, f"column {header.index('') + 1} has cells but no name", "Name it in the header")
+    reserved = [name for name in header if name in RESERVED]
+    if reserved:
+        raise CohortError(path, f"column {reserved[0]} is named like one of a run's own tables", "Rename the column")
+
+
+def _repeated(names: Iterable[str]) -> str:
+    """Return the first name that is there more than once; empty where none is."""
+    return next((name for name, count in Counter(names).items() if name and count > 1), "")
 
 
 def _slide(path: Path, line: int, row: dict[str, str]) -> CohortSlide:
@@ -148,17 +269,29 @@ def _slide(path: Path, line: int, row: dict[str, str]) -> CohortSlide:
     for name in REQUIRED:
         if not row[name]:
             raise CohortError(where, f"{name} is empty", "Fill it in, or remove the row")
-    if not _SAFE_ID.fullmatch(row["slide_id"]) or row["slide_id"].startswith("."):
-        raise CohortError(where, f"slide_id {row['slide_id']!r} cannot be a file name", "Use letters, digits, - and _")
+    _check_id(where, row["slide_id"])
     return CohortSlide(
         slide_id=row["slide_id"],
         patient_id=row["patient_id"],
-        slide=(path.parent / row["slide"]).resolve(),
-        annotations=(path.parent / row["annotations"]).resolve(),
+        slide=_located(path, row["slide"]),
+        annotations=_located(path, row["annotations"]),
         split=_split(where, row.get("split", "")),
         mpp=_mpp(where, row.get("mpp", "")),
         attributes={name: cell for name, cell in row.items() if name not in REQUIRED + OPTIONAL},
     )
+
+
+def _check_id(where: str, name: str) -> None:
+    if not _SAFE_ID.fullmatch(name) or name.startswith("."):
+        raise CohortError(where, f"slide_id {name!r} cannot be a file name", "Use letters, digits, - and _")
+    if len(name) > _LONGEST_ID or len(name.encode()) > 2 * _LONGEST_ID:
+        raise CohortError(where, f"slide_id {name[:20]}... is too long", f"Use at most {_LONGEST_ID} characters")
+
+
+def _located(path: Path, cell: str) -> Path:
+    """Make a path absolute; a link that it ends in stays, for its own name and suffix tell what it is."""
+    given = path.parent / cell
+    return Path(os.path.realpath(given.parent)) / given.name
 
 
 def _split(where: str, text: str) -> str | None:
@@ -177,12 +310,26 @@ def _mpp(where: str, text: str) -> float | None:
     return mpp
 
 
-def _check_ids(path: Path, slides: tuple[CohortSlide, ...]) -> None:
-    seen: set[str] = set()
+def _check_names(path: Path, slides: tuple[CohortSlide, ...]) -> None:
+    twice = _repeated(slide.slide_id.casefold() for slide in slides)
+    if twice:
+        name = [slide.slide_id for slide in slides if slide.slide_id.casefold() == twice][-1]
+        raise CohortError(path, f"slide_id {name} stands twice", "Give every slide a name of its own")
+    patients = {slide.patient_id: slide.patient_id.casefold() for slide in slides}
+    alike = _repeated(patients.values())
+    if alike:
+        names = " and ".join(name for name, folded in patients.items() if folded == alike)
+        raise CohortError(path, f"patients {names} differ by letter case alone", "Write a patient in one way")
+
+
+def _check_files(path: Path, slides: tuple[CohortSlide, ...]) -> None:
+    """Refuse one slide under two names: it could come to be in training and test."""
+    seen: dict[str, str] = {}
     for slide in slides:
-        if slide.slide_id.lower() in seen:
-            raise CohortError(path, f"slide_id {slide.slide_id} stands twice", "Give every slide a name of its own")
-        seen.add(slide.slide_id.lower())
+        first = seen.setdefault(os.path.realpath(slide.slide), slide.slide_id)
+        if first != slide.slide_id:
+            problem = f"slides {first} and {slide.slide_id} are the same file {slide.slide.name}"
+            raise CohortError(path, problem, "Remove one of the two rows, or correct its slide")
 
 
 def _check_splits(path: Path, slides: tuple[CohortSlide, ...]) -> None:

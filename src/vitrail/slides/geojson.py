@@ -43,6 +43,8 @@ _QUPATH_COLOURS = {
 """The colours QuPath gives its own classes, for old files that hold a colour and no name."""
 
 _SMALLEST_RING = 3
+_FARTHEST = 1e9
+"""No slide is a thousandth as large; coordinates beyond are nonsense, and overflow in areas."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,12 +79,12 @@ class Feature:
         Raises
         ------
         AnnotationError
-            If the coordinates are not numbers, or not nested as in GeoJSON.
+            If the coordinates are not finite numbers up to 1e9, or not nested as in GeoJSON.
         """
         try:
             return MultiPolygon([polygon for rings in self._polygons() if (polygon := _polygon(rings)) is not None])
         except (TypeError, ValueError, shapely.errors.ShapelyError) as error:
-            raise self._malformed("its coordinates are not numbers in the order of GeoJSON") from error
+            raise self._malformed("its coordinates are not numbers up to 1e9, nested as in GeoJSON") from error
 
     def _polygons(self) -> list[Any]:
         try:
@@ -102,12 +104,19 @@ def read_features(path: Path) -> list[Feature]:
     AnnotationError
         If there is no such file, or it is no GeoJSON of QuPath.
     """
-    raw = _flattened(path, _top_level(path, _load(path)))
-    return [
-        Feature(path=path, index=index, name=_class_name(properties), geometry=feature.get("geometry"))
-        for index, feature in enumerate(raw)
-        if _object_type(feature, properties := feature.get("properties") or {}) not in _NOT_OUTLINES
-    ]
+    content = _top_level(path, _load(path))
+    try:
+        return list(_understood(path, content))
+    except RecursionError as error:
+        raise AnnotationError(path, "objects are nested too deeply", _EXPORT) from error
+
+
+def _understood(path: Path, content: list[Any]) -> Iterator[Feature]:
+    for index, feature in enumerate(_flattened(path, content)):
+        properties = feature.get("properties") or {}
+        if _object_type(feature, properties) not in _NOT_OUTLINES:
+            name = _class_name(path, index, properties)
+            yield Feature(path=path, index=index, name=name, geometry=feature.get("geometry"))
 
 
 def _load(path: Path) -> Any:
@@ -144,7 +153,10 @@ def _flattened(path: Path, features: list[Any]) -> Iterator[dict[str, Any]]:
         if not isinstance(properties, dict):
             raise AnnotationError(path, f"holds {str(feature)[:40]!r} where a feature is due", _EXPORT)
         yield feature
-        yield from _flattened(path, properties.get("childObjects") or properties.get("children") or [])
+        children = properties.get("childObjects") or properties.get("children") or []
+        if not isinstance(children, list):
+            raise AnnotationError(path, f"holds {str(children)[:40]!r} where a list of child objects is due", _EXPORT)
+        yield from _flattened(path, children)
 
 
 def _object_type(feature: dict[str, Any], properties: dict[str, Any]) -> str:
@@ -154,30 +166,46 @@ def _object_type(feature: dict[str, Any], properties: dict[str, Any]) -> str:
     return str(found).casefold()
 
 
-def _class_name(properties: dict[str, Any]) -> str | None:
+def _class_name(path: Path, index: int, properties: dict[str, Any]) -> str | None:
     """Return the class, None where there is none."""
     found = properties.get("classification")
-    name = _full_name(found) if isinstance(found, dict) else found
+    try:
+        name = _full_name(found) if isinstance(found, dict) else found
+    except TypeError as error:
+        raise AnnotationError(path, f"feature {index} (counted from 0): {error}", _EXPORT) from error
     return name.strip() or None if isinstance(name, str) else None
 
 
 def _full_name(found: dict[str, Any]) -> str | None:
     """Return the name of a class with its parents', else what its colour stands for."""
     names = found.get("names") or [found.get("name")]
+    names = [names] if isinstance(names, str) else names
+    if not isinstance(names, list):
+        raise TypeError(f"the names of its class are {str(names)[:40]!r}, not a list")
     parent = found.get("parentClass")
     if isinstance(parent, dict):
         names = [_full_name(parent), *names]
-    known = [str(name) for name in names if name]
+    known = [name for name in names if name and isinstance(name, str)]
     return ": ".join(known) if known else _colour_name(found.get("color", found.get("colorRGB")))
 
 
 def _colour_name(colour: Any) -> str | None:
     """Return QuPath's class of a colour, else the colour as `#rrggbb`; old files pack it into a signed integer."""
-    if isinstance(colour, int):
-        colour = [colour >> shift & 255 for shift in (16, 8, 0)]
-    if not isinstance(colour, list) or not all(isinstance(part, int) for part in colour):
+    if isinstance(colour, list):
+        parts = [_integer(part) for part in colour]
+    else:
+        packed = _integer(colour)
+        parts = [None if packed is None else packed >> shift & 255 for shift in (16, 8, 0)]
+    colour = [part for part in parts if part is not None]
+    if not colour or len(colour) < len(parts):
         return None
     return _QUPATH_COLOURS.get(tuple(colour), "#" + "".join(f"{part:02x}" for part in colour))
+
+
+def _integer(value: Any) -> int | None:
+    """Return a whole number, also one written as 1.0."""
+    whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
+    return int(value) if whole else None
 
 
 def _polygon_coordinates(geometry: dict[str, Any] | None) -> Iterator[Any]:
@@ -204,7 +232,9 @@ def _polygon(rings: list[Any]) -> Polygon | None:
 def _ring(points: list[Any]) -> NDArray[np.float64]:
     """Return [n, 2] coordinates; a third one, as some tools write, is dropped."""
     ring = np.asarray(points) if points else np.empty((0, 2))
-    numeric = ring.dtype.kind in "iuf" and np.isfinite(ring).all()
-    if not numeric or ring.shape not in {(len(points), 2), (len(points), 3)}:
+    if ring.dtype.kind not in "iuf" or ring.shape not in {(len(points), 2), (len(points), 3)}:
         raise ValueError("not a list of points")
-    return ring[:, :2].astype(np.float64)
+    plane = ring[:, :2].astype(np.float64)
+    if not (np.abs(plane) <= _FARTHEST).all():  # nor is NaN
+        raise ValueError("points nowhere near a slide")
+    return plane

@@ -92,10 +92,9 @@ def open_with_openslide(path: Path) -> openslide.OpenSlide:
     Raises
     ------
     SlideError
-        If there is no such file, or OpenSlide cannot open it.
+        If there is no such file, it may not be read, or OpenSlide cannot open it.
     """
-    if not path.is_file():
-        raise SlideError(path, "no such file", "Check the slide column of slides.csv")
+    _check_readable(path)
     try:
         return openslide.OpenSlide(path)
     except openslide.OpenSlideUnsupportedFormatError as error:
@@ -108,6 +107,19 @@ def open_with_openslide(path: Path) -> openslide.OpenSlide:
         raise SlideError(
             path, f"cannot be opened ({error})", "The file is damaged or incomplete: copy it again from its source"
         ) from error
+
+
+def _check_readable(path: Path) -> None:
+    """Say what OpenSlide does not: it calls whatever it cannot read an unknown format."""
+    column = "Check the slide column of slides.csv"
+    try:
+        if path.is_dir():
+            raise SlideError(path, "a folder, not a file", column)
+        if not path.is_file():
+            raise SlideError(path, "no such file", column)
+        path.open("rb").close()
+    except OSError as error:
+        raise SlideError(path, f"cannot be opened ({error.strerror})", "Check its permissions and its disk") from error
 
 
 def _on_white(image: Image.Image) -> NDArray[np.uint8]:

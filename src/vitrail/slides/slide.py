@@ -88,7 +88,7 @@ def open_slide(path: str | Path, *, mpp: float | None = None, fallback_mpp: floa
     Raises
     ------
     SlideError
-        If there is no such file, it is no slide or cut short, or no believable mpp is known.
+        If there is no such file, it may not be read, it is no slide or cut short, or no believable mpp is known.
     """
     path = Path(path)
     _check_mpp(path, mpp, fallback_mpp)
@@ -259,8 +259,11 @@ def _reader_of(slide: Slide) -> LevelReader:
     """Return the open reader of a slide; a file that was replaced meanwhile is opened anew."""
     try:
         changed_ns = slide.path.stat().st_mtime_ns
-    except OSError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise SlideError(slide.path, "the file is gone", "Put it back where it was") from error
+    except OSError as error:
+        problem = f"cannot be reached any more ({error.strerror})"
+        raise SlideError(slide.path, problem, "Check its permissions and its disk") from error
     return _reader(slide.path, changed_ns)
 
 

@@ -1,82 +1,72 @@
 """Cutting a whole cohort into one tile table: in parallel, resumable, with memory that does not grow with it.
 
-Every slide is cut in a worker process, which leaves a part in `parts/`. Parts that are there already, from a run that
-was interrupted, are not cut again; nor are slides that an earlier tile table holds under the same digest. A slide
-that cannot be cut is skipped with its reason, and the rest goes on.
+Every slide is cut in a worker process, which leaves a part, named by the digest of all that decides the slide's tiles.
+Parts that are there already, from a run that was interrupted, are not cut again; nor are slides that an earlier tile
+table holds under the same digest. A slide that cannot be cut is skipped with its reason, and the rest goes on.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import shutil
+import os
+from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
 import pandas as pd
 
 from vitrail.classes import LABELS
-from vitrail.errors import AnnotationError, TileError, VitrailError
+from vitrail.errors import AnnotationError, SlideError, TileError
 from vitrail.parallel import in_processes
 from vitrail.slides.annotations import names_found
-from vitrail.slides.cohort import file_digest
-from vitrail.tiles.cut import class_names, cut_slide
-from vitrail.tiles.table import TileTable, new_array, read_tiles
+from vitrail.slides.cohort import content_digest, file_digest
+from vitrail.tiles.cut import class_names
+from vitrail.tiles.parts import CutJob, Outcome, cut_part, finished_part, read_part
+from vitrail.tiles.table import new_array, read_tiles, tiles_of
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from vitrail.config import Settings
     from vitrail.progress import Progress
     from vitrail.slides.cohort import CohortSlide
+    from vitrail.tiles.table import TileTable
 
 VERSION = 1
 """Raised when the same slide, outlines and settings come to give other tiles."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CutJob:
-    """One slide to be cut in a worker process."""
-
-    entry: CohortSlide
-    settings: Settings
-    parts: Path
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
-    """What became of one slide; a row of `slides.csv` beside the tiles.
+class Folders:
+    """Where a cohort's tiles are cut.
 
     Attributes
     ----------
-    mpp
-        um per level-0 pixel; NaN where it is not known.
-    skipped
-        Why the slide gave no tiles; empty where it did.
-    warnings
-        What was mended on the way, joined by ` | `.
+    result
+        Where the tile table is written.
+    parts
+        Where finished slides wait for the others.
+    earlier
+        Where an earlier tile table may be.
     """
 
-    mpp: float = float("nan")
-    skipped: str = ""
-    warnings: str = ""
+    result: Path
+    parts: Path
+    earlier: Path
 
 
 def slide_digest(entry: CohortSlide, settings: Settings) -> str:
     """Digest all that decides a slide's tiles: files, names, settings, seed; never its split or attributes."""
     branches = settings.model_dump(mode="json", include={"seed", "slides", "annotations", "tiles"})
-    recipe = [
-        VERSION, entry.slide_id, entry.patient_id, entry.mpp,
-        file_digest(entry.slide), file_digest(entry.annotations), branches,
-    ]  # fmt: skip
+    files = file_digest(entry.slide), content_digest(entry.annotations)
+    recipe = [VERSION, entry.slide_id, entry.patient_id, entry.mpp, files, branches]
     return hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()
 
 
-def cut_cohort(
-    entries: tuple[CohortSlide, ...], settings: Settings, folders: tuple[Path, Path], progress: Progress
-) -> None:
-    """Cut all slides and write `tiles.parquet`, `images.npy`, `masks.npy` and `slides.csv`.
+def cut_cohort(entries: tuple[CohortSlide, ...], settings: Settings, folders: Folders, progress: Progress) -> None:
+    """Cut all slides and write `tiles.parquet`, `images.npy`, `masks.npy`, and `slides.csv`: what became of each.
 
     Parameters
     ----------
@@ -85,7 +75,7 @@ def cut_cohort(
     settings
         The study's settings.
     folders
-        Where to write, and where an earlier tile table may be.
+        Where to write, and where earlier work may be.
     progress
         Told after every slide.
 
@@ -93,20 +83,25 @@ def cut_cohort(
     ------
     AnnotationError
         Outlines have names that the settings do not know.
+    SlideError
+        A slide that the earlier table holds is missing now.
     TileError
         No slide gave tiles, or a class has none.
     """
-    folder, earlier = folders
     check_names(entries, settings)
+    earlier = _earlier(folders.earlier)
+    _check_missing(entries, earlier)
     digests = {entry.slide_id: slide_digest(entry, settings) for entry in entries}
-    kept = _earlier_outcomes(earlier, digests)
-    todo = [entry for entry in entries if entry.slide_id not in kept]
-    outcomes = kept | _cut(todo, settings, folder / "parts", progress)
-    sources = {name: earlier if name in kept else folder / "parts" for name in outcomes}
-    summary = _summary(entries, outcomes, digests)
-    _check_any(entries, summary)
-    _assemble(summary, sources, folder, settings.tiles.side_px)
-    shutil.rmtree(folder / "parts")
+    kept = _kept(earlier, digests)
+    jobs = [_job(entry, settings, folders, digests) for entry in entries if entry.slide_id not in kept]
+    summary = _summary(entries, kept | _cut(jobs, settings.compute.workers, progress), digests)
+    _check_any(summary)
+    table = read_tiles(folders.earlier) if kept else None
+
+    def source(name: str) -> TileTable:
+        return tiles_of(table, name) if table and name in kept else read_part(folders.parts / digests[name])
+
+    _assemble(summary, source, folders.result, settings.tiles.side_px)
 
 
 def check_names(entries: tuple[CohortSlide, ...], settings: Settings) -> None:
@@ -118,7 +113,7 @@ def check_names(entries: tuple[CohortSlide, ...], settings: Settings) -> None:
         Some are neither mapped nor ignored; all of them are listed.
     """
     names, unknown = class_names(settings), dict[str, int]()
-    files = {entry.annotations for entry in entries if entry.annotations.is_file()}
+    files = {entry.annotations for entry in entries if os.path.isfile(entry.annotations)}  # noqa: PTH113 - never raises
     for path in sorted(files):
         for name, count in _names_in(path).items():
             if not names.knows(name):
@@ -137,48 +132,41 @@ def _names_in(path: Path) -> dict[str, int]:
         return {}  # this slide will be skipped with its reason when it is cut
 
 
-def _cut(todo: list[CohortSlide], settings: Settings, parts: Path, progress: Progress) -> dict[str, Outcome]:
-    parts.mkdir(exist_ok=True)
-    jobs = [CutJob(entry=entry, settings=settings, parts=parts) for entry in todo]
-    outcomes = {job.entry.slide_id: _finished(job) for job in jobs}
-    open_jobs = [job for job in jobs if outcomes[job.entry.slide_id] is None]
-    with progress.task("tiles", len(jobs), len(jobs) - len(open_jobs)) as step:
-        for job, outcome in in_processes(_cut_part, open_jobs, settings.compute.workers):
-            outcomes[job.entry.slide_id] = outcome
+def _job(entry: CohortSlide, settings: Settings, folders: Folders, digests: dict[str, str]) -> CutJob:
+    return CutJob(entry=entry, settings=settings, part=folders.parts / digests[entry.slide_id])
+
+
+def _cut(jobs: list[CutJob], workers: int, progress: Progress) -> dict[str, Outcome]:
+    done = {job.entry.slide_id: outcome for job in jobs if (outcome := finished_part(job.part))}
+    todo = [job for job in jobs if job.entry.slide_id not in done]
+    with progress.task("tiles", len(jobs), len(done)) as step, closing(in_processes(cut_part, todo, workers)) as cut:
+        for job, outcome in cut:
+            done[job.entry.slide_id] = outcome
             step(1, outcome.skipped and f"skipped {job.entry.slide_id}")
-    return {name: outcome for name, outcome in outcomes.items() if outcome}
+    return done
 
 
-def _finished(job: CutJob) -> Outcome | None:
-    """Find the part that an interrupted run left."""
-    path = job.parts / f"{job.entry.slide_id}.json"
-    return Outcome(**json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
+def _earlier(folder: Path) -> pd.DataFrame:
+    """Return the slides with tiles of an earlier tile table; none where there is no finished one."""
+    if not (folder / "stage.json").is_file():
+        return pd.DataFrame(columns=["slide_id", "mpp", "warnings", "digest"])
+    rows = pd.read_csv(folder / "slides.csv", dtype=str, keep_default_na=False)
+    return rows[rows["skipped"] == ""]
 
 
-def _cut_part(job: CutJob) -> Outcome:
-    """Cut one slide and leave its part; the `.json` comes last. A failure leaves none and is tried again next time."""
-    path = job.parts / f"{job.entry.slide_id}.json"
-    try:
-        cut = cut_slide(job.entry, job.settings)
-    except VitrailError as error:
-        return Outcome(skipped=str(error))
-    cut.rows.to_parquet(path.with_suffix(".parquet"))
-    for name, array in (("images", cut.images), ("masks", cut.masks)):
-        np.save(path.with_suffix(f".{name}.npy"), array)
-    outcome = Outcome(mpp=cut.mpp, warnings=" | ".join(cut.warnings))
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps({"mpp": outcome.mpp, "warnings": outcome.warnings}), encoding="utf-8")
-    temporary.replace(path)
-    return outcome
+def _check_missing(entries: tuple[CohortSlide, ...], earlier: pd.DataFrame) -> None:
+    """Refuse to replace a finished table by a smaller one because a disk is not there today."""
+    held = set(earlier["slide_id"])
+    for entry in entries:
+        if entry.slide_id in held and not entry.slide.exists():
+            cure = f"Put it back, or remove {entry.slide_id} from slides.csv to go on without it"
+            raise SlideError(entry.slide, "is missing, and the finished tiles hold it", cure)
 
 
-def _earlier_outcomes(earlier: Path, digests: dict[str, str]) -> dict[str, Outcome]:
-    """Find the slides whose tiles an earlier table holds unchanged."""
-    if not (earlier / "stage.json").is_file():
-        return {}
-    rows = pd.read_csv(earlier / "slides.csv", dtype={"slide_id": str}, keep_default_na=False, na_values={"mpp": [""]})
-    rows = rows[(rows["skipped"] == "") & (rows["digest"] == rows["slide_id"].map(digests))]
-    columns = rows[["slide_id", "mpp", "warnings"]].itertuples(index=False)
+def _kept(earlier: pd.DataFrame, digests: dict[str, str]) -> dict[str, Outcome]:
+    """Return the slides whose tiles the earlier table holds unchanged."""
+    same = earlier[earlier["digest"] == earlier["slide_id"].map(digests)]
+    columns = same[["slide_id", "mpp", "warnings"]].itertuples(index=False)
     return {name: Outcome(mpp=float(mpp), warnings=warnings) for name, mpp, warnings in columns}
 
 
@@ -188,28 +176,27 @@ def _summary(entries: tuple[CohortSlide, ...], outcomes: dict[str, Outcome], dig
     return pd.DataFrame(rows, columns=["slide_id", "patient_id", "mpp", "skipped", "warnings", "digest"])
 
 
-def _check_any(entries: tuple[CohortSlide, ...], summary: pd.DataFrame) -> None:
+def _check_any(summary: pd.DataFrame) -> None:
     if (summary["skipped"] != "").all():
-        raise TileError(
-            f"{len(entries)} slides", f"none gave tiles. The first: {summary['skipped'].iloc[0]}", "Mend these"
-        )
+        first = f"{summary['slide_id'].iloc[0]}: {summary['skipped'].iloc[0].rstrip('.')}"
+        raise TileError(f"{len(summary)} slides", f"none gave tiles; {first}", "Mend the slides like this first one")
 
 
-def _assemble(summary: pd.DataFrame, sources: dict[str, Path], folder: Path, side_px: int) -> None:
-    """Join the parts, one slide at a time, in the order of the cohort."""
-    earlier = {source: read_tiles(source) for source in set(sources.values()) if source != folder / "parts"}
-    names = list(summary.loc[summary["skipped"] == "", "slide_id"])
-    rows = pd.concat([_rows(name, sources[name], earlier) for name in names], ignore_index=True)
+def _assemble(summary: pd.DataFrame, source: Callable[[str], TileTable], folder: Path, side_px: int) -> None:
+    """Join the slides' tiles, one slide at a time, in the order of the cohort."""
+    names = [str(name) for name in summary.loc[summary["skipped"] == "", "slide_id"]]
+    rows = pd.concat([source(name).rows for name in names], ignore_index=True)
     _check_labels(rows)
     images = new_array(folder / "images.npy", (len(rows), side_px, side_px, 3))
     masks = new_array(folder / "masks.npy", (len(rows), side_px, side_px))
-    for name, where in rows.groupby("slide_id", sort=False).indices.items():
-        images[where], masks[where] = _pixels(str(name), sources[str(name)], earlier)
+    start = 0
+    for name in names:
+        tiles = source(name)
+        stop = start + len(tiles)
+        images[start:stop], masks[start:stop] = tiles.images, tiles.masks
+        start = stop
     rows.to_parquet(folder / "tiles.parquet")
-    for label in LABELS:
-        found = rows.loc[rows["label"] == label.key, "slide_id"].value_counts()
-        summary[f"{label.key}_tiles"] = summary["slide_id"].map(found).fillna(0).astype(int)
-    summary.to_csv(folder / "slides.csv", index=False)
+    _counted(summary, rows).to_csv(folder / "slides.csv", index=False)
 
 
 def _check_labels(rows: pd.DataFrame) -> None:
@@ -219,16 +206,8 @@ def _check_labels(rows: pd.DataFrame) -> None:
             raise TileError(f"{len(rows)} tiles", f"not one of them is {label.title.lower()}", cure)
 
 
-def _rows(name: str, source: Path, earlier: dict[Path, TileTable]) -> pd.DataFrame:
-    if source in earlier:
-        rows = earlier[source].rows
-        return rows[rows["slide_id"] == name]
-    return pd.read_parquet(source / f"{name}.parquet")
-
-
-def _pixels(name: str, source: Path, earlier: dict[Path, TileTable]) -> tuple[np.ndarray, np.ndarray]:
-    if source in earlier:
-        table = earlier[source]
-        where = np.flatnonzero(table.rows["slide_id"] == name)
-        return table.images[where], table.masks[where]
-    return np.load(source / f"{name}.images.npy"), np.load(source / f"{name}.masks.npy")
+def _counted(summary: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
+    """Add the number of tiles of each label to each slide."""
+    found = {label: rows.loc[rows["label"] == label.key, "slide_id"].value_counts() for label in LABELS}
+    counts = {f"{label.key}_tiles": summary["slide_id"].map(n).fillna(0).astype(int) for label, n in found.items()}
+    return summary.assign(**counts)

@@ -6,6 +6,7 @@ Columns of `tiles.parquet`: `slide_id`, `patient_id`; `x`, `y`, `side` of the ti
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -60,7 +61,25 @@ def read_tiles(folder: Path) -> TileTable:
     return TileTable(rows=rows, images=images, masks=masks)
 
 
+def tiles_of(table: TileTable, slide_id: str) -> TileTable:
+    """Return the tiles of one slide, whose rows lie together."""
+    (where,) = (table.rows["slide_id"] == slide_id).to_numpy().nonzero()
+    part = slice(int(where[0]), int(where[-1]) + 1)
+    return TileTable(rows=table.rows[part], images=table.images[part], masks=table.masks[part])
+
+
 def new_array(path: Path, shape: tuple[int, ...]) -> NDArray[np.uint8]:
-    """Create an `.npy` of bytes on disk to be filled row by row."""
+    """Create an `.npy` of bytes on disk to be filled row by row.
+
+    Its space is taken at once: a memory map that outgrows the disk would end the process without a word.
+
+    Raises
+    ------
+    OSError
+        The disk is full.
+    """
     array: NDArray[np.uint8] = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=shape)
+    if hasattr(os, "posix_fallocate"):
+        with path.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
     return array

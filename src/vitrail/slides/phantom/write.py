@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import csv
 import json
-import multiprocessing
-import os
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import tifffile
 
+from vitrail.parallel import cores, in_processes
 from vitrail.slides.phantom.draw import Scene, compose, draw_strips
 from vitrail.slides.phantom.outlines import annotate, nuclei_geojson
 from vitrail.slides.phantom.spec import LAYOUT_STEP, PhantomCohort, SlideSpec
@@ -36,7 +35,8 @@ def write_cohort(
 ) -> Path:
     """Write a synthetic cohort: slides, coarse outlines, truth and slides.csv.
 
-    A slide that is complete and was drawn from the same spec is kept. The pixels do not depend on `workers`.
+    A slide that is complete and was drawn from the same spec is kept. The pixels do not depend on `workers`. A script
+    must call this under `if __name__ == "__main__":`, as `in_processes` says.
 
     Parameters
     ----------
@@ -45,7 +45,7 @@ def write_cohort(
     cohort
         What to draw.
     workers
-        Processes; by default as many as the machine has cores, at most 8. With 1 this process draws.
+        Processes; by default as many as this process may use cores, at most 8. With 1 this process draws.
     on_slide
         Called with the identifier of each slide as it is finished or found complete.
 
@@ -53,6 +53,11 @@ def write_cohort(
     -------
     The path of slides.csv, with the columns slide_id, patient_id, slide, annotations, site and p16; its paths are
     relative to the folder.
+
+    Raises
+    ------
+    RunError
+        The workers could not start, or one died.
     """
     pairs = cohort.slides()
     report = on_slide or _silent
@@ -62,8 +67,10 @@ def write_cohort(
             report(spec.slide_id)
         else:
             missing.append(spec)
-    for slide_id in _drawn(folder, missing, min(workers or os.cpu_count() or 1, _MOST_WORKERS, len(missing))):
-        report(slide_id)
+    jobs = [(folder, spec) for spec in missing]
+    with closing(in_processes(_draw_job, jobs, min(workers or cores(), _MOST_WORKERS))) as drawn:
+        for _, slide_id in drawn:
+            report(slide_id)
     return _write_csv(folder / "slides.csv", [row for _, row in pairs])
 
 
@@ -125,14 +132,8 @@ def _description(spec: SlideSpec) -> str:
     return json.dumps(spec.record(), sort_keys=True)
 
 
-def _drawn(folder: Path, specs: list[SlideSpec], workers: int) -> Iterator[str]:
-    """Draw slides and yield their identifiers as they are finished."""
-    if workers <= 1:
-        yield from (_draw(folder, spec) for spec in specs)
-        return
-    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-        for future in as_completed([pool.submit(_draw, folder, spec) for spec in specs]):
-            yield future.result()
+def _draw_job(job: tuple[Path, SlideSpec]) -> str:
+    return _draw(*job)
 
 
 def _draw(folder: Path, spec: SlideSpec) -> str:
