@@ -101,7 +101,7 @@ def study(folder: Path, seed: int) -> dict:
     table = read_tiles(folder / "tiles")
     split = read_split(folder / "split", table.rows)
     rows = {name: np.flatnonzero(split == name) for name in ("train", "validation", "test")}
-    pixels = table.images[rows["train"]].reshape(-1, 3) / np.float32(255)
+    pixels = table.images[rows["train"]].reshape(-1, 3) / 255
     statistics = pixels.mean(0).tolist(), pixels.std(0).tolist()
     weights = start_weights(settings.encoder)
     weights = {key: value for key, value in weights.items() if not key.startswith("classifier.")}
@@ -111,6 +111,7 @@ def study(folder: Path, seed: int) -> dict:
 
     classifier = timm.create_model(settings.encoder.name, num_classes=1)
     classifier.load_state_dict(weights, strict=False)
+    classifier.get_classifier().reset_parameters()  # timm's own start for one output is uniform in -1..1: loss near 3
     tiles = sets(masks=False)
     fit(classifier, torch.nn.BCEWithLogitsLoss(), tiles, settings.classifier)
     logits, truth = run(classifier, tiles["test"], settings.classifier.batch)

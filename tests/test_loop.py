@@ -9,13 +9,16 @@ import torch
 from safetensors.torch import load_file
 
 from vitrail.config import AugmentSettings, Settings
-from vitrail.errors import ModelError, TileError
+from vitrail.errors import ModelError, SettingsError, TileError
 from vitrail.learn.checkpoint import EpochScores, best_epoch
 from vitrail.learn.data import Loader, channel_statistics, cut, parts, shuffled
-from vitrail.learn.loop import train
+from vitrail.learn.loop import _seeds, train
 from vitrail.learn.objective import OBJECTIVES
+from vitrail.learn.start import check_start
+from vitrail.models.device import Precision, precision
 from vitrail.models.inputs import Standardiser, intensities
-from vitrail.models.store import load_model, replace
+from vitrail.models.store import Model, load_model, replace
+from vitrail.predict.engine import Engine
 from vitrail.tiles.table import TileTable
 
 SIDE = 32
@@ -114,7 +117,7 @@ def check_best(task, folder, part, scores):
     assert model.spec.training.best_epoch == best
     assert model.spec.training.validation_loss == scores["validation_loss"][best]
     losses = []
-    for rows in cut(part.validation, 8):
+    for rows in cut(shuffled(part.validation, _seeds(0, task, 0)[1]), 8):  # the Jaccard loss is one of batches
         x = Standardiser(model.spec, torch.device("cpu"))(intensities(torch.from_numpy(part.tiles.images[rows])))
         with torch.inference_mode():
             targets = torch.from_numpy(objective.targets(part.tiles)[rows])
@@ -136,6 +139,121 @@ def test_a_killed_training_ends_with_the_same_bytes(task, steps, tmp_path):
     train(task, part, chosen, folder=tmp_path / "killed", progress=again)
     assert again.begun == (task, 18, steps // 6 * 6)
     assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("removed", [0, 1])
+def test_a_kill_behind_the_end_trains_nothing_again(tmp_path, monkeypatch, removed):
+    part, chosen = make_parts(), settings(epochs=2)
+    train("classifier", part, chosen, folder=tmp_path / "whole")
+
+    def half(checkpoint):
+        for path in sorted(checkpoint.folder.glob("*-*.safetensors"))[:removed]:
+            path.unlink()
+        raise Killed
+
+    with monkeypatch.context() as patched:
+        patched.setattr("vitrail.learn.loop.Checkpoint.remove", half)
+        with pytest.raises(Killed):
+            train("classifier", part, chosen, folder=tmp_path / "killed")
+    assert "checkpoint.safetensors" in contents(tmp_path / "killed")
+    progress = Killer(0)
+    for _time in range(2):  # then once more, with nothing but the model left
+        train("classifier", part, chosen, folder=tmp_path / "killed", progress=progress)
+        assert progress.begun is None
+        assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
+
+
+def test_a_model_of_other_settings_is_trained_anew(tmp_path):
+    part = make_parts()
+    for folder, seeds in (("a", (0, 1)), ("b", (1,))):
+        for seed in seeds:
+            train("classifier", part, settings(seed, epochs=1), folder=tmp_path / folder)
+    assert contents(tmp_path / "a") == contents(tmp_path / "b")
+
+
+def test_a_checkpoint_of_another_precision_is_not_taken_up(tmp_path, monkeypatch):
+    part, chosen = make_parts(), settings(epochs=2)
+    with pytest.raises(Killed):
+        train("classifier", part, chosen, folder=tmp_path / "a", progress=Killer(8))
+    other = torch.bfloat16 if precision(torch.device("cpu")).dtype == torch.float32 else torch.float32
+    monkeypatch.setattr("vitrail.learn.loop.precision", lambda device: Precision(device=device, dtype=other))
+    progress = Killer()
+    train("classifier", part, chosen, folder=tmp_path / "a", progress=progress)
+    train("classifier", part, chosen, folder=tmp_path / "b")
+    assert progress.begun == ("classifier", 12, 0)
+    assert contents(tmp_path / "a") == contents(tmp_path / "b")
+
+
+def test_too_little_memory_to_train_is_told(tmp_path, monkeypatch):
+    def full(*_args):
+        raise torch.cuda.OutOfMemoryError("Tried to allocate")
+
+    monkeypatch.setattr(OBJECTIVES["segmenter"], "loss", full)
+    with pytest.raises(ModelError) as caught:
+        train("segmenter", make_parts(), settings(), folder=tmp_path)
+    expected = "segmenter training: cpu has too little memory for batches of 8. Lower segmenter.batch in study.toml."
+    assert str(caught.value) == expected
+
+
+class Small(torch.nn.Module):
+    """A device's memory that holds `most` images."""
+
+    def __init__(self, most):
+        super().__init__()
+        self.most, self.tried = most, []
+
+    def forward(self, x):
+        self.tried.append(len(x))
+        if len(x) > self.most:
+            raise torch.cuda.OutOfMemoryError("Tried to allocate")
+        return x.mean((1, 2, 3))
+
+
+def test_prediction_halves_batches_that_do_not_fit():
+    images = make_tiles(100).images
+    spec = OBJECTIVES["classifier"].spec(settings(), ([0.5] * 3, [0.25] * 3))
+    found = {}
+    for most in (100, 20, 1):
+        engine = Engine(Model(spec=spec, module=Small(most)), torch.device("cpu"))
+        found[most] = engine.tumor_probability(images)
+        assert sum(n for n in engine.module.tried if n <= most) == 100
+        assert engine.module.tried[:3] == {100: [64, 36], 20: [64, 32, 16], 1: [64, 32, 16]}[most]
+        assert engine.tumor_probability(images[:0]).shape == (0,)
+    np.testing.assert_allclose(found[20], found[100], rtol=1e-6)
+    np.testing.assert_allclose(found[1], found[100], rtol=1e-6)
+    engine = Engine(Model(spec=spec, module=Small(0)), torch.device("cpu"))
+    with pytest.raises(ModelError, match="classifier prediction: cpu has too little memory for a single tile"):
+        engine.tumor_probability(images)
+
+
+@pytest.mark.parametrize(
+    ("branch", "change", "problem"),
+    [
+        ("encoder", {"name": "eficientnet_b0"}, "timm has no network of this name"),
+        ("encoder", {"weights": "missing.pth"}, "missing.pth: no such weights file"),
+        ("encoder", {"weights": "imagenet"}, r"cannot be downloaded \(this machine is offline\)"),
+        ("encoder", {"name": "inception_v3"}, "cannot be trained on tiles of 32 pixels, 8 a batch"),
+        ("encoder", {"name": "vit_tiny_patch16_224"}, "gives no convolutional feature maps"),
+        ("compute", {"device": "cuda"}, "this machine has no 'cuda'"),
+    ],
+)
+def test_what_cannot_start_is_told_before_tiles_are_cut(monkeypatch, branch, change, problem):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr("vitrail.models.encoder.try_to_load_from_cache", lambda *_args: None)
+    monkeypatch.setattr("vitrail.models.encoder._online", lambda: False)
+    check_start(settings())
+    content = settings().model_dump()
+    content[branch] |= change
+    with pytest.raises((ModelError, SettingsError), match=problem):
+        check_start(Settings.model_validate(content))
+
+
+def test_weights_within_reach_may_start(monkeypatch):
+    content = settings().model_dump()
+    content["encoder"]["weights"] = "imagenet"
+    monkeypatch.setattr("vitrail.models.encoder.try_to_load_from_cache", lambda *_args: None)
+    monkeypatch.setattr("vitrail.models.encoder._online", lambda: True)
+    check_start(Settings.model_validate(content))
 
 
 def test_a_checkpoint_of_other_settings_is_not_taken_up(tmp_path):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import json
 import urllib.request
 
@@ -18,7 +19,7 @@ from vitrail.models import device, encoder
 from vitrail.models.encoder import feature_channels, load_encoder, start_weights
 from vitrail.models.inputs import Standardiser, intensities
 from vitrail.models.spec import AnySpec, ClassifierSpec, SegmenterSpec, TrainingInfo
-from vitrail.models.store import build, load_model, save_model
+from vitrail.models.store import build, check_fit, load_model, save_model, saved_fingerprint
 
 TINY = "test_efficientnet"
 SHARED = {"encoder": TINY, "side_um": 199.1, "side_px": 64, "mean": (0.7, 0.5, 0.6), "std": (0.2, 0.25, 0.15)}
@@ -103,7 +104,17 @@ def test_weights_of_a_vitrail_classifier(tmp_path):
 
 @pytest.mark.parametrize(
     ("content", "problem"),
-    [(None, "no such weights file"), (b"nonsense", "not a readable weights file"), ({"a": object}, "not a readable")],
+    [
+        (None, "no such weights file"),
+        (b"nonsense", "not a readable weights file"),
+        (b"hello", "not a readable"),
+        (b".", "not a readable"),
+        (b"\x80\x02.", "not a readable"),
+        (b"\x80\x02X\x01", "not a readable"),
+        (b"", "not a readable"),
+        ({"a": object}, r"not a readable weights file \(it is damaged, or holds more than tensors\)"),
+        ({1: torch.zeros(1)}, "holds more than named tensors"),
+    ],
 )
 def test_unusable_weights_file(tmp_path, content, problem):
     path = tmp_path / "own.pth"
@@ -114,6 +125,15 @@ def test_unusable_weights_file(tmp_path, content, problem):
     with pytest.raises(ModelError, match=problem) as caught:
         start_weights(EncoderSettings(name=TINY, weights=str(path)))
     assert "\n" not in str(caught.value)
+    assert "file ()" not in str(caught.value)
+    assert "weights_only" not in str(caught.value)
+
+
+def test_a_weights_file_in_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    state = timm.create_model(TINY, num_classes=0).state_dict()
+    save_file(state, tmp_path / "own.safetensors")
+    assert set(start_weights(EncoderSettings(name=TINY, weights="~/own.safetensors"))) == set(state)
 
 
 def test_imagenet_weights_offline(monkeypatch):
@@ -146,9 +166,57 @@ def test_imagenet_weights_from_the_hubs_cache(monkeypatch, tmp_path):
     assert all(torch.equal(value, network.state_dict()[key]) for key, value in found.items())
 
 
-def test_a_proxy_counts_as_online(monkeypatch):
-    monkeypatch.setattr(urllib.request, "getproxies", lambda: {"https": "http://proxy"})
+@pytest.mark.parametrize(
+    ("proxies", "hop"),
+    [
+        ({}, ("hub.example", 443)),
+        ({"https": "http://proxy"}, ("proxy", 80)),
+        ({"https": "proxy:3128"}, ("proxy", 3128)),
+        ({"all": "socks5://proxy"}, ("proxy", 1080)),
+        ({"https": "http://proxy", "no": "hub.example"}, ("hub.example", 443)),
+        ({"http": "http://proxy"}, ("hub.example", 443)),
+    ],
+)
+def test_online_means_that_the_first_hop_answers_soon(monkeypatch, proxies, hop):
+    asked = []
+
+    def connect(address, timeout):
+        asked.append((address, timeout))
+        raise TimeoutError
+
+    monkeypatch.setattr(encoder.constants, "ENDPOINT", "https://hub.example")
+    monkeypatch.setattr(encoder.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(urllib.request, "getproxies", lambda: proxies)
+    monkeypatch.setattr(
+        urllib.request, "proxy_bypass", lambda host: urllib.request.proxy_bypass_environment(host, proxies)
+    )
+    monkeypatch.setattr(encoder.socket, "create_connection", connect)
+    assert not encoder._online()
+    assert asked == [(hop, 5)]
+    monkeypatch.setattr(encoder.socket, "create_connection", lambda *_args, **_kwargs: io.BytesIO())
     assert encoder._online()
+
+
+def test_a_hub_switched_off_is_not_asked(monkeypatch):
+    monkeypatch.setattr(encoder.constants, "HF_HUB_OFFLINE", True)
+    assert not encoder._online()
+
+
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [
+        ("efficientnet_b0.foo", "timm has no weights 'foo' of this network. Name one of efficientnet_b0."),
+        ("coatnet_0_224", "timm has no pretrained weights of this network. Take another encoder, or set"),
+    ],
+)
+def test_weights_that_timm_does_not_have(name, line):
+    with pytest.raises(ModelError) as caught:
+        start_weights(EncoderSettings(name=name))
+    assert line in str(caught.value)
+
+
+def test_a_tag_of_weights_is_part_of_the_name():
+    assert feature_channels("efficientnet_b0.ra_in1k") == 1280
 
 
 def test_unknown_encoder_is_told_near_names():
@@ -212,10 +280,51 @@ def test_model_folder_round_trip(tmp_path, spec):
 
 
 def test_output_order():
-    assert classifier_spec().index(TissueClass.TUMOR) == 0
-    assert [segmenter_spec().index(tissue) for tissue in TissueClass] == [0, 1, 2, 3]
-    with pytest.raises(ValueError, match="not in list"):
-        classifier_spec().index(TissueClass.OTHER)
+    assert classifier_spec().classes == (TissueClass.TUMOR.key,)
+    assert segmenter_spec().classes == tuple(TissueClass(number).key for number in range(4))
+
+
+@pytest.mark.parametrize(
+    ("spec", "classes", "problem"),
+    [
+        (segmenter_spec, ("non_tumor", "tumor", "other", "background"), "Input should be 'tumor'"),
+        (segmenter_spec, ("tumor", "non_tumor", "other"), "Field required"),
+        (classifier_spec, ("other",), "Input should be 'tumor'"),
+        (classifier_spec, (), "Field required"),
+    ],
+)
+def test_any_other_order_is_refused(spec, classes, problem):
+    with pytest.raises(ValueError, match=rf"classes\.\d\n  {problem}"):
+        spec(classes=classes)
+
+
+@pytest.mark.parametrize("spec", [classifier_spec, segmenter_spec])
+def test_encoders_that_do_not_fit_the_tiles(spec):
+    with pytest.raises(ModelError, match="cannot be trained on tiles of 64 pixels, 4 a batch") as caught:
+        check_fit(spec(encoder="inception_v3"), 4)
+    assert "\n" not in str(caught.value)
+    check_fit(spec(), 4)
+
+
+def test_batch_normalisation_needs_two_values():
+    with pytest.raises(ModelError, match=r"cannot be trained on tiles of 32 pixels, 1 a batch .* or classifier\.batch"):
+        check_fit(classifier_spec(side_px=32), 1)
+    check_fit(classifier_spec(side_px=32), 2)
+    check_fit(classifier_spec(), 1)
+
+
+def test_a_fingerprint_is_found_and_leaves_the_bytes_the_same(tmp_path):
+    network = build(classifier_spec())
+    for name in "abc":
+        save_model(tmp_path / name, network, classifier_spec(), "" if name == "c" else "f1")
+    assert saved_fingerprint(tmp_path / "a") == "f1"
+    assert (tmp_path / "a" / "weights.safetensors").read_bytes() == (
+        tmp_path / "b" / "weights.safetensors"
+    ).read_bytes()
+    assert saved_fingerprint(tmp_path / "c") is None
+    (tmp_path / "a" / "weights.safetensors").write_bytes(b"cut off")
+    (tmp_path / "b" / "model.json").unlink()
+    assert saved_fingerprint(tmp_path / "a") is saved_fingerprint(tmp_path / "b") is None
 
 
 @pytest.mark.parametrize(
@@ -245,11 +354,6 @@ def test_missing_model_file(tmp_path, name):
         load_model(tmp_path)
 
 
-def test_classes_must_differ():
-    with pytest.raises(ValueError, match="classes must differ"):
-        segmenter_spec(classes=("tumor", "tumor"))
-
-
 def test_spec_reads_back_as_its_own_kind():
     for spec in (classifier_spec(), segmenter_spec(training=INFO)):
         assert AnySpec.validate_json(spec.model_dump_json()) == spec
@@ -270,6 +374,37 @@ def test_a_device_that_is_not_there(monkeypatch):
     with pytest.raises(SettingsError, match=r"compute\.device: this machine has no 'cuda'"):
         device.pick_device("cuda")
     assert device.pick_device("cpu") == torch.device("cpu")
+
+
+@pytest.mark.parametrize(("cuda", "found"), [(True, "cuda"), (False, "cpu")])
+def test_auto_is_cuda_or_the_cpu(monkeypatch, cuda, found):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert device.pick_device("auto") == torch.device(found)
+    assert device.pick_device("mps") == torch.device("mps")
+
+
+@pytest.mark.parametrize(("refused", "took"), [((), True), ((1 << 30,), True), ((1 << 30, 32 << 20), False)])
+def test_an_older_c_library_is_asked_for_less(monkeypatch, refused, took):
+    asked = []
+
+    class Library:
+        @staticmethod
+        def mallopt(option, size):
+            asked.append((option, size))
+            return int(option == -1 or size not in refused)
+
+    monkeypatch.setattr(device.ctypes, "CDLL", lambda _name: Library)
+    assert device.keep_memory() == took
+    assert asked[-1] == (-1, 1 << 30)  # whatever became of the other
+    assert asked[:-1] == [(-3, size) for size in (1 << 30, 32 << 20)[: len(refused) + 1]]
+
+
+@pytest.mark.parametrize(("kind", "used", "forked"), [("cuda", False, 2), ("cpu", True, 2), ("cpu", False, 0)])
+def test_generators_of_all_gpus_are_kept(monkeypatch, kind, used, forked):
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: used)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert device._seeded(torch.device(kind)) == list(range(forked))
 
 
 @pytest.mark.parametrize(

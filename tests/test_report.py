@@ -7,6 +7,7 @@ import shutil
 import subprocess
 from dataclasses import replace
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -15,10 +16,11 @@ from scipy.ndimage import gaussian_filter
 from sklearn import metrics as sk
 
 from vitrail.classes import TissueClass
-from vitrail.report import figures, maps
+from vitrail.report import collect, figures, maps
 from vitrail.report import style as look
 from vitrail.report.page import ReportData, SlideMaps, metrics, write_report
 from vitrail.report.style import drawable, style
+from vitrail.slides.cohort import CohortSlide
 
 HOSTILE = '../<script>alert("$x_{$")</script> & co \u202e\u4e2d'
 FIGURES = ("roc", "confusion", "training", "cohort")
@@ -72,7 +74,6 @@ def slide_maps(slide_id, seed, size=(160, 200), side=6.3):
         accuracy=0.913,
         thumbnail=np.clip(picture, 0, 255).astype(np.uint8),
         width_um=w / side * 199.1,
-        height_um=h / side * 199.1,
         outlines=outlines,
         classifier=probability.astype(np.float32),
         segmenter=found.astype(np.uint8),
@@ -293,6 +294,37 @@ def test_it_works_without_test_tiles(data, tmp_path, monkeypatch):
     page = Page(write_report(replace(data, predictions=rows[rows["split"] == "train"], maps=[]), tmp_path).read_text())
     assert "the test part is empty" in page.words
     assert json.loads((tmp_path / "metrics.json").read_text())["test"]["pixels"]["mean_jaccard"] is None
+
+
+def test_attributes_become_numbers_where_all_are():
+    entries = [
+        CohortSlide(slide_id=f"S{i}", patient_id=f"P{i}", slide=Path("s"), annotations=Path("a"), attributes=cells)
+        for i, cells in enumerate(
+            {"age": "" if i == 3 else str(40 + 3 * i), "stage": "IV" if i % 2 else "", "grade": "123"[i % 3],
+             "note": "", "packs": ["9", "10", ""][i % 3], "code": "inf" if i else "nan", "mpp": "a scanner's"}
+            for i in range(12)
+        )
+    ]  # fmt: skip
+    cut = pd.DataFrame({"slide_id": [entry.slide_id for entry in entries], "patient_id": "", "mpp": "0.5"})
+    cut = cut.assign(skipped="", tumor_tiles=1, non_tumor_tiles=2, patient_id=[entry.patient_id for entry in entries])
+    slides = collect._slides(cut, tuple(entries), cut.assign(split="test"))
+    assert slides["age"].isna().tolist() == [i == 3 for i in range(12)]
+    assert slides["age"].max() == 73
+    assert slides["mpp"].tolist() == [0.5] * 12
+    assert slides["code"].tolist() == ["nan"] + ["inf"] * 11
+    bars = {name: counts.to_dict() for name, counts in figures._attributes(slides).items()}
+    assert bars["age"] == {"40 to 48": 3, "48 to 56": 2, "56 to 64": 2, "64 to 72": 3, "72 to 80": 1, "not known": 1}
+    assert bars["stage"] == {"IV": 6, "not known": 6}
+    assert list(bars["packs"]) == ["9", "10", "not known"]  # as numbers, not as words
+    assert bars["grade"] == {"1": 4, "2": 4, "3": 4}
+    assert "note" not in bars
+
+
+def test_a_cohort_without_attributes():
+    entries = (CohortSlide(slide_id="S", patient_id="P", slide=Path("s"), annotations=Path("a")),)
+    cut = pd.DataFrame({"slide_id": ["S"], "patient_id": "P", "mpp": "0.5", "skipped": "", "split": "train"})
+    slides = collect._slides(cut.assign(tumor_tiles=1, non_tumor_tiles=2), entries, cut)
+    assert slides.columns.tolist() == ["slide_id", "patient_id", "split", "mpp", "tumor_tiles", "non_tumor_tiles"]
 
 
 def test_the_kept_epoch_has_the_lowest_validation_loss():

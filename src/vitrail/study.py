@@ -96,7 +96,7 @@ def _check_start(run: Run, stages: tuple[Stage, ...]) -> None:
     """Find out before hours of cutting whether the networks can be built at all."""
     networks = [stage for stage in stages if stage.name in {"classifier", "segmenter"}]
     if any(not (run.folder / stage.folder / "stage.json").is_file() for stage in networks):
-        from vitrail.models.start import check_start  # noqa: PLC0415 - torch only where it works
+        from vitrail.learn.start import check_start  # noqa: PLC0415 - torch only where it works
 
         check_start(started(run))
 

@@ -103,7 +103,8 @@ class Checkpoint:
     folder
         The model folder.
     fingerprint
-        Of everything that the training follows from; a checkpoint of another one is not taken up.
+        Of everything that the training follows from, device and precision among it; a checkpoint of another one is not
+        taken up.
     """
 
     folder: Path
@@ -153,6 +154,6 @@ class Checkpoint:
         return state
 
     def remove(self) -> None:
-        """Remove the files."""
+        """Remove the files; only once the model is whole, for without either of them a training is lost."""
         for path in (*self.folder.glob("best-*.safetensors*"), *self.folder.glob("checkpoint.safetensors*")):
             path.unlink()

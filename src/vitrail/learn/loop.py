@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -20,11 +21,11 @@ from vitrail.models.device import Precision, keep_memory, pick_device, precision
 from vitrail.models.encoder import load_encoder, start_weights
 from vitrail.models.inputs import Standardiser
 from vitrail.models.spec import TrainingInfo
-from vitrail.models.store import JSON, build, replace, save_model
+from vitrail.models.store import JSON, build, check_fit, replace, save_model, saved_fingerprint
 from vitrail.progress import Silent
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from torch import Tensor
@@ -45,8 +46,9 @@ def train(task: Task, parts: Parts, settings: Settings, *, folder: Path, progres
     """Train a network and write its model folder: the weights of the epoch with the lowest validation loss.
 
     Writes `weights.safetensors`, `history.csv` and, last, `model.json`. Until then the folder holds a checkpoint of
-    the last finished epoch; called again with the same tiles and settings, the training goes on from there and
-    ends with the same bytes as one that was never stopped. Torch's generators and switches are put back.
+    the last finished epoch; called again with the same tiles and settings on such a device, the training goes on from
+    there and ends with the same bytes as one that was never stopped. On another kind of device it begins anew; where it
+    had ended, nothing is done. Torch's generators and switches are put back.
 
     Parameters
     ----------
@@ -68,18 +70,32 @@ def train(task: Task, parts: Parts, settings: Settings, *, folder: Path, progres
     SettingsError
         The device that the settings ask for is not there.
     ModelError
-        The encoder or its weights cannot be had, or the loss is no longer finite.
+        The encoder or its weights cannot be had or do not fit the tiles, the device's memory is too small, or the loss
+        is no longer finite.
     """
     parts.check()
     keep_memory()
     device = pick_device(settings.compute.device)
     folder.mkdir(parents=True, exist_ok=True)
-    with reproducible(device, _seeds(settings.seed, task, 0)[0]):
-        plan = _plan(task, parts, settings)
+    plan = _plan(task, parts, settings)
+    checkpoint = Checkpoint(folder=folder, fingerprint=_fingerprint_on(plan, device))
+    if saved_fingerprint(folder) == plan.fingerprint():
+        checkpoint.remove()  # killed between the training's end and the removal
+        return
+    with reproducible(device, _seeds(settings.seed, task, 0)[0]), _enough_memory(plan, device):
         lesson = _lesson(plan, device)
-        checkpoint = Checkpoint(folder=folder, fingerprint=plan.fingerprint())
         history = _epochs(lesson, checkpoint, progress or Silent())
         _finish(lesson, checkpoint, history)
+
+
+@contextmanager
+def _enough_memory(plan: _Plan, device: torch.device) -> Iterator[None]:
+    try:
+        yield
+    except torch.cuda.OutOfMemoryError:
+        task = plan.objective.task
+        problem = f"{device.type} has too little memory for batches of {plan.batch}"
+        raise ModelError(f"{task} training", problem, f"Lower {task}.batch in study.toml") from None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,6 +125,11 @@ class _Plan:
 
     def seeds(self, epoch: int) -> tuple[int, int, int]:
         return _seeds(self.settings.seed, self.objective.task, epoch)
+
+
+def _fingerprint_on(plan: _Plan, device: torch.device) -> str:
+    """Digest what a training's steps follow from: those of another device or precision must not go on from them."""
+    return f"{plan.fingerprint()} {device.type} {precision(device).dtype}"
 
 
 def _seeds(seed: int, task: str, epoch: int) -> tuple[int, int, int]:
@@ -199,7 +220,9 @@ def _lesson(plan: _Plan, device: torch.device) -> _Lesson:
 
 def _network(plan: _Plan) -> Classifier | Segmenter:
     encoder = plan.settings.encoder
-    network, weights = build(plan.spec), start_weights(encoder)
+    network = build(plan.spec)
+    check_fit(plan.spec, min(map(len, cut(plan.parts.train, plan.batch))))
+    weights = start_weights(encoder)
     if weights is not None:
         load_encoder(network.backbone, weights, f"encoder.weights = {encoder.weights!r}")
     return network
@@ -250,5 +273,6 @@ def _finish(lesson: _Lesson, checkpoint: Checkpoint, history: list[EpochScores])
     )
     lesson.network.load_state_dict(load_file(checkpoint.best_path(history)))
     _write_history(checkpoint.folder, history, lesson.plan.objective.score)
-    save_model(checkpoint.folder, lesson.network, lesson.plan.spec.model_copy(update={"training": info}))
+    spec = lesson.plan.spec.model_copy(update={"training": info})
+    save_model(checkpoint.folder, lesson.network, spec, lesson.plan.fingerprint())
     checkpoint.remove()

@@ -43,12 +43,15 @@ def confusion(
     rows, columns = (_indices(values, n_classes) for values in (truth, predicted))
     if rows.shape != columns.shape:
         raise ValueError(f"truth has shape {rows.shape}, predicted has {columns.shape}")
-    counts = np.ones(rows.shape, np.int64) if weights is None else np.asarray(weights)
+    cells = rows.ravel() * n_classes + columns.ravel()
+    if weights is None:
+        return np.bincount(cells, minlength=n_classes**2).astype(np.int64).reshape(n_classes, n_classes)
+    counts = np.asarray(weights)
     if counts.shape != rows.shape or not _whole(counts):
         raise ValueError(f"weights must be whole numbers of shape {rows.shape}")
-    matrix = np.zeros((n_classes, n_classes), np.int64)
-    np.add.at(matrix, (rows.ravel(), columns.ravel()), counts.ravel())
-    return matrix
+    matrix = np.zeros(n_classes**2, np.int64)
+    np.add.at(matrix, cells, counts.ravel())  # bincount would add weights as floats
+    return matrix.reshape(n_classes, n_classes)
 
 
 def accuracy(matrix: ArrayLike) -> Floats:

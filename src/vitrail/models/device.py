@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
 
 def pick_device(setting: str) -> torch.device:
-    """Return the device of a setting: `auto` takes CUDA, then Apple's GPU, then the CPU.
+    """Return the device of a setting: `auto` takes CUDA where there is one, else the CPU.
+
+    Apple's GPU is taken only when the setting names it: Vitrail has not been tried on one.
 
     Raises
     ------
@@ -27,7 +29,7 @@ def pick_device(setting: str) -> torch.device:
     """
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if setting == "auto":
-        return torch.device(next(name for name, present in there.items() if present))
+        return torch.device("cuda" if there["cuda"] else "cpu")
     if not there.get(setting):
         raise SettingsError("compute.device", f"this machine has no {setting!r}", 'Set it to "auto" or "cpu"')
     return torch.device(setting)
@@ -81,7 +83,9 @@ def _cpu_flags(cpuinfo: Path) -> set[str]:
     return next((set(line.split()) for line in lines if line.startswith("flags")), set())
 
 
-_TRIM_THRESHOLD, _MMAP_THRESHOLD, _LARGE = -1, -3, 1 << 30  # the options' numbers in malloc.h
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # the options' numbers in malloc.h
+_LARGE = 1 << 30
+_LARGEST_EVERYWHERE = 32 << 20  # half of HEAP_MAX_SIZE, beyond which some versions of glibc refuse
 
 
 def keep_memory() -> bool:
@@ -93,19 +97,25 @@ def keep_memory() -> bool:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):
         return False
-    return bool(mallopt(_MMAP_THRESHOLD, _LARGE)) and bool(mallopt(_TRIM_THRESHOLD, _LARGE))
+    mapped = any(mallopt(_MMAP_THRESHOLD, size) for size in (_LARGE, _LARGEST_EVERYWHERE))
+    trimmed = bool(mallopt(_TRIM_THRESHOLD, _LARGE))
+    return mapped and trimmed
 
 
 @contextmanager
 def reproducible(device: torch.device, seed: int) -> Iterator[None]:
-    """Run a block from a seed with reproducible kernels, then put back torch's generators and switches as they were."""
+    """Run a block from a seed, with torch's deterministic kernels where it has them; it warns where it has none.
+
+    Afterwards the generators of the CPU and of all CUDA devices, and torch's switches, are as they were. The variable
+    CUBLAS_WORKSPACE_CONFIG stays in the environment, because cuBLAS reads it only when it starts.
+    """
     cudnn, algorithms = torch.backends.cudnn, torch.are_deterministic_algorithms_enabled()
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
     memory: Any = torch.utils.deterministic
     fill = memory.fill_uninitialized_memory
     before = cudnn.deterministic, cudnn.benchmark
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read by cuBLAS when it starts
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    with torch.random.fork_rng(devices=_seeded(device)):
         torch.manual_seed(seed)
         try:
             cudnn.deterministic, cudnn.benchmark = True, False
@@ -116,3 +126,9 @@ def reproducible(device: torch.device, seed: int) -> Iterator[None]:
             cudnn.deterministic, cudnn.benchmark = before
             torch.use_deterministic_algorithms(algorithms, warn_only=warn_only)
             memory.fill_uninitialized_memory = fill
+
+
+def _seeded(device: torch.device) -> list[int]:
+    """Return the CUDA devices whose generators `torch.manual_seed` sets: all, once CUDA is in use."""
+    in_use = device.type == "cuda" or torch.cuda.is_initialized()  # type: ignore[no-untyped-call]  # torch leaves this one untyped
+    return list(range(torch.cuda.device_count())) if in_use else []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import socket
+import struct
 import urllib.request
 from difflib import get_close_matches
 from importlib.resources import files
@@ -76,7 +77,22 @@ def start_weights(settings: EncoderSettings) -> StateDict | None:
     """
     _check_name(settings.name)
     source = _SOURCES.get(settings.weights)
-    return source(settings.name) if source else _from_file(Path(settings.weights))
+    return source(settings.name) if source else _from_file(_weights_path(settings))
+
+
+def check_weights(settings: EncoderSettings) -> None:
+    """Make sure that `start_weights` will find what it needs, without reading or downloading weights.
+
+    Raises
+    ------
+    ModelError
+        There is no such file or encoder, or the weights are neither on this machine nor within reach.
+    """
+    _check_name(settings.name)
+    if settings.weights == "imagenet":
+        _cached_or_online(settings.name)
+    elif settings.weights not in _SOURCES:
+        _weights_path(settings)
 
 
 def load_encoder(encoder: nn.Module, weights: StateDict, where: str | Path) -> None:
@@ -107,7 +123,9 @@ def _flat(key: str) -> str:
 
 
 def _check_name(name: str) -> None:
-    if timm.is_model(name.partition(".")[0]):
+    architecture, _, tag = name.partition(".")
+    if timm.is_model(architecture):
+        _check_tag(name, architecture, tag)
         return
     near = get_close_matches(name, timm.list_models(), n=3, cutoff=0.5)
     cure = (
@@ -116,23 +134,44 @@ def _check_name(name: str) -> None:
     raise ModelError(f"encoder {name!r}", "timm has no network of this name", cure)
 
 
+def _check_tag(name: str, architecture: str, tag: str) -> None:
+    """Refuse a tag, which tells timm's sets of weights of one network apart, that timm does not know."""
+    try:
+        timm.get_pretrained_cfg(name)
+    except RuntimeError:
+        known = timm.list_pretrained(f"{architecture}.*")
+        cure = f"Name one of {', '.join(known)}" if known else f"Name {architecture}"
+        raise ModelError(f"encoder {name!r}", f"timm has no weights {tag!r} of this network", cure) from None
+
+
 def _random(_name: str) -> StateDict | None:
     return None
 
 
 def _imagenet(name: str) -> StateDict:
     """Load timm's pretrained weights, from the hub's cache where they are there already."""
-    repository = getattr(timm.get_pretrained_cfg(name), "hf_hub_id", None)
-    cached = try_to_load_from_cache(repository, "model.safetensors") if repository else None
-    overlay = {"file": cached} if isinstance(cached, str) else None
-    if overlay is None and not _online():
-        raise _no_download(name, "this machine is offline")
+    cached = _cached_or_online(name)
+    overlay = {"file": cached} if cached else None
     try:
         network = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, num_classes=0)
     except Exception as error:
         # the hub's errors come from whichever HTTP library it was built with
         raise _no_download(name, f"{type(error).__name__}: {error}") from error
     return network.state_dict()
+
+
+def _cached_or_online(name: str) -> str | None:
+    """Return the file of timm's pretrained weights in the hub's cache; None where they have to be downloaded."""
+    if not timm.is_model_pretrained(name):
+        cure = 'Take another encoder, or set encoder.weights to "random" or to a .safetensors or .pth file'
+        raise ModelError(f"encoder {name!r}", "timm has no pretrained weights of this network", cure)
+    repository = getattr(timm.get_pretrained_cfg(name), "hf_hub_id", None)
+    cached = try_to_load_from_cache(repository, "model.safetensors") if repository else None
+    if isinstance(cached, str):
+        return cached
+    if not _online():
+        raise _no_download(name, "this machine is offline")
+    return None
 
 
 def _no_download(name: str, reason: str) -> ModelError:
@@ -144,14 +183,27 @@ def _no_download(name: str, reason: str) -> ModelError:
 
 
 def _online() -> bool:
-    """Tell whether the hub can be reached; its own client would try again and again for most of a minute."""
-    if urllib.request.getproxies():
-        return True
+    """Tell whether the hub, or the proxy before it, answers; its own client would try for most of a minute."""
+    if constants.HF_HUB_OFFLINE:
+        return False
     try:
-        socket.create_connection((urlsplit(constants.ENDPOINT).hostname or "", 443), timeout=5).close()
-    except OSError:
+        socket.create_connection(_first_hop(), timeout=5).close()
+    except (OSError, ValueError):  # the second where an address is none
         return False
     return True
+
+
+_PORTS = {"http": 80, "https": 443, "socks5": 1080, "socks5h": 1080}
+
+
+def _first_hop() -> tuple[str, int]:
+    """Return host and port that a request to the hub connects to."""
+    hub, proxies = urlsplit(constants.ENDPOINT), urllib.request.getproxies()
+    proxy = proxies.get(hub.scheme) or proxies.get("all")
+    if not proxy or urllib.request.proxy_bypass(hub.hostname or ""):
+        return hub.hostname or "", hub.port or _PORTS[hub.scheme]
+    address = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
+    return address.hostname or "", address.port or _PORTS.get(address.scheme, 80)
 
 
 def _embedded(name: str) -> StateDict:
@@ -193,12 +245,18 @@ def _rename(key: str, names: dict[str, str]) -> str:
     return f"{names[module]}.{parameter}"
 
 
-def _from_file(path: Path) -> StateDict:
-    """Read a `.safetensors` or `.pth` file of timm's names, or a Vitrail classifier's `weights.safetensors`."""
+def _weights_path(settings: EncoderSettings) -> Path:
+    """Return the path that the setting gives, where there is a file; `~` is the user's home."""
+    path = Path(settings.weights).expanduser()
     if not path.is_file():
         raise ModelError(
             path, "no such weights file", 'Give a path, or "imagenet", "embedded" or "random" as encoder.weights'
         )
+    return path
+
+
+def _from_file(path: Path) -> StateDict:
+    """Read a `.safetensors` or `.pth` file of timm's names, or a Vitrail classifier's `weights.safetensors`."""
     weights = _read(path)
     inner = {key.removeprefix("encoder."): value for key, value in weights.items() if key.startswith("encoder.")}
     return inner or weights
@@ -211,14 +269,33 @@ def _read(path: Path) -> StateDict:
             if path.suffix == ".safetensors"
             else torch.load(path, map_location="cpu", weights_only=True)
         )
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
-        first = str(error).strip().partition("\n")[0]
+    except _UNREADABLE as error:
         raise ModelError(
-            path, f"not a readable weights file ({first})", "Give a .safetensors or .pth file of tensors"
+            path, f"not a readable weights file ({_reason(error)})", "Give a .safetensors or .pth file of tensors"
         ) from None
-    if not isinstance(loaded, dict) or not all(isinstance(value, torch.Tensor) for value in loaded.values()):
+    if not isinstance(loaded, dict) or not all(
+        isinstance(key, str) and isinstance(value, torch.Tensor) for key, value in loaded.items()
+    ):
         raise ModelError(path, "holds more than named tensors", "Save the network's state_dict() alone")
     return loaded
+
+
+# torch reads its own pickle instructions one by one, and a file that is none can break any of them
+_UNREADABLE = (
+    SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError, LookupError, ValueError, AttributeError,
+    TypeError, struct.error, AssertionError, OverflowError, MemoryError,
+)  # fmt: skip
+
+
+def _reason(error: BaseException) -> str:
+    """Say why a file cannot be read, without torch's advice on how to read files that may run code."""
+    told = isinstance(error, SafetensorError | RuntimeError | OSError) and "weights_only" not in str(error)
+    return first_line(error) if told else "it is damaged, or holds more than tensors"
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, or the name of its type where it has none."""
+    return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
 _SOURCES: dict[str, Callable[[str], StateDict | None]] = {

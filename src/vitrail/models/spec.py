@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from vitrail import __version__
-from vitrail.classes import CLASSES, TissueClass
+from vitrail.classes import CLASSES
 
 Task = Literal["classifier", "segmenter"]
 ClassKey = Literal["tumor", "non_tumor", "other", "background"]
+FourClasses = tuple[Literal["tumor"], Literal["non_tumor"], Literal["other"], Literal["background"]]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Channels = tuple[float, float, float]
 
@@ -50,7 +51,8 @@ class ModelSpec(_Part):
     encoder
         The timm name.
     classes
-        Keys of `TissueClass`, in the order of the network's outputs.
+        Keys of `TissueClass`, in the order of the network's outputs; each task allows one order only, the one that
+        predictions are read in.
     side_um, side_px
         Side of a tile in micrometres and in pixels of the network's input.
     mean, std
@@ -76,22 +78,6 @@ class ModelSpec(_Part):
         """Micrometres per pixel of the network's input."""
         return self.side_um / self.side_px
 
-    def index(self, tissue: TissueClass) -> int:
-        """Return which output belongs to a class.
-
-        Raises
-        ------
-        ValueError
-            The network has no output for it.
-        """
-        return [str(key) for key in self.classes].index(tissue.key)
-
-    @model_validator(mode="after")
-    def _classes_differ(self) -> Self:
-        if not self.classes or len(set(self.classes)) < len(self.classes):
-            raise ValueError("classes must differ, and there must be one at least")
-        return self
-
 
 class ClassifierSpec(ModelSpec):
     """A classifier: one logit, whose sigmoid is the probability of tumor.
@@ -105,7 +91,7 @@ class ClassifierSpec(ModelSpec):
     """
 
     task: Literal["classifier"] = "classifier"
-    classes: tuple[ClassKey] = ("tumor",)
+    classes: tuple[Literal["tumor"]] = ("tumor",)
     dense: Annotated[int, Field(ge=1)]
     dropout: Annotated[float, Field(ge=0, lt=1)]
 
@@ -120,7 +106,7 @@ class SegmenterSpec(ModelSpec):
     """
 
     task: Literal["segmenter"] = "segmenter"
-    classes: tuple[ClassKey, ...] = Field(default=tuple(tissue.key for tissue in CLASSES), validate_default=True)
+    classes: FourClasses = Field(default=tuple(tissue.key for tissue in CLASSES), validate_default=True)
     decoder: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=5, max_length=5)]
 
 

@@ -6,12 +6,14 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import torch
 from pydantic import ValidationError
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 
 from vitrail.errors import ModelError
 from vitrail.models.classifier import Classifier
+from vitrail.models.encoder import first_line
 from vitrail.models.segmenter import Segmenter
 from vitrail.models.spec import AnySpec, ClassifierSpec, SegmenterSpec
 
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from vitrail.models.spec import ModelSpec
 
 WEIGHTS, JSON = "weights.safetensors", "model.json"
+_FINGERPRINT = "fingerprint"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,14 +52,48 @@ def build(spec: ModelSpec) -> Classifier | Segmenter:
     raise TypeError(f"neither ClassifierSpec nor SegmenterSpec: {type(spec).__name__}")
 
 
-def save_model(folder: Path, module: Classifier | Segmenter, spec: ModelSpec) -> None:
-    """Write a model folder; a folder with `model.json` is whole."""
+def check_fit(spec: ModelSpec, batch: int) -> None:
+    """Make sure that a network can be trained on `batch` tiles at once, by a try on the CPU with an untrained one.
+
+    Two tiles stand for all larger batches. Torch's generators are put back.
+
+    Raises
+    ------
+    ModelError
+        The encoder is unknown, or its feature maps get too small for it on tiles of this size.
+    """
+    try:
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            build(spec).train()(torch.zeros(min(batch, 2), 3, spec.side_px, spec.side_px))
+    except (RuntimeError, ValueError, IndexError) as error:
+        problem = f"cannot be trained on tiles of {spec.side_px} pixels, {batch} a batch ({first_line(error)})"
+        cure = f"Raise tiles.side_px or {spec.task}.batch, or take another encoder"
+        raise ModelError(f"encoder {spec.encoder!r}, {spec.task}", problem, cure) from None
+
+
+def save_model(folder: Path, module: Classifier | Segmenter, spec: ModelSpec, fingerprint: str = "") -> None:
+    """Write a model folder; a folder with `model.json` is whole.
+
+    A fingerprint of what the weights follow from goes into their file, where `saved_fingerprint` finds it.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / JSON).unlink(missing_ok=True)
-    save_tensors(folder / WEIGHTS, module.state_dict())
+    # one entry alone: safetensors writes several in an order that varies
+    save_tensors(folder / WEIGHTS, module.state_dict(), {_FINGERPRINT: fingerprint} if fingerprint else None)
     temporary = folder / f"{JSON}.tmp"
     temporary.write_text(spec.model_dump_json(indent=2) + "\n", encoding="utf-8")
     replace(temporary, folder / JSON)
+
+
+def saved_fingerprint(folder: Path) -> str | None:
+    """Return the fingerprint that a whole model folder was saved with; None without one, or without a model."""
+    if not (folder / JSON).is_file():
+        return None
+    try:
+        with safe_open(folder / WEIGHTS, "pt") as file:
+            return (file.metadata() or {}).get(_FINGERPRINT)
+    except (FileNotFoundError, SafetensorError):
+        return None
 
 
 def load_model(folder: Path) -> Model:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from vitrail.errors import ModelError
 from vitrail.models.device import precision
 from vitrail.models.inputs import Standardiser, intensities
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from vitrail.models.store import Model
 
 BATCH = 64
-"""Images in one pass through a network."""
+"""Images in one pass through a network, where the device's memory allows it."""
 
 
 class Engine:
@@ -38,15 +39,47 @@ class Engine:
         self.module = model.module.to(device).to(memory_format=torch.channels_last).eval()
         self._standardise = Standardiser(model.spec, device)
         self._precision = precision(device)
+        self._batch = BATCH
 
     def outputs(self, images: NDArray[np.uint8]) -> Iterator[Tensor]:
-        """Yield the network's float32 outputs for images `[n, h, w, 3]`, batch by batch."""
-        with torch.inference_mode():
-            for start in range(0, len(images), BATCH):
-                batch = torch.tensor(images[start : start + BATCH], device=self.device)
-                with self._precision.autocast():
-                    output = self.module(self._standardise(intensities(batch)))
-                yield output.float()
+        """Yield the network's float32 outputs for images `[n, h, w, 3]`, batch by batch.
+
+        Where the device's memory is too small, batches are halved, from then on and down to single images.
+
+        Raises
+        ------
+        ModelError
+            The memory is too small even for one image.
+        """
+        start = 0
+        while start < len(images):
+            batch = images[start : start + self._batch]
+            output = self._output(batch)
+            if output is None:
+                self._halve(len(batch))
+            else:
+                start += len(batch)
+                yield output
+
+    @torch.inference_mode()
+    def _output(self, images: NDArray[np.uint8]) -> Tensor | None:
+        """Return the outputs of one pass, or None where the device's memory is too small for it."""
+        try:
+            batch = torch.tensor(images, device=self.device)
+            with self._precision.autocast():
+                output: Tensor = self.module(self._standardise(intensities(batch)))
+            return output.float()
+        except torch.cuda.OutOfMemoryError:
+            return None
+
+    def _halve(self, tried: int) -> None:
+        if tried == 1:
+            problem = f"{self.device.type} has too little memory for a single tile"
+            raise ModelError(
+                f"{self.spec.task} prediction", problem, 'Free its memory, or set compute.device = "cpu" in study.toml'
+            )
+        self._batch = tried // 2
+        torch.cuda.empty_cache()  # does nothing where CUDA is not in use
 
     def tumor_probability(self, images: NDArray[np.uint8]) -> NDArray[np.float64]:
         """Classify images `[n, h, w, 3]`; returns the probability of tumor, `[n]`."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 import shapely
 
 from vitrail.classes import LABELS, TissueClass
+from vitrail.config import settings_text
 from vitrail.predict.slidemap import load_map
 from vitrail.report.data import ReportData, SlideMaps
 from vitrail.slides.annotations import read_annotations
@@ -45,7 +46,7 @@ def collect(run: Run) -> ReportData:
     predictions = pd.read_parquet(folder / "predictions" / "tiles.parquet")
     return ReportData(
         title=folder.resolve().name,
-        settings_toml=(folder / "study.toml").read_text(encoding="utf-8"),
+        settings_toml=settings_text(settings, ""),
         seed=settings.seed,
         threshold=settings.evaluation.threshold,
         slides=_slides(cut, entries, predictions),
@@ -63,8 +64,16 @@ def _slides(cut: pd.DataFrame, entries: tuple[CohortSlide, ...], predictions: pd
     kept = kept.astype({"mpp": float})
     splits = predictions.drop_duplicates("slide_id").set_index("slide_id")["split"]
     kept.insert(2, "split", kept["slide_id"].map(splits))
-    attributes = pd.DataFrame([{"slide_id": entry.slide_id} | entry.attributes for entry in entries])
-    return kept.merge(attributes, on="slide_id", how="left")
+    attributes = pd.DataFrame([entry.attributes for entry in entries]).apply(_known)
+    attributes.insert(0, "slide_id", [entry.slide_id for entry in entries])
+    return kept.merge(attributes, on="slide_id", how="left", suffixes=("", " in slides.csv"))
+
+
+def _known(cells: pd.Series[str]) -> pd.Series[Any]:
+    """Turn the text of an attribute's cells into numbers, where all are numbers; empty ones become NaN."""
+    texts = cells.mask(cells == "")
+    numbers = pd.to_numeric(texts, errors="coerce")
+    return numbers if np.isfinite(numbers[texts.notna()]).all() else texts
 
 
 def _maps(run: Run, entries: tuple[CohortSlide, ...], predictions: pd.DataFrame) -> Iterator[SlideMaps]:
@@ -87,7 +96,6 @@ def _slide_maps(run: Run, entry: CohortSlide, predictions: pd.DataFrame) -> Slid
         accuracy=float((called == (rows["label"] == TissueClass.TUMOR.key)).mean()),
         thumbnail=read_thumbnail(slide, THUMBNAIL_PX),
         width_um=slide.region.width * slide.mpp,
-        height_um=slide.region.height * slide.mpp,
         outlines={label: _rings(outlines, label, scale) for label in LABELS},
         classifier=found.classifier,
         segmenter=found.segmenter,

@@ -36,8 +36,8 @@ class SlideMaps:
         Share of the slide's labelled tiles that the classifier gets right, 0 to 1; NaN where it has none.
     thumbnail
         `[h, w, 3]`, RGB.
-    width_um, height_um
-        Extent of what the thumbnail shows.
+    width_um
+        Width of what the thumbnail shows.
     outlines
         Closed rings by class, float `[k, 2]` each (x, y), in pixels of the thumbnail. Exteriors and holes alike: a
         place is inside where an odd number of a class's rings surround it.
@@ -54,7 +54,6 @@ class SlideMaps:
     accuracy: float
     thumbnail: NDArray[np.uint8]
     width_um: float
-    height_um: float
     outlines: dict[TissueClass, list[NDArray[np.float64]]]
     classifier: NDArray[np.float32]
     segmenter: NDArray[np.uint8]
@@ -70,14 +69,14 @@ class ReportData:
     title
         Name of the study.
     settings_toml
-        Text of its `study.toml`.
+        Its settings, as a `study.toml`.
     seed
         What everything random was drawn from.
     threshold
         A tile is called tumor when its tumor probability reaches this.
     slides
         One row a slide of the cohort: `slide_id`, `patient_id`, `split`, `mpp`, `tumor_tiles`, `non_tumor_tiles`; any
-        further column is an attribute of the patient.
+        further column is an attribute of the patient, NaN where it is not known.
     skipped
         `slide_id` and `reason` of each slide that was left out.
     warnings

@@ -131,11 +131,13 @@ def _attributes(slides: pd.DataFrame) -> dict[str, pd.Series[int]]:
     for name in (column for column in slides.columns if column not in KNOWN):
         values = patients[name]
         if pd.api.types.is_numeric_dtype(values) and values.nunique() > _MOST_BARS:
-            found[str(name)] = _ranges(values)
+            counts = _ranges(values)
         elif 1 <= values.nunique() <= _MOST_BARS:
-            counts = values.dropna().map(_plain).value_counts().sort_index()
-            unknown = pd.Series({"not known": int(values.isna().sum())})
-            found[str(name)] = pd.concat([counts, unknown[unknown > 0]])
+            counts = values.dropna().value_counts().sort_index().rename(index=_plain)
+        else:
+            continue
+        unknown = pd.Series({"not known": int(values.isna().sum())})
+        found[str(name)] = pd.concat([counts, unknown[unknown > 0]])
     return dict(list(found.items())[:_MOST_ATTRIBUTES])
 
 

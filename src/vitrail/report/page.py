@@ -100,7 +100,7 @@ def _draw(data: ReportData, measured: dict[str, Any], folder: Path) -> tuple[lis
 
 
 def _names(maps: Sequence[SlideMaps]) -> list[str]:
-    """Return a file name for each slide, free of everything but letters, digits, dots and dashes."""
+    """Return a file name for each slide, free of everything but letters, digits and dashes."""
     safe = [re.sub(r"[^A-Za-z0-9]+", "-", one.slide_id).strip("-")[:40] for one in maps]
     return [f"slide-{number:02d}-{name}".rstrip("-") for number, name in enumerate(safe, 1)]
 

@@ -1,0 +1,33 @@
+"""What can be known to fail before hours of cutting tiles."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from vitrail.learn.objective import OBJECTIVES
+from vitrail.models.device import pick_device
+from vitrail.models.encoder import check_weights
+from vitrail.models.store import check_fit
+
+if TYPE_CHECKING:
+    from vitrail.config import Settings
+
+_ANY_COLOURS = ([0.5] * 3, [0.25] * 3)
+
+
+def check_start(settings: Settings) -> None:
+    """Make sure that both trainings can start, as far as that shows without tiles; no weights are read or downloaded.
+
+    Weights that would have to be downloaded count as reachable where the hub answers within 5 seconds.
+
+    Raises
+    ------
+    SettingsError
+        The device that the settings ask for is not there.
+    ModelError
+        The encoder is unknown or does not fit a network or the tiles' size, or its weights cannot be had.
+    """
+    pick_device(settings.compute.device)
+    check_weights(settings.encoder)
+    for objective in OBJECTIVES.values():
+        check_fit(objective.spec(settings, _ANY_COLOURS), objective.settings(settings).batch)
