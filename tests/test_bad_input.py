@@ -157,6 +157,20 @@ def test_a_wrong_command_is_one_line(arguments, said, run, cohort, tmp_path, cap
     assert not (tmp_path / "other" / "study.toml").exists()
 
 
+@pytest.mark.parametrize(
+    "arguments", [["frobnicate"], ["run"], ["run", "here", "--until", "lunch"], ["run", "--sett", "x"]]
+)
+def test_a_command_that_does_not_exist_is_explained(arguments, capfd):
+    assert vitrail(*arguments) == 2
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_a_file_in_the_way_is_one_line(cohort, tmp_path, capfd):
+    (tmp_path / "file").write_text("here already")
+    assert vitrail("init", tmp_path / "file", "--slides", cohort) == 2
+    assert capfd.readouterr().err.count("\n") == 1
+
+
 def test_a_typo_in_study_toml_is_one_line(run, capfd):
     path = run / "study.toml"
     path.write_text(path.read_text().replace("side_px", "side_pixel"))

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, NoReturn, Optional
 
 import typer
-from click.exceptions import ClickException
 
 from vitrail import __version__
 from vitrail.errors import VitrailError
@@ -111,18 +110,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
         What stands behind `vitrail`; that of this process where it is None.
     """
     try:
-        code = app(args=arguments, standalone_mode=False)
+        app(args=arguments)
     except VitrailError as error:
         _end(f"vitrail: {error}", 2)
-    except ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
     except OSError as error:
         what = error.strerror or str(error)
         _end(f"vitrail: {error.filename or 'file system'}: {what}. Check the path, its permissions and the disk.", 2)
-    if code == INTERRUPTED:  # typer has caught Ctrl-C itself
-        _end("vitrail: stopped; the same command goes on from here", INTERRUPTED)
-    sys.exit(code if isinstance(code, int) else 0)
+    except SystemExit as ended:
+        if ended.code == INTERRUPTED:  # typer has caught Ctrl-C
+            _end("vitrail: stopped; the same command goes on from here", INTERRUPTED)
+        raise
 
 
 def _bring(folder: Path, until: str, changes: list[str] | None) -> None:

@@ -149,7 +149,7 @@ def demo_run(folder: Path, progress: Progress) -> Outcome:
     folder.mkdir(parents=True, exist_ok=True)
     with alone(folder), progress.task("slides", DEMO_PATIENTS) as step:
         slides = write_cohort(folder / "cohort", cohort, on_slide=lambda name: step(1, name))
-    run = folder / "run"
+    run = folder / "study"
     if not (run / "study.toml").exists():
         new_run(run, slides, "quick", DEMO_SETTINGS)
     return bring_run(run, "report", (), progress)
