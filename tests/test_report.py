@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy.ndimage import gaussian_filter
+from shapely.geometry import box
 from sklearn import metrics as sk
 
 from vitrail.classes import TissueClass
@@ -20,6 +21,7 @@ from vitrail.report import collect, figures, maps
 from vitrail.report import style as look
 from vitrail.report.page import ReportData, SlideMaps, metrics, write_report
 from vitrail.report.style import drawable, style
+from vitrail.slides.annotations import Annotation, Annotations
 from vitrail.slides.cohort import CohortSlide
 
 HOSTILE = '../<script>alert("$x_{$")</script> & co \u202e\u4e2d'
@@ -403,3 +405,10 @@ def test_a_real_browser_shows_every_figure(written, tmp_path):
     assert page.tags.count("th") > 30
     assert not [link for link in page.links if re.match(r"\w+://|//", link)]
     assert any(HOSTILE in words for words in page.words)
+
+
+def test_a_slide_with_one_class_alone_has_no_ring_of_the_other():
+    tumor = Annotations(outlines=(Annotation(label=TissueClass.TUMOR, geometry=box(0, 0, 8, 8)),))
+    assert collect._rings(tumor, TissueClass.NON_TUMOR, 0.5) == []
+    (ring,) = collect._rings(tumor, TissueClass.TUMOR, 0.5)
+    assert ring.max(axis=0).tolist() == [4, 4]

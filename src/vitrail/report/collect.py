@@ -106,5 +106,5 @@ def _slide_maps(run: Run, entry: CohortSlide, predictions: pd.DataFrame) -> Slid
 def _rings(outlines: Annotations, label: TissueClass, scale: float) -> list[NDArray[np.float64]]:
     """Return all rings of a class in pixels of the thumbnail; where outlines overlap, tumor wins."""
     area = outlines.tumor if label is TissueClass.TUMOR else outlines.non_tumor.difference(outlines.tumor)
-    parts = [part for part in shapely.get_parts(area) if part.geom_type == "Polygon"]
+    parts = [part for part in shapely.get_parts(area) if part.geom_type == "Polygon" and not part.is_empty]
     return [np.asarray(ring.coords)[:, :2] * scale for part in parts for ring in (part.exterior, *part.interiors)]
