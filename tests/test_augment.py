@@ -11,7 +11,7 @@ from scipy.ndimage import gaussian_filter
 from vitrail.config import AugmentSettings
 from vitrail.learn.augment import Augmenter, Colour, blur, recolour, rigid, warp
 
-STILL = AugmentSettings(rotation_deg=0, mirror=0, hue=0, saturation=0, brightness=0, contrast=0)
+STILL = AugmentSettings(rotation_step_deg=0, mirror=0, hue=0, saturation=0, brightness=0, contrast=0)
 
 
 def generator(seed=0):
@@ -63,7 +63,7 @@ def test_mask_follows_the_image_at_any_angle():
     y, x = torch.meshgrid(torch.arange(64), torch.arange(64), indexing="ij")
     mask = ((x // 16 + y // 16) % 2).byte().expand(16, 64, 64)
     images = mask.float().unsqueeze(1).expand(16, 3, 64, 64)
-    settings = STILL.model_copy(update={"rotation_deg": 180.0, "mirror": 0.5})
+    settings = STILL.model_copy(update={"rotation_step_deg": 1.0, "mirror": 0.5})
     moved, moved_mask = Augmenter(settings, generator())(images, mask)
     sure = (moved[:, 0] < 0.4) | (moved[:, 0] > 0.6)
     assert sure.float().mean() > 0.8
@@ -136,3 +136,17 @@ def test_same_generator_same_result_and_everything_within_bounds():
     assert not torch.equal(first, other)
     assert first.min() >= 0
     assert first.max() <= 1
+
+
+def test_quarter_turns_keep_every_pixel():
+    generator = torch.Generator().manual_seed(0)
+    images, masks = torch.rand(16, 3, 9, 9, generator=generator), torch.randint(0, 4, (16, 9, 9), generator=generator)
+    moved, turned = Augmenter(STILL.model_copy(update={"rotation_step_deg": 90.0, "mirror": 0.5}), generator)(
+        images, masks
+    )
+    torch.testing.assert_close(moved.flatten(2).sort(2).values, images.flatten(2).sort(2).values, rtol=0, atol=1e-5)
+    eight = [torch.rot90(view, turns, (2, 3)) for view in (images, images.flip(3)) for turns in range(4)]
+    fits = torch.stack([(moved - view).abs().amax((1, 2, 3)) < 1e-5 for view in eight])
+    assert fits.any(0).all()
+    assert fits.any(1).sum() > 4
+    assert not torch.equal(turned, masks)

@@ -386,7 +386,9 @@ def test_accuracy_by_hand():
 
 def test_blur_and_noise_are_the_classifiers_alone():
     chosen = settings().model_copy(
-        update={"augment": AugmentSettings(rotation_deg=0, mirror=0, hue=0, saturation=0, brightness=0, contrast=0)}
+        update={
+            "augment": AugmentSettings(rotation_step_deg=0, mirror=0, hue=0, saturation=0, brightness=0, contrast=0)
+        }
     )
     images, targets = torch.rand(2, 3, SIDE, SIDE), torch.zeros(2, SIDE, SIDE, dtype=torch.uint8)
     for task, same in (("classifier", False), ("segmenter", True)):

@@ -103,7 +103,11 @@ class AugmentSettings(Branch):
     variations in hue, saturation, brightness, and contrast." It gives no strengths.
     """
 
-    rotation_deg: Annotated[float, Field(ge=0, le=180)] = Field(180.0, description="largest angle")
+    rotation_step_deg: Annotated[float, Field(ge=0, le=180)] = Field(
+        90.0,
+        description="tiles are turned by a random multiple of this; 90 moves pixels and keeps them, other angles "
+        "interpolate, which blurs, and mirror the corners in",
+    )
     mirror: Share = Field(0.5, description="probability, along each axis")
     hue: Annotated[float, Field(ge=0, le=0.5)] = Field(0.03, description="largest shift, in turns of the colour circle")
     saturation: Annotated[float, Field(ge=0, lt=1)] = Field(0.2, description="largest relative change")

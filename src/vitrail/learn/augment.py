@@ -46,7 +46,8 @@ class Augmenter:
     Parameters
     ----------
     settings
-        The largest strengths; each image draws its own between none and these, uniformly.
+        The largest strengths; each image draws its own between none and these, uniformly. Rotations are drawn from
+        the multiples of a step.
     generator
         Of the CPU, whatever the device of the images, so that all devices draw the same.
     blur_px, noise
@@ -79,10 +80,10 @@ class Augmenter:
         return images.clamp(0, 1), masks
 
     def _geometry(self, images: Tensor, masks: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        most, chance = self.settings.rotation_deg, self.settings.mirror
-        angle = self._uniform(images, -math.radians(most), math.radians(most))
+        step, chance = self.settings.rotation_step_deg, self.settings.mirror
+        angle = self._uniform(images, 0, 360 // step if step else 1).floor() * math.radians(step)
         flips = torch.stack([self._uniform(images, 0, 1) < chance for _axis in range(2)], 1)
-        return warp(images, masks, rigid(angle, flips)) if most or chance else (images, masks)
+        return warp(images, masks, rigid(angle, flips)) if step or chance else (images, masks)
 
     def _colour(self, images: Tensor) -> Tensor:
         s = self.settings
