@@ -13,7 +13,7 @@ FLOORS = (
     ("slides",),
     ("tiles",),
     ("models",),
-    ("learn", "predict"),
+    ("learn", "predict", "explain"),
     ("report",),
     ("pipeline",),
     ("study",),

@@ -1,0 +1,198 @@
+"""Grad-CAM: feature maps, weighted by the mean gradient of a score (Selvaraju et al. 2017, doi:10.1109/ICCV.2017.74).
+
+Maps are signed; `Saliency.relu` is the map as first defined. The gradient never goes through the encoder.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+
+from vitrail.classes import LABELS, TissueClass
+from vitrail.errors import ModelError
+from vitrail.explain.hooks import cut, frozen, seen
+from vitrail.explain.layers import final_stride
+from vitrail.explain.saliency import Frame, Maps
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import Tensor, nn
+
+    from vitrail.models.classifier import Classifier
+    from vitrail.models.segmenter import Segmenter
+
+    Pixels = Literal["predicted", "all"] | Tensor
+
+_NAME = "gradcam"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Score:
+    """What a user's own network is asked to explain.
+
+    Attributes
+    ----------
+    name
+        Its name in the maps.
+    of
+        Takes the network's output for a batch and gives each image's score, `[n]`.
+    """
+
+    name: str
+    of: Callable[[Any], Tensor]
+
+
+def classifier_gradcam(network: Classifier, images: Tensor, target: TissueClass = TissueClass.TUMOR) -> Maps:
+    """Explain a classifier by its final feature maps, at the cost of a forward pass.
+
+    Behind the feature maps `A` (of `Z` cells) come their means `a`, `h = W1 a + b1`, and the logit
+    `w2 . max(h, 0) + b2`. So the gradient is the same in all cells, `W1' (1[h > 0] * w2) / Z`, and needs no autograd.
+
+    Parameters
+    ----------
+    network
+        The classifier, in either mode.
+    images
+        `[n, 3, h, w]`, standardised.
+    target
+        `TUMOR` is the logit, `NON_TUMOR` its negative.
+
+    Raises
+    ------
+    ValueError
+        The target is none of these two.
+    """
+    sign = sign_of(target)
+    with frozen(network):
+        features = network.features(images.detach()).float()
+        hidden = network.dense(features.mean((2, 3)))
+        logits = network.logit(hidden.relu()).squeeze(1)
+        active = (hidden > 0) * network.logit.weight * sign
+        values = _weighted(features, active @ network.dense.weight / features[0, 0].numel())
+    frame = frame_of(images, values, final_stride(network))
+    return Maps(method=_NAME, layers=("features",), target=target.key, values=values, output=logits, frame=frame)
+
+
+def segmenter_gradcam(
+    network: Segmenter,
+    images: Tensor,
+    target: TissueClass = TissueClass.TUMOR,
+    pixels: Pixels = "predicted",
+) -> Maps:
+    """Explain a segmenter by the feature maps of its bottleneck.
+
+    The score is the sum of a class's output over a set of pixels (Vinogradova et al. 2020,
+    arXiv:2002.11434). The output is the logit, as there: the softmax also falls when other classes rise,
+    and its gradient vanishes where the network is sure. The gradient goes through the decoder only.
+
+    Parameters
+    ----------
+    network
+        The segmenter, in either mode.
+    images
+        `[n, 3, h, w]`, standardised.
+    target
+        The class.
+    pixels
+        `"predicted"`: those whose likeliest class is the target; `"all"`; or a mask `[n, h, w]` of booleans. Where an
+        image has none, its map is 0 everywhere.
+
+    Raises
+    ------
+    ValueError
+        The mask is not one.
+    """
+    size = images.shape[2], images.shape[3]
+    with frozen(network):
+        *skips, bottleneck = network.encode(images.detach())
+        leaf = bottleneck.detach().requires_grad_()
+        logits = network.decode([*skips, leaf], size)
+        inside = _inside(logits.detach(), target, pixels)
+        score = logits[:, target].masked_fill(~inside, 0).sum()  # each image's score depends on its own maps alone
+        (gradient,) = torch.autograd.grad(score, leaf)
+        values = _weighted(bottleneck, gradient.mean((2, 3)))
+    frame = frame_of(images, values, _STRIDE)
+    return Maps(
+        method=_NAME, layers=("bottleneck",), target=target.key, values=values, output=logits.detach(), frame=frame
+    )
+
+
+_STRIDE = 32  # of the bottleneck; the segmenter pads its images to a multiple
+
+
+def gradcam(network: nn.Module, images: Tensor, layer: str, score: Score) -> Maps:
+    """Explain any network by one of its layers.
+
+    The map is taken to span the image exactly.
+
+    Parameters
+    ----------
+    network
+        Any module that treats the images of a batch apart when it is in eval mode.
+    images
+        What it takes, `[n, c, h, w]`.
+    layer
+        The layer's name as in `named_modules()`; its output must be `[n, c, h', w']`.
+    score
+        What to explain.
+
+    Raises
+    ------
+    ModelError
+        There is no such layer, it runs twice or not at all, it gives no feature maps, or the score does not depend on
+        it.
+    """
+    with frozen(network), cut(network, layer) as found:
+        output = network(images.detach())
+        total, leaf = score.of(output).sum(), seen(found, layer)
+        gradient = torch.autograd.grad(total, leaf, allow_unused=True)[0] if total.requires_grad else None
+    if gradient is None:
+        raise ModelError(f"layer {layer!r}", f"score {score.name!r} does not depend on it", "Name an earlier layer")
+    values = _weighted(leaf.detach(), gradient.mean((2, 3)))
+    told = output.detach() if isinstance(output, torch.Tensor) else output
+    return Maps(
+        method=_NAME, layers=(layer,), target=score.name, values=values, output=told, frame=frame_of(images, values)
+    )
+
+
+def sign_of(target: TissueClass) -> int:
+    """Return 1 for tumor and -1 for non-tumor, which is what the one logit of a classifier says.
+
+    Raises
+    ------
+    ValueError
+        The target is another class.
+    """
+    if target not in LABELS:
+        raise ValueError(f"a classifier tells tumor from non_tumor, not {target.key}")
+    return 1 if target is TissueClass.TUMOR else -1
+
+
+def frame_of(images: Tensor, values: Tensor, stride: int | None = None) -> Frame:
+    """Return where maps `[n, h, w]` of a stride lie on images `[n, c, h, w]`; without one they span them exactly."""
+    size = images.shape[2], images.shape[3]
+    span = (values.shape[1] * stride, values.shape[2] * stride) if stride else size
+    return Frame(image_px=size, span_px=span)
+
+
+def _weighted(features: Tensor, weights: Tensor) -> Tensor:
+    """Add up feature maps `[n, c, h, w]` with weights `[n, c]`; returns `[n, h, w]`."""
+    rows = features.movedim(1, 3).flatten(1, 2)
+    return (rows @ weights[:, :, None]).view(len(features), *features.shape[2:])
+
+
+def _inside(logits: Tensor, target: TissueClass, pixels: Pixels) -> Tensor:
+    shape = logits[:, 0].shape
+    if isinstance(pixels, torch.Tensor):
+        if pixels.shape != shape or pixels.dtype != torch.bool:
+            raise ValueError(f"a mask must be booleans of shape {list(shape)}, not {pixels.dtype} {list(pixels.shape)}")
+        return pixels.to(logits.device)
+    match pixels:
+        case "predicted":
+            return logits.argmax(1) == target
+        case "all":
+            return torch.ones(shape, dtype=torch.bool, device=logits.device)
+    raise ValueError(f"pixels must be 'predicted', 'all' or a mask, not {pixels!r}")

@@ -1,0 +1,276 @@
+"""HR-CAM: feature maps of many layers, weighted by one dense layer (Shinde et al. 2019).
+
+Source: doi:10.1007/978-3-030-32251-9_33.
+
+The classifier on top of a frozen network is replaced by global average pooling of several layers and one dense layer.
+With the network frozen, training that layer is a convex problem on pooled features: each image runs through the
+network once, and the solution is exact.
+"""
+
+from __future__ import annotations
+
+import json
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from vitrail import __version__
+from vitrail.classes import TissueClass
+from vitrail.errors import ModelError, TileError
+from vitrail.explain.cam import sign_of
+from vitrail.explain.hooks import frozen, seen, tap
+from vitrail.explain.layers import Layers, run
+from vitrail.explain.logistic import logistic_regression
+from vitrail.explain.saliency import Frame, Maps, interpolation
+from vitrail.models.store import replace, save_tensors
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+    from torch import Tensor, nn
+
+    from vitrail.explain.saliency import Size
+
+_NAME = "hrcam"
+_WEIGHTS, _JSON = "hrcam.safetensors", "hrcam.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Auxiliary:
+    """The dense layer that HR-CAM puts on pooled features: it tells tumor from non-tumor.
+
+    Attributes
+    ----------
+    layers
+        The layers that are pooled.
+    weights
+        `[sum of channels]`, float32, in the layers' order.
+    bias
+        Of the logit of tumor.
+    l2
+        The penalty it was fitted with.
+    """
+
+    layers: Layers
+    weights: Tensor
+    bias: float
+    l2: float
+
+    def logits(self, pooled: Tensor) -> Tensor:
+        """Map pooled features `[n, sum of channels]` to logits of tumor `[n]`."""
+        return pooled @ self.weights.to(pooled.device) + self.bias
+
+    def accuracy(self, pooled: Tensor, tumor: NDArray[np.bool_]) -> float:
+        """Return the share of rows whose class it tells. A heatmap of a classifier that fails explains nothing."""
+        return float(np.mean((self.logits(pooled) > 0).cpu().numpy() == tumor))
+
+
+def pool(network: nn.Module, images: Tensor, layers: Layers) -> Tensor:
+    """Average the feature maps of several layers over the image.
+
+    Parameters
+    ----------
+    network
+        The network, in either mode; of a segmenter only the encoder runs.
+    images
+        `[n, 3, h, w]`, standardised.
+    layers
+        What `find_layers` returns.
+
+    Returns
+    -------
+    `[n, sum of channels]`, in the order of `layers`.
+    """
+    with frozen(network), tap(network, layers.names, lambda _, maps: maps.detach().float().mean((2, 3))) as found:
+        run(network, images.detach())
+    return torch.cat([seen(found, name) for name in layers.names], 1)
+
+
+def fit(layers: Layers, pooled: Tensor, tumor: NDArray[np.bool_], l2: float) -> Auxiliary:
+    """Train the dense layer with cross-entropy, to convergence.
+
+    Parameters
+    ----------
+    layers
+        What was pooled.
+    pooled
+        What `pool` returns, for all training images.
+    tumor
+        `[n]`, true for tumor.
+    l2
+        Penalty on the weights of standardised features; see `logistic_regression`.
+
+    Raises
+    ------
+    TileError
+        A class has no image.
+    ModelError
+        A feature map is not finite.
+    ValueError
+        `l2` is not positive.
+    """
+    for key, count in (("tumor", tumor.sum()), ("non_tumor", (~tumor).sum())):
+        if not count:
+            raise TileError("tiles for HR-CAM", f"none of them is {key}", "Annotate such tissue on training slides")
+    if not bool(pooled.isfinite().all()):
+        raise ModelError("network for HR-CAM", "its feature maps are not finite", "Train it again")
+    weights, bias = logistic_regression(pooled.cpu().double().numpy(), tumor, l2)
+    return Auxiliary(layers=layers, weights=torch.from_numpy(weights).float(), bias=bias, l2=l2)
+
+
+def hrcam(network: nn.Module, images: Tensor, auxiliary: Auxiliary, target: TissueClass = TissueClass.TUMOR) -> Maps:
+    """Explain images by the feature maps of several layers.
+
+    The heatmap is the sum over all layers of the dense weights times the feature maps, enlarged to the finest layer's
+    resolution. Weighting comes first, as a 1x1 convolution: both steps are linear, so the result is the same, and one
+    map a layer is enlarged instead of hundreds.
+
+    Parameters
+    ----------
+    network
+        That the auxiliary classifier was fitted on, in either mode; of a segmenter only the encoder runs.
+    images
+        `[n, 3, h, w]`, standardised.
+    auxiliary
+        The dense layer.
+    target
+        `TUMOR`, or `NON_TUMOR` for the negative of its map.
+
+    Raises
+    ------
+    ModelError
+        The network lacks one of the layers, or it has other channels.
+    ValueError
+        The target is none of these two.
+    """
+    with watching(network, auxiliary) as watched:
+        run(network, images.detach())
+    return watched.maps((images.shape[2], images.shape[3]), target)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Watched:
+    """What one forward pass left behind for HR-CAM.
+
+    Attributes
+    ----------
+    auxiliary
+        The dense layer.
+    weighted
+        Each layer's feature maps, weighted and added up, `[n, h, w]`.
+    """
+
+    auxiliary: Auxiliary
+    weighted: dict[str, Tensor]
+
+    def maps(self, image_px: Size, target: TissueClass = TissueClass.TUMOR) -> Maps:
+        """Enlarge and add up the layers for images of a height and width; see `hrcam`."""
+        sign, layers = sign_of(target), self.auxiliary.layers
+        parts = [seen(self.weighted, name) for name in layers.names]
+        frames = [_frame(part, image_px, stride) for part, stride in zip(parts, layers.strides, strict=True)]
+        values = sum((_onto(parts[0], frames[0], *each) for each in zip(parts[1:], frames[1:], strict=True)), parts[0])
+        logits = torch.stack([part.mean((1, 2)) for part in parts]).sum(0) + self.auxiliary.bias
+        return Maps(
+            method=_NAME, layers=layers.names, target=target.key, values=values * sign, output=logits, frame=frames[0]
+        )
+
+
+@contextmanager
+def watching(network: nn.Module, auxiliary: Auxiliary) -> Iterator[Watched]:
+    """Collect what HR-CAM needs from whatever forward pass runs inside the block, for instance that of Grad-CAM.
+
+    Raises
+    ------
+    ModelError
+        As for `hrcam`.
+    """
+    device = next(network.parameters()).device
+    parts = auxiliary.layers.parts(auxiliary.weights.to(device))
+
+    def weigh(name: str, maps: Tensor) -> Tensor:
+        if maps.shape[1] != len(parts[name]):
+            problem = f"gives {maps.shape[1]} feature maps, but HR-CAM was fitted on {len(parts[name])}"
+            raise ModelError(f"layer {name!r}", problem, "Fit HR-CAM on this network")
+        return maps.detach().float().movedim(1, 3) @ parts[name]  # a 1x1 convolution; as a product it costs a fifth
+
+    with frozen(network), tap(network, auxiliary.layers.names, weigh) as weighted:
+        yield Watched(auxiliary=auxiliary, weighted=weighted)
+
+
+def _frame(values: Tensor, image_px: Size, stride: int) -> Frame:
+    return Frame(image_px=image_px, span_px=(values.shape[1] * stride, values.shape[2] * stride))
+
+
+def _onto(finest: Tensor, frame: Frame, values: Tensor, own: Frame) -> Tensor:
+    """Enlarge maps `[n, h, w]` to the cells of the finest ones."""
+    sides = zip(values.shape[1:], finest.shape[1:], frame.span_px, own.span_px, strict=True)
+    rows, columns = (
+        torch.from_numpy(interpolation(have, want, span / reach)).to(values) for have, want, span, reach in sides
+    )
+    return rows @ values @ columns.T
+
+
+class _File(BaseModel):
+    """The content of `hrcam.json`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    method: Literal["hrcam"] = "hrcam"
+    layers: Annotated[tuple[str, ...], Field(min_length=1)]
+    channels: tuple[Annotated[int, Field(ge=1)], ...]
+    strides: tuple[Annotated[int, Field(ge=1)], ...]
+    bias: float
+    l2: Annotated[float, Field(gt=0)]
+    vitrail: str = __version__
+
+    @model_validator(mode="after")
+    def _one_each(self) -> _File:
+        if not len(self.layers) == len(self.channels) == len(self.strides):
+            raise ValueError("layers, channels and strides differ in number")
+        return self
+
+
+def save_auxiliary(folder: Path, auxiliary: Auxiliary) -> None:
+    """Write `hrcam.safetensors` and, last, `hrcam.json` into a folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / _JSON).unlink(missing_ok=True)
+    save_tensors(folder / _WEIGHTS, {"weights": auxiliary.weights})
+    layers = auxiliary.layers
+    content = _File(
+        layers=layers.names, channels=layers.channels, strides=layers.strides, bias=auxiliary.bias, l2=auxiliary.l2
+    )
+    temporary = folder / f"{_JSON}.tmp"
+    temporary.write_text(content.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    replace(temporary, folder / _JSON)
+
+
+def load_auxiliary(folder: Path) -> Auxiliary:
+    """Read what `save_auxiliary` wrote.
+
+    Raises
+    ------
+    ModelError
+        A file is missing, unreadable, or does not fit the other.
+    """
+    cure = "Fit HR-CAM again"
+    try:
+        content = _File.model_validate(json.loads((folder / _JSON).read_bytes()))
+        weights = load_file(folder / _WEIGHTS)["weights"]
+    except FileNotFoundError as error:
+        raise ModelError(str(error.filename or folder / _WEIGHTS), "no such file", cure) from None
+    except (ValidationError, ValueError) as error:
+        raise ModelError(folder / _JSON, f"not valid ({' '.join(str(error).split())[:200]})", cure) from None
+    except (SafetensorError, KeyError):
+        raise ModelError(folder / _WEIGHTS, "not a readable weights file", cure) from None
+    if weights.shape != (sum(content.channels),):
+        raise ModelError(folder / _WEIGHTS, f"does not fit {_JSON}", cure)
+    layers = Layers(names=content.layers, channels=content.channels, strides=content.strides)
+    return Auxiliary(layers=layers, weights=weights, bias=content.bias, l2=content.l2)

@@ -1,0 +1,350 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+from torch import nn
+
+from vitrail.classes import TissueClass
+from vitrail.errors import ModelError, TileError
+from vitrail.explain.cam import Score, classifier_gradcam, gradcam
+from vitrail.explain.explainer import Explainer
+from vitrail.explain.hrcam import Auxiliary, fit, hrcam, load_auxiliary, pool, save_auxiliary, watching
+from vitrail.explain.layers import Layers, default_layers, final_stride, find_layers
+from vitrail.explain.logistic import logistic_regression
+from vitrail.models.spec import ClassifierSpec, SegmenterSpec
+from vitrail.models.store import Model, build
+
+TINY = "test_efficientnet"
+SHARED = {"encoder": TINY, "side_um": 199.1, "side_px": 64, "mean": (0.7, 0.5, 0.6), "std": (0.2, 0.25, 0.15)}
+CLASSIFIER = ClassifierSpec(**SHARED, dense=16, dropout=0.5)
+SEGMENTER = SegmenterSpec(**SHARED, decoder=(16, 8, 8, 8, 8))
+
+
+def network_of(spec, seed=0):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return build(spec).eval()
+
+
+def images(*shape, seed=1):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def random_auxiliary(layers, seed=2):
+    generator = torch.Generator().manual_seed(seed)
+    return Auxiliary(layers=layers, weights=torch.randn(sum(layers.channels), generator=generator), bias=0.25, l2=0.1)
+
+
+@pytest.fixture(scope="module", params=[CLASSIFIER, SEGMENTER], ids=["classifier", "segmenter"])
+def network(request):
+    return network_of(request.param)
+
+
+def feature_maps(network, layers, x):
+    """The layers' outputs, collected by hand."""
+    found = {}
+    handles = [
+        network.get_submodule(name).register_forward_hook(lambda _m, _i, out, name=name: found.update({name: out}))
+        for name in layers.names
+    ]
+    with torch.no_grad():
+        network(x)
+    for handle in handles:
+        handle.remove()
+    return [found[name] for name in layers.names]
+
+
+def test_default_layers_are_one_a_stride_and_the_final_convolution():
+    found = find_layers(network_of(CLASSIFIER))
+    assert found.names == (*(f"encoder.blocks.{i}" for i in range(5)), "encoder.bn2")
+    assert found.strides == (2, 4, 8, 16, 32, 32)
+    assert found.channels == (16, 24, 32, 48, 64, 256)
+    assert final_stride(network_of(CLASSIFIER)) == 32
+
+
+def test_default_layers_of_the_segmenter_are_its_skips_and_bottleneck():
+    network, x = network_of(SEGMENTER), images(2, 3, 64, 64)
+    layers = find_layers(network)
+    assert layers.strides == (2, 4, 8, 16, 32)
+    with torch.no_grad():
+        for found, expected in zip(feature_maps(network, layers, x), network.encode(x)[1:], strict=True):
+            assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize(
+    ("encoder", "strides"), [("test_resnet", (2, 4, 8, 16, 32)), ("test_convnext", (4, 8, 16, 32))]
+)
+def test_default_layers_of_other_encoders(encoder, strides):
+    network = network_of(ClassifierSpec(**SHARED | {"encoder": encoder}, dense=8, dropout=0))
+    layers = find_layers(network)
+    assert layers.strides == strides  # where the last stage is the final map it is named once
+    x = images(1, 3, 64, 64)
+    with torch.no_grad():
+        assert torch.equal(feature_maps(network, layers, x)[-1], network.features(x))
+
+
+def test_default_layers_that_timm_renames():
+    network = network_of(SegmenterSpec(**SHARED | {"encoder": "test_convnext"}, decoder=(16, 8, 8, 8, 8)))
+    assert default_layers(network)[0] == "unet.encoder.model.stages_0"
+
+
+def test_an_encoder_without_stages_is_refused():
+    network = network_of(CLASSIFIER)
+    network.encoder.feature_info = []
+    with pytest.raises(ModelError, match=r"^encoder EfficientNet: does not say which layers end its stages\."):
+        default_layers(network)
+    with pytest.raises(ModelError, match=r"^Sequential: is no network of Vitrail"):
+        default_layers(nn.Sequential())
+
+
+def test_named_layers_come_finest_first():
+    network = network_of(CLASSIFIER)
+    found = find_layers(network, ("encoder.blocks.3", "encoder.blocks.1"))
+    assert found.names == ("encoder.blocks.1", "encoder.blocks.3")
+    assert found.strides == (4, 16)
+    with pytest.raises(ModelError, match=r"^layer 'encoder\.none': Classifier has none of this name"):
+        find_layers(network, ("encoder.none",))
+
+
+def test_pooled_features_are_means_of_the_maps(network):
+    x, layers = images(3, 3, 64, 96), find_layers(network)
+    expected = torch.cat([maps.mean((2, 3)) for maps in feature_maps(network, layers, x)], 1)
+    torch.testing.assert_close(pool(network, x, layers), expected)
+
+
+def naive(network, auxiliary, x):
+    """Enlarge every feature map first, then weight and add up."""
+    maps = feature_maps(network, auxiliary.layers, x)
+    size = maps[0].shape[2:]
+    stacked = torch.cat([nn.functional.interpolate(each, size=size, mode="bilinear") for each in maps], 1)
+    return torch.einsum("nchw,c->nhw", stacked, auxiliary.weights)
+
+
+def test_heatmap_is_the_naive_one(network):
+    x, auxiliary = images(3, 3, 64, 96), random_auxiliary(find_layers(network))
+    found, expected = hrcam(network, x, auxiliary), naive(network, auxiliary, x)
+    assert found.values.shape == (3, 32, 48)
+    scale = expected.abs().max()
+    torch.testing.assert_close(found.values / scale, expected / scale, atol=1e-5, rtol=1e-5)
+    assert found.frame.span_px == (64, 96)
+
+
+def test_the_heatmaps_mean_and_the_bias_are_the_logit(network):
+    """Pooling and the dense layer are linear, and enlarging by whole factors keeps the mean."""
+    x, layers = images(3, 3, 64, 64), find_layers(network)
+    auxiliary = random_auxiliary(layers)
+    found, logits = hrcam(network, x, auxiliary), auxiliary.logits(pool(network, x, layers))
+    torch.testing.assert_close(found.values.mean((1, 2)) + auxiliary.bias, logits, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(found.output, logits, atol=1e-4, rtol=1e-4)
+
+
+def test_non_tumor_is_the_negative(network):
+    x, auxiliary = images(1, 3, 64, 64), random_auxiliary(find_layers(network))
+    tumor, non_tumor = (hrcam(network, x, auxiliary, t) for t in (TissueClass.TUMOR, TissueClass.NON_TUMOR))
+    assert torch.equal(tumor.values, -non_tumor.values)
+    assert torch.equal(tumor.output, non_tumor.output)
+    with pytest.raises(ValueError, match="not background"):
+        hrcam(network, x, auxiliary, TissueClass.BACKGROUND)
+
+
+def test_layers_of_padded_images_lie_over_each_other():
+    """Of an image of 40 pixels the map of stride 32 covers 64: enlarged, its cells must still be 32 pixels wide."""
+    network = network_of(SEGMENTER)
+    auxiliary = random_auxiliary(find_layers(network))
+    x = images(1, 3, 40, 40)
+    padded = nn.functional.pad(x, (0, 24, 0, 24), mode="replicate")
+    assert torch.equal(hrcam(network, x, auxiliary).values, hrcam(network, padded, auxiliary).values)
+    assert hrcam(network, x, auxiliary).saliencies()[0].upsample().shape == (40, 40)
+
+    classifier = network_of(CLASSIFIER)
+    layers = find_layers(classifier, ("encoder.blocks.0", "encoder.blocks.4"))
+    coarse_only = torch.cat([torch.zeros(16), torch.ones(64)])
+    found = hrcam(classifier, x, Auxiliary(layers=layers, weights=coarse_only, bias=0, l2=1)).values[0]
+    with torch.no_grad():
+        coarse = feature_maps(classifier, layers, x)[1].sum(1, keepdim=True)
+    assert coarse.shape[2:] == (2, 2)
+    expected = nn.functional.interpolate(coarse, scale_factor=16, mode="bilinear")[0, 0, :20, :20]
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_one_pass_serves_both_methods():
+    network, x = network_of(CLASSIFIER), images(2, 3, 64, 64)
+    auxiliary = random_auxiliary(find_layers(network))
+    passes = []
+    handle = network.encoder.conv_stem.register_forward_hook(lambda *_: passes.append(1))
+    with watching(network, auxiliary) as watched:
+        grad = classifier_gradcam(network, x)
+    handle.remove()
+    assert len(passes) == 1
+    assert torch.equal(watched.maps((64, 64)).values, hrcam(network, x, auxiliary).values)
+    assert torch.equal(grad.values, classifier_gradcam(network, x).values)
+
+
+def test_gradients_of_another_method_in_the_same_pass_stay_out():
+    network, x = network_of(CLASSIFIER), images(2, 3, 64, 64)
+    auxiliary = random_auxiliary(find_layers(network))
+    with watching(network, auxiliary) as watched:
+        gradcam(network, x, "encoder.blocks.1", Score(name="tumor", of=lambda logits: logits))
+    expected = hrcam(network, x, auxiliary).saliencies()
+    for found, alone in zip(watched.maps((64, 64)).saliencies(), expected, strict=True):
+        np.testing.assert_array_equal(found.values, alone.values)
+
+
+def hooks(network):
+    return sum(len(module._forward_hooks) for module in network.modules())
+
+
+def test_nothing_is_left_behind(network):
+    network.train()
+    next(network.parameters()).requires_grad = False
+    before = [parameter.requires_grad for parameter in network.parameters()]
+    layers = find_layers(network)
+    auxiliary, x = random_auxiliary(layers), images(2, 3, 64, 64)
+    assert not pool(network, x, layers).requires_grad
+    assert not hrcam(network, x, auxiliary).values.requires_grad
+    wrong = Layers(names=layers.names, channels=(1, *layers.channels[1:]), strides=layers.strides)
+    with pytest.raises(ModelError, match=r"gives 16 feature maps, but HR-CAM was fitted on 1\. Fit HR-CAM"):
+        hrcam(network, x, random_auxiliary(wrong))
+    assert hooks(network) == 0
+    assert all(module.training for module in network.modules())
+    assert before == [parameter.requires_grad for parameter in network.parameters()]
+    assert all(parameter.grad is None for parameter in network.parameters())
+    next(network.parameters()).requires_grad = True
+    network.eval()
+
+
+def test_a_block_without_a_pass_is_an_error(network):
+    with watching(network, random_auxiliary(find_layers(network))) as watched:
+        pass
+    with pytest.raises(ModelError, match="did not run"):
+        watched.maps((64, 64))
+
+
+def toy(n=300, c=12, seed=0):
+    """Correlated features of very different sizes, and labels that they do not tell apart."""
+    rng = np.random.default_rng(seed)
+    features = rng.normal(size=(n, c)) @ rng.normal(size=(c, c)) * np.logspace(-3, 3, c) + 5
+    truth = ((features - features.mean(0)) / features.std(0)) @ rng.normal(size=c)
+    return features, rng.uniform(size=n) < 1 / (1 + np.exp(-truth))
+
+
+@pytest.mark.parametrize("l2", [1e-4, 1e-2, 1.0])
+def test_logistic_regression_is_scikit_learns(l2):
+    features, labels = toy()
+    weights, bias = logistic_regression(features, labels, l2)
+    mean, std = features.mean(0), features.std(0)
+    theirs = LogisticRegression(C=1 / (len(labels) * l2), tol=1e-10, max_iter=10_000).fit(
+        (features - mean) / std, labels
+    )
+    np.testing.assert_allclose(weights * std, theirs.coef_[0], atol=1e-5)
+    np.testing.assert_allclose(features @ weights + bias, theirs.decision_function((features - mean) / std), atol=1e-4)
+
+
+def test_more_features_than_rows_that_separate_the_classes_converge():
+    features, labels = toy(n=40, c=120)
+    weights, bias = logistic_regression(features, labels, 1e-3)
+    assert ((features @ weights + bias > 0) == labels).all()
+
+
+def test_features_that_do_not_vary_get_no_weight():
+    features, labels = toy()
+    features[:, 3], features[:, 5] = 0.1, 0
+    weights, _ = logistic_regression(features, labels, 0.1)
+    assert weights[[3, 5]].tolist() == [0, 0]
+    assert np.isfinite(weights).all()
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"labels": np.ones(300, bool)}, "needs 300 labels of both classes"),
+        ({"labels": np.ones(2, bool)}, "needs 300 labels of both classes"),
+        ({"l2": 0}, "without a penalty"),
+        ({"features": np.full((300, 2), np.nan)}, "not finite"),
+    ],
+)
+def test_what_logistic_regression_cannot_do(change, problem):
+    features, labels = toy()
+    given = {"features": features, "labels": labels, "l2": 0.1} | change
+    with pytest.raises(ValueError, match=problem):
+        logistic_regression(*given.values())
+
+
+def test_fit_tells_bright_from_dark_images():
+    network = network_of(CLASSIFIER)
+    layers = find_layers(network)
+    tumor = np.arange(40) % 2 == 0
+    x = images(40, 3, 64, 64) + torch.from_numpy(tumor).float().view(-1, 1, 1, 1)
+    pooled = pool(network, x, layers)
+    auxiliary = fit(layers, pooled[:30], tumor[:30], 0.01)
+    assert auxiliary.accuracy(pooled[30:], tumor[30:]) == 1
+    assert auxiliary.accuracy(pooled[30:], ~tumor[30:]) == 0
+    assert auxiliary.weights.dtype == torch.float32
+
+
+def test_what_cannot_be_fitted():
+    layers = Layers(names=("a",), channels=(2,), strides=(2,))
+    with pytest.raises(TileError, match="tiles for HR-CAM: none of them is tumor"):
+        fit(layers, torch.rand(3, 2), np.zeros(3, bool), 0.1)
+    with pytest.raises(ModelError, match="feature maps are not finite"):
+        fit(layers, torch.full((2, 2), torch.inf), np.array([True, False]), 0.1)
+
+
+def test_auxiliary_round_trip(tmp_path):
+    layers = find_layers(network_of(CLASSIFIER))
+    auxiliary = random_auxiliary(layers)
+    save_auxiliary(tmp_path / "hrcam", auxiliary)
+    found = load_auxiliary(tmp_path / "hrcam")
+    assert torch.equal(found.weights, auxiliary.weights)
+    assert (found.layers, found.bias, found.l2) == (layers, 0.25, 0.1)
+    assert {path.name for path in (tmp_path / "hrcam").iterdir()} == {"hrcam.json", "hrcam.safetensors"}
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"l2": -1}, "hrcam.json: not valid"),
+        ({"layers": ["a"]}, "differ in number"),
+        ({"channels": [1] * 6}, "hrcam.safetensors: does not fit hrcam.json"),
+    ],
+)
+def test_spoilt_json(tmp_path, change, problem):
+    save_auxiliary(tmp_path, random_auxiliary(find_layers(network_of(CLASSIFIER))))
+    path = tmp_path / "hrcam.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(ModelError, match=problem) as caught:
+        load_auxiliary(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["hrcam.json", "hrcam.safetensors"])
+def test_missing_and_broken_files(tmp_path, name):
+    save_auxiliary(tmp_path, random_auxiliary(find_layers(network_of(CLASSIFIER))))
+    (tmp_path / name).write_bytes(b"nonsense")
+    with pytest.raises(ModelError, match=rf"{name}: not "):
+        load_auxiliary(tmp_path)
+    (tmp_path / name).unlink()
+    with pytest.raises(ModelError, match=rf"{name}: no such file"):
+        load_auxiliary(tmp_path)
+
+
+def test_tiles_are_explained_in_batches():
+    network = network_of(CLASSIFIER)
+    explainer = Explainer(Model(spec=CLASSIFIER, module=network), torch.device("cpu"), batch=2)
+    tiles = np.random.default_rng(0).integers(0, 256, (5, 64, 64, 3), np.uint8)
+    pooled = explainer.pool(tiles)
+    auxiliary = fit(explainer.layers, pooled, np.arange(5) > 2, 0.1)
+    alone = explainer.hrcam(tiles, auxiliary)
+    pairs = list(explainer.both(tiles, auxiliary))
+    together = [(a, b) for grad, hr in pairs for a, b in zip(grad.saliencies(), hr.saliencies(), strict=True)]
+    assert len(alone) == len(together) == 5
+    for expected, (grad, hr) in zip(alone, together, strict=True):
+        np.testing.assert_array_equal(hr.values, expected.values)
+        assert (grad.method, hr.method, grad.values.shape, hr.values.shape) == ("gradcam", "hrcam", (2, 2), (32, 32))
+    logits = torch.cat([hr.output for _, hr in pairs])
+    torch.testing.assert_close(logits, auxiliary.logits(pooled), atol=1e-4, rtol=1e-4)
+    assert explainer.pool(tiles[:0]).shape == (0, pooled.shape[1])

@@ -1,0 +1,137 @@
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from scipy.stats import pearsonr
+
+from vitrail.measures import scores
+from vitrail.measures.stats import bin_of, bootstrap, by_patient, draws, fullest, histogram, mode, pearson, percentiles
+
+
+def test_pearson_is_scipys_for_each_pair():
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=(2, 3, 5, 4, 6))
+    expected = [
+        [pearsonr(x.ravel(), y.ravel()).statistic for x, y in zip(*row, strict=True)] for row in zip(a, b, strict=True)
+    ]
+    np.testing.assert_allclose(pearson(a, b), expected, atol=1e-14)
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-30, 1e-200, 1e200])
+def test_a_weak_map_correlates_like_a_strong_one(scale):
+    rng = np.random.default_rng(1)
+    a, b = rng.normal(size=(2, 7, 7))
+    np.testing.assert_allclose(pearson(a * scale, b), pearson(a, b), rtol=1e-12)
+    np.testing.assert_allclose(pearson(-a * scale, a), -1, rtol=1e-12)
+
+
+def test_constant_maps_have_no_correlation():
+    ramp = np.arange(12.0).reshape(3, 4)
+    flat = np.full((3, 4), 0.1)
+    flat[1, 1] += 1e-16
+    found = pearson(np.stack([ramp, flat, np.zeros((3, 4)), ramp]), np.stack([ramp, ramp, ramp, flat]))
+    assert np.isnan(found).tolist() == [False, True, True, True]
+    assert found[0] == 1
+
+
+@pytest.mark.parametrize(("a", "b"), [((2, 3, 3), (2, 3, 4)), ((3,), (3,))])
+def test_pearson_needs_maps_of_one_shape(a, b):
+    with pytest.raises(ValueError, match="must be"):
+        pearson(np.ones(a), np.ones(b))
+
+
+def test_pearson_refuses_what_is_not_finite():
+    with pytest.raises(ValueError, match="not finite"):
+        pearson([[1.0, np.nan]], [[1.0, 2.0]])
+
+
+def test_the_papers_mode_correlations_are_centres_of_thirty_bins():
+    centres = [mode([low + 1 / 30]) for low in np.linspace(-1, 1, 31)[:-1]]
+    assert {f"{100 * centre:.2f}" for centre in centres} >= {"70.00", "36.67", "23.33", "56.67"}
+    assert mode([0.71, 0.69, 0.68, 0.2, -0.9, np.nan]) == pytest.approx(0.7)
+
+
+def test_of_equally_full_bins_the_lower_is_the_mode():
+    assert mode([0.9, -0.5]) == pytest.approx(-0.5, abs=1 / 30)
+    assert mode([1.0]) == pytest.approx(1 - 1 / 30)
+    assert np.isnan(mode([]))
+    assert np.isnan(mode([np.nan]))
+
+
+@given(arrays(np.float64, st.integers(0, 40), elements=st.floats(-1, 1)))
+def test_histogram_is_numpys(values):
+    assert histogram(values).tolist() == np.histogram(values, 30, (-1, 1))[0].tolist()
+
+
+def test_values_outside_the_bins_are_refused():
+    with pytest.raises(ValueError, match="not between -1 and 1"):
+        bin_of([0.5, 1.5])
+
+
+def test_fullest_of_many_histograms():
+    counts = np.array([[0, 2, 1], [5, 0, 5], [0, 0, 0]])
+    np.testing.assert_array_equal(fullest(counts, (0, 3)), [1.5, 0.5, np.nan])
+
+
+def test_parts_are_added_by_patient():
+    sums = by_patient(["b", "a", "b"], [[1, 2], [3, 4], [5, 6]])
+    assert sums.tolist() == [[3, 4], [6, 8]]
+
+
+def test_draws_keep_the_number_of_patients_and_follow_the_seed():
+    counts = draws(7, 50, 3)
+    assert (counts.sum(1) == 7).all()
+    assert np.array_equal(counts, draws(7, 50, 3))
+    assert not np.array_equal(counts, draws(7, 50, 4))
+
+
+def mean_of(sums):
+    return sums[:, 0] / sums[:, 1]
+
+
+def test_bootstrap_is_the_one_written_as_a_loop():
+    rng = np.random.default_rng(5)
+    patients = rng.integers(0, 9, 60)
+    values = rng.normal(size=60) + patients
+    found = bootstrap(by_patient(patients, np.column_stack([values, np.ones(60)])), mean_of, 11, 300)
+    looped = [
+        np.concatenate([np.repeat(values[patients == p], times) for p, times in enumerate(row)]).mean()
+        for row in draws(len(set(patients.tolist())), 300, 11)
+    ]
+    np.testing.assert_allclose(found, np.quantile(looped, (0.025, 0.975)))
+
+
+def test_bootstrap_of_the_mean_has_its_standard_error():
+    values = np.random.default_rng(2).normal(3, 2, 400)
+    low, high = bootstrap(np.column_stack([values, np.ones(400)]), mean_of, 0)
+    assert (high - low) / (2 * 1.96 * 2 / 20) == pytest.approx(1, abs=0.1)
+    assert low < 3 < high
+
+
+def test_bootstrap_takes_confusion_matrices():
+    matrices = np.tile([[8, 2], [1, 9]], (6, 1, 1))
+    assert bootstrap(matrices, scores.accuracy, 0, 20) == pytest.approx((0.85, 0.85))
+
+
+def test_one_patient_tells_nothing_about_patients():
+    assert np.isnan(bootstrap([[1.0, 1.0]], mean_of, 0)).all()
+    assert np.isnan(bootstrap(np.zeros((0, 2)), mean_of, 0)).all()
+
+
+def test_resamples_without_a_statistic_are_left_out():
+    assert percentiles([np.nan, 1, 1]) == (1, 1)
+    assert np.isnan(percentiles([np.nan])).all()
+
+
+def test_two_thousand_resamples_of_twenty_thousand_tiles_are_quick():
+    rng = np.random.default_rng(0)
+    begun = time.process_time()
+    parts = by_patient(rng.integers(0, 100, 20_000), np.eye(30)[bin_of(rng.uniform(-1, 1, 20_000))])
+    low, high = bootstrap(parts, fullest, 0)
+    assert low <= high
+    assert time.process_time() - begun < 10
