@@ -93,7 +93,7 @@ class Killer:
 
 @pytest.mark.parametrize("task", TASKS)
 def test_it_learns_the_rule_and_writes_a_model_folder(task, tmp_path):
-    chosen, part = settings(epochs=6), make_parts()
+    chosen, part = settings(epochs=10), make_parts()
     progress = Killer()
     torch.manual_seed(3)
     before = torch.get_rng_state()
@@ -101,12 +101,12 @@ def test_it_learns_the_rule_and_writes_a_model_folder(task, tmp_path):
     assert torch.equal(torch.get_rng_state(), before)
     assert set(contents(tmp_path)) == {"model.json", "weights.safetensors", "history.csv"}
     scores = history(tmp_path)
-    assert scores.index.tolist() == [1, 2, 3, 4, 5, 6]
+    assert scores.index.tolist() == list(range(1, 11))
     assert scores["train_loss"].iloc[-1] < scores["train_loss"].iloc[0]
     assert scores.iloc[:, -1].max() > (0.95 if task == "classifier" else 0.7)
-    assert progress.begun == (task, 6 * (4 + 2), 0)
-    assert len(progress.notes) == 36
-    assert progress.notes[-1] == f"epoch 6/6  validation loss {scores['validation_loss'].iloc[4]:.3f}"
+    assert progress.begun == (task, 10 * (4 + 2), 0)
+    assert len(progress.notes) == 60
+    assert progress.notes[-1] == f"epoch 10/10  validation loss {scores['validation_loss'].iloc[8]:.3f}"
     check_best(task, tmp_path, part, scores)
 
 
