@@ -157,6 +157,40 @@ class PredictSettings(Branch):
     )
 
 
+class ExplainSettings(Branch):
+    """Grad-CAM and HR-CAM of both networks on every test tile."""
+
+    classifier_layers: tuple[str, ...] = Field(
+        (),
+        description="layers that HR-CAM looks at, by name; none: the encoder's last map at each stride, and the final "
+        "convolution (the paper's Table 1)",
+    )
+    segmenter_layers: tuple[str, ...] = Field((), description="see classifier_layers; none: without the final one")
+    min_share: Annotated[float, Field(gt=0.5, le=1)] = Field(
+        0.8,
+        description='Paper: "We re-trained both models to classify tiles containing at least 80% tumor or 80% '
+        'non-tumor ..."',
+    )
+    training: Literal["exact", "epochs"] = Field(
+        "exact",
+        description="of HR-CAM's dense layer over the frozen network. exact: each tile is pooled once, and the convex "
+        "problem solved to convergence; epochs: as the paper did, with augmentation",
+    )
+    epochs: Count = Field(50, description='Paper: "... for 50 epochs"; for training = "epochs"')
+    learning_rate: Positive = Field(1e-2, description='the paper is silent; for training = "epochs"')
+    l2: Positive = Field(
+        1e-3, description="penalty on the dense layer's weights over standardised features (the paper is silent)"
+    )
+
+
+class CheckSettings(Branch):
+    """Whether the explanations are true: checks on some test tiles. The paper has none."""
+
+    tiles: Count = Field(64, description="test tiles that are called tumor and are, drawn with the seed")
+    steps: Annotated[int, Field(ge=2)] = Field(12, description="steps of the deletion and insertion curves")
+    draws: Count = Field(2, description="times that the weights are randomised")
+
+
 class EvaluationSettings(Branch):
     """How predictions become figures."""
 
@@ -185,6 +219,8 @@ class Settings(Branch):
     classifier: ClassifierSettings = ClassifierSettings()
     segmenter: SegmenterSettings = SegmenterSettings()
     predict: PredictSettings = PredictSettings()
+    explain: ExplainSettings = ExplainSettings()
+    check: CheckSettings = CheckSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
     compute: ComputeSettings = ComputeSettings()
 
