@@ -18,6 +18,7 @@ SIDE, MPP = 256, 199.1 / 32
 FAST = (
     "tiles.side_px=32", "classifier.epochs=2", "segmenter.epochs=2", "classifier.learning_rate=1e-3",
     "classifier.dense=16", "encoder.weights=random", "predict.slides=1", "compute.workers=1",
+    "check.tiles=4", "check.steps=2", "check.draws=1",
 )  # fmt: skip
 """Settings for the small cohort, on top of the preset quick."""
 

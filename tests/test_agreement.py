@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from vitrail.explain.agreement import agreement, correlate
+from vitrail.explain.saliency import Frame
 from vitrail.measures.stats import mode, pearson
 
 
@@ -52,6 +53,34 @@ def test_constant_maps_are_counted_and_left_out():
     found = agreement(signed, np.array(["a", "b", "c", "d"]), 0, 100)
     assert (found.n, found.constant) == (2, 2)
     assert found.mean == pytest.approx(signed[2:].mean())
+
+
+def at(values, frame, rows, columns):
+    """Interpolate one map at given places with numpy."""
+    own_rows, own_columns = frame.centres(values.shape)
+    tall = np.stack([np.interp(rows, own_rows, column) for column in values.T], 1)
+    return np.stack([np.interp(columns, own_columns, row) for row in tall])
+
+
+def test_maps_are_compared_at_the_same_places():
+    coarse, fine = maps(0, 6, 2, 3), maps(1, 6, 32, 40)
+    low = Frame(image_px=(50, 80), span_px=(64, 96), shift_px=(-12.5, 15.5))
+    high = Frame(image_px=(50, 80), span_px=(64, 80), shift_px=(0.5, -0.5))
+    rows, columns = np.arange(25) * 2 + 1.5, np.arange(40) * 2 + 0.5  # seven rows of the fine map lie below the image
+    found = correlate(coarse, fine, frames=(low, high))
+    expected = [pearson(at(a, low, rows[:25], columns), b[:25]) for a, b in zip(coarse, fine, strict=True)]
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    np.testing.assert_allclose(correlate(fine, coarse, frames=(high, low)), found, atol=1e-12)
+    assert np.abs(found - correlate(coarse, fine)).max() > 0.01
+
+
+def test_frames_that_say_nothing_change_nothing():
+    coarse, fine = maps(0, 6, 3, 3), maps(1, 6, 48, 48)
+    square = Frame(image_px=(96, 96), span_px=(96, 96))
+    np.testing.assert_allclose(correlate(coarse, fine, frames=(square, square)), correlate(coarse, fine), atol=1e-12)
+    other = Frame(image_px=(64, 96), span_px=(64, 96))
+    with pytest.raises(ValueError, match=r"images of \(96, 96\) and \(64, 96\) pixels"):
+        correlate(coarse, fine, frames=(square, other))
 
 
 def test_numbers_of_a_cohort():

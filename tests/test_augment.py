@@ -8,7 +8,7 @@ import pytest
 import torch
 from scipy.ndimage import gaussian_filter
 
-from vitrail.config import AugmentSettings
+from vitrail.branches import AugmentSettings
 from vitrail.learn.augment import Augmenter, Colour, blur, recolour, rigid, warp
 
 STILL = AugmentSettings(rotation_step_deg=0, mirror=0, hue=0, saturation=0, brightness=0, contrast=0)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -11,7 +13,7 @@ from vitrail.explain.cam import Score, classifier_gradcam, gradcam, segmenter_gr
 from vitrail.explain.explainer import Explainer
 from vitrail.explain.hooks import cut, frozen, seen, tap
 from vitrail.explain.layers import default_layers
-from vitrail.explain.saliency import Frame, Saliency, interpolation
+from vitrail.explain.saliency import Frame, Saliency
 from vitrail.models.inputs import Standardiser, intensities
 from vitrail.models.spec import ClassifierSpec, SegmenterSpec
 from vitrail.models.store import Model, build
@@ -93,7 +95,8 @@ def test_on_a_linear_head_gradcam_is_cam_and_adds_up_to_the_logit():
         close(found.values, cam)
         close(found.values.sum((1, 2)) + network.linear.bias[1], network(x)[:, 1])
     assert (found.method, found.layers, found.target) == ("gradcam", ("conv",), "second")
-    assert found.frame == Frame(image_px=(9, 11), span_px=(9, 11))
+    assert (found.frame.image_px, found.frame.span_px) == ((9, 11), (8, 10))  # nothing is padded
+    np.testing.assert_allclose(found.frame.shift_px, 0.5, atol=0.25)
 
 
 def test_the_classifiers_map_adds_up_to_its_logit(classifier):
@@ -132,7 +135,7 @@ def test_non_tumor_is_the_negative(classifier):
 def test_the_final_map_reaches_beyond_sides_that_do_not_divide(classifier):
     found = classifier_gradcam(classifier, images(1, 3, 50, 70))
     assert found.values.shape == (1, 2, 3)
-    assert found.frame == Frame(image_px=(50, 70), span_px=(64, 96))
+    assert (found.frame.image_px, found.frame.span_px) == ((50, 70), (64, 96))
 
 
 def test_images_of_a_batch_do_not_meet(classifier, segmenter):
@@ -172,8 +175,8 @@ def rescaled(saliencies):
         return values / (1e-7 + values.max())
 
     def show(saliency):
-        values = stretch(saliency.relu.values)
-        return stretch(Saliency(method="", layers=(), target="", values=values, frame=saliency.frame).upsample())
+        frame = replace(saliency.frame, shift_px=(0, 0))  # pytorch-grad-cam does not ask where cells look
+        return stretch(replace(saliency, values=stretch(saliency.relu.values), frame=frame).upsample())
 
     return np.stack([show(saliency) for saliency in saliencies])
 
@@ -238,9 +241,10 @@ def test_padding_is_explained_but_not_shown(segmenter):
     found = segmenter_gradcam(segmenter, x, pixels="all")
     expected = captum_gradcam(segmenter, bottleneck(segmenter), x, lambda x: segmenter(x)[:, TUMOR].sum((1, 2)))
     close(found.values, expected)
-    assert found.frame == Frame(image_px=(50, 70), span_px=(64, 96))
+    assert (found.frame.image_px, found.frame.span_px) == ((50, 70), (64, 96))
     whole = nn.functional.interpolate(found.values[:1, None], size=(64, 96), mode="bilinear")[0, 0, :50, :70]
-    np.testing.assert_allclose(found.saliencies()[0].upsample(), whole.numpy(), atol=1e-6 * float(whole.abs().max()))
+    square = replace(found.saliencies()[0], frame=replace(found.frame, shift_px=(0, 0)))
+    np.testing.assert_allclose(square.upsample(), whole.numpy(), atol=1e-6 * float(whole.abs().max()))
 
 
 def test_without_pixels_the_map_is_zero(segmenter):
@@ -385,7 +389,23 @@ def test_gradients_begin_at_the_layer(segmenter):
 def test_interpolation_is_torchs(cells, points):
     values = torch.randn(cells, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     expected = nn.functional.interpolate(values.T[None], size=points, mode="linear", align_corners=False)[0].T
-    np.testing.assert_allclose(interpolation(cells, points) @ values.numpy(), expected.numpy(), atol=1e-6)
+    frame = Frame(image_px=(224, 10), span_px=(224, 10))
+    rows, _ = frame.matrices((cells, 1), (points, 1))
+    np.testing.assert_allclose(rows @ values.numpy(), expected.numpy(), atol=1e-6)
+
+
+@pytest.mark.parametrize(("shift", "span"), [(0.0, 96), (15.5, 96), (-15.5, 96), (-28, 128), (3.3, 64)])
+def test_values_lie_where_their_cells_look(shift, span):
+    """Between the places that cells look at a map is linear, and constant beyond them: numpy's interp."""
+    values = np.random.default_rng(0).normal(size=(span // 32, 3)).astype(np.float32)
+    found = replace(saliency(values, (96, 96)), frame=Frame(image_px=(96, 96), span_px=(span, 96), shift_px=(shift, 0)))
+    looked = 32 * np.arange(span // 32) + 16 + shift
+    pixels = np.arange(96) + 0.5
+    np.testing.assert_allclose(found.frame.centres(values.shape)[0], looked)
+    for column in range(3):
+        expected = np.interp(pixels, looked, values[:, column])
+        np.testing.assert_allclose(found.upsample((96, 3))[:, column], expected, atol=1e-6)
+    assert found.upsample((12, 3)).shape == (12, 3)
 
 
 def saliency(values, image_px):

@@ -10,6 +10,7 @@ from torch import nn
 
 from vitrail.classes import TissueClass
 from vitrail.errors import ModelError, TileError
+from vitrail.explain.align import frames
 from vitrail.explain.cam import Score, classifier_gradcam, gradcam
 from vitrail.explain.explainer import Explainer
 from vitrail.explain.hrcam import Auxiliary, fit, hrcam, load_auxiliary, pool, save_auxiliary, watching
@@ -116,12 +117,24 @@ def test_pooled_features_are_means_of_the_maps(network):
     torch.testing.assert_close(pool(network, x, layers), expected)
 
 
+def enlarged(maps, own, onto, shape):
+    """Interpolate `[c, h, w]` at the places that the cells of another frame look at, row by row, column by column."""
+    rows, columns = onto.centres(shape)
+    at_rows, at_columns = own.centres(maps.shape[1:])
+    tall = np.apply_along_axis(lambda values: np.interp(rows, at_rows, values), 1, maps.double().numpy())
+    return np.apply_along_axis(lambda values: np.interp(columns, at_columns, values), 2, tall)
+
+
 def naive(network, auxiliary, x):
-    """Enlarge every feature map first, then weight and add up."""
-    maps = feature_maps(network, auxiliary.layers, x)
-    size = maps[0].shape[2:]
-    stacked = torch.cat([nn.functional.interpolate(each, size=size, mode="bilinear") for each in maps], 1)
-    return torch.einsum("nchw,c->nhw", stacked, auxiliary.weights)
+    """Enlarge every feature map first, each value where its cell looks, then weight and add up."""
+    layers = auxiliary.layers
+    maps, weights = feature_maps(network, layers, x), auxiliary.weights.double().split(layers.channels)
+    places = frames(network, tuple(x.shape[1:]), layers.names, layers.strides)
+    shape, total = maps[0].shape[2:], 0
+    for each, own, weight in zip(maps, places, weights, strict=True):
+        large = np.stack([enlarged(image, own, places[0], shape) for image in each])
+        total = total + np.einsum("nchw,c->nhw", large, weight.numpy())
+    return torch.from_numpy(total).float()
 
 
 def test_heatmap_is_the_naive_one(network):
@@ -133,13 +146,11 @@ def test_heatmap_is_the_naive_one(network):
     assert found.frame.span_px == (64, 96)
 
 
-def test_the_heatmaps_mean_and_the_bias_are_the_logit(network):
-    """Pooling and the dense layer are linear, and enlarging by whole factors keeps the mean."""
+def test_the_dense_layer_tells_its_logits_along(network):
     x, layers = images(3, 3, 64, 64), find_layers(network)
     auxiliary = random_auxiliary(layers)
-    found, logits = hrcam(network, x, auxiliary), auxiliary.logits(pool(network, x, layers))
-    torch.testing.assert_close(found.values.mean((1, 2)) + auxiliary.bias, logits, atol=1e-4, rtol=1e-4)
-    torch.testing.assert_close(found.output, logits, atol=1e-4, rtol=1e-4)
+    logits = auxiliary.logits(pool(network, x, layers))
+    torch.testing.assert_close(hrcam(network, x, auxiliary).output, logits, atol=1e-4, rtol=1e-4)
 
 
 def test_non_tumor_is_the_negative(network):
@@ -157,23 +168,27 @@ def test_layers_of_padded_images_lie_over_each_other():
     auxiliary = random_auxiliary(find_layers(network))
     x = images(1, 3, 40, 40)
     padded = nn.functional.pad(x, (0, 24, 0, 24), mode="replicate")
-    assert torch.equal(hrcam(network, x, auxiliary).values, hrcam(network, padded, auxiliary).values)
+    alone, whole = (hrcam(network, each, auxiliary).values for each in (x, padded))
+    torch.testing.assert_close(alone, whole, atol=1e-3, rtol=1e-3)
     assert hrcam(network, x, auxiliary).saliencies()[0].upsample().shape == (40, 40)
 
     classifier = network_of(CLASSIFIER)
     layers = find_layers(classifier, ("encoder.blocks.0", "encoder.blocks.4"))
     coarse_only = torch.cat([torch.zeros(16), torch.ones(64)])
-    found = hrcam(classifier, x, Auxiliary(layers=layers, weights=coarse_only, bias=0, l2=1)).values[0]
+    found = hrcam(classifier, x, Auxiliary(layers=layers, weights=coarse_only, bias=0, l2=1))
     with torch.no_grad():
-        coarse = feature_maps(classifier, layers, x)[1].sum(1, keepdim=True)
-    assert coarse.shape[2:] == (2, 2)
-    expected = nn.functional.interpolate(coarse, scale_factor=16, mode="bilinear")[0, 0, :20, :20]
-    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+        coarse = feature_maps(classifier, layers, x)[1].sum(1)
+    assert coarse.shape == (1, 2, 2)
+    fine, own = frames(classifier, (3, 40, 40), layers.names, layers.strides)
+    assert (own.span_px, found.frame) == ((64, 64), fine)
+    expected = enlarged(coarse, own, fine, (20, 20))
+    np.testing.assert_allclose(found.values.numpy(), expected, atol=1e-4, rtol=1e-4)
 
 
 def test_one_pass_serves_both_methods():
     network, x = network_of(CLASSIFIER), images(2, 3, 64, 64)
     auxiliary = random_auxiliary(find_layers(network))
+    classifier_gradcam(network, x), hrcam(network, x, auxiliary)  # now it is known where cells look
     passes = []
     handle = network.encoder.conv_stem.register_forward_hook(lambda *_: passes.append(1))
     with watching(network, auxiliary) as watched:

@@ -8,7 +8,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from vitrail.config import AugmentSettings, Settings
+from vitrail.branches import AugmentSettings
+from vitrail.config import Settings
 from vitrail.errors import ModelError, SettingsError, TileError
 from vitrail.learn.checkpoint import EpochScores, best_epoch
 from vitrail.learn.data import Loader, channel_statistics, cut, parts, shuffled

@@ -12,8 +12,9 @@ import torch
 from safetensors.torch import save_file
 from sklearn.datasets import load_sample_images
 
+from vitrail.branches import EncoderSettings
 from vitrail.classes import TissueClass
-from vitrail.config import EMBEDDED_ENCODER, EncoderSettings
+from vitrail.config import EMBEDDED_ENCODER
 from vitrail.errors import ModelError, SettingsError
 from vitrail.models import device, encoder
 from vitrail.models.encoder import feature_channels, load_encoder, start_weights

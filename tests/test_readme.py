@@ -8,8 +8,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
-from conftest import FAST, write_cohort
+from conftest import FAST, tissue, write_cohort
 from test_run import vitrail
 from vitrail import study
 from vitrail.config import change_settings
@@ -47,6 +48,7 @@ def test_every_command_of_the_readme_works(tmp_path, monkeypatch):
     monkeypatch.setattr(study, "DEMO_SIDE_PX", 1024)
     monkeypatch.setattr(study, "DEMO_SETTINGS", FAST)
     write_cohort(tmp_path)
+    Image.fromarray(tissue(0, 32)).save(tmp_path / "tile.png")
     commands = [
         line.partition("#")[0] for block in blocks("sh") for line in block.splitlines() if line.startswith("vitrail")
     ]

@@ -23,7 +23,8 @@ from vitrail.tiles import cohort_tiles
 RESULTS = (
     "tiles/tiles.parquet", "tiles/images.npy", "tiles/masks.npy", "split/patients.csv",
     "classifier/weights.safetensors", "classifier/model.json", "classifier/history.csv",
-    "segmenter/weights.safetensors", "segmenter/history.csv", "predictions/tiles.parquet", "report/metrics.json",
+    "segmenter/weights.safetensors", "segmenter/history.csv", "predictions/tiles.parquet", "explanations/saliency.npy",
+    "explanations/agreement.parquet", "explanations/summary.json", "checks/summary.json", "report/metrics.json",
 )  # fmt: skip
 
 
@@ -57,7 +58,18 @@ def run(finished, tmp_path):
 
 def test_every_stage_leaves_its_folder_and_nothing_else(finished):
     names = {path.name for path in finished.iterdir()} - {".lock"}
-    assert names == {"study.toml", "slides.csv", "tiles", "split", "classifier", "segmenter", "predictions", "report"}
+    assert names == {
+        "study.toml",
+        "slides.csv",
+        "tiles",
+        "split",
+        "classifier",
+        "segmenter",
+        "predictions",
+        "explanations",
+        "checks",
+        "report",
+    }
     for folder in names - {"study.toml", "slides.csv"}:
         assert (finished / folder / "stage.json").is_file()
     assert not list(finished.rglob("*.tmp"))
@@ -97,14 +109,14 @@ def test_a_second_run_does_nothing(run, capsys):
     before = digests(run)
     assert vitrail("run", run) == 0
     said = capsys.readouterr().out
-    assert said.count("up to date") == 6
+    assert said.count("up to date") == 8
     assert said.strip().endswith(str(run / "report" / "index.html"))
     assert digests(run) == before
 
 
 def test_a_threshold_redoes_the_report_alone(run, capsys):
     assert vitrail("run", run, "--set", "evaluation.threshold=0.9") == 0
-    assert capsys.readouterr().out.count("up to date") == 5
+    assert capsys.readouterr().out.count("up to date") == 7
     assert "threshold = 0.9" in (run / "study.toml").read_text()
 
 
@@ -127,7 +139,7 @@ def test_attributes_and_splits_cut_no_tile(run, capsys):
     cohort = run / "slides.csv"
     cohort.write_text(cohort.read_text().replace("larynx", "hypopharynx"))
     assert vitrail("run", run) == 0
-    assert capsys.readouterr().out.count("up to date") == 5
+    assert capsys.readouterr().out.count("up to date") == 7
 
 
 def test_killed_again_and_again_the_numbers_are_the_same(finished, tmp_path):

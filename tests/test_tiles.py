@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from shapely.geometry import box
 
 from conftest import MPP, SIDE, outline, tissue, write_outlines, write_tiff
+from vitrail.branches import TileSettings
 from vitrail.classes import TissueClass
-from vitrail.config import Settings, TileSettings
+from vitrail.config import Settings
 from vitrail.errors import TileError
 from vitrail.slides.annotations import ClassNames, read_annotations
 from vitrail.slides.cohort import CohortSlide, read_cohort

@@ -34,7 +34,7 @@ Changes = Annotated[
     Optional[list[str]],  # noqa: UP045 - typer reads this at run time
     typer.Option("--set", metavar="KEY=VALUE", help="Change a setting in study.toml first, such as tiles.side_px=128."),
 ]
-StageName = Literal["tiles", "split", "classifier", "segmenter", "predict", "report"]
+StageName = Literal["tiles", "split", "classifier", "segmenter", "predict", "explain", "check", "report"]
 
 
 @app.command()
@@ -59,7 +59,7 @@ def run(
     until: Annotated[StageName, typer.Option(help="Stop after this stage.")] = "report",
     changes: Changes = None,
 ) -> None:
-    """Bring every stage up to date: tiles, split, classifier, segmenter, predict, report."""
+    """Bring every stage up to date: tiles, split, classifier, segmenter, predict, explain, check, report."""
     _bring(run, until, changes)
 
 
@@ -88,9 +88,54 @@ def predict(run: RunFolder, changes: Changes = None) -> None:
 
 
 @app.command()
+def explain(
+    what: Annotated[Path, typer.Argument(metavar="RUN_OR_PICTURE", help="A run; with --model a picture or a slide.")],
+    model: Annotated[
+        Optional[Path],  # noqa: UP045 - typer reads this at run time
+        typer.Option(metavar="RUN/NETWORK", help="Explain one picture with this model instead of a whole run."),
+    ] = None,
+    corner: Annotated[
+        Optional[str],  # noqa: UP045 - the same
+        typer.Option("--at", metavar="X,Y", help="Of a slide: the tile's top left corner, in level-0 pixels."),
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Where the picture's explanation goes.")] = Path(),
+    changes: Changes = None,
+) -> None:
+    """Explain every test tile of a run, and check the explanations; or explain one picture."""
+    if model is None:
+        _bring(what, "check", changes)
+        return
+    from vitrail.single import explain_picture  # noqa: PLC0415 - quick start-up
+
+    _finish(explain_picture(model, what, corner, out))
+
+
+@app.command()
 def report(run: RunFolder, changes: Changes = None) -> None:
     """Write figures, tables, metrics.json and the page, and make what they need."""
     _bring(run, "report", changes)
+
+
+exports = typer.Typer(help="Hand a run's models and maps to other software.", no_args_is_help=True)
+app.add_typer(exports, name="export")
+Model = Annotated[Path, typer.Argument(metavar="RUN/NETWORK", help="The model folder.")]
+Out = Annotated[Path, typer.Option("--out", "-o", help="Where to write.")]
+
+
+@exports.command()
+def wsinfer(model: Model, out: Out) -> None:
+    """Write a classifier for QuPath's WSInfer extension and the wsinfer command."""
+    from vitrail.export import export_wsinfer  # noqa: PLC0415 - quick start-up
+
+    typer.echo(export_wsinfer(model, out))
+
+
+@exports.command()
+def onnx(model: Model, out: Out) -> None:
+    """Write a network as ONNX, its preprocessing inside."""
+    from vitrail.export import export_onnx  # noqa: PLC0415 - quick start-up
+
+    typer.echo(export_onnx(model, out))
 
 
 @app.command()

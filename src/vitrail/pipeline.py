@@ -1,8 +1,8 @@
 """The whole data flow on one page: what each stage reads, and what makes it.
 
-slides.csv ─ tiles ─┬─ split ─┬─ classifier ─┬─ predict ─ report
-                    │         └─ segmenter ──┤
-                    └────────────────────────┘
+slides.csv ─ tiles ─┬─ split ─┬─ classifier ─┬─ predict ───────────┬─ report
+                    │         └─ segmenter ──┼─ explain ─┬─────────┤
+                    └────────────────────────┴───────────┴─ check ─┘
 """
 
 from __future__ import annotations
@@ -18,6 +18,10 @@ from vitrail.tiles.split import read_split, split_patients, write_split
 from vitrail.tiles.table import read_tiles
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import Generator, Tensor
+
     from vitrail.config import Settings
     from vitrail.models.spec import Task
 
@@ -54,6 +58,25 @@ def predict(work: Work) -> None:
     from vitrail.predict.study import predict_study  # noqa: PLC0415 - torch only where it works
 
     predict_study(work, read_cohort(work.run.cohort))
+
+
+def explain(work: Work) -> None:
+    """Explain every test tile with Grad-CAM and HR-CAM of both networks."""
+    from vitrail.explain.study import explain_study  # noqa: PLC0415 - torch only where it works
+    from vitrail.learn.objective import OBJECTIVES  # noqa: PLC0415 - the same
+
+    def augmentation(task: Task, generator: Generator) -> Callable[[Tensor], Tensor]:
+        augmenter = OBJECTIVES[task].augmenter(work.run.settings, generator)
+        return lambda images: augmenter(images)[0]
+
+    explain_study(work, augmentation)
+
+
+def check(work: Work) -> None:
+    """Check whether the explanations are true."""
+    from vitrail.explain.checks import check_study  # noqa: PLC0415 - torch only where it works
+
+    check_study(work, read_cohort(work.run.cohort))
 
 
 def report(work: Work) -> None:
@@ -99,6 +122,12 @@ def _weights(run: Run) -> Any:
     """Digest the file that the encoder starts from, where it is one."""
     weights = started(run).encoder.weights
     return None if weights in KEYWORDS else content_digest(Path(weights))
+
+
+def _truths(run: Run) -> Any:
+    """Tell beside which slides a truth lies, as beside synthetic ones; what it is follows from the slide."""
+    places = [entry.slide.resolve() for entry in read_cohort(run.cohort)]
+    return [(place.parent.parent / "truth" / f"{place.stem}.npz").is_file() for place in places]
 
 
 def _nothing(run: Run) -> Any:  # noqa: ARG001 - a stage that reads only other stages
@@ -152,11 +181,29 @@ STAGES = (
         make=predict,
     ),
     Stage(
+        name="explain",
+        folder="explanations",
+        version=1,
+        settings=("augment", "explain"),
+        needs=("tiles", "split", "classifier", "segmenter"),
+        inputs=_nothing,
+        make=explain,
+    ),
+    Stage(
+        name="check",
+        folder="checks",
+        version=1,
+        settings=("check",),
+        needs=("tiles", "split", "classifier", "segmenter", "explain"),
+        inputs=_truths,
+        make=check,
+    ),
+    Stage(
         name="report",
         folder="report",
-        version=1,
+        version=2,
         settings=("evaluation",),
-        needs=("tiles", "split", "classifier", "segmenter", "predict"),
+        needs=("tiles", "split", "classifier", "segmenter", "predict", "explain", "check"),
         inputs=_attributes,
         make=report,
     ),

@@ -1,9 +1,9 @@
 """How far two kinds of maps agree: Pearson's correlation tile by tile, and its distribution over a cohort.
 
 Maps of two methods differ in resolution. Here, and only here, they are brought to one grid: the coarser map is
-enlarged bilinearly to the finer one's grid. This is what the paper does, which resizes its maps to the tile; going on
-from the finer grid to the tile itself would cost more and change little. Averaging the finer map down would throw away
-the detail that HR-CAM is made for, and call two maps equal that only agree about regions.
+enlarged bilinearly to the finer one's grid, each value at the place that its cell looks at. The paper resizes its maps
+to the tile; going on from the finer grid to the tile itself would cost more and change little. Averaging the finer map
+down would throw away the detail that HR-CAM is made for, and call two maps equal that only agree about regions.
 """
 
 from __future__ import annotations
@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vitrail.explain.saliency import interpolation
+from vitrail.explain.saliency import Frame
 from vitrail.measures.stats import bin_of, bootstrap, by_patient, fullest, pearson
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from vitrail.explain.saliency import Size
     from vitrail.measures.stats import Interval
 
     Floats = NDArray[np.float64]
@@ -70,15 +71,19 @@ def _known(value: float) -> float | None:
     return None if np.isnan(value) else value
 
 
-def correlate(first: Values, second: Values, *, relu: bool = False) -> Floats:
+def correlate(
+    first: Values, second: Values, *, relu: bool = False, frames: tuple[Frame, Frame] | None = None
+) -> Floats:
     """Return Pearson's coefficient of each pair of maps.
 
     Parameters
     ----------
     first, second
-        `[n, h, w]` and `[n, h', w']`, over the same part of each image.
+        `[n, h, w]` and `[n, h', w']`.
     relu
         Set what speaks against the target to 0 first, at each map's own resolution.
+    frames
+        Where either map lies on the image. Without them both span it exactly.
 
     Returns
     -------
@@ -87,25 +92,37 @@ def correlate(first: Values, second: Values, *, relu: bool = False) -> Floats:
     Raises
     ------
     ValueError
-        The numbers of maps differ, or a value is not finite.
+        The numbers of maps differ, or a value is not finite, or the frames are of images of different sizes.
     """
     if len(first) != len(second):
         raise ValueError(f"{len(first)} maps cannot be paired with {len(second)}")
-    pairs = ((first[at : at + _CHUNK], second[at : at + _CHUNK]) for at in range(0, len(first), _CHUNK))
-    return np.concatenate([np.empty(0), *(_chunk(a, b, relu=relu) for a, b in pairs)])
+    cells = (first.shape[1], first.shape[2]), (second.shape[1], second.shape[2])
+    onto = _onto(cells, frames or (_WHOLE, _WHOLE))
+    parts = (slice(at, at + _CHUNK) for at in range(0, len(first), _CHUNK))
+    pairs = (
+        [_enlarged(maps[part], *each, relu=relu) for maps, each in zip((first, second), onto, strict=True)]
+        for part in parts
+    )
+    return np.concatenate([np.empty(0), *(pearson(a, b) for a, b in pairs)])
 
 
-def _chunk(first: Values, second: Values, *, relu: bool) -> Floats:
-    rows, columns = (max(sides) for sides in zip(first.shape[1:], second.shape[1:], strict=True))
-    a, b = (np.maximum(maps, 0) if relu else maps for maps in (first, second))
-    return pearson(_enlarged(a, rows, columns), _enlarged(b, rows, columns))
+_WHOLE = Frame(image_px=(1, 1), span_px=(1, 1))
 
 
-def _enlarged(maps: Values, rows: int, columns: int) -> Floats:
+def _onto(cells: tuple[Size, Size], frames: tuple[Frame, Frame]) -> list[tuple[Floats, Floats]]:
+    """Return each map's matrices to the places of the finer one's cells; those beyond the image are left out."""
+    if frames[0].image_px != frames[1].image_px:
+        raise ValueError(f"images of {frames[0].image_px} and {frames[1].image_px} pixels cannot be compared")
+    centres = (frame.centres(have) for have, frame in zip(cells, frames, strict=True))
+    sides = zip(*centres, frames[0].image_px, strict=True)
+    rows, columns = (at[(at > 0) & (at < side)] for *both, side in sides for at in [max(both, key=len)])
+    return [frame.onto(have, rows, columns) for have, frame in zip(cells, frames, strict=True)]
+
+
+def _enlarged(maps: Values, rows: Floats, columns: Floats, *, relu: bool) -> Floats:
     """Interpolate in float64, so that a constant map stays constant as far as `pearson` can tell."""
-    height, width = maps.shape[1:]
-    vertical, horizontal = (interpolation(*sides) for sides in ((height, rows), (width, columns)))
-    enlarged: Floats = vertical @ maps.astype(np.float64) @ horizontal.T
+    kept = np.maximum(maps, 0) if relu else maps
+    enlarged: Floats = rows @ kept.astype(np.float64) @ columns.T
     return enlarged
 
 

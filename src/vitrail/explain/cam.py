@@ -12,9 +12,11 @@ import torch
 
 from vitrail.classes import LABELS, TissueClass
 from vitrail.errors import ModelError
+from vitrail.explain.align import BOTTLENECK, FEATURES, frames
+from vitrail.explain.decoder import decode
 from vitrail.explain.hooks import cut, frozen, seen
 from vitrail.explain.layers import final_stride
-from vitrail.explain.saliency import Frame, Maps
+from vitrail.explain.saliency import Maps
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -72,8 +74,8 @@ def classifier_gradcam(network: Classifier, images: Tensor, target: TissueClass 
         logits = network.logit(hidden.relu()).squeeze(1)
         active = (hidden > 0) * network.logit.weight * sign
         values = _weighted(features, active @ network.dense.weight / features[0, 0].numel())
-    frame = frame_of(images, values, final_stride(network))
-    return Maps(method=_NAME, layers=("features",), target=target.key, values=values, output=logits, frame=frame)
+    (frame,) = frames(network, shape_of(images), (FEATURES,), (final_stride(network),))
+    return Maps(method=_NAME, layers=(FEATURES,), target=target.key, values=values, output=logits, frame=frame)
 
 
 def segmenter_gradcam(
@@ -86,7 +88,8 @@ def segmenter_gradcam(
 
     The score is the sum of a class's output over a set of pixels (Vinogradova et al. 2020,
     arXiv:2002.11434). The output is the logit, as there: the softmax also falls when other classes rise,
-    and its gradient vanishes where the network is sure. The gradient goes through the decoder only.
+    and its gradient vanishes where the network is sure. The gradient goes through the decoder only, see
+    `vitrail.explain.decoder`.
 
     Parameters
     ----------
@@ -105,18 +108,14 @@ def segmenter_gradcam(
     ValueError
         The mask is not one.
     """
-    size = images.shape[2], images.shape[3]
-    with frozen(network):
-        *skips, bottleneck = network.encode(images.detach())
-        leaf = bottleneck.detach().requires_grad_()
-        logits = network.decode([*skips, leaf], size)
-        inside = _inside(logits.detach(), target, pixels)
-        score = logits[:, target].masked_fill(~inside, 0).sum()  # each image's score depends on its own maps alone
-        (gradient,) = torch.autograd.grad(score, leaf)
-        values = _weighted(bottleneck, gradient.mean((2, 3)))
-    frame = frame_of(images, values, _STRIDE)
+    with frozen(network), torch.no_grad():
+        encoded = network.encode(images.detach())
+        decoded = decode(network, encoded, (images.shape[2], images.shape[3]))
+        gradient = decoded.gradient(target, _inside(decoded.logits, target, pixels))
+        values = _weighted(encoded[-1], gradient.mean((2, 3)))
+    (frame,) = frames(network, shape_of(images), (BOTTLENECK,), (_STRIDE,))
     return Maps(
-        method=_NAME, layers=("bottleneck",), target=target.key, values=values, output=logits.detach(), frame=frame
+        method=_NAME, layers=(BOTTLENECK,), target=target.key, values=values, output=decoded.logits, frame=frame
     )
 
 
@@ -126,7 +125,8 @@ _STRIDE = 32  # of the bottleneck; the segmenter pads its images to a multiple
 def gradcam(network: nn.Module, images: Tensor, layer: str, score: Score) -> Maps:
     """Explain any network by one of its layers.
 
-    The map is taken to span the image exactly.
+    Where the map lies on the image is measured by running the network once more for each new size of images, see
+    `frames`; where it cannot be measured, the map is taken to span the image exactly.
 
     Parameters
     ----------
@@ -153,9 +153,8 @@ def gradcam(network: nn.Module, images: Tensor, layer: str, score: Score) -> Map
         raise ModelError(f"layer {layer!r}", f"score {score.name!r} does not depend on it", "Name an earlier layer")
     values = _weighted(leaf.detach(), gradient.mean((2, 3)))
     told = output.detach() if isinstance(output, torch.Tensor) else output
-    return Maps(
-        method=_NAME, layers=(layer,), target=score.name, values=values, output=told, frame=frame_of(images, values)
-    )
+    (frame,) = frames(network, shape_of(images), (layer,))
+    return Maps(method=_NAME, layers=(layer,), target=score.name, values=values, output=told, frame=frame)
 
 
 def sign_of(target: TissueClass) -> int:
@@ -171,11 +170,9 @@ def sign_of(target: TissueClass) -> int:
     return 1 if target is TissueClass.TUMOR else -1
 
 
-def frame_of(images: Tensor, values: Tensor, stride: int | None = None) -> Frame:
-    """Return where maps `[n, h, w]` of a stride lie on images `[n, c, h, w]`; without one they span them exactly."""
-    size = images.shape[2], images.shape[3]
-    span = (values.shape[1] * stride, values.shape[2] * stride) if stride else size
-    return Frame(image_px=size, span_px=span)
+def shape_of(images: Tensor) -> tuple[int, int, int]:
+    """Return channels, height and width of images `[n, c, h, w]`."""
+    return images.shape[1], images.shape[2], images.shape[3]
 
 
 def _weighted(features: Tensor, weights: Tensor) -> Tensor:

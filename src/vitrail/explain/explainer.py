@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from vitrail.models.classifier import Classifier
 from vitrail.models.inputs import Standardiser, intensities
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from numpy.typing import NDArray
     from torch import Tensor
@@ -30,12 +30,17 @@ if TYPE_CHECKING:
 
     Images = NDArray[np.uint8]
 
+T = TypeVar("T")
+
 BATCH = 32
 """Images in one pass; Grad-CAM of a segmenter keeps what its gradient needs."""
 
 
 class Explainer:
     """A trained model on a device, asked why. It computes in float32.
+
+    Where the device's memory is too small, batches are halved, from then on and down to single images; with too little
+    for one, every method raises `ModelError`.
 
     Parameters
     ----------
@@ -45,46 +50,67 @@ class Explainer:
         Where to run.
     batch
         Images in one pass.
+    layers
+        That HR-CAM looks at, as `find_layers` returns them; None takes the default ones.
     """
 
-    def __init__(self, model: Model, device: torch.device, batch: int = BATCH) -> None:
-        self.device, self.batch = device, batch
+    def __init__(self, model: Model, device: torch.device, batch: int = BATCH, *, layers: Layers | None = None) -> None:
+        self.device, self.batch, self._layers = device, batch, layers
         self.network = model.module.to(device).to(memory_format=torch.channels_last)
         self._standardise = Standardiser(model.spec, device)
 
     @cached_property
     def layers(self) -> Layers:
-        """The layers that HR-CAM looks at by default."""
-        return find_layers(self.network)
+        """The layers that HR-CAM looks at."""
+        return self._layers or find_layers(self.network)
 
     def gradcam(
         self, images: Images, target: TissueClass = TissueClass.TUMOR, pixels: Pixels = "predicted"
     ) -> list[Saliency]:
         """Explain images `[n, h, w, 3]` with Grad-CAM; `pixels` is for the segmenter, see `segmenter_gradcam`."""
-        found: list[Saliency] = []
-        for start, batch in self._batches(images):
-            chosen = pixels[start : start + self.batch] if isinstance(pixels, torch.Tensor) else pixels
-            found += self.gradcam_maps(batch, target, chosen).saliencies()
-        return found
+
+        def explain(part: slice, batch: Tensor) -> list[Saliency]:
+            chosen = pixels[part] if isinstance(pixels, torch.Tensor) else pixels
+            return self._gradcam(batch, target, chosen).saliencies()
+
+        return [saliency for batch in self._each(images, explain) for saliency in batch]
 
     def hrcam(self, images: Images, auxiliary: Auxiliary, target: TissueClass = TissueClass.TUMOR) -> list[Saliency]:
         """Explain images `[n, h, w, 3]` with HR-CAM."""
-        maps = (hrcam(self.network, batch, auxiliary, target) for _, batch in self._batches(images))
-        return [saliency for batch in maps for saliency in batch.saliencies()]
+
+        def explain(_part: slice, batch: Tensor) -> list[Saliency]:
+            return hrcam(self.network, batch, auxiliary, target).saliencies()
+
+        return [saliency for batch in self._each(images, explain) for saliency in batch]
 
     def both(
         self, images: Images, auxiliary: Auxiliary, target: TissueClass = TissueClass.TUMOR
     ) -> Iterator[tuple[Maps, Maps]]:
         """Yield Grad-CAM and HR-CAM of images `[n, h, w, 3]` batch by batch, from one forward pass."""
-        for _, batch in self._batches(images):
-            with watching(self.network, auxiliary) as watched:
-                maps = self.gradcam_maps(batch, target)
-            yield maps, watched.maps(maps.frame.image_px, target)
 
-    def pool(self, images: Images, layers: Layers | None = None) -> Tensor:
-        """Average feature maps over images `[n, h, w, 3]` for `fit`; returns `[n, sum of channels]` on the CPU."""
+        def explain(_part: slice, batch: Tensor) -> tuple[Maps, Maps]:
+            with watching(self.network, auxiliary) as watched:
+                maps = self._gradcam(batch, target)
+            return maps, watched.maps(maps.frame.image_px, target)
+
+        return self._each(images, explain)
+
+    def pool(self, images: Images | Tensor, layers: Layers | None = None) -> Tensor:
+        """Average feature maps over images for `fit`.
+
+        Parameters
+        ----------
+        images
+            Bytes `[n, h, w, 3]`; or a tensor of intensities 0 to 1, `[n, 3, h, w]`.
+        layers
+            None takes the explainer's.
+
+        Returns
+        -------
+        `[n, sum of channels]`, on the CPU.
+        """
         wanted = layers or self.layers
-        pooled = [pool(self.network, batch, wanted).cpu() for _, batch in self._batches(images)]
+        pooled = self._each(images, lambda _, batch: pool(self.network, batch, wanted).cpu())
         return torch.cat([torch.empty(0, sum(wanted.channels)), *pooled])
 
     def gradcam_maps(self, batch: Tensor, target: TissueClass, pixels: Pixels = "predicted") -> Maps:
@@ -96,14 +122,37 @@ class Explainer:
             The device's memory is too small.
         """
         try:
-            if isinstance(self.network, Classifier):
-                return classifier_gradcam(self.network, batch, target)
-            return segmenter_gradcam(self.network, batch, target, pixels)
+            return self._gradcam(batch, target, pixels)
         except torch.cuda.OutOfMemoryError:
             problem = f"{self.device.type} has too little memory for {len(batch)} tiles at once"
-            raise ModelError("explanation", problem, "Explain fewer at once (batch)") from None
+            raise ModelError("explanation", problem, "Explain fewer at once") from None
 
-    def _batches(self, images: Images) -> Iterator[tuple[int, Tensor]]:
-        for start in range(0, len(images), self.batch):
-            tensor = torch.tensor(np.asarray(images[start : start + self.batch]), device=self.device)
-            yield start, self._standardise(intensities(tensor))
+    def _gradcam(self, batch: Tensor, target: TissueClass, pixels: Pixels = "predicted") -> Maps:
+        if isinstance(self.network, Classifier):
+            return classifier_gradcam(self.network, batch, target)
+        return segmenter_gradcam(self.network, batch, target, pixels)
+
+    def _each(self, images: Images | Tensor, work: Callable[[slice, Tensor], T]) -> Iterator[T]:
+        """Do work on standardised images, batch by batch."""
+        start = 0
+        while start < len(images):
+            part = slice(start, min(start + self.batch, len(images)))
+            try:
+                done = work(part, self._prepared(images[part]))
+            except torch.cuda.OutOfMemoryError:
+                self._halve(part.stop - part.start)
+                continue
+            start = part.stop
+            yield done
+
+    def _prepared(self, images: Images | Tensor) -> Tensor:
+        if isinstance(images, torch.Tensor):
+            return self._standardise(images.to(self.device))
+        return self._standardise(intensities(torch.tensor(np.ascontiguousarray(images), device=self.device)))
+
+    def _halve(self, tried: int) -> None:
+        if tried == 1:
+            problem = f"{self.device.type} has too little memory for a single tile"
+            raise ModelError("explanation", problem, 'Free its memory, or set compute.device = "cpu" in study.toml')
+        self.batch = tried // 2
+        torch.cuda.empty_cache()  # does nothing where CUDA is not in use

@@ -7,6 +7,7 @@ was in, and parameters require gradients, and hold them, as before.
 from __future__ import annotations
 
 from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
@@ -22,6 +23,17 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _MAPS = 4  # n, c, h, w
+_ASIDE: ContextVar[int] = ContextVar("aside", default=0)
+
+
+@contextmanager
+def aside() -> Iterator[None]:
+    """Run a network on something else in between: `tap` and `cut` around this block do not notice."""
+    token = _ASIDE.set(_ASIDE.get() + 1)
+    try:
+        yield
+    finally:
+        _ASIDE.reset(token)
 
 
 @contextmanager
@@ -74,10 +86,12 @@ def tap(network: nn.Module, layers: tuple[str, ...], read: Callable[[str, Tensor
         The network has no such layer, or it runs twice, or its output is not `[n, c, h, w]`.
     """
     found: dict[str, T] = {}
+    depth = _ASIDE.get()
 
     def attach(name: str) -> RemovableHandle:
         def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
-            found[name] = read(name, _checked(name, output, found))
+            if _ASIDE.get() == depth:
+                found[name] = read(name, _checked(name, output, found))
 
         return _module(network, name).register_forward_hook(hook)
 
@@ -101,8 +115,11 @@ def cut(network: nn.Module, layer: str) -> Iterator[dict[str, Tensor]]:
         As for `tap`.
     """
     found: dict[str, Tensor] = {}
+    depth = _ASIDE.get()
 
-    def hook(_module: nn.Module, _inputs: Any, output: Any) -> Tensor:
+    def hook(_module: nn.Module, _inputs: Any, output: Any) -> Tensor | None:
+        if _ASIDE.get() != depth:
+            return None
         found[layer] = _checked(layer, output, found).detach().requires_grad_()
         return found[layer].clone()  # the next layer may work in place, which a leaf forbids
 

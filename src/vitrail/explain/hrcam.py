@@ -23,11 +23,12 @@ from safetensors.torch import load_file
 from vitrail import __version__
 from vitrail.classes import TissueClass
 from vitrail.errors import ModelError, TileError
+from vitrail.explain.align import frames
 from vitrail.explain.cam import sign_of
 from vitrail.explain.hooks import frozen, seen, tap
 from vitrail.explain.layers import Layers, run
 from vitrail.explain.logistic import logistic_regression
-from vitrail.explain.saliency import Frame, Maps, interpolation
+from vitrail.explain.saliency import Maps
 from vitrail.models.store import replace, save_tensors
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor, nn
 
-    from vitrail.explain.saliency import Size
+    from vitrail.explain.saliency import Frame, Size
 
 _NAME = "hrcam"
 _WEIGHTS, _JSON = "hrcam.safetensors", "hrcam.json"
@@ -130,8 +131,8 @@ def hrcam(network: nn.Module, images: Tensor, auxiliary: Auxiliary, target: Tiss
     """Explain images by the feature maps of several layers.
 
     The heatmap is the sum over all layers of the dense weights times the feature maps, enlarged to the finest layer's
-    resolution. Weighting comes first, as a 1x1 convolution: both steps are linear, so the result is the same, and one
-    map a layer is enlarged instead of hundreds.
+    resolution; each value lies where its cell looks, see `vitrail.explain.align`. Weighting comes first, as a 1x1
+    convolution: both steps are linear, so the result is the same, and one map a layer is enlarged instead of hundreds.
 
     Parameters
     ----------
@@ -151,7 +152,7 @@ def hrcam(network: nn.Module, images: Tensor, auxiliary: Auxiliary, target: Tiss
     ValueError
         The target is none of these two.
     """
-    with watching(network, auxiliary) as watched:
+    with watching(network, auxiliary, images.shape[1]) as watched:
         run(network, images.detach())
     return watched.maps((images.shape[2], images.shape[3]), target)
 
@@ -162,30 +163,43 @@ class Watched:
 
     Attributes
     ----------
+    network
+        The network that ran.
     auxiliary
         The dense layer.
+    channels
+        Of its images.
     weighted
         Each layer's feature maps, weighted and added up, `[n, h, w]`.
     """
 
+    network: nn.Module
     auxiliary: Auxiliary
+    channels: int
     weighted: dict[str, Tensor]
 
     def maps(self, image_px: Size, target: TissueClass = TissueClass.TUMOR) -> Maps:
         """Enlarge and add up the layers for images of a height and width; see `hrcam`."""
         sign, layers = sign_of(target), self.auxiliary.layers
         parts = [seen(self.weighted, name) for name in layers.names]
-        frames = [_frame(part, image_px, stride) for part, stride in zip(parts, layers.strides, strict=True)]
-        values = sum((_onto(parts[0], frames[0], *each) for each in zip(parts[1:], frames[1:], strict=True)), parts[0])
+        places = frames(self.network, (self.channels, *image_px), layers.names, layers.strides)
+        values = sum((_onto(parts[0], places[0], *each) for each in zip(parts[1:], places[1:], strict=True)), parts[0])
         logits = torch.stack([part.mean((1, 2)) for part in parts]).sum(0) + self.auxiliary.bias
         return Maps(
-            method=_NAME, layers=layers.names, target=target.key, values=values * sign, output=logits, frame=frames[0]
+            method=_NAME, layers=layers.names, target=target.key, values=values * sign, output=logits, frame=places[0]
         )
 
 
 @contextmanager
-def watching(network: nn.Module, auxiliary: Auxiliary) -> Iterator[Watched]:
+def watching(network: nn.Module, auxiliary: Auxiliary, channels: int = 3) -> Iterator[Watched]:
     """Collect what HR-CAM needs from whatever forward pass runs inside the block, for instance that of Grad-CAM.
+
+    Parameters
+    ----------
+    network, auxiliary
+        As for `hrcam`.
+    channels
+        Of the images.
 
     Raises
     ------
@@ -202,19 +216,13 @@ def watching(network: nn.Module, auxiliary: Auxiliary) -> Iterator[Watched]:
         return maps.detach().float().movedim(1, 3) @ parts[name]  # a 1x1 convolution; as a product it costs a fifth
 
     with frozen(network), tap(network, auxiliary.layers.names, weigh) as weighted:
-        yield Watched(auxiliary=auxiliary, weighted=weighted)
-
-
-def _frame(values: Tensor, image_px: Size, stride: int) -> Frame:
-    return Frame(image_px=image_px, span_px=(values.shape[1] * stride, values.shape[2] * stride))
+        yield Watched(network=network, auxiliary=auxiliary, channels=channels, weighted=weighted)
 
 
 def _onto(finest: Tensor, frame: Frame, values: Tensor, own: Frame) -> Tensor:
-    """Enlarge maps `[n, h, w]` to the cells of the finest ones."""
-    sides = zip(values.shape[1:], finest.shape[1:], frame.span_px, own.span_px, strict=True)
-    rows, columns = (
-        torch.from_numpy(interpolation(have, want, span / reach)).to(values) for have, want, span, reach in sides
-    )
+    """Enlarge maps `[n, h, w]` to the places that the cells of the finest ones look at."""
+    at = frame.centres((finest.shape[1], finest.shape[2]))
+    rows, columns = (torch.from_numpy(each).to(values) for each in own.onto((values.shape[1], values.shape[2]), *at))
     return rows @ values @ columns.T
 
 

@@ -18,7 +18,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Frame:
-    """Where a map lies on its image: both begin at the top left corner, but the map may reach further.
+    """Where the cells of a map lie on its image.
+
+    A map divides `span_px` into equal rectangles, beginning at the top left corner of the image. But a cell speaks for
+    the place that it looks at, and padding moves that off the centre of its rectangle. `shift_px` says how far, and
+    all that places a map on its image heeds it.
 
     Attributes
     ----------
@@ -26,43 +30,62 @@ class Frame:
         Height and width of the image.
     span_px
         Height and width that the map's cells cover, in the image's pixels. More than the image where the network
-        pads: two cells of stride 32 over an image of 50 pixels cover 64.
+        pads: two cells of stride 32 over an image of 50 pixels cover 64. Less where its convolutions do not.
+    shift_px
+        Rows and columns by which the place that a cell looks at lies below, and right of, its rectangle's centre;
+        see `vitrail.explain.align`.
     """
 
     image_px: Size
     span_px: Size
+    shift_px: tuple[float, float] = (0.0, 0.0)
 
     def matrices(self, cells: Size, size: Size) -> tuple[Matrix, Matrix]:
-        """Return the matrices that interpolate a map's rows and columns to `size` (height, width) points."""
-        sides = zip(cells, size, self.image_px, self.span_px, strict=True)
-        rows, columns = (interpolation(have, want, image / span) for have, want, image, span in sides)
+        """Return the matrices that interpolate a map's rows and columns to `size` (height, width) points.
+
+        The points are the centres of equal parts of the image. A map `[h, w]` is resized by `rows @ map @ columns.T`.
+        """
+        return self.onto(cells, *(_middles(want, side) for want, side in zip(size, self.image_px, strict=True)))
+
+    def onto(self, cells: Size, rows: Matrix, columns: Matrix) -> tuple[Matrix, Matrix]:
+        """Return the matrices that interpolate a map to places given in pixels; a pixel's centre is at its middle."""
+        sides = zip(cells, (rows, columns), self.span_px, self.shift_px, strict=True)
+        first, second = (interpolation(have, (at - shift) * (have / span) - 0.5) for have, at, span, shift in sides)
+        return first, second
+
+    def centres(self, cells: Size) -> tuple[Matrix, Matrix]:
+        """Return the rows and the columns, in pixels, that the cells look at."""
+        sides = zip(cells, self.span_px, self.shift_px, strict=True)
+        rows, columns = (_middles(have, span) + shift for have, span, shift in sides)
         return rows, columns
 
 
-def interpolation(cells: int, points: int, share: float = 1.0) -> Matrix:
-    """Build the matrix of linear interpolation between cell centres, constant beyond the outermost ones.
+def _middles(parts: int, length: float) -> Matrix:
+    """Return the middles of equal parts of a length."""
+    return (np.arange(parts, dtype=np.float64) + 0.5) * (length / parts)
 
-    Resizing in two directions is `rows @ values @ columns.T`. It is what torch calls bilinear with
-    `align_corners=False`; enlarging by a whole factor keeps the mean.
+
+def interpolation(cells: int, at: Matrix) -> Matrix:
+    """Build the matrix of linear interpolation between cells, constant beyond the outermost ones.
+
+    At the centres of equal parts it is what torch calls bilinear with `align_corners=False`.
 
     Parameters
     ----------
     cells
         Number of values there are.
-    points
-        Number of values wanted, at the centres of equal parts.
-    share
-        The part of the cells' span, from its beginning, that the points cover.
+    at
+        Places, `[points]`: the first cell is at 0, the next at 1.
 
     Returns
     -------
     `[points, cells]`; every row adds up to 1.
     """
-    at = np.clip((np.arange(points) + 0.5) / points * share * cells - 0.5, 0, cells - 1)
-    below = np.minimum(at.astype(np.int64), max(cells - 2, 0))
-    matrix, rows = np.zeros((points, cells)), np.arange(points)
-    np.add.at(matrix, (rows, below), 1 - (at - below))
-    np.add.at(matrix, (rows, np.minimum(below + 1, cells - 1)), at - below)
+    within, rows = np.clip(at, 0, cells - 1), np.arange(len(at))
+    below = np.minimum(within.astype(np.int64), max(cells - 2, 0))
+    matrix = np.zeros((len(at), cells))
+    np.add.at(matrix, (rows, below), 1 - (within - below))
+    np.add.at(matrix, (rows, np.minimum(below + 1, cells - 1)), within - below)
     return matrix
 
 
@@ -104,7 +127,7 @@ class Saliency:
     def upsample(self, size: Size | None = None) -> Floats:
         """Return the values over the image at `size` (height, width), or at the image's own, interpolated bilinearly.
 
-        Cells beyond the image's edge, which come from padding, are left out.
+        Every value lies where its cell looks; beyond the outermost ones the map goes on unchanged.
         """
         rows, columns = self.frame.matrices((self.values.shape[0], self.values.shape[1]), size or self.frame.image_px)
         return (rows @ self.values.astype(np.float64) @ columns.T).astype(np.float32)

@@ -16,7 +16,7 @@ from torch.nn.functional import affine_grid, conv2d, grid_sample, pad
 if TYPE_CHECKING:
     from torch import Generator, Tensor
 
-    from vitrail.config import AugmentSettings
+    from vitrail.branches import AugmentSettings
 
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 _SIGMAS = 3  # the blur's kernel ends here

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Generator, Tensor
 
-    from vitrail.config import ClassifierSettings, SegmenterSettings, Settings
+    from vitrail.branches import ClassifierSettings, SegmenterSettings
+    from vitrail.config import Settings
     from vitrail.models.spec import Task
     from vitrail.tiles.table import TileTable
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
-    from vitrail.config import EncoderSettings
+    from vitrail.branches import EncoderSettings
 
     StateDict = dict[str, Tensor]
 

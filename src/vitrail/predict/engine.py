@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from vitrail.classes import CLASSES
 from vitrail.errors import ModelError
 from vitrail.models.device import precision
 from vitrail.models.inputs import Standardiser, intensities
@@ -90,3 +91,8 @@ class Engine:
         """Segment images `[n, h, w, 3]`; returns the likeliest class of each pixel, `[n, h, w]`."""
         outputs = [logits.argmax(1).byte().cpu().numpy() for logits in self.outputs(images)]
         return np.concatenate([np.empty((0, *images.shape[1:3]), np.uint8), *outputs])
+
+    def class_probabilities(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Segment images `[n, h, w, 3]`; returns the probability of each class at each pixel, `[n, 4, h, w]`."""
+        outputs = [torch.softmax(logits, 1).cpu().numpy() for logits in self.outputs(images)]
+        return np.concatenate([np.empty((0, len(CLASSES), *images.shape[1:3]), np.float32), *outputs])

@@ -1,4 +1,4 @@
-"""What two networks see on one slide, and its file."""
+"""What the networks see on one slide, and its files."""
 
 from __future__ import annotations
 
@@ -10,42 +10,111 @@ import numpy as np
 if TYPE_CHECKING:
     from pathlib import Path
 
+    import pandas as pd
     from numpy.typing import NDArray
 
 NOT_PREDICTED = 255
 """Value of a pixel of the segmentation map where there is no tissue."""
+
+LEFT_OUT = "left_out.json"
+"""Beside a run's maps: the slides that could not be mapped, each with its reason."""
 
 MAP_PX = 32
 """Pixels of the segmentation map along one tile."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MapFiles:
+    """The files of one slide's maps.
+
+    Attributes
+    ----------
+    base
+        Folder and name, without an ending.
+    key
+        Of what made them: work in progress is only taken up where it is the same.
+    """
+
+    base: Path
+    key: str = "run"
+
+    @property
+    def tiles(self) -> Path:
+        """One row a tile, in level-0 pixels and shares.
+
+        `x`, `y`, `side`; `tissue`, `artefact`, `clean` (tissue without artefacts); `background` (too little tissue);
+        `tumor_probability`; and with a segmenter `segmenter`, the share of pixels called tumor, which is also the
+        `tumor_probability` where there is no classifier.
+        """
+        return self._named("tiles.parquet")
+
+    @property
+    def classes(self) -> Path:
+        """Probabilities of the classes, an OME-TIFF; missing without a segmenter."""
+        return self._named("classes.ome.tiff")
+
+    @property
+    def small(self) -> Path:
+        """A small map, for figures."""
+        return self._named("npz")
+
+    @property
+    def facts(self) -> Path:
+        """Areas, seams and times; written last."""
+        return self._named("json")
+
+    @property
+    def partial(self) -> Path:
+        """Where unfinished work is."""
+        return self.base.parent / ".partial" / self.base.name / self.key
+
+    def _named(self, ending: str) -> Path:
+        return self.base.with_name(f"{self.base.name}.{ending}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SlideMap:
-    """What two networks see on one slide; both maps begin at its top left corner and may reach beyond its end.
+    """What the networks see on one slide; all maps begin at its top left corner and may reach beyond its end.
 
     Attributes
     ----------
     side
         Side of a tile in level-0 pixels.
     classifier
-        `[rows, columns]`, probability of tumor; NaN on glass.
+        `[rows, columns]`, probability of tumor; NaN where it was not asked for.
     segmenter
-        `[rows * MAP_PX, columns * MAP_PX]`, `TissueClass` or `NOT_PREDICTED`.
+        `[rows * MAP_PX, columns * MAP_PX]`: `TissueClass`, the next number for an artefact, or `NOT_PREDICTED`.
+    artefacts
+        `[rows, columns]`, the share of each tile that an artefact spoils.
+    background
+        `[rows, columns]`, whether a tile holds too little tissue to count.
     """
 
     side: float
     classifier: NDArray[np.float32]
     segmenter: NDArray[np.uint8]
+    artefacts: NDArray[np.float32]
+    background: NDArray[np.bool_]
+
+
+def save_tiles(path: Path, tiles: pd.DataFrame) -> None:
+    """Write a table of tiles, whole or not at all."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    tiles.to_parquet(temporary)
+    temporary.replace(path)
 
 
 def save_map(path: Path, result: SlideMap) -> None:
     """Write a slide's maps as `.npz`, whole or not at all."""
-    temporary = path.with_suffix(".tmp.npz")
-    np.savez_compressed(temporary, side=result.side, classifier=result.classifier, segmenter=result.segmenter)
+    temporary = path.with_name(f".{path.name}.tmp.npz")
+    np.savez_compressed(temporary, side=result.side, **{name: getattr(result, name) for name in _ARRAYS})
     temporary.replace(path)
 
 
 def load_map(path: Path) -> SlideMap:
     """Read what `save_map` wrote."""
     with np.load(path) as stored:
-        return SlideMap(side=float(stored["side"]), classifier=stored["classifier"], segmenter=stored["segmenter"])
+        return SlideMap(side=float(stored["side"]), **{name: stored[name] for name in _ARRAYS})
+
+
+_ARRAYS = ("classifier", "segmenter", "artefacts", "background")

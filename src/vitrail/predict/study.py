@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from vitrail.classes import TissueClass
+from vitrail.config import write_text
+from vitrail.errors import SlideError
 from vitrail.models.device import keep_memory, pick_device, reproducible
 from vitrail.models.store import load_model
 from vitrail.predict.engine import Engine
-from vitrail.predict.slidemap import save_map
-from vitrail.predict.slidewise import predict_slide
+from vitrail.predict.mapping import Networks, map_slide
+from vitrail.predict.slidemap import LEFT_OUT, MapFiles
 from vitrail.predict.tilewise import predict_tiles
 from vitrail.tiles.cut import open_cohort_slide
-from vitrail.tiles.grid import covering_grid
 from vitrail.tiles.split import read_split
 from vitrail.tiles.table import read_tiles
 
@@ -27,7 +29,10 @@ if TYPE_CHECKING:
 
 
 def predict_study(work: Work, entries: tuple[CohortSlide, ...]) -> None:
-    """Write `tiles.parquet`, one row a tile of every split, and `maps/<slide_id>.npz` of some test slides."""
+    """Write `tiles.parquet`, one row a tile of every split, and the maps of some test slides in `maps/`.
+
+    A slide that cannot be mapped does not end the work: `maps/left_out.json` holds the reasons by slide.
+    """
     keep_memory()
     folder, settings = work.run.folder, work.run.settings
     device = pick_device(settings.compute.device)
@@ -38,7 +43,8 @@ def predict_study(work: Work, entries: tuple[CohortSlide, ...]) -> None:
         rows["split"] = read_split(folder / "split", rows)
         rows.to_parquet(work.folder / "tiles.parquet")
         chosen = slides_to_map(rows, settings.predict.slides)
-        _map_slides([entry for entry in entries if entry.slide_id in chosen], engines, work)
+        networks = Networks(classifier=engines[0], segmenter=engines[1])
+        _map_slides([entry for entry in entries if entry.slide_id in chosen], networks, work)
     shutil.rmtree(work.folder / "blocks")
 
 
@@ -58,15 +64,18 @@ def slides_to_map(rows: pd.DataFrame, count: int) -> list[str]:
     return [str(name) for name in ranked.index[places]]
 
 
-def _map_slides(entries: list[CohortSlide], engines: tuple[Engine, Engine], work: Work) -> None:
-    settings, maps = work.run.settings, work.folder / "maps"
+def _map_slides(entries: list[CohortSlide], networks: Networks, work: Work) -> None:
+    maps, left_out = work.folder / "maps", dict[str, str]()
     maps.mkdir(exist_ok=True)
-    opened = {entry.slide_id: open_cohort_slide(entry, settings) for entry in entries}
-    rows = {name: covering_grid(slide, settings.tiles.side_um).rows for name, slide in opened.items()}
-    with work.progress.task("maps", sum(rows.values())) as step:
-        for name, slide in opened.items():
-            path = maps / f"{name}.npz"
-            if path.is_file():
-                step(rows[name])
-            else:
-                save_map(path, predict_slide(slide, engines, settings.tiles.white, step))
+    for entry in entries:
+        files = MapFiles(base=maps / entry.slide_id)
+        if files.facts.is_file():
+            continue
+        try:
+            slide = open_cohort_slide(entry, work.run.settings)
+            map_slide(slide, networks, work.run.settings, files, work.progress)
+        except SlideError as error:
+            left_out[entry.slide_id] = str(error)
+            work.progress.say(f"{entry.slide_id} is not mapped: {error}")
+    shutil.rmtree(maps / ".partial", ignore_errors=True)
+    write_text(maps / LEFT_OUT, json.dumps(left_out, indent=1))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,24 +12,20 @@ import shapely
 
 from vitrail.classes import LABELS, TissueClass
 from vitrail.config import settings_text
-from vitrail.predict.slidemap import load_map
+from vitrail.predict.slidemap import LEFT_OUT, MapFiles
 from vitrail.report.data import ReportData, SlideMaps
+from vitrail.report.explained_collect import collect_explained
+from vitrail.report.wholeslide import THUMBNAIL_PX, read_slide_maps
 from vitrail.slides.annotations import read_annotations
 from vitrail.slides.cohort import read_cohort
-from vitrail.slides.slide import read_thumbnail
 from vitrail.tiles.cut import class_names, open_cohort_slide
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from numpy.typing import NDArray
 
     from vitrail.slides.annotations import Annotations
     from vitrail.slides.cohort import CohortSlide
     from vitrail.stage import Run
-
-THUMBNAIL_PX = 1024
-"""Longer side of the slides' pictures in the report."""
 
 
 def collect(run: Run) -> ReportData:
@@ -37,6 +35,8 @@ def collect(run: Run) -> ReportData:
     ------
     SlideError, AnnotationError
         A slide that is to be shown cannot be read any more.
+    RunError
+        Explanations or checks are there but not whole.
     """
     folder, settings = run.folder, run.settings
     entries = read_cohort(run.cohort)
@@ -44,6 +44,7 @@ def collect(run: Run) -> ReportData:
         folder / "tiles" / "slides.csv", dtype={"slide_id": str, "patient_id": str}, keep_default_na=False
     )
     predictions = pd.read_parquet(folder / "predictions" / "tiles.parquet")
+    mapped = _mapped(run, entries, predictions)
     return ReportData(
         title=folder.resolve().name,
         settings_toml=settings_text(settings, ""),
@@ -51,10 +52,12 @@ def collect(run: Run) -> ReportData:
         threshold=settings.evaluation.threshold,
         slides=_slides(cut, entries, predictions),
         skipped=cut.loc[cut["skipped"] != "", ["slide_id", "skipped"]].rename(columns={"skipped": "reason"}),
-        warnings=[line for cell in cut["warnings"] if cell for line in cell.split(" | ")],
+        warnings=[line for cell in cut["warnings"] if cell for line in cell.split(" | ")] + _left_out(run),
         history={task: pd.read_csv(folder / task / "history.csv") for task in ("classifier", "segmenter")},
         predictions=predictions,
-        maps=list(_maps(run, entries, predictions)),
+        maps=[maps for maps, _ in mapped],
+        mapped=[files for _, files in mapped],
+        explained=collect_explained(run, entries),
     )
 
 
@@ -76,30 +79,32 @@ def _known(cells: pd.Series[str]) -> pd.Series[Any]:
     return numbers if np.isfinite(numbers[texts.notna()]).all() else texts
 
 
-def _maps(run: Run, entries: tuple[CohortSlide, ...], predictions: pd.DataFrame) -> Iterator[SlideMaps]:
-    """Yield the mapped slides, those that the classifier knows best first."""
-    folder = run.folder / "predictions" / "maps"
-    mapped = [_slide_maps(run, entry, predictions) for entry in entries if (folder / f"{entry.slide_id}.npz").is_file()]
-    yield from sorted(mapped, key=lambda found: -found.accuracy)
+def _mapped(run: Run, entries: tuple[CohortSlide, ...], predictions: pd.DataFrame) -> list[tuple[SlideMaps, MapFiles]]:
+    """Return the mapped slides, those that the classifier knows best first."""
+    files = [MapFiles(base=run.folder / "predictions" / "maps" / entry.slide_id) for entry in entries]
+    there = [(entry, one) for entry, one in zip(entries, files, strict=True) if one.facts.is_file()]
+    mapped = [(_slide_maps(run, entry, one, predictions), one) for entry, one in there]
+    return sorted(mapped, key=lambda found: -found[0].accuracy)
 
 
-def _slide_maps(run: Run, entry: CohortSlide, predictions: pd.DataFrame) -> SlideMaps:
+def _left_out(run: Run) -> list[str]:
+    """Say which slides were to be mapped and could not be."""
+    path = run.folder / "predictions" / "maps" / LEFT_OUT
+    reasons = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return [f"{slide_id} could not be mapped as a whole: {reason}" for slide_id, reason in reasons.items()]
+
+
+def _slide_maps(run: Run, entry: CohortSlide, files: MapFiles, predictions: pd.DataFrame) -> SlideMaps:
     slide = open_cohort_slide(entry, run.settings)
-    found = load_map(run.folder / "predictions" / "maps" / f"{entry.slide_id}.npz")
     rows = predictions[predictions["slide_id"] == entry.slide_id]
     called = rows["classifier"] >= run.settings.evaluation.threshold
     scale = THUMBNAIL_PX / max(slide.region.width, slide.region.height)
     outlines = read_annotations(entry.annotations, class_names(run.settings))
-    return SlideMaps(
-        slide_id=entry.slide_id,
+    return replace(
+        read_slide_maps(slide, files),
         patient_id=entry.patient_id,
         accuracy=float((called == (rows["label"] == TissueClass.TUMOR.key)).mean()),
-        thumbnail=read_thumbnail(slide, THUMBNAIL_PX),
-        width_um=slide.region.width * slide.mpp,
         outlines={label: _rings(outlines, label, scale) for label in LABELS},
-        classifier=found.classifier,
-        segmenter=found.segmenter,
-        tile_side=found.side * scale,
     )
 
 

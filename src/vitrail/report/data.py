@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from vitrail.classes import TissueClass
+    from vitrail.explain.checked import Checked
+    from vitrail.explain.stored import Stored
+    from vitrail.predict.slidemap import MapFiles
 
 SPLITS = ("train", "validation", "test")
 """The three parts of a cohort, in the order of every figure."""
@@ -23,9 +26,9 @@ NETWORKS = {"classifier": "Classification network", "segmenter": "Segmentation n
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class SlideMaps:
-    """One slide with what was drawn on it and what the networks found.
+    """One slide with what the networks found, and what was drawn on it where anybody drew.
 
-    Both maps start at the thumbnail's top left corner, cover the same tiles, and may reach beyond its right and bottom
+    All maps start at the thumbnail's top left corner, cover the same tiles, and may reach beyond its right and bottom
     edge.
 
     Attributes
@@ -44,20 +47,84 @@ class SlideMaps:
     classifier
         `[rows, columns]`, tumor probability of each tile, NaN where there is none.
     segmenter
-        `[H, W]`, values of `TissueClass`, 255 where nothing was predicted; `H / rows` pixels to a tile.
+        `[H, W]`, values of `TissueClass`, the next number for an artefact, 255 where nothing was predicted; `H / rows`
+        pixels to a tile.
+    artefacts
+        `[rows, columns]`, share of each tile that an artefact spoils.
+    background
+        `[rows, columns]`, whether a tile holds too little tissue to count.
     tile_side
         Side of a tile in pixels of the thumbnail.
     """
 
     slide_id: str
-    patient_id: str
-    accuracy: float
+    patient_id: str = ""
+    accuracy: float = float("nan")
     thumbnail: NDArray[np.uint8]
     width_um: float
-    outlines: dict[TissueClass, list[NDArray[np.float64]]]
+    outlines: dict[TissueClass, list[NDArray[np.float64]]] = field(default_factory=dict)
     classifier: NDArray[np.float32]
     segmenter: NDArray[np.uint8]
+    artefacts: NDArray[np.float32]
+    background: NDArray[np.bool_]
     tile_side: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Examples:
+    """Rows of the explained tiles that a report shows; each is as long as a figure is wide, or shorter, or empty.
+
+    Attributes
+    ----------
+    tumor_mixed, tumor
+        Correctly called tumor, the first with tissue beside it where there is any; no tile is in both.
+    non_tumor
+        Correctly called non-tumor.
+    disagreement
+        Where the two networks' Grad-CAMs correlate least.
+    wrong
+        Wrongly called by at least one network.
+    """
+
+    tumor_mixed: tuple[int, ...]
+    tumor: tuple[int, ...]
+    non_tumor: tuple[int, ...]
+    disagreement: tuple[int, ...]
+    wrong: tuple[int, ...]
+
+    @property
+    def all(self) -> tuple[int, ...]:
+        """Every row once, in order."""
+        rows = (*self.tumor_mixed, *self.tumor, *self.non_tumor, *self.disagreement, *self.wrong)
+        return tuple(sorted(set(rows)))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Explained:
+    """What a report shows of the explanations.
+
+    Attributes
+    ----------
+    stored
+        The maps of all test tiles, and what they come to.
+    checked
+        Whether they are true; None where nobody has checked.
+    threshold
+        A tile is called tumor when its tumor probability reaches this.
+    side_um
+        Side of a tile.
+    examples
+        The tiles to show.
+    pictures
+        `[h, w, 3]`, RGB, by row: these tiles as a pathologist would want to see them.
+    """
+
+    stored: Stored
+    checked: Checked | None
+    threshold: float
+    side_um: float
+    examples: Examples
+    pictures: dict[int, NDArray[np.uint8]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -90,6 +157,10 @@ class ReportData:
         counts: the tile's 4 x 4 confusion matrix of pixels, row by row, rows = truth, in the order of `TissueClass`.
     maps
         The slides to show.
+    mapped
+        The files of the slides that were mapped, in the order of `maps`; they lie in the run's `predictions/maps`.
+    explained
+        Why the networks say what they say; None for a run without explanations.
     """
 
     title: str
@@ -102,3 +173,5 @@ class ReportData:
     history: dict[str, pd.DataFrame]
     predictions: pd.DataFrame
     maps: Sequence[SlideMaps]
+    mapped: Sequence[MapFiles] = ()
+    explained: Explained | None = None

@@ -1,7 +1,8 @@
-"""Slides beside what was drawn on them and what the networks found (the paper's Fig. 4)."""
+"""Slides beside what was drawn on them and what the networks found (the paper's Fig. 4, Additional file 1, Fig. S3)."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from math import floor, log10
 from typing import TYPE_CHECKING
 
@@ -20,41 +21,114 @@ if TYPE_CHECKING:
 
     from vitrail.report.data import SlideMaps
 
-PANELS = ("Slide", "Annotation", "Classification", "Segmentation")
+    Picture = NDArray[np.uint8]
 
-_WIDTH, _SIDE, _GAP, _TALLEST = 12.0, 0.015, 0.2, 4.6  # inches
+ARTEFACT, ARTEFACT_RGB = "artefact", (90, 90, 90)
+"""Name and colour of what is no tissue class."""
+
+SPOILT = 0.5
+"""A tile is an artefact when at least this share of it is."""
+
+_SLOT, _SIDE, _GAP, _TALLEST = 2.8425, 0.015, 0.2, 4.6  # inches
+_NARROWEST = 8.4  # inches: what heading and legend need
 _HEAD, _FOOT = 0.64, 0.56  # inches
 _NOTHING = 255
 _FAINTEST = 0.3
 _NEAREST_UM = 1000
+_RAMP = ((255, 246, 214), (255, 208, 92), (238, 98, 42), (140, 0, 84))
+"""Of probabilities, from 0 to 1; it darkens evenly, for every kind of colour vision."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Panel:
+    """A picture in a row of pictures; `tiles` says that it covers the tiles, not the slide alone."""
+
+    title: str
+    picture: Picture
+    tiles: bool = True
+    probability: bool = False
 
 
 def slide_figure(maps: SlideMaps, threshold: float) -> Figure:
     """Draw slide, annotation, classification and segmentation side by side, with a scale bar and a legend."""
-    height, width = maps.thumbnail.shape[:2]
-    slot = (_WIDTH - 2 * _SIDE - (len(PANELS) - 1) * _GAP) / len(PANELS)
-    tall = min(slot * height / width, _TALLEST)
-    figure = Figure(figsize=(_WIDTH, tall + _HEAD + _FOOT))
-    figure.text(
-        _SIDE / _WIDTH, 1 - 0.16 / figure.get_figheight(), _heading(maps), va="center", fontsize=11, weight="bold"
+    right = (
+        f"{maps.accuracy:.1%} of its tiles classified correctly" if np.isfinite(maps.accuracy) else "no labelled tiles"
     )
-    wide, total = tall * width / height, figure.get_figheight()
-    grid = (0.0, maps.classifier.shape[1] * maps.tile_side, maps.classifier.shape[0] * maps.tile_side, 0.0)
-    whole = (0.0, float(width), float(height), 0.0)
-    pictures = (
-        (maps.thumbnail, whole),
-        (annotated(maps), whole),
-        (classified(maps.classifier, threshold), grid),
-        (segmented(maps.segmenter), grid),
-    )
-    for number, (title, (picture, extent)) in enumerate(zip(PANELS, pictures, strict=True)):
-        left = _SIDE + number * (slot + _GAP) + (slot - wide) / 2
-        axes = figure.add_axes((left / _WIDTH, _FOOT / total, wide / _WIDTH, tall / total))
-        axes.imshow(picture, extent=extent, interpolation="nearest" if title == "Classification" else "auto")
-        _frame(axes, f"{'abcd'[number]}  {title}", (width, height))
+    heading = f"Slide {drawable(maps.slide_id, 32)}, patient {drawable(maps.patient_id, 20)}: {right}"
+    annotation = _Panel(title="Annotation", picture=annotated(maps), tiles=False)
+    panels = [_slide_panel(maps), annotation, *_class_panels(maps, threshold)]
+    figure = _row(maps, panels, heading)
     _trace(figure.axes[1], maps)
+    _legend(figure, panels, threshold)
+    return figure
+
+
+def map_figure(maps: SlideMaps, threshold: float) -> Figure:
+    """Draw a slide that nobody annotated: slide, classification, segmentation and tumor probability.
+
+    What a missing network would show is left out. Where background tiles were classified, too, a last map shows them
+    (the paper's Fig. S3).
+    """
+    panels = [_slide_panel(maps), *_class_panels(maps, threshold), *_probability_panels(maps)]
+    figure = _row(maps, panels, f"Slide {drawable(maps.slide_id, 60)}")
+    _legend(figure, panels, threshold)
+    return figure
+
+
+def _slide_panel(maps: SlideMaps) -> _Panel:
+    return _Panel(title="Slide", picture=maps.thumbnail, tiles=False)
+
+
+def _class_panels(maps: SlideMaps, threshold: float) -> list[_Panel]:
+    panels = []
+    tissue = np.where(maps.background, np.nan, maps.classifier).astype(np.float32)
+    if np.isfinite(tissue).any():
+        panels.append(_Panel(title="Classification", picture=_spoilt(classified(tissue, threshold), maps)))
+    if (maps.segmenter != _NOTHING).any():
+        panels.append(_Panel(title="Segmentation", picture=segmented(maps.segmenter)))
+    return panels
+
+
+def _probability_panels(maps: SlideMaps) -> list[_Panel]:
+    known = np.isfinite(maps.classifier)
+    tissue = np.where(maps.background, np.nan, maps.classifier).astype(np.float32)
+    shown = {"Tumor probability": tissue} if np.isfinite(tissue).any() else {}
+    if (known & maps.background).any():
+        shown["Including background"] = maps.classifier
+    return [
+        _Panel(title=title, picture=_spoilt(probable(values), maps), probability=True)
+        for title, values in shown.items()
+    ]
+
+
+def _spoilt(picture: Picture, maps: SlideMaps) -> Picture:
+    """Paint the tiles of tissue that artefacts spoil."""
+    spoilt = (maps.artefacts >= SPOILT) & ~maps.background
+    return np.where(spoilt[..., None], np.array(ARTEFACT_RGB, np.uint8), picture)
+
+
+def _row(maps: SlideMaps, panels: list[_Panel], heading: str) -> Figure:
+    """Draw panels side by side under a heading."""
+    height, width = maps.thumbnail.shape[:2]
+    count = len(panels)
+    across = max(count * _SLOT + (count - 1) * _GAP + 2 * _SIDE, _NARROWEST)
+    slot = (across - 2 * _SIDE - (count - 1) * _GAP) / count
+    tall = min(slot * height / width, _TALLEST)
+    figure = Figure(figsize=(across, tall + _HEAD + _FOOT))
+    wide, total = tall * width / height, figure.get_figheight()
+    figure.text(_SIDE / across, 1 - 0.16 / total, heading, va="center", fontsize=11, weight="bold")
+    rows, columns = maps.classifier.shape
+    grid, whole = (0.0, columns * maps.tile_side, rows * maps.tile_side, 0.0), (0.0, float(width), float(height), 0.0)
+    for number, panel in enumerate(panels):
+        left = _SIDE + number * (slot + _GAP) + (slot - wide) / 2
+        axes = figure.add_axes((left / across, _FOOT / total, wide / across, tall / total))
+        coarse = panel.tiles and panel.title != "Segmentation"
+        extent = grid if panel.tiles else whole
+        axes.imshow(panel.picture, extent=extent, interpolation="nearest" if coarse else "auto")
+        _frame(axes, f"{'abcde'[number]}  {panel.title}", (width, height))
     _scale_bar(figure.axes[0], maps, tall)
-    _legend(figure, threshold)
+    if panels[-1].probability:
+        _probability_bar(figure, sum(panel.probability for panel in panels))
     return figure
 
 
@@ -84,11 +158,21 @@ def classified(probability: NDArray[np.float32], threshold: float) -> NDArray[np
 
 
 def segmented(classes: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Return the class of each pixel as a colour, white where nothing was predicted, `[H, W, 3]`."""
+    """Return the class of each pixel as a colour, artefacts dark grey, white without a prediction, `[H, W, 3]`."""
     palette = np.full((256, 3), 255, np.uint8)
-    palette[: len(CLASSES)] = [tissue.rgb for tissue in CLASSES]
+    palette[: len(CLASSES) + 1] = [*(tissue.rgb for tissue in CLASSES), ARTEFACT_RGB]
     picture: NDArray[np.uint8] = palette[classes]
     return picture
+
+
+def probable(probability: NDArray[np.float32]) -> Picture:
+    """Return each tile's tumor probability as a colour, white where there is none, `[rows, columns, 3]`."""
+    known = np.isfinite(probability)
+    values, stops = np.where(known, probability, 0).astype(np.float64), np.array(_RAMP, np.float64)
+    at = np.linspace(0, 1, len(stops))
+    painted = np.stack([np.interp(values, at, stops[:, channel]) for channel in range(3)], axis=-1)
+    painted[~known] = _NOTHING
+    return np.rint(painted).astype(np.uint8)
 
 
 def scale_bar_um(width_um: float) -> float:
@@ -119,13 +203,6 @@ def _trace(axes: Axes, maps: SlideMaps) -> None:
             axes.add_patch(outline)
 
 
-def _heading(maps: SlideMaps) -> str:
-    right = (
-        f"{maps.accuracy:.1%} of its tiles classified correctly" if np.isfinite(maps.accuracy) else "no labelled tiles"
-    )
-    return f"Slide {drawable(maps.slide_id, 32)}, patient {drawable(maps.patient_id, 20)}: {right}"
-
-
 def _frame(axes: Axes, title: str, size: tuple[int, int]) -> None:
     axes.set(xlim=(0, size[0]), ylim=(size[1], 0), xticks=[], yticks=[], facecolor="#ffffff")
     axes.set_title(title, fontsize=9.5, pad=5)
@@ -143,12 +220,34 @@ def _scale_bar(axes: Axes, maps: SlideMaps, tall: float) -> None:
     axes.text(end, below, f"  {name}", transform=axes.transAxes, va="center_baseline", fontsize=8.5)
 
 
-def _legend(figure: Figure, threshold: float) -> None:
-    handles = [Patch(facecolor=kind.colour, edgecolor=MUTED, linewidth=0.5, label=kind.title) for kind in CLASSES]
-    right, total = 1 - _SIDE / _WIDTH, figure.get_figheight()
+def _probability_bar(figure: Figure, count: int) -> None:
+    """Draw the colours of probabilities below the last `count` panels."""
+    total, below = figure.get_figheight(), figure.axes[-count].get_position()
+    end = figure.axes[-1].get_position().x1
+    width = min(below.width, end - below.x0)
+    axes = figure.add_axes((end - width, (_FOOT - 0.2) / total, width, 0.12 / total))
+    axes.imshow(probable(np.linspace(0, 1, 256, dtype=np.float32)[None]), extent=(0, 1, 0, 1), aspect="auto")
+    axes.set(yticks=[], xticks=[0, 0.5, 1], xlim=(0, 1))
+    first, _, last = axes.set_xticklabels(["0", "tumor probability", "1"], fontsize=8)
+    first.set_horizontalalignment("left")
+    last.set_horizontalalignment("right")
+    axes.tick_params(length=0, pad=3)
+    axes.grid(visible=False)
+    axes.spines[:].set(visible=True, color=LINE, linewidth=0.8)
+
+
+def _legend(figure: Figure, panels: list[_Panel], threshold: float) -> None:
+    """Name the colours of the classes below the panels that show them, and say what paleness means."""
+    patches = {kind.title: kind.colour for kind in CLASSES} | {"Artefact": "#{:02x}{:02x}{:02x}".format(*ARTEFACT_RGB)}
+    handles = [Patch(facecolor=colour, edgecolor=MUTED, linewidth=0.5, label=name) for name, colour in patches.items()]
+    last = max(number for number, panel in enumerate(panels) if not panel.probability)
+    right, total = figure.axes[last].get_position().x1, figure.get_figheight()
     figure.legend(
         handles=handles, loc="upper right", bbox_to_anchor=(right, (_FOOT - 0.07) / total), ncols=len(handles),
         borderaxespad=0, handlelength=1.1, handleheight=1.1, columnspacing=1.4, borderpad=0.1,
     )  # fmt: skip
-    note = f"c: the paler a tile, the nearer its tumor probability to the threshold {threshold:g}; white: no tissue"
-    figure.text(right, 0.14 / total, note, ha="right", va="center", fontsize=8, color=MUTED)
+    titles = [panel.title for panel in panels]
+    if "Classification" in titles:
+        letter = "abcde"[titles.index("Classification")]
+        note = f"{letter}: the paler a tile, the nearer its tumor probability to the threshold {threshold:g}; "
+        figure.text(right, 0.14 / total, f"{note}white: no tissue", ha="right", va="center", fontsize=8, color=MUTED)

@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import re
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 import numpy as np
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
-from PIL import Image
 
 from vitrail import __version__
 from vitrail.classes import CLASSES
 from vitrail.report.data import NETWORKS, SPLITS, ReportData, SlideMaps
+from vitrail.report.explained_page import planned_figures, section
+from vitrail.report.explained_tables import explanation_metrics
 from vitrail.report.figures import cohort_figure, confusion_figure, roc_figure, training_figure
 from vitrail.report.maps import slide_figure
-from vitrail.report.style import FIRST, INK, LINE, MUTED, PAPER, SECOND, save, style
+from vitrail.report.style import CITED, FIRST, INK, LINE, MUTED, PAPER, SECOND, save, style
 from vitrail.report.tables import SCORES, as_json, metrics, slides_table, write_tables
+from vitrail.report.wholeslide import publish_all
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -32,9 +33,6 @@ if TYPE_CHECKING:
 __all__ = ["ReportData", "SlideMaps", "metrics", "write_report"]
 
 _SWAPPED = {PAPER: "paper", INK: "ink", MUTED: "muted", LINE: "line", FIRST: "first", SECOND: "second"}
-_PAPER = "D\N{LATIN SMALL LETTER O WITH DIAERESIS}rrich et al. 2023"
-_QUALITY = 90
-_OPAQUE = 255
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,9 +45,9 @@ class _Drawing:
 
 
 def write_report(data: ReportData, folder: Path) -> Path:
-    """Write `index.html`, `metrics.json`, `figures/` and `tables/`; the same data give the same bytes.
+    """Write `index.html`, `metrics.json`, `figures/`, `tables/` and `qupath/`; the same data give the same bytes.
 
-    Pictures of slides that an earlier report showed are removed from `figures/`.
+    Pictures of slides and tiles that an earlier report showed are removed from `figures/`, its GeoJSON from `qupath/`.
 
     Parameters
     ----------
@@ -64,15 +62,17 @@ def write_report(data: ReportData, folder: Path) -> Path:
     """
     for name in ("figures", "tables"):
         (folder / name).mkdir(parents=True, exist_ok=True)
-    for stale in (folder / "figures").glob("slide-*.*"):
-        stale.unlink()
+    for pattern in ("slide-*.*", "why-*.*"):
+        for stale in (folder / "figures").glob(pattern):
+            stale.unlink()
     measured = metrics(data.predictions, data.threshold)
-    _write(folder / "metrics.json", as_json(measured))
-    tables = write_tables(data, measured, folder / "tables")
-    slides, figures = _draw(data, measured, folder / "figures")
-    return _write(
-        folder / "index.html", _page(data, measured, {"slide_figures": slides, "figures": figures, "tables": tables})
-    )
+    more = {"explanations": explanation_metrics(data.explained)} if data.explained else {}
+    _write(folder / "metrics.json", as_json(measured | more))
+    mapped = publish_all(data.mapped, folder / "qupath", data.threshold)
+    mapped.to_csv(folder / "tables" / "mapped.csv", index=False, lineterminator="\n")
+    tables = [*write_tables(data, measured, folder / "tables"), "mapped.csv"]
+    drawn = {"tables": tables, "mapped": _linked(mapped), **_draw(data, measured, folder / "figures")}
+    return _write(folder / "index.html", _page(data, measured, drawn))
 
 
 def _write(path: Path, text: str) -> Path:
@@ -80,23 +80,37 @@ def _write(path: Path, text: str) -> Path:
     return path
 
 
-def _draw(data: ReportData, measured: dict[str, Any], folder: Path) -> tuple[list[_Drawing], dict[str, _Drawing]]:
+def _draw(data: ReportData, measured: dict[str, Any], folder: Path) -> dict[str, Any]:
+    captions = _captions(data.threshold)
     builders: dict[str, Callable[[], Figure]] = {
         "roc": lambda: roc_figure(data.predictions, data.threshold),
         "confusion": lambda: confusion_figure(measured),
         "training": lambda: training_figure(data.history),
         "cohort": lambda: cohort_figure(data.slides),
     }
-    captions = _captions(data.threshold)
+    plan = {name: (build, captions[name]) for name, build in builders.items()}
+    plan |= planned_figures(data.explained) if data.explained else {}
     with style():
         slides = [
             _drawing(save(slide_figure(maps, data.threshold), folder, name), name, _slide_caption(maps, data.threshold))
             for name, maps in zip(_names(data.maps), data.maps, strict=True)
         ]
         figures = {
-            name: _drawing(save(build(), folder, name), name, captions[name]) for name, build in builders.items()
+            name: _drawing(save(build(), folder, name), name, caption) for name, (build, caption) in plan.items()
         }
-    return slides, figures
+    return {"slide_figures": slides, "figures": figures}
+
+
+def _linked(mapped: pd.DataFrame) -> list[dict[str, Any]]:
+    """Add to each mapped slide the paths of its files, from the report's folder in the run."""
+    return [
+        {
+            **{str(name): value for name, value in row.items()},
+            "classes": f"../predictions/maps/{quote(row['slide_id'])}.classes.ome.tiff",
+            "geojson": f"qupath/{quote(row['slide_id'])}.geojson",
+        }
+        for row in mapped.to_dict("records")
+    ]
 
 
 def _names(maps: Sequence[SlideMaps]) -> list[str]:
@@ -115,35 +129,22 @@ def _drawing(svg: str, name: str, caption: str | Markup) -> _Drawing:
     body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.DOTALL)
     for colour, role in _SWAPPED.items():
         body = body.replace(colour, f"var(--{role})")
-    body = re.sub(r"data:image/png;base64,([A-Za-z0-9+/=\s]+)", lambda found: _lighter(found[1]), body)
     opened = Markup('<svg role="img" aria-label="{}"').format(Markup(caption).striptags())  # noqa: S704 - ours, names escaped
     return _Drawing(name=name, svg=opened + Markup(body.removeprefix("<svg")), caption=caption)  # noqa: S704 - our own SVG
-
-
-def _lighter(png: str) -> str:
-    """Return the data URI of a picture: a JPEG where that halves it, as photographs do, otherwise the PNG."""
-    raw = "".join(png.split())
-    picture = Image.open(io.BytesIO(base64.b64decode(raw))).convert("RGBA")
-    out = io.BytesIO()
-    picture.convert("RGB").save(out, "JPEG", quality=_QUALITY)
-    jpeg = base64.b64encode(out.getvalue()).decode()
-    if 2 * len(jpeg) > len(raw) or int(np.asarray(picture)[..., 3].min()) < _OPAQUE:
-        return f"data:image/png;base64,{raw}"
-    return f"data:image/jpeg;base64,{jpeg}"
 
 
 def _captions(threshold: float) -> dict[str, str]:
     return {
         "roc": "Receiver operating characteristic of both networks on the test tiles. The segmentation network's score "
         "is the fraction of a tile's pixels that it calls tumor. Dots mark the threshold "
-        f"{threshold:g}. Corresponds to Fig. 3a of {_PAPER}.",
+        f"{threshold:g}. Corresponds to Fig. 3a of {CITED}.",
         "confusion": "Confusion matrices on the test data; each row sums to 100 %, counts below. Left and middle: "
         "tiles. Right: every pixel of the same tiles, in all four classes. "
-        f"Corresponds to Fig. 3d, e and f of {_PAPER}.",
+        f"Corresponds to Fig. 3d, e and f of {CITED}.",
         "training": "Loss and validation score of each epoch. The dotted line marks the epoch whose weights were kept, "
         "the one with the lowest validation loss. The paper has no such figure.",
         "cohort": "Slides and tiles in each part of the cohort, and the patients' characteristics where slides.csv "
-        f"gives any. Corresponds to Fig. 1 of {_PAPER}.",
+        f"gives any. Corresponds to Fig. 1 of {CITED}.",
     }
 
 
@@ -153,18 +154,21 @@ def _slide_caption(maps: SlideMaps, threshold: float) -> Markup:
         "Slide <bdi>{}</bdi>: (a) the slide; (b) its annotation, with tissue that was not annotated in grey; (c) the "
         "class of each tile, tumor where the classification network's probability reaches {:g}, tiles without tissue "
         "left out; (d) the class of each pixel to which the segmentation network gives the highest probability. "
-        "Corresponds to Fig. 4 of {}."
-    ).format(maps.slide_id, threshold, _PAPER)
+        "Artefacts are dark grey. Corresponds to Fig. 4 of {}."
+    ).format(maps.slide_id, threshold, CITED)
 
 
 def _page(data: ReportData, measured: dict[str, Any], drawn: dict[str, Any]) -> str:
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"percent": _percent, "decimal": _decimal, "count": _count}
+    environment.filters |= {
+        "percent": _percent, "decimal": _decimal, "count": _count, "exact": _exact, "signed": _signed,
+    }  # fmt: skip
     template = environment.from_string(files("vitrail.report").joinpath("page.html").read_text(encoding="utf-8"))
     return template.render(
         data=data, test=measured["test"], networks=NETWORKS, scores=SCORES, classes=CLASSES, version=__version__,
         parts=_parts(data.slides), skipped=data.skipped.to_dict("records"),
-        per_slide=slides_table(data.predictions, data.threshold).to_dict("records"), **drawn,
+        per_slide=slides_table(data.predictions, data.threshold).to_dict("records"),
+        why=section(data.explained) if data.explained else None, **drawn,
     ) + "\n"  # fmt: skip
 
 
@@ -193,3 +197,12 @@ def _decimal(value: float) -> str:
 
 def _count(value: int) -> str:
     return f"{value:,}"
+
+
+def _exact(value: float) -> str:
+    """Write a correlation as the paper does, in percent."""
+    return f"{value:.2%}".replace("-", "\N{MINUS SIGN}") if np.isfinite(value) else "\N{EN DASH}"
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.3f}".replace("-", "\N{MINUS SIGN}") if np.isfinite(value) else "\N{EN DASH}"

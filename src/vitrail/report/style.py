@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import base64
+import io
+import re
 from contextlib import contextmanager
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
+import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.font_manager import findfont, get_font
+from PIL import Image
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,6 +34,15 @@ DASHES: dict[str, str | tuple[float, tuple[float, ...]]] = {FIRST: "-", SECOND: 
 
 DPI = 200
 """Pixels an inch of PNG files, and of pictures within SVG files."""
+
+CITED = "D\N{LATIN SMALL LETTER O WITH DIAERESIS}rrich et al. 2023"
+"""How captions name the paper."""
+
+_QUALITY = 90
+_OPAQUE = 255
+
+FAST_PNG = {"compress_level": 2}
+"""Of PNG files: a fifth of the time for a few percent more bytes."""
 
 _STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans", "font.size": 9, "text.parse_math": False, "text.color": INK,
@@ -56,13 +70,32 @@ def style() -> Iterator[None]:
 
 
 def save(figure: Figure, folder: Path, name: str) -> str:
-    """Write `name.svg` and `name.png`, free of dates and versions, and return the text of the SVG."""
-    path = folder / f"{name}.svg"
+    """Write `name.svg` and `name.png`, free of dates and versions, and return the text of the SVG.
+
+    Photographs within the SVG are JPEGs; in the PNG they are as they were.
+    """
+    written = io.StringIO()
     with mpl.rc_context({"svg.hashsalt": name}):
         nameless = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-        FigureCanvasSVG(figure).print_figure(path, format="svg", dpi=DPI, metadata=nameless)
-    FigureCanvasAgg(figure).print_figure(folder / f"{name}.png", format="png", dpi=DPI, metadata={"Software": None})
-    return path.read_text(encoding="utf-8")
+        FigureCanvasSVG(figure).print_figure(written, format="svg", dpi=DPI, metadata=nameless)
+    text = re.sub(r"data:image/png;base64,([A-Za-z0-9+/=\s]+)", lambda found: _lighter(found[1]), written.getvalue())
+    (folder / f"{name}.svg").write_text(text, encoding="utf-8", newline="\n")
+    FigureCanvasAgg(figure).print_figure(
+        folder / f"{name}.png", format="png", dpi=DPI, metadata={"Software": None}, pil_kwargs=FAST_PNG
+    )
+    return text
+
+
+def _lighter(png: str) -> str:
+    """Return the data URI of a picture: a JPEG where that halves it, as photographs do, otherwise the PNG."""
+    raw = "".join(png.split())
+    picture = Image.open(io.BytesIO(base64.b64decode(raw))).convert("RGBA")
+    out = io.BytesIO()
+    picture.convert("RGB").save(out, "JPEG", quality=_QUALITY)
+    jpeg = base64.b64encode(out.getvalue()).decode()
+    if 2 * len(jpeg) > len(raw) or int(np.asarray(picture)[..., 3].min()) < _OPAQUE:
+        return f"data:image/png;base64,{raw}"
+    return f"data:image/jpeg;base64,{jpeg}"
 
 
 def drawable(text: object, longest: int = 48) -> str:

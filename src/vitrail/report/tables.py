@@ -12,6 +12,7 @@ import pandas as pd
 from vitrail.classes import CLASSES, TissueClass
 from vitrail.measures import scores
 from vitrail.report.data import NETWORKS
+from vitrail.report.explained_tables import explanation_tables
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -75,6 +76,7 @@ def write_tables(data: ReportData, measured: dict[str, Any], folder: Path) -> li
         **{f"confusion_{name}": matrix for name, matrix in _confusions(measured).items()},
         **{f"roc_{name}": _roc(data.predictions, name) for name in NETWORKS},
         **{f"training_{name}": table for name, table in data.history.items()},
+        **(explanation_tables(data.explained) if data.explained else {}),
     }
     for name, table in tables.items():
         table.to_csv(folder / f"{name}.csv", index=False, lineterminator="\n")

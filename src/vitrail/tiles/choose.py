@@ -14,7 +14,7 @@ from vitrail.tiles.labels import annotated, label_shares
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from vitrail.config import TileSettings
+    from vitrail.branches import TileSettings
     from vitrail.slides.annotations import Annotations
     from vitrail.tiles.grid import TileGrid
 

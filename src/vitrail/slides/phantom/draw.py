@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from vitrail.slides.phantom.artefacts import Overlay, Veil, draw_overlay, soil
 from vitrail.slides.phantom.block import cut_block, draw_grids
 from vitrail.slides.phantom.fields import Window, enlarge
 from vitrail.slides.phantom.layout import Layout, Style, draw_layout, draw_style
@@ -36,16 +37,18 @@ class Scene:
     grids: dict[str, CellGrid]
     nuclei: Nuclei
     stain: Stain
+    overlay: Overlay | None
 
 
 def compose(spec: SlideSpec) -> Scene:
-    """Decide tissues, nuclei and staining of a slide."""
+    """Decide tissues, nuclei, staining and artefacts of a slide."""
     style = draw_style(spec)
     layout = draw_layout(spec, style)
     grids = draw_grids(spec)
     nuclei = populate(spec, layout, grids)
     stain = draw_stain(spec.rng(5))
-    return Scene(spec=spec, style=style, layout=layout, grids=grids, nuclei=nuclei, stain=stain)
+    overlay = draw_overlay(spec, layout)
+    return Scene(spec=spec, style=style, layout=layout, grids=grids, nuclei=nuclei, stain=stain, overlay=overlay)
 
 
 def draw_strips(scene: Scene) -> Iterator[NDArray[np.uint8]]:
@@ -69,7 +72,11 @@ def _draw(scene: Scene, x: int, y: int) -> NDArray[np.uint8]:
     stains = paint(block)
     stamp(stains, _near(scene.nuclei, window), (window.x, window.y), banks)
     stains *= 1 + enlarge(block.layout.fold, block.frame)  # twice the tissue, twice the stain
-    picture = photograph(stains, scene.stain, spec.rng(6, x, y))
+    veil = None
+    if scene.overlay is not None:
+        soil(stains, scene.overlay, block)
+        veil = Veil(overlay=scene.overlay, window=window, mpp=spec.mpp)
+    picture = photograph(stains, scene.stain, spec.rng(6, x, y), veil)
     width, height = min(BLOCK_PX, spec.side_px - x), min(BLOCK_PX, spec.side_px - y)
     return picture[margin : margin + height, margin : margin + width]
 

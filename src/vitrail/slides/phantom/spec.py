@@ -16,6 +16,12 @@ LAYOUT_STEP = 8
 
 SITES = ("oral cavity", "oropharynx", "hypopharynx", "larynx")
 _SITE_WEIGHTS = (0.2, 0.5, 0.15, 0.15)
+ARTEFACT_NAMES = (
+    *("pen_blue", "pen_black", "pen_green", "pen_red"),
+    *("fold", "blur", "blood", "dust", "fibre", "text", "bubble"),
+)
+"""What `SlideSpec.artefacts` may name."""
+
 _SMALLEST_SIDE = 512
 _SIDE_STEP = 64
 
@@ -36,6 +42,9 @@ class SlideSpec:
         The numbers that seed the slide's random generators.
     keratinising
         Whether the carcinoma forms keratin pearls; p16-positive carcinomas of the oropharynx seldom do.
+    artefacts
+        What spoils the slide, each name drawn once: `pen_blue`, `pen_black`, `pen_green`, `pen_red`, `fold`, `blur`,
+        `blood`, `dust`, `fibre`, `text`, `bubble`.
     """
 
     slide_id: str
@@ -43,6 +52,7 @@ class SlideSpec:
     mpp: float = 0.5
     seed: tuple[int, ...] = (0,)
     keratinising: bool = True
+    artefacts: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.side_px < _SMALLEST_SIDE or self.side_px % _SIDE_STEP:
@@ -50,6 +60,8 @@ class SlideSpec:
             raise SettingsError("side_px", f"a synthetic slide cannot have a side of {self.side_px} pixels", cure)
         if not 0.2 <= self.mpp <= 1.0:  # noqa: PLR2004 - the scanners' range: 40x is 0.25, 10x is 1.0
             raise SettingsError("mpp", f"nuclei cannot be drawn at {self.mpp} um/px", "Use 0.2 to 1.0 um/px")
+        for name in set(self.artefacts) - set(ARTEFACT_NAMES):
+            raise SettingsError("artefacts", f"{name!r} cannot be drawn", f"Choose from {', '.join(ARTEFACT_NAMES)}")
 
     @property
     def side_um(self) -> float:
@@ -62,7 +74,10 @@ class SlideSpec:
 
     def record(self) -> dict[str, object]:
         """Return the spec as written into the slide's header."""
-        return {"drawing": DRAWING, **asdict(self), "seed": list(self.seed)}
+        record = {"drawing": DRAWING, **asdict(self), "seed": list(self.seed)}
+        if not self.artefacts:  # clean slides keep the header they always had
+            del record["artefacts"]
+        return record
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

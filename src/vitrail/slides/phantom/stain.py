@@ -13,6 +13,8 @@ import numpy as np
 from scipy.special import ndtri
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
 
     from vitrail.slides.phantom.fields import Plane
@@ -80,7 +82,9 @@ def stamp(stains: Plane, nuclei: Nuclei, origin: tuple[int, int], banks: tuple[B
         part[0] += cover * (nuclei.gain[k] * bank.stain[nuclei.drawing[k]] - part[0])
 
 
-def photograph(stains: Plane, stain: Stain, rng: np.random.Generator) -> NDArray[np.uint8]:
+def photograph(
+    stains: Plane, stain: Stain, rng: np.random.Generator, veil: Callable[[Plane], None] | None = None
+) -> NDArray[np.uint8]:
     """Return what the camera sees.
 
     Parameters
@@ -91,6 +95,8 @@ def photograph(stains: Plane, stain: Stain, rng: np.random.Generator) -> NDArray
         The slide's staining.
     rng
         Source of the camera's noise.
+    veil
+        Changes the light `[side, side, 3]` in place before the camera adds its noise.
 
     Returns
     -------
@@ -101,6 +107,8 @@ def photograph(stains: Plane, stain: Stain, rng: np.random.Generator) -> NDArray
     for channel in range(3):
         density = sum(plane * stain.vectors[k, channel] for k, plane in enumerate(sharp))
         picture[..., channel] = stain.light[channel] * np.exp(density * np.float32(-np.log(10)))
+    if veil is not None:
+        veil(picture)
     picture += np.float32(stain.noise) * _grain(rng, picture.shape)
     return np.clip(picture + 0.5, 0, 255).astype(np.uint8)
 

@@ -11,6 +11,7 @@ import numpy as np
 import tifffile
 
 from vitrail.parallel import cores, in_processes
+from vitrail.slides.phantom.artefacts import artefact_truth
 from vitrail.slides.phantom.draw import Scene, compose, draw_strips
 from vitrail.slides.phantom.outlines import annotate, nuclei_geojson
 from vitrail.slides.phantom.spec import LAYOUT_STEP, PhantomCohort, SlideSpec
@@ -74,7 +75,15 @@ def write_cohort(
     return _write_csv(folder / "slides.csv", [row for _, row in pairs])
 
 
-def write_slide(folder: Path, slide_id: str, *, side_px: int = 4096, mpp: float = 0.5, seed: int = 0) -> Path:
+def write_slide(  # noqa: PLR0913 - the few arguments of a SlideSpec that a caller wants to choose
+    folder: Path,
+    slide_id: str,
+    *,
+    side_px: int = 4096,
+    mpp: float = 0.5,
+    seed: int = 0,
+    artefacts: tuple[str, ...] = (),
+) -> Path:
     """Write one synthetic slide with its outlines and its truth, unless it is there already.
 
     Parameters
@@ -90,6 +99,9 @@ def write_slide(folder: Path, slide_id: str, *, side_px: int = 4096, mpp: float 
         Micrometres per level-0 pixel, 0.2 to 1.0.
     seed
         Another seed, another slide; every third is one without keratin pearls.
+    artefacts
+        What spoils it, as `SlideSpec.artefacts` has it. Then `truth/<slide_id>.artefacts.npz` tells where: a boolean
+        array for each kind (`pen`, `fold`, `blur`, `blood`, `debris`, `bubble`) at 1/8 of the resolution, and `mpp`.
 
     Returns
     -------
@@ -98,20 +110,25 @@ def write_slide(folder: Path, slide_id: str, *, side_px: int = 4096, mpp: float 
     Raises
     ------
     SettingsError
-        For a side or a resolution that cannot be drawn.
+        For a side, a resolution or an artefact that cannot be drawn.
     """
-    spec = SlideSpec(slide_id=slide_id, side_px=side_px, mpp=mpp, seed=(seed,), keratinising=seed % 3 > 0)
+    spec = SlideSpec(
+        slide_id=slide_id, side_px=side_px, mpp=mpp, seed=(seed,), keratinising=seed % 3 > 0, artefacts=artefacts
+    )
     if not _complete(folder, spec):
         _draw(folder, spec)
-    return _paths(folder, slide_id)["slide"]
+    return _paths(folder, spec)["slide"]
 
 
 def _silent(_slide_id: str) -> None:
     pass
 
 
-def _paths(folder: Path, slide_id: str) -> dict[str, Path]:
+def _paths(folder: Path, spec: SlideSpec) -> dict[str, Path]:
+    slide_id = spec.slide_id
+    spoilt = {"artefacts": folder / "truth" / f"{slide_id}.artefacts.npz"} if spec.artefacts else {}
     return {
+        **spoilt,
         "annotations": folder / "annotations" / f"{slide_id}.geojson",
         "nuclei": folder / "truth" / f"{slide_id}.geojson",
         "types": folder / "truth" / f"{slide_id}.npz",
@@ -121,7 +138,7 @@ def _paths(folder: Path, slide_id: str) -> dict[str, Path]:
 
 def _complete(folder: Path, spec: SlideSpec) -> bool:
     """Say whether all files of a slide are there, drawn from this very spec."""
-    paths = _paths(folder, spec.slide_id)
+    paths = _paths(folder, spec)
     if not all(path.is_file() for path in paths.values()):
         return False
     with tifffile.TiffFile(paths["slide"]) as tiff:
@@ -139,13 +156,16 @@ def _draw_job(job: tuple[Path, SlideSpec]) -> str:
 def _draw(folder: Path, spec: SlideSpec) -> str:
     """Draw a slide and write its files, the slide itself last."""
     scene = compose(spec)
-    paths = _paths(folder, spec.slide_id)
+    paths = _paths(folder, spec)
     for path in paths.values():
         path.parent.mkdir(parents=True, exist_ok=True)
     paths["slide"].unlink(missing_ok=True)  # an old slide must not vouch for the new truth
     _write_text(paths["annotations"], [json.dumps(annotate(scene), indent=1), "\n"])
     _write_text(paths["nuclei"], nuclei_geojson(scene))
-    _write_types(paths["types"], scene)
+    _write_arrays(paths["types"], scene, {"types": scene.layout.types})
+    if scene.overlay is not None:
+        truth = artefact_truth(scene.overlay, scene.layout)
+        _write_arrays(paths["artefacts"], scene, {kind.key: mask for kind, mask in truth.items()})
     _write_pyramid(paths["slide"], scene)
     return spec.slide_id
 
@@ -160,9 +180,9 @@ def _write_text(path: Path, pieces: Iterable[str]) -> None:
     _part(path).replace(path)
 
 
-def _write_types(path: Path, scene: Scene) -> None:
+def _write_arrays(path: Path, scene: Scene, arrays: dict[str, Any]) -> None:
     with _part(path).open("wb") as file:
-        np.savez_compressed(file, types=scene.layout.types, mpp=scene.spec.mpp * LAYOUT_STEP)
+        np.savez_compressed(file, **arrays, mpp=scene.spec.mpp * LAYOUT_STEP)
     _part(path).replace(path)
 
 

@@ -1,0 +1,273 @@
+"""Every setting of a study, in groups: its default, its limits, and where it comes from.
+
+The defaults are the paper's (Dörrich et al. 2023, Diagn Pathol 18:121); each carries the paper's sentence, or says
+that the paper is silent. The descriptions become the comments of a new `study.toml`.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1)]
+Grey = Annotated[float, Field(ge=1, le=255)]
+Area = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Signed = Annotated[float, Field(allow_inf_nan=False)]
+Ratio = Annotated[float, Field(ge=1, allow_inf_nan=False)]
+
+
+class Branch(BaseModel):
+    """A group of settings: frozen, and a name that it does not know is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class SlideSettings(Branch):
+    """How slides are read."""
+
+    mpp: Positive | None = Field(None, description="um per level-0 pixel, for slides whose header gives none")
+
+
+class AnnotationSettings(Branch):
+    """Which outlines mean what. Case does not count; "Tumor: Invasive" is found under "Tumor"."""
+
+    tumor: tuple[str, ...] = Field(
+        ("Tumor",), description='Paper: "The tumor class includes both tumor cells and surrounding tumor stroma."'
+    )
+    non_tumor: tuple[str, ...] = Field(
+        ("Non-tumor", "Non tumor"),
+        description='Paper: "Tissues such as normal squamous epithelium, connective tissue, glands, muscle, and fat '
+        'tissue were annotated as non-tumor."',
+    )
+    ignore: tuple[str, ...] = Field((), description="outlines with these names are left out")
+
+
+class TileSettings(Branch):
+    """How slides are cut into tiles."""
+
+    side_um: Positive = Field(199.1, description='Paper: "we extracted tiles of size 199.1 µm ..."')
+    side_px: Annotated[int, Field(ge=32)] = Field(224, description='Paper: "... and resized them to 224 pixels."')
+    min_annotated: Annotated[float, Field(gt=0, le=1)] = Field(
+        0.30, description='Paper: "non-overlapping tiles with at least 30% annotated pixels"'
+    )
+    max_tumor: Count = Field(
+        125, description='Paper: "We decided to extract a maximum of 125 tumor and 500 non-tumor tiles from each slide"'
+    )
+    max_non_tumor: Count = Field(500, description="see max_tumor")
+    white: Annotated[int, Field(ge=1, le=255)] = Field(
+        220,
+        description='Paper: "we added a background class for white background pixels". A pixel is white when all '
+        "three channels reach this (the paper is silent)",
+    )
+
+
+class SplitSettings(Branch):
+    """Sizes of the three parts; only their proportions count. Patients stay whole."""
+
+    train: Positive = Field(
+        70, description='Paper: "70 slides were used for training, 10 for validation, and 21 for testing."'
+    )
+    validation: Positive = Field(10, description="see train")
+    test: Positive = Field(21, description="see train")
+
+
+class EncoderSettings(Branch):
+    """The encoder of both networks."""
+
+    name: str = Field(
+        "efficientnet_b0", description='Paper: "EfficientNet-B0 pre-trained on ImageNet". Any timm encoder by name'
+    )
+    weights: str = Field(
+        "imagenet",
+        description='"imagenet" (through timm, needs the network once), "embedded" (tf_efficientnet_lite0 only), '
+        '"random", or the path of a .safetensors or .pth file, from this folder',
+    )
+
+
+class AugmentSettings(Branch):
+    """Random changes of training tiles, and of their masks with them; 0 switches one off.
+
+    Paper: "several transformations were randomly applied during training, including rotation, mirroring, and
+    variations in hue, saturation, brightness, and contrast." It gives no strengths.
+    """
+
+    rotation_step_deg: Annotated[float, Field(ge=0, le=180)] = Field(
+        90.0,
+        description="tiles are turned by a random multiple of this; 90 moves pixels and keeps them, other angles "
+        "interpolate, which blurs, and mirror the corners in",
+    )
+    mirror: Share = Field(0.5, description="probability, along each axis")
+    hue: Annotated[float, Field(ge=0, le=0.5)] = Field(0.03, description="largest shift, in turns of the colour circle")
+    saturation: Annotated[float, Field(ge=0, lt=1)] = Field(0.2, description="largest relative change")
+    brightness: Annotated[float, Field(ge=0, lt=1)] = Field(0.15, description="largest relative change")
+    contrast: Annotated[float, Field(ge=0, lt=1)] = Field(0.15, description="largest relative change")
+
+
+class ClassifierSettings(Branch):
+    """The classification network: encoder, global average pooling, dense layer, dropout, one logit."""
+
+    dense: Count = Field(1024, description='Paper: "a global average pooling layer, a dense layer with 1024 neurons"')
+    dropout: Annotated[float, Field(ge=0, lt=1)] = Field(0.5, description='Paper: "Dropout"; it gives no rate')
+    blur_px: Annotated[float, Field(ge=0, le=8)] = Field(
+        1.0,
+        description='Paper: "In the training of the classification network, blurring and additive gaussian noise were '
+        'also applied." Largest Gaussian sigma',
+    )
+    noise: Annotated[float, Field(ge=0, le=0.5)] = Field(
+        0.02, description="see blur_px; largest standard deviation, of intensities from 0 to 1"
+    )
+    learning_rate: Positive = Field(1e-5, description='Paper: "The learning rate was set to 10^-5"')
+    batch: Count = Field(128, description='Paper: "and the batch size to 128"')
+    epochs: Count = Field(50, description="the paper is silent; the epoch with the lowest validation loss is kept")
+
+
+class SegmenterSettings(Branch):
+    """The segmentation network: a U-Net on the encoder, softmax over four classes, Jaccard loss."""
+
+    decoder: Annotated[tuple[Count, ...], Field(min_length=5, max_length=5)] = Field(
+        (256, 128, 64, 32, 16),
+        description='Paper: "The decoder consists of five decoder blocks"; channels as in its library',
+    )
+    learning_rate: Positive = Field(1e-4, description='Paper: "using Adam optimizer with a learning rate of 10^-4"')
+    batch: Count = Field(
+        64, description='Paper: "We chose to minimize the Jaccard loss function and set the batch size to 64."'
+    )
+    epochs: Count = Field(50, description="the paper is silent; the epoch with the lowest validation loss is kept")
+
+
+class PredictSettings(Branch):
+    """What the trained networks are applied to, beside all tiles."""
+
+    slides: Count = Field(
+        3,
+        description="test slides that are mapped as a whole, from the classifier's best to its worst; those with both "
+        "classes come first",
+    )
+    overlap: Annotated[float, Field(ge=0, le=0.5)] = Field(
+        0.2,
+        description="of the segmenter's windows on whole slides, as a share of a tile; neighbours are blended, so that "
+        "no border shows. 0 sets tiles side by side, as the paper did",
+    )
+    min_tissue: Share = Field(0.05, description="a tile with a smaller share of tissue is background")
+    background: bool = Field(
+        default=False, description='classify background tiles, too (Paper: "including background tiles", Fig. S3)'
+    )
+    artefacts: bool = Field(default=True, description="find artefacts, and leave them out of maps and statistics")
+
+
+class ExplainSettings(Branch):
+    """Grad-CAM and HR-CAM of both networks on every test tile."""
+
+    classifier_layers: tuple[str, ...] = Field(
+        (),
+        description="layers that HR-CAM looks at, by name; none: the encoder's last map at each stride, and the final "
+        "convolution (the paper's Table 1)",
+    )
+    segmenter_layers: tuple[str, ...] = Field((), description="see classifier_layers; none: without the final one")
+    min_share: Annotated[float, Field(gt=0.5, le=1)] = Field(
+        0.8,
+        description='Paper: "We re-trained both models to classify tiles containing at least 80% tumor or 80% '
+        'non-tumor ..."',
+    )
+    training: Literal["exact", "epochs"] = Field(
+        "exact",
+        description="of HR-CAM's dense layer over the frozen network. exact: each tile is pooled once, and the convex "
+        "problem solved to convergence; epochs: as the paper did, with augmentation",
+    )
+    epochs: Count = Field(50, description='Paper: "... for 50 epochs"; for training = "epochs"')
+    learning_rate: Positive = Field(1e-2, description='the paper is silent; for training = "epochs"')
+    l2: Positive = Field(
+        1.0,
+        description="penalty on the dense layer's weights over standardised features (the paper is silent). There are "
+        "about as many features as tiles: with less the weights follow chance, and with it the maps",
+    )
+
+
+class CheckSettings(Branch):
+    """Whether the explanations are true: checks on some test tiles. The paper has none."""
+
+    tiles: Count = Field(64, description="test tiles that are called tumor and are, drawn with the seed")
+    steps: Annotated[int, Field(ge=2)] = Field(12, description="steps of the deletion and insertion curves")
+    draws: Count = Field(2, description="times that the weights are randomised")
+
+
+class EvaluationSettings(Branch):
+    """How predictions become figures."""
+
+    threshold: Share = Field(0.5, description='Paper: "assigning class labels with a threshold of 0.5"')
+
+
+class ComputeSettings(Branch):
+    """What the work runs on. These change how fast a result comes, and redo nothing."""
+
+    device: Literal["auto", "cpu", "cuda", "mps"] = Field(
+        "auto", description="auto takes a CUDA GPU where there is one"
+    )
+    workers: Annotated[int, Field(ge=0)] = Field(0, description="processes that cut slides; 0 means one a core")
+
+
+class TissueSettings(Branch):
+    """How tissue is told from glass. Densities are optical (decadic) and count from the slide's own glass.
+
+    The paper is silent on all of this; what is left empty is found on each slide.
+    """
+
+    um_per_px: Annotated[float, Field(ge=1, le=64)] = Field(
+        8.0, description="um per pixel of the mask; slides too large for it get larger pixels"
+    )
+    glass: tuple[Grey, Grey, Grey] | None = Field(None, description="red, green and blue of empty glass, 0 to 255")
+    density: Positive | None = Field(None, description="least density of tissue, in its strongest colour")
+    texture: Positive | None = Field(
+        None, description="least standard deviation of the density, over 3 by 3 pixels, of pale tissue"
+    )
+    stain_share: Share = Field(0.12, description="share of the slide's typical density that tissue has at least")
+    noise_factor: Positive = Field(6.0, description="standard deviations of glass that noise does not reach")
+    close_um: Annotated[float, Field(ge=0, le=200)] = Field(
+        16.0, description="gaps up to about twice this are bridged, as torn walls of fat cells; 0 switches it off"
+    )
+    max_hole_um2: Area = Field(
+        10_000.0, description="smaller holes are filled: fat cells, lumens and clefts of up to 0.1 mm are tissue"
+    )
+    min_piece_um2: Area = Field(10_000.0, description="smaller pieces are dust, or at most a twentieth of the slide")
+
+
+class ArtefactSettings(Branch):
+    """What counts as an artefact. The paper has no such step; the defaults were found on synthetic slides."""
+
+    cell_um: Positive = Field(8.0, description="side of a cell of the masks")
+    pixel_um: Positive = Field(2.0, description="side of the pixels that are measured; coarser slides give their own")
+    tissue: Positive = Field(0.08, description="optical density from which a cell holds something")
+    ink: Signed = Field(
+        -0.05, description="pen: share of eosin, negative where red is absorbed more than hematoxylin does"
+    )
+    ink_density: Positive = Field(0.12, description="pen: least optical density (length of the vector)")
+    grey: Share = Field(
+        0.78, description="black ink, dust, print: least absorbed channel over the most absorbed; tissue stays below"
+    )
+    grey_density: Positive = Field(
+        0.3, description="black ink, dust, print: least optical density of a cell's densest channel"
+    )
+    black: Positive = Field(0.45, description="the same, of a pixel's")
+    opaque: Positive = Field(0.95, description="a pixel so dense in all channels is black, whatever its hue")
+    pen_um: Positive = Field(48.0, description="black strokes at least so wide are pen, narrower ones debris")
+    speck: Share = Field(0.25, description="dust, print: share of a cell that must be black")
+    bubble_um: Positive = Field(80.0, description="least diameter of a bubble")
+    round: Share = Field(
+        0.75, description="bubble: area of what a ring encloses over that of a disc as widely spread; 1 for a disc"
+    )
+    red: Positive = Field(0.075, description="blood: shift of hue off the slide's own, towards red and orange")
+    eosin: Share = Field(0.8, description="blood: least share of eosin; hematoxylin lowers it")
+    red_density: Positive = Field(0.35, description="blood: least optical density (length of the vector)")
+    red_ink: Positive = Field(1.05, description="red pen: least median share of eosin, which real blood seldom has")
+    stroke: Ratio = Field(3.0, description="red pen: least length over width; blood lies in lakes")
+    blood_um: Positive = Field(60.0, description="blood: least diameter; vessels are smaller")
+    fold: Ratio = Field(1.5, description="fold: density of both stains over that on both sides")
+    fold_density: Positive = Field(1.5, description="fold: density over the median of the slide's tissue")
+    fold_um: Positive = Field(200.0, description="fold: least length")
+    fold_slim: Ratio = Field(3.0, description="fold: least ratio of length to width")
+    blur: Positive = Field(0.30, description="out of focus: energy of detail at pixel_um over that at cell_um")
+    blur_edge: Positive = Field(0.45, description="out of focus: the same, beside places that are out of focus")
+    blur_blocks: Annotated[int, Field(ge=1)] = Field(2, description="out of focus: least number of 64-um blocks")

@@ -1,0 +1,225 @@
+"""The folder `checks/` of a run: whether its explanations are true, on some test tiles.
+
+- `perturbation.parquet`: the score while blocks of a tile are deleted or inserted. `tile`, its row in the tile table;
+  `patient_id`; `network`; `order`, what decides which block comes first (`gradcam`, `hrcam`, `random`, `blob`); `kind`
+  (`deletion`, `insertion`); `fraction` of the blocks, and `score`.
+- `randomisation.parquet`: what is left of a map while the network is randomised from the top down. `tile`,
+  `patient_id`, `network`, `method`; `number` of the step, 0 for the untouched network, and `step`, the name of what has
+  been randomised so far; `draw`; `correlation` with the untouched map, as an absolute value, and `chance`, that with
+  the untouched map of another tile. NaN where a map is constant.
+- `truth.parquet`: where a map's weight lies on synthetic slides; empty for others. `tile`, `patient_id`, `key`,
+  `region` (`atypical_nuclei`, `nuclei`, `stroma`); `weight`, the share of the map's positive part inside, NaN where it
+  has none, and `area`, the region's share of the tile.
+- `summary.json`: what they come to, see `summarise`.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from scipy.integrate import trapezoid
+
+from vitrail.errors import RunError
+from vitrail.explain.stored import KEYS
+from vitrail.measures.stats import bootstrap, by_patient
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    Floats = NDArray[np.float64]
+
+_OWNER = {"tile": "int64", "patient_id": "str"}
+
+COLUMNS: dict[str, dict[str, str]] = {
+    "perturbation": _OWNER
+    | {"network": "str", "order": "str", "kind": "str", "fraction": "float64", "score": "float64"},
+    "randomisation": _OWNER
+    | {"network": "str", "method": "str", "number": "int64", "step": "str", "draw": "int64"}
+    | {"correlation": "float64", "chance": "float64"},
+    "truth": _OWNER | {"key": "str", "region": "str", "weight": "float64", "area": "float64"},
+}
+"""Tables of the folder, their columns and types."""
+
+LOST = 0.1
+"""A randomised network's map passes as another one while its correlation is above chance by less than this."""
+
+SUMMARY = "summary.json"
+_SIGNS = {"deletion": -1, "insertion": 1}  # a good map deletes fast and inserts fast
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Checked:
+    """What the checks of a run found.
+
+    Attributes
+    ----------
+    perturbation, randomisation, truth
+        The content of the tables.
+    summary
+        The content of `summary.json`.
+    """
+
+    perturbation: pd.DataFrame
+    randomisation: pd.DataFrame
+    truth: pd.DataFrame
+    summary: dict[str, Any]
+
+
+def open_checked(folder: Path) -> Checked:
+    """Read the `checks` folder of a run.
+
+    Raises
+    ------
+    RunError
+        A file is missing or not valid.
+    """
+    try:
+        perturbation, randomisation, truth = (_read(folder, name) for name in COLUMNS)
+        summary = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
+    except (OSError, ValueError, KeyError) as error:
+        problem = f"no complete checks ({' '.join(str(error).split())[:200]})"
+        raise RunError(folder, problem, "Check the explanations with: vitrail check RUN") from None
+    return Checked(perturbation=perturbation, randomisation=randomisation, truth=truth, summary=summary)
+
+
+def as_table(name: str, parts: Iterable[pd.DataFrame]) -> pd.DataFrame:
+    """Put the parts of one of the folder's tables together; without any rows it still has its columns."""
+    filled = [part for part in parts if len(part)]
+    table = pd.concat(filled, ignore_index=True) if filled else pd.DataFrame(columns=list(COLUMNS[name]))
+    return table[list(COLUMNS[name])].astype(COLUMNS[name])
+
+
+def _read(folder: Path, name: str) -> pd.DataFrame:
+    return pd.read_parquet(folder / f"{name}.parquet")[list(COLUMNS[name])]
+
+
+def summarise(tables: dict[str, pd.DataFrame], seed: int) -> dict[str, Any]:
+    """Sum up the tables; means and differences are over tiles, intervals 95 % bootstraps over patients.
+
+    Returns
+    -------
+    As JSON, null for what is undefined:
+
+    `perturbation`: by key of a map, and by `deletion` and `insertion`, the mean `area` under the map's curve and those
+    of the orders `random` and `blob`; `over_random` and `over_blob`, how much better the map's area is, as `[mean,
+    low, high]`: positive speaks for the map in both kinds; it `passes` where both intervals are above 0.
+
+    `ends`: by network the mean score of the tiles as they are and wholly blurred. Where these do not differ, blurring
+    deletes nothing, and the curves tell little.
+
+    `randomisation`: by key, with all weights randomised, the mean `correlation` and `chance`, and their difference
+    `excess` as `[mean, low, high]`; it `passes` where the interval is below `LOST`. `shared` is the mean `chance` of
+    the untouched network: where maps of all tiles resemble each other, there is little to lose, and passing tells
+    little.
+
+    `truth`: null without synthetic slides; by key and region `ratio`, the maps' weight inside over what the area alone
+    would give (1 is chance), its `interval`, and the number of `tiles` whose map points anywhere.
+    """
+    perturbation, randomisation, truth = (tables[name] for name in COLUMNS)
+    areas = curve_areas(perturbation)
+    return {
+        "perturbation": {key: _perturbation(areas, key, seed) for key in KEYS},
+        "ends": _ends(perturbation),
+        "randomisation": {key: _randomisation(randomisation, key, seed) for key in KEYS},
+        "truth": {key: _located(truth[truth["key"] == key], seed) for key in KEYS} if len(truth) else None,
+    }
+
+
+def curve_areas(perturbation: pd.DataFrame) -> pd.DataFrame:
+    """Return the area under each curve, by trapezoids.
+
+    Returns
+    -------
+    One row a tile; index `tile`, `patient_id`; columns `(network, order, kind)`.
+    """
+    names = ["tile", "patient_id", "network", "order", "kind"]
+    table = perturbation.sort_values([*names, "fraction"], kind="stable")
+    curves = table.groupby(names, sort=True)[["score", "fraction"]]
+    areas = [(*name, float(trapezoid(curve["score"], curve["fraction"]))) for name, curve in curves]
+    return pd.DataFrame(areas, columns=[*names, "area"]).pivot_table("area", names[:2], names[2:])
+
+
+def _perturbation(areas: pd.DataFrame, key: str, seed: int) -> dict[str, Any]:
+    return {kind: _area(areas, key, kind, seed) for kind in _SIGNS}
+
+
+def _area(areas: pd.DataFrame, key: str, kind: str, seed: int) -> dict[str, Any]:
+    network, method = key.split("_")
+    own, random, blob = (
+        areas.get((network, order, kind), pd.Series(dtype=float)).to_numpy(np.float64)
+        for order in (method, "random", "blob")
+    )
+    patients = areas.index.get_level_values("patient_id") if len(areas) else np.empty(0, np.str_)
+    over = [mean_over(patients, _SIGNS[kind] * (own - other), seed) for other in (random, blob)]
+    return {
+        "area": _mean(own),
+        "random": _mean(random),
+        "blob": _mean(blob),
+        "over_random": over[0],
+        "over_blob": over[1],
+        "passes": all(low is not None and low > 0 for _, low, _ in over),
+    }
+
+
+def _ends(perturbation: pd.DataFrame) -> dict[str, Any]:
+    # deletion begins with the tile as it is, insertion with the blurred one; all orders share these
+    begun = perturbation[perturbation["fraction"] == 0]
+    means = begun.groupby(["network", "kind"], sort=True)["score"].mean()
+    names = {"deletion": "tile", "insertion": "blurred"}
+    networks = sorted(set(begun["network"]))
+    return {network: {name: float(means[network, kind]) for kind, name in names.items()} for network in networks}
+
+
+def _randomisation(table: pd.DataFrame, key: str, seed: int) -> dict[str, Any]:
+    network, method = key.split("_")
+    rows = table[(table["network"] == network) & (table["method"] == method)].dropna()
+    last = rows[rows["number"] == table.loc[table["network"] == network, "number"].max()]
+    same, chance = (last[name].to_numpy(np.float64) for name in ("correlation", "chance"))
+    excess = mean_over(last["patient_id"], same - chance, seed)
+    return {
+        "correlation": _mean(same),
+        "chance": _mean(chance),
+        "shared": _mean(rows.loc[rows["number"] == 0, "chance"].to_numpy(np.float64)),
+        "excess": excess,
+        "passes": excess[2] is not None and excess[2] < LOST,
+    }
+
+
+def _located(table: pd.DataFrame, seed: int) -> dict[str, Any]:
+    known = table.dropna(subset="weight")
+    return {str(region): _ratio(rows, seed) for region, rows in known.groupby("region", sort=True)}
+
+
+def _ratio(rows: pd.DataFrame, seed: int) -> dict[str, Any]:
+    parts = by_patient(rows["patient_id"], rows[["weight", "area"]].to_numpy(np.float64))
+    return {
+        "ratio": _known(float(_over_area(parts.sum(0)))),
+        "interval": [_known(end) for end in bootstrap(parts, _over_area, seed)],
+        "tiles": len(rows),
+    }
+
+
+def _over_area(sums: Floats) -> Floats:
+    ratio: Floats = sums[..., 0] / np.where(sums[..., 1] > 0, sums[..., 1], np.nan)
+    return ratio
+
+
+def mean_over(patients: Any, values: Floats, seed: int) -> list[float | None]:
+    """Return the mean of tiles' values and its 95 % bootstrap interval over patients, as JSON."""
+    parts = by_patient(np.asarray(patients), np.column_stack([values, np.ones(len(values))]))
+    return [_mean(values), *(_known(end) for end in bootstrap(parts, _over_area, seed))]
+
+
+def _mean(values: Floats) -> float | None:
+    return float(values.mean()) if len(values) else None
+
+
+def _known(value: float) -> float | None:
+    return None if np.isnan(value) else value

@@ -1,0 +1,248 @@
+"""The networks of a study made ready to be explained: HR-CAM's layers chosen, its dense layer trained."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from vitrail.classes import LABELS, TissueClass
+from vitrail.config import write_text
+from vitrail.errors import ModelError, SettingsError, TileError
+from vitrail.explain.explainer import Explainer
+from vitrail.explain.hooks import tap
+from vitrail.explain.hrcam import fit, load_auxiliary, save_auxiliary
+from vitrail.explain.layers import find_layers
+from vitrail.explain.retrain import Course, Examples, retrain
+from vitrail.models.store import load_model
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+    from torch import Generator, Tensor, nn
+
+    from vitrail.branches import ExplainSettings
+    from vitrail.config import Settings
+    from vitrail.explain.hrcam import Auxiliary
+    from vitrail.explain.layers import Layers
+    from vitrail.explain.retrain import Augment
+    from vitrail.models.spec import Task
+    from vitrail.progress import Progress
+    from vitrail.stage import Run
+    from vitrail.tiles.table import TileTable
+
+    Rows = NDArray[np.int64]
+    Augmentation = Callable[[Task, Generator], Augment]
+    """Makes what changes the training tiles of a task."""
+
+TASKS: tuple[Task, ...] = ("classifier", "segmenter")
+
+BLOCK = 512
+"""Tiles that are pooled in one go: what a killed run loses at most."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Sources:
+    """What the explanations of a study are made from, and where.
+
+    Attributes
+    ----------
+    run
+        The run; its tiles, split and networks are finished.
+    tiles, split
+        The tile table, and the split of each of its rows.
+    device
+        Where to compute.
+    folder, unfinished
+        Where to write results, and what is needed only until they are whole.
+    progress
+        To be told how far the work is.
+    """
+
+    run: Run
+    tiles: TileTable
+    split: NDArray[np.str_]
+    device: torch.device
+    folder: Path
+    unfinished: Path
+    progress: Progress
+
+    @property
+    def settings(self) -> Settings:
+        """The study's settings."""
+        return self.run.settings
+
+    def rows(self, part: str) -> Rows:
+        """Return the numbers of the rows of one part of the split."""
+        return np.flatnonzero(self.split == part)
+
+    def clear(self, part: str) -> Rows:
+        """Return those of which one label has at least `explain.min_share` of all pixels."""
+        rows, shares = self.rows(part), self.tiles.rows[[label.key for label in LABELS]].to_numpy()
+        return np.asarray(rows[shares[rows].max(1) >= self.settings.explain.min_share])
+
+    def tumor(self, rows: Rows) -> NDArray[np.bool_]:
+        """Tell which tiles, of those that `clear` returns, are tumor, `[n]`."""
+        shares = self.tiles.rows[TissueClass.TUMOR.key].to_numpy()[rows]
+        return np.asarray(shares >= self.settings.explain.min_share)
+
+    def check(self) -> None:
+        """Make sure that HR-CAM has something to learn from.
+
+        Raises
+        ------
+        TileError
+            A label has no clear training tile.
+        """
+        tumor = self.tumor(self.clear("train"))
+        for label, count in zip(LABELS, (tumor.sum(), (~tumor).sum()), strict=True):
+            if not count:
+                problem = f"none has {self.settings.explain.min_share:.0%} {label.key} pixels, which HR-CAM learns from"
+                cure = "Lower explain.min_share, or annotate more of such tissue"
+                raise TileError("training tiles", problem, cure)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Network:
+    """A network ready to be explained.
+
+    Attributes
+    ----------
+    task
+        Which one.
+    explainer
+        It, on its device.
+    auxiliary
+        HR-CAM's dense layer.
+    train_accuracy, train_tiles
+        The layer's accuracy on the tiles that it was trained on, and how many these are.
+    """
+
+    task: Task
+    explainer: Explainer
+    auxiliary: Auxiliary
+    train_accuracy: float
+    train_tiles: int
+
+    def layers(self, image: NDArray[np.uint8]) -> list[dict[str, Any]]:
+        """Describe HR-CAM's layers; `size_px` is the side of their maps of an image like this one, `[h, w, 3]`."""
+        layers = self.explainer.layers
+        with tap(self.explainer.network, layers.names, lambda _, maps: maps.shape[2]) as sides:
+            self.explainer.pool(image[None])
+        parts = zip(layers.names, layers.strides, layers.channels, strict=True)
+        return [
+            {"name": name, "stride": stride, "channels": channels, "size_px": sides[name]}
+            for name, stride, channels in parts
+        ]
+
+
+def fitted_network(task: Task, sources: Sources, augmentation: Augmentation | None) -> Network:
+    """Load a network and train HR-CAM's dense layer on it, unless an interrupted run has done so.
+
+    Parameters
+    ----------
+    task
+        Which network.
+    sources
+        The layer's files go to `<folder>/<task>`.
+    augmentation
+        For `explain.training = "epochs"`; None leaves the tiles as they are.
+
+    Raises
+    ------
+    SettingsError
+        The settings name a layer that cannot be used.
+    ModelError
+        The model cannot be read, its feature maps are not finite, or the device's memory is too small.
+    """
+    model = load_model(sources.run.folder / task)
+    layers = chosen_layers(model.module, task, sources.settings.explain)
+    explainer, folder = Explainer(model, sources.device, layers=layers), sources.folder / task
+    record = sources.unfinished / f"{task}.json"
+    if not record.is_file():
+        auxiliary, examples = _trained(explainer, task, sources, augmentation)
+        save_auxiliary(folder, auxiliary)
+        accuracy = auxiliary.accuracy(examples.pooled, examples.tumor)
+        write_text(record, json.dumps({"train_accuracy": accuracy, "train_tiles": len(examples.rows)}))
+    told = json.loads(record.read_text(encoding="utf-8"))
+    return Network(task=task, explainer=explainer, auxiliary=load_auxiliary(folder), **told)
+
+
+def chosen_layers(network: nn.Module, task: Task, settings: ExplainSettings) -> Layers:
+    """Find the layers that the settings name, or the default ones where they name none.
+
+    Raises
+    ------
+    SettingsError
+        The network has no layer of a name, or it gives no feature maps.
+    ModelError
+        None is named, and the encoder does not say where its stages end.
+    """
+    names = settings.classifier_layers if task == "classifier" else settings.segmenter_layers
+    where = f"explain.{task}_layers"
+    if not names:
+        return find_layers(network)
+    if len(set(names)) < len(names):
+        raise SettingsError(where, "a layer is named twice", "Name each once")
+    try:
+        return find_layers(network, names)
+    except ModelError as error:
+        raise SettingsError(where, f"{error.where} {error.problem}", _cure(network, names)) from None
+
+
+def _cure(network: nn.Module, names: tuple[str, ...]) -> str:
+    known = [name for name, _ in network.named_modules()]
+    wrong = next((name for name in names if name not in known), None)
+    near = get_close_matches(wrong, known, n=3) if wrong else []
+    return f"Did you mean {', '.join(near)}?" if near else 'Name layers such as "encoder.blocks.2", or none'
+
+
+def _trained(
+    explainer: Explainer, task: Task, sources: Sources, augmentation: Augmentation | None
+) -> tuple[Auxiliary, Examples]:
+    examples, settings = _examples(explainer, task, sources), sources.settings
+    if settings.explain.training == "exact":
+        return fit(explainer.layers, examples.pooled, examples.tumor, settings.explain.l2), examples
+    course, checkpoint = _course(task, settings, augmentation), sources.unfinished / f"{task}-epochs.safetensors"
+    return retrain(explainer, examples, course, checkpoint=checkpoint, progress=sources.progress), examples
+
+
+def _examples(explainer: Explainer, task: Task, sources: Sources) -> Examples:
+    """Pool the clear training tiles, in blocks that stay on disk."""
+    rows, images = sources.clear("train"), sources.tiles.images
+    starts, folder = range(0, len(rows), BLOCK), sources.unfinished / "pooled"
+    folder.mkdir(exist_ok=True)
+    paths = [folder / f"{task}-{start:09d}.npy" for start in starts]
+    with sources.progress.task("pool", len(rows)) as step:
+        for start, path in zip(starts, paths, strict=True):
+            part = rows[start : start + BLOCK]
+            if not path.is_file():
+                _save(path, explainer.pool(images[part]))
+            step(len(part), task)
+    pooled = torch.cat([torch.from_numpy(np.load(path)) for path in paths])
+    return Examples(images=images, rows=rows, tumor=sources.tumor(rows), pooled=pooled)
+
+
+def _save(path: Path, pooled: Tensor) -> None:
+    temporary = path.with_suffix(".tmp")
+    with temporary.open("wb") as file:
+        np.save(file, pooled.numpy())
+    temporary.replace(path)
+
+
+def _course(task: Task, settings: Settings, augmentation: Augmentation | None) -> Course:
+    explain, own = settings.explain, settings.classifier if task == "classifier" else settings.segmenter
+    return Course(
+        epochs=explain.epochs,
+        learning_rate=explain.learning_rate,
+        batch=own.batch,
+        l2=explain.l2,
+        seed=(settings.seed, *task.encode()),
+        augmenter=(lambda generator: augmentation(task, generator)) if augmentation else None,
+    )

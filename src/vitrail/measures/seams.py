@@ -1,0 +1,64 @@
+"""Do the borders of windows show in a map? The jump across them, over the jump one pixel beside them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Floats = NDArray[np.float32]
+
+
+@dataclass(slots=True, kw_only=True)
+class SeamIndex:
+    """Collects the seam index of a map that arrives in strips.
+
+    The index is the mean absolute jump of all channels across the borders, divided by the mean absolute jump between
+    the neighbours one pixel before and behind each border. 1 is seamless.
+
+    Attributes
+    ----------
+    period
+        Pixels between two borders, along both axes.
+    first
+        The first border lies between the pixels `first - 1` and `first`.
+    """
+
+    period: int
+    first: int = 0
+    _across: float = field(default=0.0, init=False)
+    _beside: float = field(default=0.0, init=False)
+    _row: int = field(default=0, init=False)
+    _kept: list[Floats] = field(default_factory=list, init=False)
+
+    def add(self, strip: Floats) -> None:
+        """Add the next rows of the map, `[h, width, channels]`."""
+        self._columns(strip)
+        for line in strip:
+            self._kept = [*self._kept[-3:], line.astype(np.float64)]
+            self._row += 1
+            if self._row >= 4 and self._border(self._row - 2):  # noqa: PLR2004 - two lines on either side
+                self._count(np.stack(self._kept))
+
+    @property
+    def value(self) -> float:
+        """The index; NaN where the map is flat beside all borders or has none."""
+        return self._across / self._beside if self._beside else float("nan")
+
+    def _border(self, place: int) -> bool:
+        return (place - self.first) % self.period == 0
+
+    def _columns(self, strip: Floats) -> None:
+        for place in range(2, strip.shape[1] - 1):
+            if self._border(place):
+                self._count(strip[:, place - 2 : place + 2].swapaxes(0, 1).astype(np.float64))
+
+    def _count(self, four: NDArray[np.float64]) -> None:
+        """Count the jumps between four neighbouring lines, `[4, n, channels]`, the border in their middle."""
+        before, across, behind = np.abs(np.diff(four, axis=0)).sum((1, 2))
+        self._across += float(across)
+        self._beside += float(before + behind) / 2

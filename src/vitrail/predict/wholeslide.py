@@ -1,0 +1,218 @@
+"""Both networks over a whole slide, however large: read, run, blend and write a strip at a time.
+
+What is finished is on disk, so that a killed run goes on. Memory depends on the slide's width alone.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
+
+from vitrail.classes import CLASSES, TissueClass
+from vitrail.geometry import Region
+from vitrail.predict.windows import Looked, Windows, blend
+from vitrail.slides.slide import read_region
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from vitrail.models.spec import ModelSpec
+    from vitrail.predict.engine import Engine
+    from vitrail.progress import Step
+    from vitrail.slides.slide import Slide
+
+    Keep = Callable[[NDArray[np.float64]], NDArray[np.bool_]]
+
+J = TypeVar("J")
+R = TypeVar("R")
+
+_CHUNK = 64
+_BLOCK = 512
+GLASS = np.eye(len(CLASSES), dtype=np.float32)[TissueClass.BACKGROUND]
+"""What a window without tissue holds: background for sure."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """Where the windows of a segmentation map lie on a slide.
+
+    Attributes
+    ----------
+    windows
+        Over the map.
+    downsample
+        Level-0 pixels in one pixel of the map.
+    """
+
+    windows: Windows
+    downsample: float
+
+    def boxes(self, row: int) -> NDArray[np.float64]:
+        """Return x, y, width and height of all windows of a row in level-0 pixels, `[columns, 4]`."""
+        x = np.array([self.windows.start(column) for column in range(self.windows.columns)], np.float64)
+        rest = np.broadcast_to([self.windows.start(row), self.windows.side, self.windows.side], (len(x), 3))
+        return np.column_stack([x, rest]) * self.downsample
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SlideWork:
+    """A slide to be worked on, and where.
+
+    Attributes
+    ----------
+    slide
+        The slide.
+    folder
+        For finished parts; those that an interrupted call left are kept.
+    step
+        Told of every finished part.
+    """
+
+    slide: Slide
+    folder: Path
+    step: Step
+
+
+def plan_segmentation(slide: Slide, spec: ModelSpec, overlap: float) -> Plan:
+    """Cover a slide with windows of a model's tile size.
+
+    Parameters
+    ----------
+    slide
+        The slide.
+    spec
+        Of the segmenter: its `mpp` is the map's.
+    overlap
+        Of neighbouring windows, as a share of their side; 0 to 0.5.
+    """
+    downsample = spec.mpp / slide.mpp
+    height, width = (max(1, round(length / downsample)) for length in (slide.region.height, slide.region.width))
+    side = spec.side_px
+    windows = Windows(height=height, width=width, side=side, overlap=min(round(overlap * side), side // 2))
+    return Plan(windows=windows, downsample=downsample)
+
+
+def segment_slide(work: SlideWork, engine: Engine, plan: Plan, keep: Keep) -> Iterator[Path]:
+    """Segment a slide on overlapping windows and blend them; a step is a window that is looked at.
+
+    Parameters
+    ----------
+    work
+        The slide.
+    engine
+        The segmenter.
+    plan
+        What `plan_segmentation` returned.
+    keep
+        Is given boxes `[n, 4]` (x, y, width, height in level-0 pixels) and says which are worth looking at.
+
+    Yields
+    ------
+    From top to bottom, files of class probabilities `[h, width, 4]` as bytes, 255 being 1.
+
+    Raises
+    ------
+    SlideError
+        The slide cannot be read.
+    """
+    paths = [work.folder / f"strip-{row:06d}.npy" for row in range(plan.windows.rows)]
+    done = next((row for row, path in enumerate(paths) if not path.is_file()), len(paths))
+    kept = {row: np.flatnonzero(keep(plan.boxes(row))) for row in range(plan.windows.rows)}
+    for row, path in enumerate(paths[:done]):
+        work.step(len(kept[row]))
+        yield path
+    if done == len(paths):
+        return
+    first = max(done - 1, 0)
+    kept = {row: columns for row, columns in kept.items() if row >= first}
+    with _looking(work.slide, engine, plan, kept) as rows:
+        for row, strip in enumerate(blend(plan.windows, rows, GLASS, first), first):
+            if row >= done:
+                _save(paths[row], np.rint(strip.clip(0, 1) * 255).astype(np.uint8))
+                work.step(len(kept[row]))
+                yield paths[row]
+
+
+@contextmanager
+def _looking(
+    slide: Slide, engine: Engine, plan: Plan, kept: dict[int, NDArray[np.int64]]
+) -> Iterator[Iterator[Iterator[Looked]]]:
+    """Give each row's windows in parts; the next part is read while the network looks at this one."""
+    parts = {row: _cut(columns, _CHUNK) for row, columns in kept.items()}
+    size = (plan.windows.side, plan.windows.side)
+    jobs = [(columns, plan.boxes(row)[columns]) for row, some in parts.items() for columns in some]
+    with ThreadPoolExecutor(1) as reader:
+        images = _ahead(reader, lambda job: (job[0], _read(slide, job[1], size)), jobs)
+
+        def look() -> Looked:
+            columns, batch = next(images)
+            return Looked(columns=columns, values=engine.class_probabilities(batch))
+
+        yield ((look() for _ in some) for some in parts.values())
+
+
+def classify_slide(work: SlideWork, engine: Engine, boxes: NDArray[np.float64]) -> Iterator[Path]:
+    """Classify tiles of a slide; a step is a tile.
+
+    Parameters
+    ----------
+    work
+        The slide.
+    engine
+        The classifier.
+    boxes
+        The tiles, `[n, 4]`: x, y, width and height in level-0 pixels.
+
+    Yields
+    ------
+    Files of the tiles' probabilities of tumor, `[b]`, in order.
+
+    Raises
+    ------
+    SlideError
+        The slide cannot be read.
+    """
+    size = (engine.spec.side_px, engine.spec.side_px)
+    blocks = {work.folder / f"tiles-{at:09d}.npy": boxes[at : at + _BLOCK] for at in range(0, len(boxes), _BLOCK)}
+    todo = [(path, block) for path, block in blocks.items() if not path.is_file()]
+    with ThreadPoolExecutor(1) as reader:
+        read = _ahead(reader, lambda job: _read(work.slide, job[1], size), todo)
+        for path, block in blocks.items():
+            if not path.is_file():
+                _save(path, engine.tumor_probability(next(read)))
+            work.step(len(block))
+            yield path
+
+
+def _ahead(pool: ThreadPoolExecutor, work: Callable[[J], R], jobs: list[J]) -> Iterator[R]:
+    """Do one job ahead of what is asked for."""
+    waiting = deque(pool.submit(work, job) for job in jobs[:1])
+    for following in jobs[1:]:
+        result = waiting.popleft().result()
+        waiting.append(pool.submit(work, following))
+        yield result
+    for last in waiting:
+        yield last.result()
+
+
+def _read(slide: Slide, boxes: NDArray[np.float64], size: tuple[int, int]) -> NDArray[np.uint8]:
+    regions = [Region(x=x, y=y, width=width, height=height) for x, y, width, height in boxes.tolist()]
+    return np.stack([read_region(slide, region, size) for region in regions])
+
+
+def _cut(values: NDArray[np.int64], length: int) -> list[NDArray[np.int64]]:
+    return [values[at : at + length] for at in range(0, len(values), length)]
+
+
+def _save(path: Path, values: NDArray[np.uint8] | NDArray[np.float64]) -> None:
+    temporary = path.with_suffix(".tmp.npy")
+    np.save(temporary, values)
+    temporary.replace(path)

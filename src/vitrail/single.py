@@ -1,0 +1,145 @@
+"""One picture, one model: why the network says what it says."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from vitrail.classes import TissueClass
+from vitrail.errors import SettingsError, SlideError
+from vitrail.explain.explainer import Explainer
+from vitrail.explain.hrcam import load_auxiliary
+from vitrail.geometry import Region
+from vitrail.models.classifier import Classifier
+from vitrail.models.device import keep_memory, pick_device
+from vitrail.models.store import load_model
+from vitrail.predict.engine import Engine
+from vitrail.report.overlay import save_overlay
+from vitrail.slides.slide import open_slide, read_region
+from vitrail.study import Outcome
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from vitrail.explain.saliency import Saliency
+    from vitrail.models.spec import ModelSpec
+    from vitrail.models.store import Model
+
+    Pixels = NDArray[np.uint8]
+
+PICTURES = {".png", ".jpg", ".jpeg", ".bmp"}
+"""Files that are taken for a picture at the model's own resolution; every other is taken for a slide."""
+
+_LEAST_PX = 32
+_SHOWN = 4  # times the network's resolution, so that nuclei can be seen
+
+
+def explain_picture(model_folder: Path, file: Path, corner: str | None, out: Path) -> Outcome:
+    """Explain one picture, or one tile of a slide, and write its overlay and its maps.
+
+    Parameters
+    ----------
+    model_folder
+        A run's `classifier` or `segmenter`. HR-CAM needs the run's `explanations` beside it.
+    file
+        A picture, which must have the model's resolution; or a slide.
+    corner
+        `X,Y` of the tile on a slide, in level-0 pixels; None for a picture.
+    out
+        The folder for `<name>-<network>.png` and `<name>-<network>-<method>.npy`, the map's signed values.
+
+    Raises
+    ------
+    ModelError
+        The folder holds no model.
+    SettingsError
+        The corner is missing, or is none.
+    SlideError
+        The file cannot be read, or is too small.
+    """
+    model = load_model(model_folder)
+    tile, shown = _pixels(model.spec, file, corner)
+    keep_memory()
+    device = pick_device("auto")
+    told = _told(Engine(model, device), tile)
+    maps = _maps(Explainer(model, device), model_folder, tile)
+    out.mkdir(parents=True, exist_ok=True)
+    name = "-".join([file.stem, *(corner or "").replace(" ", "").split(","), model.spec.task]).replace("--", "-")
+    for saliency in maps:
+        np.save(out / f"{name}-{saliency.method}.npy", saliency.values)
+    picture = out / f"{name}.png"
+    save_overlay(picture, shown, maps, f"{file.name}, {model.spec.task}: {told}")
+    lines = [f"{model.spec.task}: {told}", *(_line(saliency) for saliency in maps), str(picture)]
+    return Outcome(lines=lines, warnings=_warnings(model, tile, maps), skipped=[])
+
+
+def _pixels(spec: ModelSpec, file: Path, corner: str | None) -> tuple[Pixels, Pixels]:
+    """Return what the network is given, and the same for the eye, `[h, w, 3]` each."""
+    if file.suffix.lower() in PICTURES:
+        picture = _picture(file)
+        return picture, picture
+    if corner is None:
+        raise SettingsError("--at", f"is missing, and {file.name} is a slide", "Add for example --at 10240,8192")
+    slide = open_slide(file)
+    x, y = _corner(corner)
+    side = spec.side_um / slide.mpp
+    region = Region(x=x, y=y, width=side, height=side)
+    if x + side > slide.region.width or y + side > slide.region.height or min(x, y) < 0:
+        cure = f"It has {slide.region.width:g} x {slide.region.height:g} pixels, and a tile {side:.0f}"
+        raise SlideError(file, f"a tile at {corner} lies beyond the slide", cure)
+    large = spec.side_px * _SHOWN
+    return read_region(slide, region, (spec.side_px, spec.side_px)), read_region(slide, region, (large, large))
+
+
+def _picture(file: Path) -> Pixels:
+    try:
+        with Image.open(file) as opened:
+            picture = np.asarray(opened.convert("RGB"))
+    except FileNotFoundError:
+        raise SlideError(file, "no such file", "Check the path") from None
+    except (UnidentifiedImageError, OSError) as error:
+        raise SlideError(file, f"cannot be read ({error})", "Give a PNG or JPEG picture, or a slide") from None
+    if min(picture.shape[:2]) < _LEAST_PX:
+        raise SlideError(file, f"has only {picture.shape[1]} x {picture.shape[0]} pixels", "Give at least 32 x 32")
+    return picture
+
+
+def _corner(text: str) -> tuple[float, float]:
+    try:
+        x, y = (float(part) for part in text.split(","))
+    except ValueError:
+        raise SettingsError("--at", f"{text!r} is not X,Y", "Write for example --at 10240,8192") from None
+    return x, y
+
+
+def _told(engine: Engine, tile: Pixels) -> str:
+    if engine.spec.task == "classifier":
+        return f"tumor probability {float(engine.tumor_probability(tile[None])[0]):.3f}"
+    return f"{float((engine.pixel_classes(tile[None]) == TissueClass.TUMOR).mean()):.1%} of the pixels called tumor"
+
+
+def _maps(explainer: Explainer, model_folder: Path, tile: Pixels) -> list[Saliency]:
+    fitted = model_folder.resolve().parent / "explanations" / model_folder.resolve().name
+    maps = explainer.gradcam(tile[None])
+    return maps + explainer.hrcam(tile[None], load_auxiliary(fitted)) if fitted.is_dir() else maps
+
+
+def _line(saliency: Saliency) -> str:
+    low, high = float(saliency.values.min()), float(saliency.values.max())
+    return f"{saliency.method:<10} {low:.3g} to {high:.3g} for tumor"
+
+
+def _warnings(model: Model, tile: Pixels, maps: list[Saliency]) -> list[str]:
+    side, found = model.spec.side_px, tile.shape[:2]
+    learned = f"the network learned from {side} x {side} at {model.spec.mpp:.3g} um/px"
+    other = f"the picture has {found[1]} x {found[0]} pixels; {learned}"
+    warnings = [] if found == (side, side) else [other]
+    if len(maps) == 1:
+        warnings.append("no HR-CAM: the run has no explanations yet; make them with vitrail explain RUN")
+    if all(saliency.constant for saliency in maps) and not isinstance(model.module, Classifier):
+        warnings.append("the map is 0 everywhere: the network calls no pixel tumor")
+    return warnings

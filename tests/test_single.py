@@ -1,0 +1,117 @@
+"""One picture, one model: overlays, maps, and one line for every mistake."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from conftest import tissue, write_tiff
+from test_run import vitrail
+from vitrail.explain.explainer import Explainer
+from vitrail.explain.hrcam import fit, save_auxiliary
+from vitrail.models.spec import ClassifierSpec, SegmenterSpec
+from vitrail.models.store import build, load_model, save_model
+
+SHARED = {"encoder": "test_efficientnet", "side_um": 32.0, "side_px": 64, "mean": (0.6,) * 3, "std": (0.2,) * 3}
+SPECS = {
+    "classifier": ClassifierSpec(**SHARED, dense=8, dropout=0.5),
+    "segmenter": SegmenterSpec(**SHARED, decoder=(8, 8, 8, 8, 8)),
+}
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    """Two random networks; HR-CAM was fitted for the classifier only."""
+    folder = tmp_path_factory.mktemp("study")
+    rng = np.random.default_rng(0)
+    for name, spec in SPECS.items():
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            save_model(folder / name, build(spec), spec, "fingerprint")
+    explainer = Explainer(load_model(folder / "classifier"), torch.device("cpu"))
+    tiles = rng.integers(0, 255, (8, 64, 64, 3), np.uint8)
+    pooled = explainer.pool(tiles)
+    save_auxiliary(folder / "explanations" / "classifier", fit(explainer.layers, pooled, np.arange(8) % 2 == 0, 1.0))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def picture(tmp_path_factory):
+    path = tmp_path_factory.mktemp("picture") / "nest.png"
+    Image.fromarray(tissue(3, 64)).save(path)
+    return path
+
+
+def test_a_picture_is_explained_by_both_methods(study, picture, tmp_path, capsys):
+    assert vitrail("explain", picture, "--model", study / "classifier", "-o", tmp_path / "out") == 0
+    said = capsys.readouterr().out
+    assert "tumor probability 0." in said
+    assert said.strip().endswith("nest-classifier.png")
+    drawn = np.asarray(Image.open(tmp_path / "out" / "nest-classifier.png"))
+    assert min(drawn.shape[:2]) > 500
+    explainer = Explainer(load_model(study / "classifier"), torch.device("cpu"))
+    expected = explainer.gradcam(np.asarray(Image.open(picture))[None])[0].values
+    np.testing.assert_array_equal(np.load(tmp_path / "out" / "nest-classifier-gradcam.npy"), expected)
+    assert (tmp_path / "out" / "nest-classifier-hrcam.npy").is_file()
+
+
+def test_without_hrcam_it_says_so(study, picture, tmp_path, capsys):
+    assert vitrail("explain", picture, "--model", study / "segmenter", "-o", tmp_path) == 0
+    told = capsys.readouterr()
+    assert "of the pixels called tumor" in told.out
+    assert "no HR-CAM" in told.err
+    assert not list(tmp_path.glob("*hrcam*"))
+
+
+def test_a_tile_of_a_slide_is_read_at_the_models_resolution(study, tmp_path):
+    image = tissue(1, 256)
+    slide = write_tiff(tmp_path / "s.tif", image, mpp=0.5)
+    assert vitrail("explain", slide, "--model", study / "classifier", "--at", "64,128", "-o", tmp_path) == 0
+    found = np.load(tmp_path / "s-64-128-classifier-gradcam.npy")
+    explainer = Explainer(load_model(study / "classifier"), torch.device("cpu"))
+    np.testing.assert_array_equal(found, explainer.gradcam(image[None, 128:192, 64:128])[0].values)
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        ((), "--at: is missing, and s.tif is a slide"),
+        (("--at", "7"), "'7' is not X,Y"),
+        (("--at", "250,0"), "lies beyond the slide"),
+        (("--at", "-1,0"), "lies beyond the slide"),
+    ],
+)
+def test_mistakes_about_a_place_are_one_line(study, tmp_path, capsys, options, problem):
+    slide = write_tiff(tmp_path / "s.tif", tissue(1, 256), mpp=0.5)
+    assert vitrail("explain", slide, "--model", study / "classifier", *options) == 2
+    said = capsys.readouterr().err
+    assert problem in said
+    assert len(said.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "problem"),
+    [
+        ("gone.png", None, "no such file"),
+        ("broken.png", b"no picture", "cannot be read"),
+        ("gone.svs", None, "no such file"),
+    ],
+)
+def test_mistakes_about_a_file_are_one_line(study, tmp_path, capsys, name, content, problem):
+    if content:
+        (tmp_path / name).write_bytes(content)
+    assert vitrail("explain", tmp_path / name, "--model", study / "classifier", "--at", "0,0") == 2
+    said = capsys.readouterr().err
+    assert problem in said
+    assert len(said.splitlines()) == 1
+
+
+def test_a_small_picture_and_an_unusual_one(study, tmp_path, capsys):
+    Image.fromarray(tissue(1, 16)).save(tmp_path / "small.png")
+    assert vitrail("explain", tmp_path / "small.png", "--model", study / "classifier") == 2
+    assert "only 16 x 16 pixels" in capsys.readouterr().err
+    Image.fromarray(tissue(1, 96)).save(tmp_path / "large.png")
+    assert vitrail("explain", tmp_path / "large.png", "--model", study / "classifier", "-o", tmp_path) == 0
+    assert "learned from 64 x 64" in capsys.readouterr().err
