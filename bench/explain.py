@@ -1,11 +1,12 @@
 """Explained images a second, beside the plain forward pass, pytorch-grad-cam and captum.
 
-    python -m bench.explain [--encoder NAME] [--side PX] [--batch N] [--rounds N] [--threads N]
+    python -m bench.explain [--encoder NAME] [--side PX] [--batch N] [--rounds N] [--threads N] [--no-keep-memory]
 
 Both networks have random weights and see the same random images, standardised and in channels-last memory, on the CPU
 in float32. All ways of explaining them share the network object. Each round times each of them once, in an order that
 is drawn anew, and a ratio is taken within its round before the median over rounds: so what else the machine does
-weighs on both sides. Memory is kept as Vitrail's commands keep it (`keep_memory`), for all alike.
+weighs on both sides. Memory is kept as Vitrail's commands keep it (`keep_memory`), for all alike;
+--no-keep-memory leaves it to glibc.
 
 The peers explain the same layer and the same score, and are used as their documentation shows: pytorch-grad-cam in its
 `with` block, down to the maps that it returns, which it stretches to 0 to 1 and resizes to the image; captum down to
@@ -336,20 +337,24 @@ def arguments(given: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=16, help="images in one pass")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--threads", type=int, default=2, help="of torch")
+    parser.add_argument(
+        "--keep-memory", action=argparse.BooleanOptionalAction, default=True, help="let glibc keep large blocks"
+    )
     return parser.parse_args(given)
 
 
 def main(given: list[str] | None = None) -> int:
     """Time, check, print; the exit status is 1 where maps differ."""
     options = arguments(given)
-    keep_memory()
+    kept = options.keep_memory and keep_memory()
     torch.set_num_threads(options.threads)
     images, found = random_images(options.batch, options.side), contenders()
     works = {name: work for name, work in found.items() if not isinstance(work, str)}
     subjects = [make(options.encoder, images) for make in (classifier, segmenter)]
     print(
         f"{options.encoder}, {options.side} px, batches of {options.batch}, {options.rounds} rounds, "
-        f"{options.threads} threads, torch {torch.__version__}, load of the machine {os.getloadavg()[0]:.1f}\n"
+        f"{options.threads} threads, torch {torch.__version__}, "
+        f"large blocks {'kept' if kept else 'left to glibc'}, load of the machine {os.getloadavg()[0]:.1f}\n"
     )
     print(f"{'':28}{'images/s':>8} {'(min..max)':17}{'time over':>12}{'speed over':>18}")
     print(f"{'':28}{'median':>8} {'':17}{'forward':>12}{'pytorch-grad-cam':>18}")

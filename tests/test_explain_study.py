@@ -137,7 +137,15 @@ def test_the_folder_holds_what_is_promised_and_nothing_else(folder, stored):
     assert list(stored.rows) == ["tile", *same, "classifier", "segmenter"]
     pd.testing.assert_frame_equal(stored.rows[same], expected[same].reset_index(drop=True))
     assert stored.summary["tiles"] == len(stored) == 3 * EACH
-    assert set(stored.summary) == {"agreement", "agreement_relu", "hrcam_accuracy", "empty", "tiles", "layers"}
+    assert set(stored.summary) == {
+        "agreement",
+        "agreement_relu",
+        "hrcam_accuracy",
+        "empty",
+        "tiles",
+        "min_share",
+        "layers",
+    }
 
 
 @pytest.mark.parametrize("key", KEYS)
@@ -270,11 +278,21 @@ def test_layers_that_cannot_be_used_are_told_in_one_line(run, tmp_path, explain,
     assert "\n" not in str(caught.value)
 
 
-def test_nothing_to_learn_from_is_told_before_anything_is_computed(run, tmp_path, monkeypatch):
+def test_a_label_that_is_nowhere_is_told_before_anything_is_computed(run, tmp_path, monkeypatch):
     monkeypatch.setattr(study_fit, "load_model", None)
-    expected = r"^training tiles: none has 95% tumor pixels, which HR-CAM learns from\. Lower explain\.min_share"
-    with pytest.raises(TileError, match=expected):
-        explain_study(work_on(run, tmp_path / "none", min_share=0.95))
+    monkeypatch.setattr(study_fit.Sources, "tumor", lambda _self, rows: np.ones(len(rows), bool))
+    with pytest.raises(TileError, match=r"^training tiles: none of them is non_tumor, and HR-CAM needs some"):
+        explain_study(work_on(run, tmp_path / "none"))
+
+
+def test_where_no_tile_is_clear_the_clearest_are_learnt_from(run, tmp_path):
+    work = work_on(run, tmp_path / "unclear", min_share=0.95)
+    explain_study(work)
+    summary = open_stored(tmp_path / "unclear").summary
+    assert summary["min_share"] == 0.9
+    usual = work_on(run, tmp_path / "usual", min_share=0.9)
+    explain_study(usual)
+    assert summary["hrcam_accuracy"] == open_stored(tmp_path / "usual").summary["hrcam_accuracy"]
 
 
 def test_maps_that_are_not_finite_are_told(run, tmp_path):

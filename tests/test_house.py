@@ -17,7 +17,7 @@ FLOORS = (
     ("report",),
     ("pipeline",),
     ("study",),
-    ("single",),
+    ("single", "apply"),
     ("cli",),
 )
 """Bottom first. What stands on one floor are rooms without doors between them, but for `OPEN`."""
@@ -61,7 +61,11 @@ def test_every_room_has_a_floor():
 
 
 def test_what_worker_processes_import_is_free_of_torch():
-    light = [path for floor in ("slides", "tiles", "measures", "exchange", "report") for path in (SOURCE / floor).rglob("*.py")]
+    light = [
+        path
+        for floor in ("slides", "tiles", "measures", "exchange", "report")
+        for path in (SOURCE / floor).rglob("*.py")
+    ]
     names = {
         path.name
         for path in light

@@ -57,8 +57,9 @@ def test_every_command_of_the_readme_works(tmp_path, monkeypatch):
         assert vitrail(*shlex.split(command)[1:]) == 0, command
         if " init " in command:
             change_settings(tmp_path / "study" / "study.toml", FAST)
+    names = {}
     for block in blocks("python"):
-        exec(compile(block, "README.md", "exec"), {})  # noqa: S102 - our own README
+        exec(compile(block, "README.md", "exec"), names)  # noqa: S102 - our own README
     told = re.search(r"A run is a folder\n\n```\n(.*?)```", TEXT, re.DOTALL).group(1)
     for folder in re.findall(r"^(\w+)/ ", told, re.MULTILINE):
         assert (tmp_path / "study" / folder / "stage.json").is_file()

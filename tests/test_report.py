@@ -8,6 +8,7 @@ import subprocess
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from urllib.parse import unquote
 
 import numpy as np
 import pandas as pd
@@ -16,13 +17,18 @@ from scipy.ndimage import gaussian_filter
 from shapely.geometry import box
 from sklearn import metrics as sk
 
+from mapped import Reds, settings, write_slide
 from vitrail.classes import TissueClass
+from vitrail.predict.mapping import Networks, map_slide
+from vitrail.predict.slidemap import MapFiles
 from vitrail.report import collect, figures, maps
 from vitrail.report import style as look
 from vitrail.report.page import ReportData, SlideMaps, metrics, write_report
 from vitrail.report.style import drawable, style
+from vitrail.report.wholeslide import SUMMARY
 from vitrail.slides.annotations import Annotation, Annotations
 from vitrail.slides.cohort import CohortSlide
+from vitrail.slides.slide import open_slide
 
 HOSTILE = '../<script>alert("$x_{$")</script> & co \u202e\u4e2d'
 FIGURES = ("roc", "confusion", "training", "cohort")
@@ -79,6 +85,8 @@ def slide_maps(slide_id, seed, size=(160, 200), side=6.3):
         outlines=outlines,
         classifier=probability.astype(np.float32),
         segmenter=found.astype(np.uint8),
+        artefacts=np.zeros((rows, columns), np.float32),
+        background=np.isnan(probability),
         tile_side=side,
     )
 
@@ -361,6 +369,68 @@ def test_tiles_take_the_colour_of_their_class():
     assert tiles[1][0] > tiles[1][2]  # still orange at the threshold
     assert tiles[2][1] > tiles[2][0]  # still green just below
     assert maps.segmented(np.array([[2, 255]], np.uint8))[0].tolist() == [list(TissueClass.OTHER.rgb), [255] * 3]
+
+
+def test_artefacts_are_painted_in_a_colour_of_their_own():
+    spoilt = replace(slide_maps("a", 1), artefacts=np.ones_like(slide_maps("a", 1).artefacts))
+    tissue = ~spoilt.background
+    for panel in (*maps._class_panels(spoilt, 0.5)[:1], *maps._probability_panels(spoilt)):
+        assert (panel.picture[tissue] == maps.ARTEFACT_RGB).all()
+        assert (panel.picture[~tissue] == 255).all()
+    assert maps.segmented(np.array([[4]], np.uint8))[0, 0].tolist() == list(maps.ARTEFACT_RGB)
+
+
+def test_probabilities_darken_from_nothing_to_certain():
+    painted = maps.probable(np.array([[0, 0.25, 0.5, 0.75, 1, np.nan]], np.float32))[0]
+    light = painted @ np.array([0.3, 0.59, 0.11])
+    assert (np.diff(light[:5]) < -20).all()
+    assert painted[5].tolist() == [255] * 3
+
+
+def test_a_slide_without_annotation_shows_what_there_is():
+    one = replace(slide_maps("a", 1), outlines={})
+    blind = replace(one, classifier=np.full_like(one.classifier, np.nan))
+    classes_only = replace(one, segmenter=np.full_like(one.segmenter, 255))
+    everywhere = replace(one, classifier=np.nan_to_num(one.classifier, nan=0.4))
+    shown = {
+        "all": (one, ["Slide", "Classification", "Segmentation", "Tumor probability"]),
+        "segmenter": (blind, ["Slide", "Segmentation"]),
+        "classifier": (classes_only, ["Slide", "Classification", "Tumor probability"]),
+        "background": (everywhere, [
+            "Slide", "Classification", "Segmentation", "Tumor probability", "Including background",
+        ]),
+    }  # fmt: skip
+    with style():
+        for some, titles in shown.values():
+            figure = maps.map_figure(some, 0.5)
+            named = [axes.get_title(loc="left") for axes in figure.axes if axes.get_title(loc="left")]
+            assert [title[3:] for title in named] == titles
+            figure.draw_without_rendering()
+            box, (width, height) = figure.get_tightbbox(), figure.get_size_inches()
+            assert min(box.x0, box.y0, width - box.x1, height - box.y1) >= -0.01
+    coloured = maps._class_panels(everywhere, 0.5)[0].picture
+    assert (coloured[everywhere.background] == 255).all()
+
+
+def test_mapped_slides_are_listed_linked_and_published(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(look, "DPI", 40)  # quick
+    folder = tmp_path / "predictions" / "maps"
+    slide = open_slide(write_slide(tmp_path / "S001.tif"))
+    for name in ("S001", "S 2"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        map_slide(slide, Networks(segmenter=Reds()), settings(), MapFiles(base=folder / name))
+    (tmp_path / "report" / "qupath").mkdir(parents=True)
+    (tmp_path / "report" / "qupath" / "earlier.geojson").touch()
+    shown = replace(data, maps=data.maps[:1], mapped=[MapFiles(base=folder / name) for name in ("S001", "S 2")])
+    written = write_report(shown, tmp_path / "report")
+    page = Page(written.read_text())
+    files = [link for link in page.links if link.endswith((".tiff", ".geojson"))]
+    assert len(files) == 4
+    assert all((written.parent / unquote(link)).is_file() for link in files)
+    assert {path.name for path in (written.parent / "qupath").iterdir()} == {"S001.geojson", "S 2.geojson"}
+    table = pd.read_csv(written.parent / "tables" / "mapped.csv")
+    assert table.columns.tolist() == list(SUMMARY[:-1])
+    assert f"{table['tumor_share'][0]:.1%}" in page.words
 
 
 @pytest.mark.parametrize(("width", "bar"), [(9000, 2000), (3000.1, 1000), (700, 200), (299, 50), (16000, 5000)])

@@ -393,9 +393,7 @@ def test_what_cannot_be_decided_does_not_fail(tmp_path):
     summary = open_checked(write_checks(tmp_path, patients=1, phantom=False)).summary
     assert set(checks_tables.outcomes(summary, "classifier_hrcam").values()) == {"undecided"}
     said = checks_tables.sentences(summary, TITLES)[1]
-    assert said == (
-        "HR-CAM, classification network: undecided on deletion, insertion and randomisation."
-    )
+    assert said == ("HR-CAM, classification network: undecided on deletion, insertion and randomisation.")
     assert checks_tables.truth_table(summary).empty
 
 

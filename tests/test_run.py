@@ -105,6 +105,18 @@ def test_the_report_is_one_page(finished):
     assert list((finished / "report" / "figures").glob("*.png"))
 
 
+def test_whole_slides_are_mapped_and_published(finished):
+    (facts,) = (path for path in (finished / "predictions" / "maps").glob("*.json") if path.name != "left_out.json")
+    name = facts.stem
+    made = {path.name for path in facts.parent.iterdir()}
+    endings = ("json", "npz", "tiles.parquet", "classes.ome.tiff")
+    assert made == {"left_out.json", *(f"{name}.{ending}" for ending in endings)}
+    shown = json.loads((finished / "report" / "qupath" / f"{name}.geojson").read_text())["features"]
+    tiles = [one for one in shown if one["properties"]["objectType"] == "tile"]
+    assert len(tiles) == len(pd.read_parquet(facts.with_name(f"{name}.tiles.parquet")))
+    assert f"../predictions/maps/{name}.classes.ome.tiff" in (finished / "report" / "index.html").read_text()
+
+
 def test_a_second_run_does_nothing(run, capsys):
     before = digests(run)
     assert vitrail("run", run) == 0

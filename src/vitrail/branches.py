@@ -110,7 +110,9 @@ class ClassifierSettings(Branch):
     """The classification network: encoder, global average pooling, dense layer, dropout, one logit."""
 
     dense: Count = Field(1024, description='Paper: "a global average pooling layer, a dense layer with 1024 neurons"')
-    dropout: Annotated[float, Field(ge=0, lt=1)] = Field(0.5, description='Paper: "Dropout"; it gives no rate')
+    dropout: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.2, description='Paper: "Dropout"; it gives no rate. This is EfficientNet-B0\'s own (Tan and Le 2019)'
+    )
     blur_px: Annotated[float, Field(ge=0, le=8)] = Field(
         1.0,
         description='Paper: "In the training of the classification network, blurring and additive gaussian noise were '
@@ -170,7 +172,7 @@ class ExplainSettings(Branch):
     min_share: Annotated[float, Field(gt=0.5, le=1)] = Field(
         0.8,
         description='Paper: "We re-trained both models to classify tiles containing at least 80% tumor or 80% '
-        'non-tumor ..."',
+        'non-tumor ..." Less, where a class has no such tile',
     )
     training: Literal["exact", "epochs"] = Field(
         "exact",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, NoReturn, Optional
 import typer
 
 from vitrail import __version__
-from vitrail.errors import VitrailError
+from vitrail.errors import SettingsError, VitrailError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -82,9 +82,26 @@ def segmenter(run: RunFolder, changes: Changes = None) -> None:
 
 
 @app.command()
-def predict(run: RunFolder, changes: Changes = None) -> None:
-    """Apply both networks to all tiles and to whole test slides, and make what that needs."""
-    _bring(run, "predict", changes)
+def predict(  # noqa: PLR0913, PLR0917 - each is an option of the command
+    what: Annotated[list[Path], typer.Argument(metavar="RUN | SLIDE...", help="A run; with a model any slides.")],
+    classifier: Annotated[Optional[Path], typer.Option(metavar="RUN/classifier", help="Model to apply.")] = None,  # noqa: UP045 - typer reads this at run time
+    segmenter: Annotated[Optional[Path], typer.Option(metavar="RUN/segmenter", help="Model to apply.")] = None,  # noqa: UP045 - the same
+    out: Annotated[Path, typer.Option("--out", "-o", help="Where the slides' maps go.")] = Path("predictions"),
+    mpp: Annotated[Optional[float], typer.Option(help="um per level-0 pixel, whatever the headers say.")] = None,  # noqa: UP045 - the same
+    background: Annotated[bool, typer.Option("--background", help="Classify background tiles, too.")] = False,  # noqa: FBT002 - a flag
+    keep_artefacts: Annotated[bool, typer.Option("--keep-artefacts", help="Do not leave artefacts out.")] = False,  # noqa: FBT002 - a flag
+    changes: Changes = None,
+) -> None:
+    """Apply both networks to a run's tiles and test slides; or map any slides with trained models."""
+    if classifier is None and segmenter is None:
+        _bring(_only(what), "predict", changes)
+        return
+    from vitrail.apply import Application, apply_models, settings_from  # noqa: PLC0415 - quick start-up
+
+    wanted = [*(changes or ()), *(["predict.background=true"] if background else [])]
+    settings = settings_from([*wanted, *(["predict.artefacts=false"] if keep_artefacts else [])])
+    job = Application(classifier=classifier, segmenter=segmenter, out=out, mpp=mpp, settings=settings)
+    _finish(apply_models(what, job, _progress()))
 
 
 @app.command()
@@ -131,6 +148,14 @@ def wsinfer(model: Model, out: Out) -> None:
 
 
 @exports.command()
+def qupath(run: RunFolder, out: Out) -> None:
+    """Gather a run's GeoJSON files with a script that imports them into a QuPath project."""
+    from vitrail.study import gather_qupath  # noqa: PLC0415 - quick start-up
+
+    typer.echo(gather_qupath(run, out))
+
+
+@exports.command()
 def onnx(model: Model, out: Out) -> None:
     """Write a network as ONNX, its preprocessing inside."""
     from vitrail.export import export_onnx  # noqa: PLC0415 - quick start-up
@@ -171,6 +196,12 @@ def _bring(folder: Path, until: str, changes: list[str] | None) -> None:
     from vitrail.study import bring_run  # noqa: PLC0415 - quick start-up
 
     _finish(bring_run(folder, until, changes or (), _progress()))
+
+
+def _only(what: list[Path]) -> Path:
+    if len(what) > 1:
+        raise SettingsError("vitrail predict", "several slides, but no model", "Add --classifier RUN/classifier")
+    return what[0]
 
 
 def _finish(outcome: Outcome) -> None:

@@ -135,6 +135,30 @@ def _show(value: float | None) -> str:
     return "undefined" if value is None else f"{value:.3f}"
 
 
+def gather_qupath(folder: Path, out: Path) -> Path:
+    """Gather the GeoJSON files of a run's report in a folder, with a script that imports them into QuPath.
+
+    Returns
+    -------
+    The script.
+
+    Raises
+    ------
+    RunError
+        The run has none yet.
+    ExchangeError
+        The folder cannot be written to.
+    """
+    from vitrail.exchange.project import export_project  # noqa: PLC0415 - only this command writes for QuPath
+
+    entries = read_cohort(open_run(folder).cohort)
+    files = {entry.slide.name: folder / "report" / "qupath" / f"{entry.slide_id}.geojson" for entry in entries}
+    found = {name: path for name, path in files.items() if path.is_file()}
+    if not found:
+        raise RunError(folder, "its report has no GeoJSON yet", f"Make it with: vitrail run {folder}")
+    return export_project(out, found)
+
+
 def demo_run(folder: Path, progress: Progress) -> Outcome:
     """Draw a synthetic cohort and study it from end to end.
 

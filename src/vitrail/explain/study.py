@@ -103,6 +103,7 @@ def _explain(sources: Sources, networks: Sequence[Network]) -> None:
         "hrcam_accuracy": {network.task: _accuracy(network, sources, told) for network in networks},
         "empty": {key: _empty(file.maps(key)) for key in file.kinds},
         "tiles": len(test),
+        "min_share": sources.min_share,
         "layers": {network.task: network.layers(image) for network in networks},
     }
     write_summary(sources.folder, summary)

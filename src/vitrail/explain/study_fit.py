@@ -43,6 +43,9 @@ if TYPE_CHECKING:
 
 TASKS: tuple[Task, ...] = ("classifier", "segmenter")
 
+FEWEST = 10
+"""Tiles of a class that HR-CAM learns from, at least, where none is as clear as wished."""
+
 BLOCK = 512
 """Tiles that are pooled in one go: what a killed run loses at most."""
 
@@ -82,30 +85,45 @@ class Sources:
         """Return the numbers of the rows of one part of the split."""
         return np.flatnonzero(self.split == part)
 
+    @property
+    def min_share(self) -> float:
+        """The share of pixels from which a tile is clear: `explain.min_share`.
+
+        Or less, where a label would have no clear training tile: then as much as its clearest tiles have. A study
+        with few such tiles still gets its maps, and its report says from what HR-CAM has learnt.
+        """
+        rows, wanted = self.tiles.rows.iloc[self.rows("train")], self.settings.explain.min_share
+        each = [np.sort(rows.loc[rows["label"] == label.key, label.key].to_numpy(np.float64))[::-1] for label in LABELS]
+        if any(len(shares) and shares[0] < wanted for shares in each):
+            return float(min(shares[:FEWEST][-1] for shares in each if len(shares)))
+        return wanted
+
     def clear(self, part: str) -> Rows:
-        """Return those of which one label has at least `explain.min_share` of all pixels."""
+        """Return the tiles of which one label has at least `min_share` of all pixels."""
         rows, shares = self.rows(part), self.tiles.rows[[label.key for label in LABELS]].to_numpy()
-        return np.asarray(rows[shares[rows].max(1) >= self.settings.explain.min_share])
+        return np.asarray(rows[shares[rows].max(1) >= self.min_share])
 
     def tumor(self, rows: Rows) -> NDArray[np.bool_]:
         """Tell which tiles, of those that `clear` returns, are tumor, `[n]`."""
-        shares = self.tiles.rows[TissueClass.TUMOR.key].to_numpy()[rows]
-        return np.asarray(shares >= self.settings.explain.min_share)
+        return np.asarray(self.tiles.rows["label"].to_numpy()[rows] == TissueClass.TUMOR.key)
 
     def check(self) -> None:
-        """Make sure that HR-CAM has something to learn from.
+        """Make sure that HR-CAM has something to learn from, and say where it has to make do.
 
         Raises
         ------
         TileError
-            A label has no clear training tile.
+            A label has no training tile.
         """
-        tumor = self.tumor(self.clear("train"))
+        tumor = self.tumor(self.rows("train"))
         for label, count in zip(LABELS, (tumor.sum(), (~tumor).sum()), strict=True):
             if not count:
-                problem = f"none has {self.settings.explain.min_share:.0%} {label.key} pixels, which HR-CAM learns from"
-                cure = "Lower explain.min_share, or annotate more of such tissue"
-                raise TileError("training tiles", problem, cure)
+                cure = "Annotate such tissue on more slides, or split the patients differently"
+                raise TileError("training tiles", f"none of them is {label.key}, and HR-CAM needs some", cure)
+        share, wanted = self.min_share, self.settings.explain.min_share
+        if share < wanted:
+            said = f"HR-CAM learns from tiles with {share:.0%} of a class: of one class none has {wanted:.0%}"
+            self.progress.say(f"warning: {said}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -9,22 +9,18 @@ import json
 import math
 import shutil
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
 from vitrail.config import write_text
-from vitrail.errors import SlideError
-from vitrail.predict.pixels import Counted, looked_up, write_class_map
+from vitrail.predict.ground import find_ground, mean_colour
+from vitrail.predict.pixels import Counted, write_class_map
 from vitrail.predict.slidemap import MAP_PX, NOT_PREDICTED, MapFiles, SlideMap, save_map, save_tiles
 from vitrail.predict.wholeslide import Plan, SlideWork, classify_slide, plan_segmentation, segment_slide
 from vitrail.progress import Silent
-from vitrail.slides.artefacts import find_artefacts
-from vitrail.slides.slide import read_thumbnail
-from vitrail.slides.tissue import find_tissue
-from vitrail.tiles.grid import covering_grid
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -32,23 +28,13 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from vitrail.config import Settings
-    from vitrail.models.spec import ModelSpec
     from vitrail.predict.engine import Engine
+    from vitrail.predict.ground import Ground
     from vitrail.progress import Progress, Step
-    from vitrail.slides.artefacts import Artefacts
     from vitrail.slides.slide import Slide
-    from vitrail.slides.tissue import Tissue
     from vitrail.tiles.grid import TileGrid
 
     Floats = NDArray[np.float64]
-
-_COARSEST = 1.5
-"""Pixels of a slide may be this many times as large as a network's: beyond, it would look at blur."""
-
-_WHOLE = 1 - 1e-6
-"""A slide of exactly one tile is not smaller than one."""
-
-_THUMBNAIL_PX = 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,46 +48,6 @@ class Networks:
     def engines(self) -> tuple[Engine, ...]:
         """Those that are there, the classifier first: its tiles are those of the maps."""
         return tuple(engine for engine in (self.classifier, self.segmenter) if engine)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Ground:
-    """What is known of a slide before any network looks at it.
-
-    Attributes
-    ----------
-    slide
-        The slide.
-    grid
-        Its tiles.
-    tissue
-        Where its tissue is.
-    artefacts
-        Where artefacts are; None where they are not looked for.
-    clean
-        Where tissue is without artefacts.
-    """
-
-    slide: Slide
-    grid: TileGrid
-    tissue: Tissue
-    artefacts: Artefacts | None
-    clean: Tissue
-
-    @property
-    def boxes(self) -> Floats:
-        """All tiles, row by row: x, y, width and height in level-0 pixels, `[rows * columns, 4]`."""
-        y, x = np.mgrid[: self.grid.rows, : self.grid.columns].reshape(2, -1) * self.grid.side
-        return np.column_stack([x, y, np.full((len(x), 2), self.grid.side)])
-
-    @property
-    def tissue_cell(self) -> tuple[float, float]:
-        """Height and width of a pixel of the tissue mask in level-0 pixels."""
-        return _cell(self.tissue)
-
-    def spoilt(self, boxes: Floats) -> Floats:
-        """Return the artefact share of boxes `[n, 4]`."""
-        return np.zeros(len(boxes)) if self.artefacts is None else self.artefacts.shares(boxes)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -147,8 +93,8 @@ def map_slide(
         A file cannot be written.
     """
     clock, told = _Clock(), progress or Silent()
+    ground = find_ground(slide, [engine.spec for engine in networks.engines], settings, told)
     files.partial.mkdir(parents=True, exist_ok=True)
-    ground = _ground(slide, networks, settings, told)
     work = _Work(ground=ground, networks=networks, settings=settings, folder=files.partial)
     clock.lap("tissue")
     tiles = _tiles(work.ground, settings)
@@ -172,43 +118,6 @@ class _Clock:
         now = time.perf_counter()
         self.seconds[f"seconds_{name}"] = round(now - self._last, 2)
         self._last = now
-
-
-def _ground(slide: Slide, networks: Networks, settings: Settings, progress: Progress) -> Ground:
-    for engine in networks.engines:
-        _check_fit(slide, engine.spec)
-    tissue = find_tissue(slide, settings.tissue)
-    if not tissue.mask.any():
-        raise SlideError(slide.path, "holds no tissue", "Check the slide, or lower tissue.density")
-    wanted = settings.predict.artefacts
-    artefacts = find_artefacts(slide, settings.artefacts, progress=progress) if wanted else None
-    clean = _without(tissue, artefacts) if artefacts else tissue
-    grid = covering_grid(slide, networks.engines[0].spec.side_um)
-    return Ground(slide=slide, grid=grid, tissue=tissue, artefacts=artefacts, clean=clean)
-
-
-def _check_fit(slide: Slide, spec: ModelSpec) -> None:
-    if slide.mpp > spec.mpp * _COARSEST:
-        problem = f"has {slide.mpp:.3g} um/px, and the {spec.task} needs {spec.mpp:.3g}"
-        raise SlideError(slide.path, problem, "Scan it finer, or give its true mpp if the header is wrong")
-    width, height = slide.region.width * slide.mpp, slide.region.height * slide.mpp
-    if min(width, height) < spec.side_um * _WHOLE:
-        problem = (
-            f"is smaller than one tile of the {spec.task} ({width:.4g} x {height:.4g} um, a tile {spec.side_um:g})"
-        )
-        raise SlideError(slide.path, problem, "Give a larger scan, or its true mpp if the header is wrong")
-
-
-def _without(tissue: Tissue, artefacts: Artefacts) -> Tissue:
-    """Take artefacts out of tissue."""
-    places = [(np.arange(n) + 0.5) * side for n, side in zip(tissue.mask.shape, _cell(tissue), strict=True)]
-    spoilt = looked_up(artefacts.mask(), (artefacts.cell,) * 2, (places[0], places[1]))
-    return replace(tissue, mask=tissue.mask & ~spoilt)
-
-
-def _cell(tissue: Tissue) -> tuple[float, float]:
-    height, width = tissue.mask.shape
-    return tissue.region.height / height, tissue.region.width / width
 
 
 def _tiles(ground: Ground, settings: Settings) -> pd.DataFrame:
@@ -286,19 +195,7 @@ def _facts(work: _Work, counted: Counted | None) -> dict[str, Any]:
         "tissue_mm2": ground.tissue.area_mm2,
         "clean_mm2": ground.clean.area_mm2,
         "glass": ground.tissue.thresholds.glass,
-        "colour": _colour(ground),
+        "colour": mean_colour(ground),
         "pixels": None if counted is None else counted.pixels.tolist(),
         "seam_index": seams if math.isfinite(seams) else None,
     }
-
-
-def _colour(ground: Ground) -> list[float]:
-    """Return the mean red, green and blue of the tissue without artefacts, or of all tissue, 0 to 255."""
-    picture = read_thumbnail(ground.slide, _THUMBNAIL_PX)
-    size = picture.shape[1], picture.shape[0]
-    weights = ground.clean.cover(ground.slide.region, size)
-    if not weights.any():
-        weights = ground.tissue.cover(ground.slide.region, size)
-    inside = weights * (weights >= weights.max() / 2)  # pixels on the border are half glass
-    mean = (picture * inside[..., None]).sum((0, 1)) / inside.sum()
-    return [round(float(value), 2) for value in mean]

@@ -10,6 +10,7 @@ from vitrail.classes import CLASSES, TissueClass
 from vitrail.exchange.classmap import CLASS_CHANNELS, Channel, MapHeader
 from vitrail.exchange.ometiff import ClassMapWriter
 from vitrail.measures.seams import SeamIndex
+from vitrail.predict.ground import looked_up
 from vitrail.predict.slidemap import MAP_PX, NOT_PREDICTED
 
 if TYPE_CHECKING:
@@ -18,12 +19,11 @@ if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import NDArray
 
-    from vitrail.predict.mapping import Ground
+    from vitrail.predict.ground import Ground
     from vitrail.predict.wholeslide import Plan
 
     Bytes = NDArray[np.uint8]
     Floats = NDArray[np.float64]
-    Mask = NDArray[np.bool_]
 
 ARTEFACT = len(CLASSES)
 """Index of the channel that says where artefacts are: nothing else is said there."""
@@ -45,30 +45,6 @@ def write_class_map(path: Path, strips: list[Path], counted: Counted, ground: Gr
                 counted.add(whole, top)
                 writer.write_rows(whole.astype(np.float32) / 255)
             top += len(strip)
-
-
-def looked_up(mask: Mask, cell: tuple[float, float], places: tuple[Floats, Floats]) -> Mask:
-    """Return the values of a mask at places.
-
-    Parameters
-    ----------
-    mask
-        `[rows, columns]`, from the slide's top left corner.
-    cell
-        Height and width of its cells in level-0 pixels.
-    places
-        y `[h]` and x `[w]` in level-0 pixels; beyond the mask its last row and column go on.
-
-    Returns
-    -------
-    `[h, w]`.
-    """
-    rows, columns = (
-        np.minimum(place / side, most - 1).astype(np.intp)
-        for place, side, most in zip(places, cell, mask.shape, strict=True)
-    )
-    found: Mask = mask[rows][:, columns]
-    return found
 
 
 def _with_artefacts(strip: Bytes, ground: Ground, places: tuple[Floats, Floats]) -> Bytes:

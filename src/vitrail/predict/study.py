@@ -71,6 +71,7 @@ def _map_slides(entries: list[CohortSlide], networks: Networks, work: Work) -> N
         files = MapFiles(base=maps / entry.slide_id)
         if files.facts.is_file():
             continue
+        work.progress.say(f"{entry.slide_id} as a whole")
         try:
             slide = open_cohort_slide(entry, work.run.settings)
             map_slide(slide, networks, work.run.settings, files, work.progress)
