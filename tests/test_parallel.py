@@ -34,8 +34,9 @@ def start(tmp_path, text):
     script = tmp_path / "script.py"
     script.write_text(text)
     environment = os.environ | {"PYTHONPATH": SOURCE}
+    heed = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.default_int_handler)}  # background jobs ignore it
     return subprocess.Popen(  # noqa: S603 - our own command
-        [sys.executable, script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+        [sys.executable, script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, **heed
     )
 
 

@@ -33,8 +33,9 @@ if TYPE_CHECKING:
 
 J = TypeVar("J")
 R = TypeVar("R")
+T = TypeVar("T", bound=np.generic)
 
-_CHUNK = 64
+_CHUNK = 32
 _BLOCK = 512
 GLASS = np.eye(len(CLASSES), dtype=np.float32)[TissueClass.BACKGROUND]
 """What a window without tissue holds: background for sure."""
@@ -146,7 +147,7 @@ def _looking(
     slide: Slide, engine: Engine, plan: Plan, kept: dict[int, NDArray[np.int64]]
 ) -> Iterator[Iterator[Iterator[Looked]]]:
     """Give each row's windows in parts; the next part is read while the network looks at this one."""
-    parts = {row: _cut(columns, _CHUNK) for row, columns in kept.items()}
+    parts = {row: _cut(columns) for row, columns in kept.items()}
     size = (plan.windows.side, plan.windows.side)
     jobs = [(columns, plan.boxes(row)[columns]) for row, some in parts.items() for columns in some]
     with ThreadPoolExecutor(1) as reader:
@@ -187,7 +188,7 @@ def classify_slide(work: SlideWork, engine: Engine, boxes: NDArray[np.float64]) 
         read = _ahead(reader, lambda job: _read(work.slide, job[1], size), todo)
         for path, block in blocks.items():
             if not path.is_file():
-                _save(path, engine.tumor_probability(next(read)))
+                _save(path, np.concatenate([engine.tumor_probability(part) for part in _cut(next(read))]))
             work.step(len(block))
             yield path
 
@@ -208,8 +209,18 @@ def _read(slide: Slide, boxes: NDArray[np.float64], size: tuple[int, int]) -> ND
     return np.stack([read_region(slide, region, size) for region in regions])
 
 
-def _cut(values: NDArray[np.int64], length: int) -> list[NDArray[np.int64]]:
-    return [values[at : at + length] for at in range(0, len(values), length)]
+def _cut(values: NDArray[T]) -> list[NDArray[T]]:
+    """Cut into parts whose lengths are powers of two, the largest first.
+
+    Torch keeps memory for each number of images that it has ever seen at once; so there are only a few.
+    """
+    parts, at, length = [], 0, _CHUNK
+    while at < len(values):
+        while length > len(values) - at:
+            length //= 2
+        parts.append(values[at : at + length])
+        at += length
+    return parts
 
 
 def _save(path: Path, values: NDArray[np.uint8] | NDArray[np.float64]) -> None:
