@@ -28,8 +28,8 @@ Sentences after "Paper:" are of Dörrich et al. 2023, Diagn Pathol 18:121 (CC BY
 
 
 DEMO_PATIENTS, DEMO_SIDE_PX = 12, 4096
-DEMO_SETTINGS = ("classifier.batch=32", "segmenter.batch=16")
-"""The demo's cohort is small; smaller batches give its training enough steps."""
+DEMO_SETTINGS = ("classifier.batch=32", "segmenter.batch=16", "check.tiles=24", "check.draws=1")
+"""The demo's cohort is small: smaller batches give its training enough steps, and fewer tiles are enough to check."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
