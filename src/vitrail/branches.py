@@ -149,7 +149,7 @@ class PredictSettings(Branch):
         "classes come first",
     )
     overlap: Annotated[float, Field(ge=0, le=0.5)] = Field(
-        0.2,
+        0.25,
         description="of the segmenter's windows on whole slides, as a share of a tile; neighbours are blended, so that "
         "no border shows. 0 sets tiles side by side, as the paper did",
     )

@@ -174,8 +174,8 @@ STAGES = (
     Stage(
         name="predict",
         folder="predictions",
-        version=1,
-        settings=("tiles", "predict"),
+        version=2,
+        settings=("tiles", "predict", "tissue", "artefacts"),
         needs=("tiles", "split", "classifier", "segmenter"),
         inputs=_nothing,
         make=predict,
@@ -201,7 +201,7 @@ STAGES = (
     Stage(
         name="report",
         folder="report",
-        version=2,
+        version=3,
         settings=("evaluation",),
         needs=("tiles", "split", "classifier", "segmenter", "predict", "explain", "check"),
         inputs=_attributes,
