@@ -37,7 +37,7 @@ _SMALLEST_UM, _LARGEST_UM = 0.01, 100.0
 _LARGEST_SCAN_UM = 20.0
 """No scanner's pixel is larger; a printer's 72, 96, 150, 300 or 600 dpi in TIFF tags would be 352 to 42 um."""
 
-_MPP_CURE = "Give it in the mpp column of slides.csv, as slides.mpp in study.toml, or to vitrail predict as --mpp"
+_MPP_CURE = "Give it in the mpp column of slides.csv or as slides.mpp in study.toml, or as --mpp to vitrail predict"
 _UNITS_UM = {"centimeter": 10_000.0, "inch": 25_400.0}
 
 
