@@ -18,7 +18,8 @@ from vitrail.explain.checks import check_study, choose_tiles
 from vitrail.explain.explainer import Explainer
 from vitrail.explain.hrcam import Auxiliary, save_auxiliary
 from vitrail.explain.perturb import KINDS, ORDERS
-from vitrail.explain.stored import AGREEMENT, KEYS, ROWS, Kind, create_file, write_summary, write_table
+from vitrail.explain.stored import AGREEMENT, KEYS, ROWS, Kind, create_file, write_summary
+from vitrail.files import write_table
 from vitrail.models.spec import ClassifierSpec, SegmenterSpec
 from vitrail.models.store import Model, build, save_model
 from vitrail.progress import Silent

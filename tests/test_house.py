@@ -9,7 +9,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "vitrail"
 
 FLOORS = (
     ("errors", "geometry", "classes", "measures"),
-    ("branches", "config", "progress", "parallel", "stage"),
+    ("files", "branches", "config", "progress", "parallel", "stage"),
     ("slides",),
     ("tiles",),
     ("models", "exchange"),
@@ -22,7 +22,7 @@ FLOORS = (
 )
 """Bottom first. What stands on one floor are rooms without doors between them, but for `OPEN`."""
 
-OPEN = {"errors", "geometry", "classes", "branches", "config", "progress", "parallel", "stage"}
+OPEN = {"errors", "geometry", "classes", "files", "branches", "config", "progress", "parallel", "stage"}
 """Foundations: small modules of one floor that may use each other."""
 
 

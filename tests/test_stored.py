@@ -11,7 +11,8 @@ import pytest
 from vitrail.errors import RunError
 from vitrail.explain import stored
 from vitrail.explain.saliency import Frame
-from vitrail.explain.stored import KEYS, PAIRS, Kind, columns_of, create_file, open_stored, write_summary, write_table
+from vitrail.explain.stored import KEYS, PAIRS, Kind, columns_of, create_file, open_stored, write_summary
+from vitrail.files import write_table
 
 FRAME = Frame(image_px=(40, 40), span_px=(64, 64))
 SIZES = ((2, 2), (20, 20), (2, 2), (32, 24))

@@ -15,14 +15,15 @@ import pandas as pd
 
 from vitrail import __version__
 from vitrail.classes import TissueClass
-from vitrail.config import Settings, changed_text, settings_text, write_text
+from vitrail.config import Settings, changed_text, settings_text
 from vitrail.errors import ModelError, SettingsError, SlideError
 from vitrail.exchange.whole import ExchangeError, not_written
+from vitrail.files import write_table, write_text
 from vitrail.models.device import keep_memory, pick_device, reproducible
 from vitrail.models.store import JSON, WEIGHTS, load_model
 from vitrail.predict.engine import Engine
 from vitrail.predict.mapping import Networks, map_slide
-from vitrail.predict.slidemap import MapFiles, save_tiles
+from vitrail.predict.slidemap import MapFiles
 from vitrail.progress import Silent
 from vitrail.report.wholeslide import SUMMARY, name_tiles, publish, read_slide_maps, save_map_figure
 from vitrail.slides.cohort import content_digest, file_digest
@@ -312,7 +313,7 @@ def _publish(files: MapFiles, slide: Slide, threshold: float) -> dict[str, Any]:
     _write_facts(files, facts)  # until all is written, nothing is published
     tiles = pd.read_parquet(files.tiles)
     tiles["class"] = name_tiles(tiles, threshold)
-    save_tiles(files.tiles, tiles)
+    write_table(files.tiles, tiles)
     row = publish(files, files.base, threshold)
     save_map_figure(_published(files)[1], read_slide_maps(slide, files), threshold)
     summary = {name: None if isinstance(value, float) and np.isnan(value) else value for name, value in row.items()}

@@ -31,6 +31,7 @@ from vitrail.branches import (
     TissueSettings,
 )
 from vitrail.errors import SettingsError
+from vitrail.files import write_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -148,13 +149,6 @@ def change_settings(path: Path, changes: Iterable[str]) -> None:
     """
     read_settings(path)
     write_text(path, changed_text(path.read_text(encoding="utf-8-sig"), changes))
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file under a temporary name and rename it, so that it is whole or absent."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
 
 
 def _apply(document: TOMLDocument, change: str) -> None:

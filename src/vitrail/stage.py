@@ -17,8 +17,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import vitrail
-from vitrail.config import Settings, read_settings, write_text
+from vitrail.config import Settings, read_settings
 from vitrail.errors import RunError
+from vitrail.files import write_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

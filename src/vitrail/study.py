@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from vitrail.config import change_settings, changed_text, preset, settings_text, write_text
+from vitrail.config import change_settings, changed_text, preset, settings_text
 from vitrail.errors import RunError
+from vitrail.files import write_text
 from vitrail.pipeline import STAGES, started
 from vitrail.slides.cohort import copy_cohort, read_cohort
 from vitrail.stage import alone, bring_up_to_date, chain, open_run

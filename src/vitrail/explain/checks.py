@@ -12,13 +12,13 @@ import numpy as np
 import pandas as pd
 
 from vitrail.classes import TissueClass
-from vitrail.config import write_text
 from vitrail.explain.checked import SUMMARY, as_table, summarise
 from vitrail.explain.hrcam import load_auxiliary
 from vitrail.explain.located import locate
 from vitrail.explain.perturb import Scorer, curves, orders
 from vitrail.explain.randomise import METHODS, Subject, randomisation
-from vitrail.explain.stored import KEYS, open_stored, write_table
+from vitrail.explain.stored import KEYS, open_stored
+from vitrail.files import write_table, write_text
 from vitrail.geometry import Region
 from vitrail.models.device import keep_memory, pick_device, reproducible
 from vitrail.models.store import load_model

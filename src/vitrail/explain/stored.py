@@ -22,9 +22,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from vitrail.config import write_text
 from vitrail.errors import RunError
 from vitrail.explain.saliency import Frame, Saliency
+from vitrail.files import write_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -206,13 +206,6 @@ def columns_of(pairs: Iterable[str] = PAIRS) -> list[tuple[str, str, bool]]:
 def write_summary(folder: Path, summary: Mapping[str, Any]) -> None:
     """Write `summary.json`; it is what a whole folder has."""
     write_text(folder / SUMMARY, json.dumps(summary, indent=1, allow_nan=False) + "\n")
-
-
-def write_table(path: Path, rows: pd.DataFrame) -> None:
-    """Write a Parquet file whole or not at all."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    rows.to_parquet(temporary)
-    temporary.replace(path)
 
 
 def _offsets(kinds: Mapping[str, Kind], count: int) -> dict[str, int]:

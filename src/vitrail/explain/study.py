@@ -21,10 +21,10 @@ from vitrail.explain.stored import (
     create_file,
     has_file,
     write_summary,
-    write_table,
 )
 from vitrail.explain.study_fit import TASKS, Sources, fitted_network
 from vitrail.explain.study_tiles import blocks_of, explain_tiles, kinds_of
+from vitrail.files import write_table
 from vitrail.measures.stats import bootstrap, by_patient
 from vitrail.models.device import keep_memory, pick_device, reproducible
 from vitrail.tiles.split import read_split

@@ -11,13 +11,13 @@ import numpy as np
 import torch
 
 from vitrail.classes import LABELS, TissueClass
-from vitrail.config import write_text
 from vitrail.errors import ModelError, SettingsError, TileError
 from vitrail.explain.explainer import Explainer
 from vitrail.explain.hooks import tap
 from vitrail.explain.hrcam import fit, load_auxiliary, save_auxiliary
 from vitrail.explain.layers import find_layers
 from vitrail.explain.retrain import Course, Examples, retrain
+from vitrail.files import write_array, write_text
 from vitrail.models.store import load_model
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
-    from torch import Generator, Tensor, nn
+    from torch import Generator, nn
 
     from vitrail.branches import ExplainSettings
     from vitrail.config import Settings
@@ -241,17 +241,10 @@ def _examples(explainer: Explainer, task: Task, sources: Sources) -> Examples:
         for start, path in zip(starts, paths, strict=True):
             part = rows[start : start + BLOCK]
             if not path.is_file():
-                _save(path, explainer.pool(images[part]))
+                write_array(path, explainer.pool(images[part]).numpy())
             step(len(part), task)
     pooled = torch.cat([torch.from_numpy(np.load(path)) for path in paths])
     return Examples(images=images, rows=rows, tumor=sources.tumor(rows), pooled=pooled)
-
-
-def _save(path: Path, pooled: Tensor) -> None:
-    temporary = path.with_suffix(".tmp")
-    with temporary.open("wb") as file:
-        np.save(file, pooled.numpy())
-    temporary.replace(path)
 
 
 def _course(task: Task, settings: Settings, augmentation: Augmentation | None) -> Course:

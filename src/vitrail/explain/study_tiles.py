@@ -10,7 +10,8 @@ import torch
 
 from vitrail.classes import TissueClass
 from vitrail.errors import ModelError
-from vitrail.explain.stored import Kind, write_table
+from vitrail.explain.stored import Kind
+from vitrail.files import write_table
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

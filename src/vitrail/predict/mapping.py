@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from vitrail.config import write_text
+from vitrail.files import write_table, write_text
 from vitrail.predict.ground import find_ground, mean_colour
 from vitrail.predict.pixels import Counted, write_class_map
-from vitrail.predict.slidemap import MAP_PX, NOT_PREDICTED, MapFiles, SlideMap, save_map, save_tiles
+from vitrail.predict.slidemap import MAP_PX, NOT_PREDICTED, MapFiles, SlideMap, save_map
 from vitrail.predict.wholeslide import Plan, SlideWork, classify_slide, plan_segmentation, segment_slide
 from vitrail.progress import Silent
 
@@ -167,7 +167,7 @@ def _write(work: _Work, tiles: pd.DataFrame, strips: list[Path], files: MapFiles
     save_map(files.small, _small(ground.grid, tiles, counted))
     if work.networks.classifier is None:
         tiles["tumor_probability"] = tiles["segmenter"]
-    save_tiles(files.tiles, tiles)
+    write_table(files.tiles, tiles)
     return counted
 
 

@@ -10,7 +10,6 @@ import numpy as np
 if TYPE_CHECKING:
     from pathlib import Path
 
-    import pandas as pd
     from numpy.typing import NDArray
 
 NOT_PREDICTED = 255
@@ -95,13 +94,6 @@ class SlideMap:
     segmenter: NDArray[np.uint8]
     artefacts: NDArray[np.float32]
     background: NDArray[np.bool_]
-
-
-def save_tiles(path: Path, tiles: pd.DataFrame) -> None:
-    """Write a table of tiles, whole or not at all."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    tiles.to_parquet(temporary)
-    temporary.replace(path)
 
 
 def save_map(path: Path, result: SlideMap) -> None:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from vitrail.classes import TissueClass
-from vitrail.config import write_text
 from vitrail.errors import SlideError
+from vitrail.files import write_text
 from vitrail.models.device import keep_memory, pick_device, reproducible
 from vitrail.models.store import load_model
 from vitrail.predict.engine import Engine

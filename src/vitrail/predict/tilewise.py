@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from vitrail.classes import CLASSES, TissueClass
+from vitrail.files import write_table
 from vitrail.measures.scores import confusion
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ def predict_tiles(tiles: TileTable, engines: tuple[Engine, Engine], blocks: Path
             path = blocks / f"{start:09d}.parquet"
             stop = min(start + BLOCK, len(tiles))
             if not path.is_file():
-                _write(path, _predict_block(tiles.images[start:stop], tiles.masks[start:stop], engines))
+                write_table(path, _predict_block(tiles.images[start:stop], tiles.masks[start:stop], engines))
             step(stop - start)
     predictions = pd.concat([pd.read_parquet(blocks / f"{start:09d}.parquet") for start in starts], ignore_index=True)
     return pd.concat([tiles.rows.reset_index(drop=True), predictions], axis=1)
@@ -84,9 +85,3 @@ def _predict_block(images: NDArray[np.uint8], masks: NDArray[np.uint8], engines:
             "pixels": [pixel_confusion(t, p).ravel() for t, p in zip(masks, classes, strict=True)],
         }
     )
-
-
-def _write(path: Path, rows: pd.DataFrame) -> None:
-    temporary = path.with_suffix(".tmp")
-    rows.to_parquet(temporary)
-    temporary.replace(path)

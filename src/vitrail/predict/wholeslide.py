@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 
 from vitrail.classes import CLASSES, TissueClass
+from vitrail.files import write_array
 from vitrail.geometry import Region
 from vitrail.predict.windows import Looked, Windows, blend
 from vitrail.slides.slide import read_region
@@ -137,7 +138,7 @@ def segment_slide(work: SlideWork, engine: Engine, plan: Plan, keep: Keep) -> It
     with _looking(work.slide, engine, plan, kept) as rows:
         for row, strip in enumerate(blend(plan.windows, rows, GLASS, first), first):
             if row >= done:
-                _save(paths[row], np.rint(strip.clip(0, 1) * 255).astype(np.uint8))
+                write_array(paths[row], np.rint(strip.clip(0, 1) * 255).astype(np.uint8))
                 work.step(len(kept[row]))
                 yield paths[row]
 
@@ -188,7 +189,7 @@ def classify_slide(work: SlideWork, engine: Engine, boxes: NDArray[np.float64]) 
         read = _ahead(reader, lambda job: _read(work.slide, job[1], size), todo)
         for path, block in blocks.items():
             if not path.is_file():
-                _save(path, np.concatenate([engine.tumor_probability(part) for part in _cut(next(read))]))
+                write_array(path, np.concatenate([engine.tumor_probability(part) for part in _cut(next(read))]))
             work.step(len(block))
             yield path
 
@@ -221,9 +222,3 @@ def _cut(values: NDArray[T]) -> list[NDArray[T]]:
         parts.append(values[at : at + length])
         at += length
     return parts
-
-
-def _save(path: Path, values: NDArray[np.uint8] | NDArray[np.float64]) -> None:
-    temporary = path.with_suffix(".tmp.npy")
-    np.save(temporary, values)
-    temporary.replace(path)

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from vitrail.config import write_text
 from vitrail.errors import VitrailError
+from vitrail.files import write_text
 from vitrail.tiles.cut import cut_slide
 from vitrail.tiles.table import TileTable
 
