@@ -73,9 +73,10 @@ def test_a_worker_that_dies_is_told_in_one_line():
 def test_a_script_without_the_guard_is_told_the_cure(tmp_path):
     text = SCRIPT.replace('if __name__ == "__main__":', "if True:")
     _, said = start(tmp_path, text).communicate(timeout=60)
-    last = said.strip().splitlines()[-1]
-    assert "the worker processes could not start" in last
-    assert 'if __name__ == "__main__":' in last
+    # not the last line: Python's resource tracker may warn after it, of semaphores the broken start left behind
+    told = [line for line in said.splitlines() if "the worker processes could not start" in line]
+    assert len(told) == 1
+    assert 'if __name__ == "__main__":' in told[0]
 
 
 @pytest.mark.parametrize("name", ["SIGKILL", "SIGTERM", "SIGINT"])
