@@ -26,7 +26,7 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 
-from vitrail.config import TissueSettings
+from vitrail.branches import TissueSettings
 from vitrail.slides.annotations import ClassNames, read_annotations
 from vitrail.slides.phantom import write_slide
 from vitrail.slides.raster import rasterize

@@ -12,6 +12,6 @@ Explain tiles `[n, h, w, 3]` of bytes with a run's classifier::
         saliency.upsample()  # at the tile's
 
     pooled = explainer.pool(training_tiles)
-    auxiliary = fit(explainer.layers, pooled, is_tumor, l2=1e-3)
+    auxiliary = fit(explainer.layers, pooled, is_tumor, l2=1.0)
     saliencies = explainer.hrcam(tiles, auxiliary)
 """
