@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vitrail.slides.resample import area_resample
+from vitrail.slides.resample import area_resample, means_resample
 
 counts = st.integers(1, 12)
 seeds = st.integers(0, 2**32 - 1)
@@ -120,3 +120,47 @@ def test_a_whole_box_at_scale_one_is_a_copy():
 def test_a_box_off_the_image_or_without_extent_is_refused(box, size):
     with pytest.raises(ValueError, match=r"leaves an image|at least one pixel"):
         area_resample(np.zeros((8, 8, 3), np.uint8), box, size)
+
+
+def waves(seed, count):
+    """Smooth values along a line, exactly integrable."""
+    rng = np.random.default_rng(seed)
+    height, pitch, phase = rng.uniform(10, 25, 4), rng.uniform(9, 40, 4), rng.uniform(0, 6.28, 4)
+
+    def mean(start, stop):
+        ends = (np.cos(2 * np.pi * place / pitch + phase) for place in (start, stop))
+        first, last = ends
+        return 127 + float((height * pitch * (first - last) / (2 * np.pi * (stop - start))).sum())
+
+    return mean, np.array([mean(i, i + 1) for i in range(count)], np.float32)
+
+
+@given(seeds, st.floats(2, 4), st.floats(1.2, 3.9))
+def test_means_of_smooth_images_are_reduced_better_than_as_steps(seed, left, scale):
+    mean, values = waves(seed, 60)
+    row, box = values[None, :, None], (left, 0, left + 12 * scale, 1)
+    want = np.array([mean(left + i * scale, left + (i + 1) * scale) for i in range(12)]).clip(0, 255)
+    curved, steps = (resample(row, box, (12, 1))[0, :, 0] - want for resample in (means_resample, area_resample))
+    assert np.abs(curved).max() <= 0.5 + 0.6
+    assert np.abs(curved).mean() <= np.abs(steps).mean() + 0.15
+
+
+@given(seeds, counts, counts, st.integers(1, 5), st.integers(1, 5))
+def test_whole_factors_leave_no_room_for_curves(seed, width, height, fx, fy):
+    image, box = noise(seed, height * fy, width * fx), (0, 0, width * fx, height * fy)
+    assert np.array_equal(means_resample(image, box, (width, height)), area_resample(image, box, (width, height)))
+
+
+@given(st.integers(0, 255), eighths, st.floats(0.1, 10), counts, counts)
+def test_a_constant_stays_constant_among_means(value, left, side, width, height):
+    image = np.full((16, 16, 1), value, np.uint8)
+    assert np.all(means_resample(image, (left, 0.3, left + side, 0.3 + side), (width, height)) == value)
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_channels_do_not_mix(channels):
+    image = np.random.default_rng(5).integers(0, 256, (40, 50, channels), dtype=np.uint8)
+    whole = area_resample(image, (0.2, 0.7, 49.1, 38.3), (17, 19))
+    for channel in range(channels):
+        alone = area_resample(image[..., channel : channel + 1], (0.2, 0.7, 49.1, 38.3), (17, 19))
+        assert np.array_equal(whole[..., channel], alone[..., 0])

@@ -221,7 +221,7 @@ def test_only_the_wanted_pixels_are_decoded(slide, monkeypatch):
     monkeypatch.setattr(OpenSlideReader, "read", lambda *args: asked.append(args[1:]) or read(*args))
     read_region(slide, region(-40, 100, 256, 256), (64, 64))
     read_region(slide, region(900, 100, 256, 256), (64, 64))
-    assert asked == [(2, (0, 25), (54, 64))]
+    assert asked == [(2, (0, 25), (54, 64), 1)]
 
 
 def test_the_thumbnail(slide):

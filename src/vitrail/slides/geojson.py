@@ -42,6 +42,9 @@ _QUPATH_COLOURS = {
 }
 """The colours QuPath gives its own classes, for old files that hold a colour and no name."""
 
+_PASSED_OVER = {"properties": {"objectType": "detection"}}
+"""Stands for each cell or tile of a file."""
+
 _SMALLEST_RING = 3
 _FARTHEST = 1e9
 """No slide is a thousandth as large; coordinates beyond are nonsense, and overflow in areas."""
@@ -129,9 +132,17 @@ def _load(path: Path) -> Any:
     if not content.strip():
         raise AnnotationError(path, "an empty file", _EXPORT)
     try:
-        return json.loads(content)
+        return json.loads(content, object_hook=_lightened)
     except (ValueError, RecursionError) as error:
         raise AnnotationError(path, f"not valid JSON ({error})", _EXPORT) from error
+
+
+def _lightened(found: dict[str, Any]) -> dict[str, Any]:
+    """Let go of a cell or a tile as soon as it is read: there may be a million, and only their places count."""
+    properties = found.get("properties")
+    if not isinstance(properties, dict) or _children(properties):
+        return found
+    return _PASSED_OVER if _object_type(found, properties) in _NOT_OUTLINES else found
 
 
 def _top_level(path: Path, content: Any) -> list[Any]:
@@ -153,10 +164,14 @@ def _flattened(path: Path, features: list[Any]) -> Iterator[dict[str, Any]]:
         if not isinstance(properties, dict):
             raise AnnotationError(path, f"holds {str(feature)[:40]!r} where a feature is due", _EXPORT)
         yield feature
-        children = properties.get("childObjects") or properties.get("children") or []
+        children = _children(properties)
         if not isinstance(children, list):
             raise AnnotationError(path, f"holds {str(children)[:40]!r} where a list of child objects is due", _EXPORT)
         yield from _flattened(path, children)
+
+
+def _children(properties: dict[str, Any]) -> Any:
+    return properties.get("childObjects") or properties.get("children") or []
 
 
 def _object_type(feature: dict[str, Any], properties: dict[str, Any]) -> str:

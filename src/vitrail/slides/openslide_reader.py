@@ -26,7 +26,12 @@ _OPAQUE = 255
 class LevelReader(Protocol):
     """Reads whole pixels of one level of one slide; a faster way to decode a format is another class like this."""
 
-    def read(self, level: int, origin: tuple[int, int], size: tuple[int, int]) -> NDArray[np.uint8]:
+    @property
+    def scales(self) -> tuple[int, ...]:
+        """By which it can reduce a level while it decodes, ascending from 1."""
+        ...
+
+    def read(self, level: int, origin: tuple[int, int], size: tuple[int, int], scale: int = 1) -> NDArray[np.uint8]:
         """Read a rectangle.
 
         Parameters
@@ -34,9 +39,11 @@ class LevelReader(Protocol):
         level
             0 is the full resolution.
         origin
-            Left and top edge in pixels of that level, in the file's own frame.
+            Left and top edge in pixels of that level, reduced by the scale, in the file's own frame.
         size
-            Width and height in pixels of that level.
+            Width and height in the same pixels.
+        scale
+            One of `scales`: each pixel stands for so many of the level's, squared, and is about their mean.
 
         Returns
         -------
@@ -68,11 +75,13 @@ class OpenSlideReader:
         If it cannot be opened.
     """
 
+    scales = (1,)
+
     def __init__(self, path: Path) -> None:
         self._path = path
         self._slide = open_with_openslide(path)
 
-    def read(self, level: int, origin: tuple[int, int], size: tuple[int, int]) -> NDArray[np.uint8]:
+    def read(self, level: int, origin: tuple[int, int], size: tuple[int, int], scale: int = 1) -> NDArray[np.uint8]:  # noqa: ARG002 - it is 1
         """Read a rectangle; see `LevelReader.read`."""
         downsample = self._slide.level_downsamples[level]
         corner = (round(origin[0] * downsample), round(origin[1] * downsample))
@@ -84,6 +93,18 @@ class OpenSlideReader:
                 f"cannot be read at x {corner[0]}, y {corner[1]} of level {level} ({error})",
                 "The file is damaged or cut short: copy it again from its source",
             ) from error
+
+
+def level_sizes(path: Path) -> tuple[str, tuple[tuple[int, int], ...]]:
+    """Return the format of a slide file, as OpenSlide calls it, and width and height of each level.
+
+    Raises
+    ------
+    SlideError
+        As `open_with_openslide` does.
+    """
+    with open_with_openslide(path) as handle:
+        return handle.properties[openslide.PROPERTY_NAME_VENDOR], handle.level_dimensions
 
 
 def open_with_openslide(path: Path) -> openslide.OpenSlide:

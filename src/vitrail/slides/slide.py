@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,20 +18,31 @@ import numpy as np
 from vitrail.errors import SlideError
 from vitrail.geometry import Region
 from vitrail.slides.openslide_reader import LevelReader, OpenSlideReader, open_with_openslide
-from vitrail.slides.resample import area_resample
+from vitrail.slides.resample import area_resample, means_resample
+from vitrail.slides.tiff_reader import open_tiff
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from numpy.typing import NDArray
 
+    from vitrail.branches import Reading
+
 _WHITE = 255
 _OPEN_SLIDES = 8
 _MOST_PX = 2**24
 """Most level pixels decoded at once (about 150 MB with OpenSlide's copies); larger regions are read in parts."""
 
+_DIGITS, _NOISE_PX = 6, 1e-6
+"""What edges of boxes are rounded to: coordinates are sums of floats, and carry their noise."""
+
 _LEVEL_SLACK = 1.01
 """A level may be this much too coarse: enlarging by one percent costs nothing visible, the next level much time."""
+
+_LEAST_REDUCTION = {2: 4.0, 4: 12.0, 8: 32.0}
+"""How much a level must be reduced in all for the decoder to do a part of it. What is left to average makes up for the
+places of edges that the decoder's larger pixels no longer tell: on tissue, the result stays within a grey level of the
+exact mean on average (bench/README.md)."""
 
 _SMALLEST_UM, _LARGEST_UM = 0.01, 100.0
 _LARGEST_SCAN_UM = 20.0
@@ -55,12 +66,16 @@ class Slide:
         Micrometres per level-0 pixel.
     downsamples
         Of every level, finest first; `downsamples[0]` is 1.
+    reading
+        `fast` starts from the coarsest stored level that is fine enough, and reduces while it decodes where the format
+        allows; `faithful` decodes level 0 in full and averages areas exactly.
     """
 
     path: Path
     bounds: Region
     mpp: float
     downsamples: tuple[float, ...]
+    reading: Reading = "fast"
 
     @property
     def region(self) -> Region:
@@ -68,12 +83,16 @@ class Slide:
         return Region(x=0, y=0, width=self.bounds.width, height=self.bounds.height)
 
     def level_for(self, downsample: float) -> int:
-        """Return the coarsest level that still covers a downsample (within one percent), or 0."""
+        """Return the coarsest level that still covers a downsample (within one percent), or 0; always 0 if faithful."""
+        if self.reading == "faithful":
+            return 0
         fit = [level for level, own in enumerate(self.downsamples) if own <= downsample * _LEVEL_SLACK]
         return max(fit, key=self.downsamples.__getitem__, default=0)
 
 
-def open_slide(path: str | Path, *, mpp: float | None = None, fallback_mpp: float | None = None) -> Slide:
+def open_slide(
+    path: str | Path, *, mpp: float | None = None, fallback_mpp: float | None = None, reading: Reading = "fast"
+) -> Slide:
     """Read the header of a slide.
 
     Parameters
@@ -84,6 +103,8 @@ def open_slide(path: str | Path, *, mpp: float | None = None, fallback_mpp: floa
         Micrometres per level-0 pixel, for slides whose header lacks it or is wrong; it wins over the header.
     fallback_mpp
         The same for many slides at once; taken only where the header gives none that a scanner could have.
+    reading
+        How its pixels will be read: see `Slide.reading`.
 
     Raises
     ------
@@ -100,15 +121,17 @@ def open_slide(path: str | Path, *, mpp: float | None = None, fallback_mpp: floa
         bounds=_bounds(properties, sizes[0]),
         mpp=_header_mpp(path, properties, fallback_mpp) if mpp is None else float(mpp),
         downsamples=tuple(_downsample(sizes[0], size) for size in sizes),
+        reading=reading,
     )
 
 
 def read_region(slide: Slide, region: Region, size: tuple[int, int]) -> NDArray[np.uint8]:
     """Read a region of a slide, scaled to a size.
 
-    The coarsest pyramid level that covers the wanted resolution is decoded, and only where the region lies. Reducing
-    averages areas exactly; enlarging interpolates linearly, across the region's edges. Beyond the slide, and where a
-    scanner left pixels out, the glass is white.
+    The coarsest pyramid level that covers the wanted resolution is decoded, and only where the region lies; level 0 if
+    the slide's reading is faithful. Reducing averages areas, exactly or within a grey level on average (`Slide.reading`
+    says which); enlarging interpolates linearly, across the region's edges. Beyond the slide, and where a scanner left
+    pixels out, the glass is white.
 
     Parameters
     ----------
@@ -133,15 +156,14 @@ def read_region(slide: Slide, region: Region, size: tuple[int, int]) -> NDArray[
     """
     if min(size) < 1:
         raise ValueError(f"a size needs at least one pixel, not {size[0]} x {size[1]}")
-    level = slide.level_for(min(region.width / size[0], region.height / size[1]))
-    return _read_level(slide, level, region, size)
+    return _read_source(slide, _source(slide, region, size), region, size)
 
 
 def read_thumbnail(slide: Slide, longest_px: int) -> NDArray[np.uint8]:
     """Read the whole slide, its longer side scaled to `longest_px`.
 
     It is made from the pyramid. The thumbnail, label and macro image stored in the file are never read: they may show
-    a patient's name.
+    a patient's name. It is a picture to look at: the slide's reading does not matter.
 
     Returns
     -------
@@ -159,7 +181,8 @@ def read_thumbnail(slide: Slide, longest_px: int) -> NDArray[np.uint8]:
         raise ValueError(f"a thumbnail needs at least one pixel, not {longest_px}")
     whole = slide.region
     scale = longest_px / max(whole.width, whole.height)
-    return read_region(slide, whole, (max(1, round(whole.width * scale)), max(1, round(whole.height * scale))))
+    quick = replace(slide, reading="fast")
+    return read_region(quick, whole, (max(1, round(whole.width * scale)), max(1, round(whole.height * scale))))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -174,7 +197,7 @@ class _Window:
     @classmethod
     def around(cls, box: Region, margin: int = 0) -> _Window:
         """Return the window of all pixels that a box touches; the rounding forgives float noise."""
-        left, top, right, bottom = (round(edge, 6) for edge in (box.x, box.y, box.right, box.bottom))
+        left, top, right, bottom = (round(edge, _DIGITS) for edge in (box.x, box.y, box.right, box.bottom))
         return cls(
             left=math.floor(left) - margin,
             top=math.floor(top) - margin,
@@ -197,21 +220,47 @@ class _Window:
         )
 
 
-def _read_level(slide: Slide, level: int, region: Region, size: tuple[int, int]) -> NDArray[np.uint8]:
-    """Scale one level to the size, in parts where it would not fit in memory."""
-    box = region.shifted(slide.bounds.x, slide.bounds.y).scaled(1.0 / slide.downsamples[level])
-    enlarges = box.width < size[0] or box.height < size[1]
-    window = _Window.around(box, margin=1 if enlarges else 0)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Source:
+    """Where pixels come from: a level, and by how much it is reduced while it is decoded."""
+
+    level: int
+    scale: int
+    downsample: float  # of both together
+
+
+def _source(slide: Slide, region: Region, size: tuple[int, int]) -> _Source:
+    wanted = min(region.width / size[0], region.height / size[1])
+    level = slide.level_for(wanted)
+    own = slide.downsamples[level]
+    scales = _reader_of(slide).scales if slide.reading == "fast" else (1,)
+    scale = max(some for some in scales if _LEAST_REDUCTION.get(some, 0.0) <= wanted / own * _LEVEL_SLACK)
+    return _Source(level=level, scale=scale, downsample=own * scale)
+
+
+def _read_source(slide: Slide, source: _Source, region: Region, size: tuple[int, int]) -> NDArray[np.uint8]:
+    """Scale a level to the size, in parts where it would not fit in memory."""
+    box = region.shifted(slide.bounds.x, slide.bounds.y).scaled(1.0 / source.downsample)
+    window = _Window.around(box, margin=int(_looks_beyond(box, source, size)))
     if math.prod(window.size) > _MOST_PX and max(size) > 1:
-        return _read_halves(slide, level, region, size)
-    return area_resample(_level_pixels(slide, level, window), _inside(box, window), size)
+        return _read_halves(slide, source, region, size)
+    pixels = _source_pixels(slide, source, window)
+    return (area_resample if source.scale == 1 else means_resample)(pixels, _inside(box, window), size)
 
 
-def _read_halves(slide: Slide, level: int, region: Region, size: tuple[int, int]) -> NDArray[np.uint8]:
+def _looks_beyond(box: Region, source: _Source, size: tuple[int, int]) -> bool:
+    """Tell whether scaling looks at the pixels around those that a box touches."""
+    if box.width < size[0] or box.height < size[1]:
+        return True
+    whole = all(abs(edge - round(edge)) < _NOISE_PX for edge in (box.x, box.y, box.right, box.bottom))
+    return source.scale > 1 and not whole
+
+
+def _read_halves(slide: Slide, source: _Source, region: Region, size: tuple[int, int]) -> NDArray[np.uint8]:
     """Cut the longer side of the result in two; coverage is exact, so the seam does not show."""
     axis = 1 if size[0] >= size[1] else 0
     firsts, rests = (_part(region, size, axis, half) for half in (0, 1))
-    return np.concatenate([_read_level(slide, level, *firsts), _read_level(slide, level, *rests)], axis=axis)
+    return np.concatenate([_read_source(slide, source, *firsts), _read_source(slide, source, *rests)], axis=axis)
 
 
 def _part(region: Region, size: tuple[int, int], axis: int, half: int) -> tuple[Region, tuple[int, int]]:
@@ -227,29 +276,32 @@ def _part(region: Region, size: tuple[int, int], axis: int, half: int) -> tuple[
 
 
 def _inside(box: Region, window: _Window) -> tuple[float, float, float, float]:
-    """Return a box's edges in pixels of a window, held within it against float noise."""
+    """Return a box's edges in pixels of a window, held within it, and free of the noise that coordinates carry."""
     width, height = window.size
-    left, top = max(0.0, box.x - window.left), max(0.0, box.y - window.top)
-    return left, top, min(float(width), box.right - window.left), min(float(height), box.bottom - window.top)
+    left, top, right, bottom = (
+        round(edge, _DIGITS)
+        for edge in (box.x - window.left, box.y - window.top, box.right - window.left, box.bottom - window.top)
+    )
+    return max(0.0, left), max(0.0, top), min(float(width), right), min(float(height), bottom)
 
 
-def _level_pixels(slide: Slide, level: int, window: _Window) -> NDArray[np.uint8]:
+def _source_pixels(slide: Slide, source: _Source, window: _Window) -> NDArray[np.uint8]:
     """Decode a window of a level; what lies outside the bounds stays white and is not read."""
-    part = window.within(_Window.around(slide.bounds.scaled(1.0 / slide.downsamples[level])))
+    part = window.within(_Window.around(slide.bounds.scaled(1.0 / source.downsample)))
     if part == window:
-        return _decode(slide, level, part)
+        return _decode(slide, source, part)
     width, height = window.size
     pixels = np.full((height, width, 3), _WHITE, np.uint8)
     if min(part.size) > 0:
         rows = slice(part.top - window.top, part.bottom - window.top)
         columns = slice(part.left - window.left, part.right - window.left)
-        pixels[rows, columns] = _decode(slide, level, part)
+        pixels[rows, columns] = _decode(slide, source, part)
     return pixels
 
 
-def _decode(slide: Slide, level: int, window: _Window) -> NDArray[np.uint8]:
+def _decode(slide: Slide, source: _Source, window: _Window) -> NDArray[np.uint8]:
     try:
-        return _reader_of(slide).read(level, (window.left, window.top), window.size)
+        return _reader_of(slide).read(source.level, (window.left, window.top), window.size, source.scale)
     except SlideError:
         _reader.cache_clear()  # an OpenSlide handle that failed once fails ever after
         raise
@@ -269,11 +321,11 @@ def _reader_of(slide: Slide) -> LevelReader:
 
 @lru_cache(maxsize=_OPEN_SLIDES)
 def _reader(path: Path, _changed_ns: int) -> LevelReader:
-    """Pick the reader for a slide: the one place to add a faster way of decoding a format.
+    """Pick the reader for a slide: the fastest that knows its format.
 
     A reader that falls out of the cache closes its file as soon as no thread reads from it any more.
     """
-    return OpenSlideReader(path)
+    return open_tiff(path) or OpenSlideReader(path)
 
 
 if hasattr(os, "register_at_fork"):  # not on Windows

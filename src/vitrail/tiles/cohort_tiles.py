@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from vitrail.slides.cohort import CohortSlide
     from vitrail.tiles.table import TileTable
 
-VERSION = 1
+VERSION = 2
 """Raised when the same slide, outlines and settings come to give other tiles."""
 
 

@@ -66,7 +66,7 @@ def open_cohort_slide(entry: CohortSlide, settings: Settings) -> Slide:
     SlideError
         It cannot be opened, or its pixel size is nowhere given.
     """
-    return open_slide(entry.slide, mpp=entry.mpp, fallback_mpp=settings.slides.mpp)
+    return open_slide(entry.slide, mpp=entry.mpp, fallback_mpp=settings.slides.mpp, reading=settings.slides.reading)
 
 
 def cut_slide(entry: CohortSlide, settings: Settings) -> CutSlide:

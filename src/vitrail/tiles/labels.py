@@ -46,13 +46,14 @@ def annotated(annotations: Annotations, region: Region, size: tuple[int, int]) -
 
 def is_white(image: NDArray[np.uint8], white: int) -> NDArray[np.bool_]:
     """Tell which pixels of `[..., 3]` are empty glass: all three channels reach `white`."""
-    result: NDArray[np.bool_] = image.min(axis=-1) >= white
+    red, green, blue = (image[..., channel] >= white for channel in range(3))  # a minimum over 3 is 10 times slower
+    result: NDArray[np.bool_] = red & green & blue
     return result
 
 
 def complete_mask(labels: NDArray[np.uint8], image: NDArray[np.uint8], white: int) -> NDArray[np.uint8]:
     """Turn unannotated pixels into background where the image is white, and into other tissue elsewhere."""
-    rest = np.where(is_white(image, white), TissueClass.BACKGROUND, TissueClass.OTHER).astype(np.uint8)
+    rest = np.where(is_white(image, white), np.uint8(TissueClass.BACKGROUND), np.uint8(TissueClass.OTHER))
     return np.where(labels == UNANNOTATED, rest, labels)
 
 
