@@ -15,23 +15,26 @@ import pandas as pd
 import pytest
 from scipy.ndimage import gaussian_filter
 from shapely.geometry import box
-from sklearn import metrics as sk
 
 from mapped import Reds, settings, write_slide
-from vitrail.classes import TissueClass
+from vitrail.branches import EvaluationSettings
+from vitrail.classes import ARTEFACT_CLASS, TissueClass
 from vitrail.predict.mapping import Networks, map_slide
 from vitrail.predict.slidemap import MapFiles
-from vitrail.report import collect, figures, maps
+from vitrail.report import collect, figures, maps, statistics_figures
 from vitrail.report import style as look
-from vitrail.report.page import ReportData, SlideMaps, metrics, write_report
+from vitrail.report.attributes import attributes, patients_by
+from vitrail.report.page import ReportData, SlideMaps, metrics, rate, write_report
 from vitrail.report.style import drawable, style
+from vitrail.report.tables import as_json
 from vitrail.report.wholeslide import SUMMARY
+from vitrail.searched import Combination, SearchResult
 from vitrail.slides.annotations import Annotation, Annotations
 from vitrail.slides.cohort import CohortSlide
 from vitrail.slides.slide import open_slide
 
 HOSTILE = '../<script>alert("$x_{$")</script> & co \u202e\u4e2d'
-FIGURES = ("roc", "confusion", "training", "cohort")
+FIGURES = ("roc", "confusion", "training", "cohort", "calibration", "shares", "patients", "groups")
 SPLIT = ["train"] * 7 + ["validation"] + ["test"] * 2
 
 
@@ -151,7 +154,7 @@ def report_data(n=10, tiles=40, size=(160, 200)):
         title="Head and neck cancer, a made-up cohort",
         settings_toml='seed = 0\n\n[tiles]\n# "we extracted tiles of size 199.1 \u00b5m"\nside_um = 199.1\n',
         seed=0,
-        threshold=0.5,
+        evaluation=EvaluationSettings(resamples=200, stacking_iterations=3),
         slides=slides,
         skipped=pd.DataFrame({"slide_id": ["S900"], "reason": ["The file ends early. Copy it again."]}),
         warnings=["The cohort is made up."],
@@ -159,6 +162,14 @@ def report_data(n=10, tiles=40, size=(160, 200)):
         predictions=predictions(slides, rng),
         maps=[slide_maps("S008", 8, size), slide_maps(HOSTILE, 9, (size[0], size[0] * 6 // 10))],
     )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _coarse():
+    """Draw at a resolution that is quick."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(look, "DPI", 40)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -193,40 +204,6 @@ class Page(HTMLParser):
         self.words.append(data)
 
 
-def test_metrics_are_scikit_learns(data):
-    found = metrics(data.predictions, 0.4)["test"]
-    test = data.predictions.query("split == 'test'")
-    truth = test["label"] == "tumor"
-    assert found["tiles"] == len(test)
-    assert found["patients"] == 2
-    for network in ("classifier", "segmenter"):
-        called = test[network] >= 0.4
-        expected = {
-            "accuracy": sk.accuracy_score(truth, called),
-            "auc": sk.roc_auc_score(truth, test[network]),
-            "sensitivity": sk.recall_score(truth, called),
-            "specificity": sk.recall_score(~truth, ~called),
-            "precision": sk.precision_score(truth, called),
-            "f1": sk.f1_score(truth, called),
-        }
-        assert found[network].pop("confusion") == sk.confusion_matrix(truth, called).tolist()
-        assert found[network] == pytest.approx(expected, rel=0, abs=1e-12)
-    pixels = np.stack(test["pixels"]).sum(0).reshape(4, 4)
-    assert found["pixels"]["confusion"] == pixels.tolist()
-    true, called = (np.repeat(side.ravel(), pixels.ravel()) for side in np.indices((4, 4)))
-    expected = sk.jaccard_score(true, called, average=None)
-    assert list(found["pixels"]["jaccard"]) == ["tumor", "non_tumor", "other", "background"]
-    np.testing.assert_allclose(list(found["pixels"]["jaccard"].values()), expected, rtol=0, atol=1e-12)
-    assert found["pixels"]["mean_jaccard"] == pytest.approx(expected.mean(), abs=1e-12)
-
-
-def test_a_probability_at_the_threshold_is_tumor(data):
-    tile = data.predictions.query("split == 'test' and label == 'tumor'").head(1).assign(classifier=0.5, segmenter=0.5)
-    found = metrics(tile, 0.5)["test"]
-    assert found["classifier"]["confusion"] == found["segmenter"]["confusion"] == [[0, 0], [0, 1]]
-    assert math.isnan(found["classifier"]["specificity"])
-
-
 def test_the_same_data_give_the_same_bytes(data, written, tmp_path):
     (tmp_path / "figures").mkdir()
     (tmp_path / "figures" / "slide-07-of-an-earlier-report.png").touch()
@@ -241,7 +218,7 @@ def test_the_json_is_strict_and_holds_every_digit(data, written):
         raise AssertionError(word)
 
     read = json.loads((written.parent / "metrics.json").read_text(), parse_constant=refuse)
-    assert read == metrics(data.predictions, data.threshold)
+    assert read == json.loads(as_json(metrics(rate(data))))
 
 
 def test_the_page_needs_nothing_from_elsewhere(written):
@@ -253,34 +230,37 @@ def test_the_page_needs_nothing_from_elsewhere(written):
         assert inside or (written.parent / link).is_file(), link
     assert not re.search(r"https?://|@import", written.read_text())
     assert {f"figure-{name}" for name in FIGURES} < set(page.ids)
-    assert sum(label.startswith("Slide ") for label in page.labels) == 2
+    assert sum(label.startswith("Slide ") for label in page.labels) == 4
 
 
 def test_a_hostile_slide_id_stays_text_and_out_of_file_names(written):
     page = Page(written.read_text())
-    assert sum(HOSTILE in words for words in page.words) == 1
-    assert page.tags.count("bdi") == 2  # keeps a reversing character within the name
+    assert sum(HOSTILE in words for words in page.words) == 2
+    assert page.tags.count("bdi") == 4  # keeps a reversing character within the name
     assert any(label.startswith(f"Slide {HOSTILE}: (a)") for label in page.labels)
     names = [path.name for path in (written.parent / "figures").glob("slide-02*")]
-    assert sorted(names) == ["slide-02-script-alert-x-script-co.png", "slide-02-script-alert-x-script-co.svg"]
+    stem = "slide-02-script-alert-x-script-co"
+    assert sorted(names) == [f"{stem}{end}" for end in ("-probability.png", "-probability.svg", ".png", ".svg")]
 
 
 def test_tables_hold_what_the_page_shows(data, written):
     folder = written.parent / "tables"
-    found = metrics(data.predictions, data.threshold)["test"]
-    table = pd.read_csv(folder / "networks.csv", index_col="network")
-    del found["segmenter"]["confusion"]
-    assert table.loc["Segmentation network"].to_dict() == pytest.approx(found["segmenter"], rel=1e-12)
+    found = metrics(rate(data))["test"]
+    table = pd.read_csv(folder / "networks.csv", index_col="network").loc["Segmentation network"]
+    for score, ends in found["segmenter"]["interval"].items():
+        shown = table[[score, f"{score}_low", f"{score}_high"]].tolist()
+        assert shown == pytest.approx([found["segmenter"][score], *ends], rel=1e-12)
     matrix = pd.read_csv(folder / "confusion_pixels.csv", index_col="truth")
     assert matrix.to_numpy().tolist() == found["pixels"]["confusion"]
     curve = pd.read_csv(folder / "roc_classifier.csv")
     area = np.trapezoid(curve["true_positive_rate"], curve["false_positive_rate"])
     assert area == pytest.approx(found["classifier"]["auc"], abs=1e-12)
+    assert (folder / "roc_stacking_validation.csv").is_file()
+    assert pd.read_csv(folder / "patients.csv")["tiles"].sum() == found["tiles"]
     assert pd.read_csv(folder / "slides.csv")["tiles"].sum() == found["tiles"]
 
 
-def test_it_works_with_one_class_no_maps_and_no_validation(data, tmp_path, monkeypatch):
-    monkeypatch.setattr(look, "DPI", 40)  # quick
+def test_it_works_with_one_class_no_maps_and_no_validation(data, tmp_path):
     rows = data.predictions
     silent = {name: table.assign(**dict.fromkeys(table.columns[2:], np.nan)) for name, table in data.history.items()}
     bare = replace(
@@ -298,8 +278,7 @@ def test_it_works_with_one_class_no_maps_and_no_validation(data, tmp_path, monke
     assert json.loads((tmp_path / "metrics.json").read_text())["test"]["classifier"]["auc"] is None
 
 
-def test_it_works_without_test_tiles(data, tmp_path, monkeypatch):
-    monkeypatch.setattr(look, "DPI", 40)  # quick
+def test_it_works_without_test_tiles(data, tmp_path):
     rows = data.predictions
     page = Page(write_report(replace(data, predictions=rows[rows["split"] == "train"], maps=[]), tmp_path).read_text())
     assert "the test part is empty" in page.words
@@ -322,7 +301,7 @@ def test_attributes_become_numbers_where_all_are():
     assert slides["age"].max() == 73
     assert slides["mpp"].tolist() == [0.5] * 12
     assert slides["code"].tolist() == ["nan"] + ["inf"] * 11
-    bars = {name: counts.to_dict() for name, counts in figures._attributes(slides).items()}
+    bars = {name: patients_by(groups, slides).to_dict() for name, groups in attributes(slides).items()}
     assert bars["age"] == {"40 to 48": 3, "48 to 56": 2, "56 to 64": 2, "64 to 72": 3, "72 to 80": 1, "not known": 1}
     assert bars["stage"] == {"IV": 6, "not known": 6}
     assert list(bars["packs"]) == ["9", "10", "not known"]  # as numbers, not as words
@@ -375,9 +354,9 @@ def test_artefacts_are_painted_in_a_colour_of_their_own():
     spoilt = replace(slide_maps("a", 1), artefacts=np.ones_like(slide_maps("a", 1).artefacts))
     tissue = ~spoilt.background
     for panel in (*maps._class_panels(spoilt, 0.5)[:1], *maps._probability_panels(spoilt)):
-        assert (panel.picture[tissue] == maps.ARTEFACT_RGB).all()
+        assert (panel.picture[tissue] == ARTEFACT_CLASS.rgb).all()
         assert (panel.picture[~tissue] == 255).all()
-    assert maps.segmented(np.array([[4]], np.uint8))[0, 0].tolist() == list(maps.ARTEFACT_RGB)
+    assert maps.segmented(np.array([[4]], np.uint8))[0, 0].tolist() == list(ARTEFACT_CLASS.rgb)
 
 
 def test_probabilities_darken_from_nothing_to_certain():
@@ -412,8 +391,7 @@ def test_a_slide_without_annotation_shows_what_there_is():
     assert (coloured[everywhere.background] == 255).all()
 
 
-def test_mapped_slides_are_listed_linked_and_published(data, tmp_path, monkeypatch):
-    monkeypatch.setattr(look, "DPI", 40)  # quick
+def test_mapped_slides_are_listed_linked_and_published(data, tmp_path):
     folder = tmp_path / "predictions" / "maps"
     slide = open_slide(write_slide(tmp_path / "S001.tif"))
     for name in ("S001", "S 2"):
@@ -444,13 +422,20 @@ def test_text_that_the_font_lacks_becomes_boxes():
 
 
 def test_nothing_is_cut_off_at_the_edges_of_a_figure(data):
+    rated = rate(data)
+    measured = metrics(rated)
     with style():
         drawn = [
             figures.cohort_figure(data.slides),
             figures.training_figure(data.history),
-            figures.roc_figure(data.predictions, 0.5),
-            figures.confusion_figure(metrics(data.predictions, 0.5)),
+            figures.confusion_figure(measured),
+            statistics_figures.roc_figure(rated, measured),
+            statistics_figures.calibration_figure(rated, measured),
+            statistics_figures.shares_figure(rated, measured),
+            statistics_figures.patients_figure(rated),
+            statistics_figures.groups_figure(measured),
             *(maps.slide_figure(one, 0.5) for one in data.maps),
+            *(maps.probability_figure(one) for one in data.maps),
         ]
         for figure in drawn:
             figure.draw_without_rendering()
@@ -469,9 +454,9 @@ def test_a_real_browser_shows_every_figure(written, tmp_path):
     command = [shutil.which("chromium"), *quiet, "--dump-dom", written.as_uri()]
     dom = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout  # noqa: S603 - our own
     page = Page(dom)
-    assert page.tags.count("svg") == len(FIGURES) + 2
-    assert page.tags.count("figcaption") == len(FIGURES) + 2
-    assert page.tags.count("image") == 8
+    assert page.tags.count("svg") == len(FIGURES) + 4
+    assert page.tags.count("figcaption") == len(FIGURES) + 4
+    assert page.tags.count("image") >= 8
     assert page.tags.count("th") > 30
     assert not [link for link in page.links if re.match(r"\w+://|//", link)]
     assert any(HOSTILE in words for words in page.words)
@@ -482,3 +467,19 @@ def test_a_slide_with_one_class_alone_has_no_ring_of_the_other():
     assert collect._rings(tumor, TissueClass.NON_TUMOR, 0.5) == []
     (ring,) = collect._rings(tumor, TissueClass.TUMOR, 0.5)
     assert ring.max(axis=0).tolist() == [4, 4]
+
+
+def test_a_grid_search_is_shown_as_the_papers_figure_s1(data, written, tmp_path):
+    sizes = [(99.6, 96, 0.88), (99.6, 192, 0.90), (199.1, 96, 0.89), (199.1, 192, 0.93)]
+    found = tuple(
+        Combination(side_um=um, side_px=px, accuracy=mean, spread=0.02, auc=0.95, n=6, state="complete")
+        for um, px, mean in sizes
+    )
+    search = SearchResult(
+        combinations=found, chosen=found[-1], folds=3, iterations=2, tolerance=0.005, patients=("P00",), unseen=3
+    )
+    text = write_report(replace(data, search=search), tmp_path).read_text(encoding="utf-8")
+    assert "Figure S1." in text
+    assert 'id="search"' in text
+    assert pd.read_csv(tmp_path / "tables" / "search.csv")["accuracy"].tolist() == [mean for *_, mean in sizes]
+    assert "Figure S1" not in written.read_text(encoding="utf-8")

@@ -84,6 +84,7 @@ def write_explanations(folder, n=36, rows=None):
         "hrcam_accuracy": dict.fromkeys(("classifier", "segmenter"), accuracy),
         "empty": {key: int((file.maps(key) <= 0).all((1, 2)).sum()) for key in KEYS},
         "tiles": n,
+        "min_share": 0.8,
         "layers": {"classifier": [layer, layer], "segmenter": [layer]},
     }
     rows.to_parquet(folder / "tiles.parquet")
@@ -237,7 +238,7 @@ def test_a_single_picture_is_saved_with_its_maps(tmp_path):
     image = np.random.default_rng(0).integers(0, 256, (60, 90, 3), np.uint8)
     empty = saliency(np.zeros((2, 3)), "hrcam")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(overlay, "DPI", 30)
+        patch.setattr(look, "DPI", 30)
         for name in ("a.png", "b.png"):
             maps = [saliency([[1, 0, -1], [0, 0, 2]]), empty]
             overlay.save_overlay(tmp_path / name, image, maps, "tile.png: tumor probability 0.93")
@@ -420,7 +421,7 @@ def test_steps_with_two_names_show_both(whole):
 def test_metrics_hold_both_summaries(whole, written):
     found = json.loads((written.parent / "metrics.json").read_text())["explanations"]
     assert found == json.loads(json.dumps(explanation_metrics(whole)))
-    assert set(found) == {"agreement", "agreement_relu", "hrcam_accuracy", "empty", "tiles", "checks"}
+    assert set(found) == {"agreement", "agreement_relu", "hrcam_accuracy", "min_share", "empty", "tiles", "checks"}
     assert list(found["agreement"]) == sorted(PAIRS)
     assert found["agreement"]["gradcam_classifier_segmenter"]["constant"] == 6
     assert found["checks"]["truth"]["classifier_gradcam"]["stroma"]["ratio"] == pytest.approx(0.5)

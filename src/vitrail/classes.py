@@ -6,6 +6,7 @@ shades that colour-blind readers can tell apart and that differ in grey: L* is 4
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import IntEnum
 
 
@@ -37,6 +38,29 @@ class TissueClass(IntEnum):
         """The colour as `#rrggbb`."""
         return "#{:02x}{:02x}{:02x}".format(*self.rgb)
 
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MapClass:
+    """A class of maps that is no tissue.
+
+    Attributes
+    ----------
+    key, title, rgb
+        As of a `TissueClass`.
+    """
+
+    key: str
+    title: str
+    rgb: tuple[int, int, int]
+
+    @property
+    def colour(self) -> str:
+        """The colour as `#rrggbb`."""
+        return "#{:02x}{:02x}{:02x}".format(*self.rgb)
+
+
+ARTEFACT_CLASS = MapClass(key="artefact", title="Artefact", rgb=(90, 90, 90))
+"""What an artefact spoils: no network learns it, mapped slides show it."""
 
 CLASSES = tuple(TissueClass)
 """All four, in the order of their index."""

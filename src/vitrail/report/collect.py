@@ -16,6 +16,7 @@ from vitrail.predict.slidemap import LEFT_OUT, MapFiles
 from vitrail.report.data import ReportData, SlideMaps
 from vitrail.report.explained_collect import collect_explained
 from vitrail.report.wholeslide import THUMBNAIL_PX, read_slide_maps
+from vitrail.searched import is_searched, read_search
 from vitrail.slides.annotations import read_annotations
 from vitrail.slides.cohort import read_cohort
 from vitrail.tiles.cut import class_names, open_cohort_slide
@@ -23,6 +24,7 @@ from vitrail.tiles.cut import class_names, open_cohort_slide
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from vitrail.searched import SearchResult
     from vitrail.slides.annotations import Annotations
     from vitrail.slides.cohort import CohortSlide
     from vitrail.stage import Run
@@ -45,19 +47,23 @@ def collect(run: Run) -> ReportData:
     )
     predictions = pd.read_parquet(folder / "predictions" / "tiles.parquet")
     mapped = _mapped(run, entries, predictions)
+    search = read_search(folder / "search") if is_searched(folder / "search") else None
     return ReportData(
         title=folder.resolve().name,
         settings_toml=settings_text(settings, ""),
         seed=settings.seed,
-        threshold=settings.evaluation.threshold,
+        evaluation=settings.evaluation,
         slides=_slides(cut, entries, predictions),
         skipped=cut.loc[cut["skipped"] != "", ["slide_id", "skipped"]].rename(columns={"skipped": "reason"}),
-        warnings=[line for cell in cut["warnings"] if cell for line in cell.split(" | ")] + _left_out(run),
+        warnings=[line for cell in cut["warnings"] if cell for line in cell.split(" | ")]
+        + _left_out(run)
+        + _seen(search, predictions),
         history={task: pd.read_csv(folder / task / "history.csv") for task in ("classifier", "segmenter")},
         predictions=predictions,
         maps=[maps for maps, _ in mapped],
         mapped=[files for _, files in mapped],
         explained=collect_explained(run, entries),
+        search=search,
     )
 
 
@@ -92,6 +98,14 @@ def _left_out(run: Run) -> list[str]:
     path = run.folder / "predictions" / "maps" / LEFT_OUT
     reasons = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     return [f"{slide_id} could not be mapped as a whole: {reason}" for slide_id, reason in reasons.items()]
+
+
+def _seen(search: SearchResult | None, predictions: pd.DataFrame) -> list[str]:
+    """Say so where the grid search has seen patients who are in the test part now."""
+    split: dict[str, str] = dict(predictions[["patient_id", "split"]].drop_duplicates().itertuples(index=False))
+    seen = search.in_test(split) if search else ()
+    told = "the grid search chose tile size and resolution on patients who are in the test part now"
+    return [f"{told}, so that the scores are too good: {', '.join(seen)}"] if seen else []
 
 
 def _slide_maps(run: Run, entry: CohortSlide, files: MapFiles, predictions: pd.DataFrame) -> SlideMaps:

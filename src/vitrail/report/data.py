@@ -12,10 +12,12 @@ if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import NDArray
 
+    from vitrail.branches import EvaluationSettings
     from vitrail.classes import TissueClass
     from vitrail.explain.checked import Checked
     from vitrail.explain.stored import Stored
     from vitrail.predict.slidemap import MapFiles
+    from vitrail.searched import SearchResult
 
 SPLITS = ("train", "validation", "test")
 """The three parts of a cohort, in the order of every figure."""
@@ -139,8 +141,8 @@ class ReportData:
         Its settings, as a `study.toml`.
     seed
         What everything random was drawn from.
-    threshold
-        A tile is called tumor when its tumor probability reaches this.
+    evaluation
+        How predictions become figures: the threshold, the number of resamples and the like.
     slides
         One row a slide of the cohort: `slide_id`, `patient_id`, `split`, `mpp`, `tumor_tiles`, `non_tumor_tiles`; any
         further column is an attribute of the patient, NaN where it is not known.
@@ -161,12 +163,14 @@ class ReportData:
         The files of the slides that were mapped, in the order of `maps`; they lie in the run's `predictions/maps`.
     explained
         Why the networks say what they say; None for a run without explanations.
+    search
+        What the grid search over tile sizes and resolutions found; None for a run without one.
     """
 
     title: str
     settings_toml: str
     seed: int
-    threshold: float
+    evaluation: EvaluationSettings
     slides: pd.DataFrame
     skipped: pd.DataFrame
     warnings: Sequence[str]
@@ -175,3 +179,9 @@ class ReportData:
     maps: Sequence[SlideMaps]
     mapped: Sequence[MapFiles] = ()
     explained: Explained | None = None
+    search: SearchResult | None = None
+
+    @property
+    def threshold(self) -> float:
+        """A tile is called tumor when its tumor probability reaches this."""
+        return self.evaluation.threshold

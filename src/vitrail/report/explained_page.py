@@ -72,6 +72,7 @@ def section(explained: Explained) -> dict[str, Any]:
     layers = layers_table(summary)
     return {
         "tiles": summary["tiles"],
+        "min_share": summary["min_share"],
         "agreement": agreement_table(summary).to_dict("records"),
         "pairs": PAIR_TITLES,
         "accuracy": accuracy_table(summary).to_dict("records"),

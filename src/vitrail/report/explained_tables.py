@@ -35,11 +35,12 @@ def explanation_metrics(explained: Explained) -> dict[str, Any]:
 
     Returns
     -------
-    `agreement` and `agreement_relu` by pair of maps, `hrcam_accuracy` by network, `empty` (maps that are 0 everywhere
+    `agreement` and `agreement_relu` by pair of maps, `hrcam_accuracy` by network, `min_share` (the tiles it
+    learnt from hold at least this share of one class), `empty` (maps that are 0 everywhere
     after ReLU) by kind, the number of `tiles`, and `checks`, None where nobody has checked.
     """
     summary = explained.stored.summary
-    kept = ("agreement", "agreement_relu", "hrcam_accuracy", "empty", "tiles")
+    kept = ("agreement", "agreement_relu", "hrcam_accuracy", "min_share", "empty", "tiles")
     checked = explained.checked
     return {name: summary[name] for name in kept} | {"checks": None if checked is None else checked.summary}
 

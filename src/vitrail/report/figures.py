@@ -5,7 +5,6 @@ Each function draws one figure within `style()`. Nothing touches pyplot.
 
 from __future__ import annotations
 
-from itertools import pairwise
 from math import ceil
 from typing import TYPE_CHECKING, Any
 
@@ -16,10 +15,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from vitrail.classes import CLASSES, LABELS, TissueClass
-from vitrail.measures import scores
+from vitrail.report.attributes import attributes, patients_by
 from vitrail.report.data import NETWORKS, SPLITS
-from vitrail.report.style import DASHES, FIRST, INK, MUTED, PAPER, SECOND, bare, drawable
-from vitrail.report.tables import is_tumor
+from vitrail.report.style import FIRST, INK, MUTED, PAPER, SECOND, bare, drawable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,13 +25,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 COLOURS = dict(zip(NETWORKS, (FIRST, SECOND), strict=True))
-KNOWN = {"slide_id", "patient_id", "split", "mpp", "tumor_tiles", "non_tumor_tiles"}
-"""The columns of the cohort that are no attributes of patients."""
-
 _NAMES = {"accuracy": "accuracy", "jaccard": "mean Jaccard"}
 _SHADES = LinearSegmentedColormap.from_list("shades", ["#f1f5f9", "#8fb8d8", "#0072b2", "#07385f"])
-_MOST_BARS = 8
-_MOST_ATTRIBUTES = 9
 _ABREAST = 3
 _PARTS, _ROW = 2.1, 2.0  # inches
 _CELLS, _LEFT, _BELOW, _HEIGHT = 3.38, 0.6, 0.56, 4.3  # inches
@@ -43,15 +36,15 @@ _MANY = 10_000_000
 
 def cohort_figure(slides: pd.DataFrame) -> Figure:
     """Draw slides and tiles by split, and the patients' attributes (the paper's Fig. 1)."""
-    attributes = _attributes(slides)
-    rows = ceil(len(attributes) / _ABREAST)
+    counted = {name: patients_by(groups, slides) for name, groups in attributes(slides).items()}
+    rows = ceil(len(counted) / _ABREAST)
     figure = Figure(figsize=(10, _PARTS + _ROW * rows), layout="constrained")
     parts = figure.subfigures(2, 1, height_ratios=[_PARTS, _ROW * rows], squeeze=False)[:, 0] if rows else [figure]
     left, right = parts[0].subplots(1, 2, width_ratios=[1, 1.6])
     _slides_by_split(left, slides)
     _tiles_by_split(right, slides)
     if rows:
-        for axes, (name, counts) in zip(_grid(parts[1], rows, len(attributes)), attributes.items(), strict=True):
+        for axes, (name, counts) in zip(_grid(parts[1], rows, len(counted)), counted.items(), strict=True):
             _bars(axes, [drawable(value, 18) for value in counts.index], counts.to_list())
             axes.set_title(f"Patients by {drawable(name, 24)}")
     return figure
@@ -85,36 +78,14 @@ def kept_epoch(table: pd.DataFrame) -> int | None:
     return int(table["epoch"].iloc[row])
 
 
-def roc_figure(predictions: pd.DataFrame, threshold: float) -> Figure:
-    """Draw the ROC curves of both networks on the test tiles (the paper's Fig. 3a)."""
-    figure = Figure(figsize=(4.8, 4.8), layout="constrained")
-    axes = figure.subplots()
-    test = predictions[predictions["split"] == "test"]
-    truth = is_tumor(test)
-    axes.plot([0, 1], [0, 1], color=MUTED, linewidth=0.9, linestyle=(0, (1, 2)))
-    for network, colour in COLOURS.items():
-        score = test[network].to_numpy(np.float64)
-        fpr, tpr, _ = scores.roc_curve(truth, score)
-        label = f"{NETWORKS[network]}, AUC {_decimal(float(scores.auc(truth, score)))}"
-        axes.plot(fpr, tpr, color=colour, linestyle=DASHES[colour], label=label, clip_on=False)
-        matrix = scores.confusion(truth, score >= threshold, 2)
-        point = 1 - float(scores.specificity(matrix)), float(scores.sensitivity(matrix))
-        axes.plot(*point, "o", color=colour, markeredgecolor=PAPER, markersize=8, zorder=5, clip_on=False)
-    axes.plot([], [], "o", color=MUTED, markersize=6, label=f"at the threshold {threshold:g}")
-    axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal", xlabel="1 - specificity", ylabel="Sensitivity")
-    axes.set_title("ROC curves on the test tiles")
-    axes.legend(loc="lower right", handlelength=2.6)
-    return figure
-
-
 def confusion_figure(measured: dict[str, Any]) -> Figure:
     """Draw three row-normalised confusion matrices with their counts (the paper's Fig. 3d-f)."""
     figure = Figure(figsize=(12, _HEIGHT))
     tile = [TissueClass.NON_TUMOR, TissueClass.TUMOR]
     wanted: list[tuple[str, str, Sequence[TissueClass]]] = [
-        ("classifier", "Classification network, tiles", tile),
-        ("segmenter", "Segmentation network, tiles", tile),
-        ("pixels", "Segmentation network, pixels", CLASSES),
+        ("classifier", "d  Classification network, tiles", tile),
+        ("segmenter", "e  Segmentation network, tiles", tile),
+        ("pixels", "f  Segmentation network, pixels", CLASSES),
     ]
     for number, (name, title, classes) in enumerate(wanted):
         left = (_LEFT + number * (_LEFT + _CELLS)) / 12
@@ -122,34 +93,6 @@ def confusion_figure(measured: dict[str, Any]) -> Figure:
         _matrix(axes, np.asarray(measured["test"][name]["confusion"]), [kind.title for kind in classes])
         axes.set_title(title)
     return figure
-
-
-def _attributes(slides: pd.DataFrame) -> dict[str, pd.Series[int]]:
-    """Count the patients by each attribute that has few enough values, numbers in a few ranges."""
-    patients = slides.drop_duplicates("patient_id")
-    found = {}
-    for name in (column for column in slides.columns if column not in KNOWN):
-        values = patients[name]
-        if pd.api.types.is_numeric_dtype(values) and values.nunique() > _MOST_BARS:
-            counts = _ranges(values)
-        elif 1 <= values.nunique() <= _MOST_BARS:
-            counts = values.dropna().value_counts().sort_index().rename(index=_plain)
-        else:
-            continue
-        unknown = pd.Series({"not known": int(values.isna().sum())})
-        found[str(name)] = pd.concat([counts, unknown[unknown > 0]])
-    return dict(list(found.items())[:_MOST_ATTRIBUTES])
-
-
-def _plain(value: object) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def _ranges(values: pd.Series[Any]) -> pd.Series[int]:
-    edges = MaxNLocator(5).tick_values(float(values.min()), float(values.max()))
-    counts, _ = np.histogram(values.dropna(), edges)
-    names = [f"{a:g} to {b:g}" for a, b in pairwise(edges)]
-    return pd.Series(counts, index=names)
 
 
 def _grid(part: Any, rows: int, wanted: int) -> list[Axes]:
@@ -241,7 +184,3 @@ def _matrix(axes: Axes, counts: np.ndarray[Any, np.dtype[np.int64]], names: Sequ
 def _short(count: int) -> str:
     """Write a count with separators, millions with one decimal."""
     return f"{count / 1e6:,.1f} M" if count >= _MANY else f"{count:,}"
-
-
-def _decimal(value: float) -> str:
-    return f"{value:.3f}" if np.isfinite(value) else "undefined"

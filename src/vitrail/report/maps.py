@@ -12,7 +12,7 @@ from matplotlib.patches import Patch, PathPatch
 from matplotlib.path import Path as Outline
 from PIL import Image, ImageDraw
 
-from vitrail.classes import CLASSES, LABELS, TissueClass
+from vitrail.classes import ARTEFACT_CLASS, CLASSES, LABELS, TissueClass
 from vitrail.report.style import INK, LINE, MUTED, drawable
 
 if TYPE_CHECKING:
@@ -22,9 +22,6 @@ if TYPE_CHECKING:
     from vitrail.report.data import SlideMaps
 
     Picture = NDArray[np.uint8]
-
-ARTEFACT, ARTEFACT_RGB = "artefact", (90, 90, 90)
-"""Name and colour of what is no tissue class."""
 
 SPOILT = 0.5
 """A tile is an artefact when at least this share of it is."""
@@ -75,6 +72,15 @@ def map_figure(maps: SlideMaps, threshold: float) -> Figure:
     return figure
 
 
+def probability_figure(maps: SlideMaps) -> Figure:
+    """Draw slide, annotation and tumor probability side by side (the paper's Fig. S3)."""
+    annotation = _Panel(title="Annotation", picture=annotated(maps), tiles=False)
+    heading = f"Slide {drawable(maps.slide_id, 32)}, patient {drawable(maps.patient_id, 20)}"
+    figure = _row(maps, [_slide_panel(maps), annotation, *_probability_panels(maps)], heading)
+    _trace(figure.axes[1], maps)
+    return figure
+
+
 def _slide_panel(maps: SlideMaps) -> _Panel:
     return _Panel(title="Slide", picture=maps.thumbnail, tiles=False)
 
@@ -104,7 +110,7 @@ def _probability_panels(maps: SlideMaps) -> list[_Panel]:
 def _spoilt(picture: Picture, maps: SlideMaps) -> Picture:
     """Paint the tiles of tissue that artefacts spoil."""
     spoilt = (maps.artefacts >= SPOILT) & ~maps.background
-    return np.where(spoilt[..., None], np.array(ARTEFACT_RGB, np.uint8), picture)
+    return np.where(spoilt[..., None], np.array(ARTEFACT_CLASS.rgb, np.uint8), picture)
 
 
 def _row(maps: SlideMaps, panels: list[_Panel], heading: str) -> Figure:
@@ -160,7 +166,7 @@ def classified(probability: NDArray[np.float32], threshold: float) -> NDArray[np
 def segmented(classes: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Return the class of each pixel as a colour, artefacts dark grey, white without a prediction, `[H, W, 3]`."""
     palette = np.full((256, 3), 255, np.uint8)
-    palette[: len(CLASSES) + 1] = [*(tissue.rgb for tissue in CLASSES), ARTEFACT_RGB]
+    palette[: len(CLASSES) + 1] = [*(tissue.rgb for tissue in CLASSES), ARTEFACT_CLASS.rgb]
     picture: NDArray[np.uint8] = palette[classes]
     return picture
 
@@ -238,7 +244,7 @@ def _probability_bar(figure: Figure, count: int) -> None:
 
 def _legend(figure: Figure, panels: list[_Panel], threshold: float) -> None:
     """Name the colours of the classes below the panels that show them, and say what paleness means."""
-    patches = {kind.title: kind.colour for kind in CLASSES} | {"Artefact": "#{:02x}{:02x}{:02x}".format(*ARTEFACT_RGB)}
+    patches = {kind.title: kind.colour for kind in CLASSES} | {ARTEFACT_CLASS.title: ARTEFACT_CLASS.colour}
     handles = [Patch(facecolor=colour, edgecolor=MUTED, linewidth=0.5, label=name) for name, colour in patches.items()]
     last = max(number for number, panel in enumerate(panels) if not panel.probability)
     right, total = figure.axes[last].get_position().x1, figure.get_figheight()

@@ -10,10 +10,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from vitrail.report.style import DPI, FAST_PNG, INK, LINE, MUTED, drawable, style
+from vitrail.report.style import INK, LINE, MUTED, drawable, save_png, style
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -182,10 +181,7 @@ def save_overlay(path: Path, picture: Image, saliencies: Sequence[Saliency], tit
         The file cannot be written.
     """
     with style():
-        figure = overlay_figure(picture, saliencies, title)
-        FigureCanvasAgg(figure).print_figure(
-            path, format="png", dpi=DPI, metadata={"Software": None}, pil_kwargs=FAST_PNG
-        )
+        save_png(overlay_figure(picture, saliencies, title), path)
 
 
 def _row(figure: Figure, shown: tuple[Image, Saliency], place: tuple[float, float]) -> None:

@@ -4,23 +4,29 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import partial
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import numpy as np
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
 from vitrail import __version__
 from vitrail.classes import CLASSES
+from vitrail.report.captions import LABELS, captions, probability_caption, slide_caption
 from vitrail.report.data import NETWORKS, SPLITS, ReportData, SlideMaps
-from vitrail.report.explained_page import planned_figures, section
+from vitrail.report.explained_page import planned_figures
+from vitrail.report.explained_page import section as explained_section
 from vitrail.report.explained_tables import explanation_metrics
-from vitrail.report.figures import cohort_figure, confusion_figure, roc_figure, training_figure
-from vitrail.report.maps import slide_figure
-from vitrail.report.style import CITED, FIRST, INK, LINE, MUTED, PAPER, SECOND, save, style
-from vitrail.report.tables import SCORES, as_json, metrics, slides_table, write_tables
+from vitrail.report.figures import cohort_figure, confusion_figure, training_figure
+from vitrail.report.maps import probability_figure, slide_figure
+from vitrail.report.search_figure import search_caption, search_figure
+from vitrail.report.statistics import metrics, rate
+from vitrail.report.statistics_page import planned, section
+from vitrail.report.style import FIRST, INK, LINE, MUTED, PAPER, SECOND, save, style
+from vitrail.report.tables import as_json, write_tables
 from vitrail.report.wholeslide import publish_all
 
 if TYPE_CHECKING:
@@ -30,7 +36,9 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
-__all__ = ["ReportData", "SlideMaps", "metrics", "write_report"]
+    from vitrail.report.statistics import Rated
+
+__all__ = ["ReportData", "SlideMaps", "metrics", "rate", "write_report"]
 
 _SWAPPED = {PAPER: "paper", INK: "ink", MUTED: "muted", LINE: "line", FIRST: "first", SECOND: "second"}
 
@@ -42,6 +50,11 @@ class _Drawing:
     name: str
     svg: Markup
     caption: str | Markup
+
+    @property
+    def label(self) -> str:
+        """The number, as in the paper."""
+        return LABELS.get(self.name, "Figure S3" if self.name.endswith("-probability") else "Figure 4")
 
 
 def write_report(data: ReportData, folder: Path) -> Path:
@@ -65,13 +78,16 @@ def write_report(data: ReportData, folder: Path) -> Path:
     for pattern in ("slide-*.*", "why-*.*"):
         for stale in (folder / "figures").glob(pattern):
             stale.unlink()
-    measured = metrics(data.predictions, data.threshold)
+    rated = rate(data)
+    measured = metrics(rated)
     more = {"explanations": explanation_metrics(data.explained)} if data.explained else {}
     _write(folder / "metrics.json", as_json(measured | more))
     mapped = publish_all(data.mapped, folder / "qupath", data.threshold)
     mapped.to_csv(folder / "tables" / "mapped.csv", index=False, lineterminator="\n")
-    tables = [*write_tables(data, measured, folder / "tables"), "mapped.csv"]
-    drawn = {"tables": tables, "mapped": _linked(mapped), **_draw(data, measured, folder / "figures")}
+    tables = [*write_tables(data, rated, measured, folder / "tables"), "mapped.csv"]
+    figures = {maps.slide_id: name for name, maps in _named(data.maps).items()}
+    drawn = {"tables": tables, "mapped": _linked(mapped), **_draw(data, rated, measured, folder / "figures")}
+    drawn["scores"] = section(data, rated, measured, figures)
     return _write(folder / "index.html", _page(data, measured, drawn))
 
 
@@ -80,25 +96,35 @@ def _write(path: Path, text: str) -> Path:
     return path
 
 
-def _draw(data: ReportData, measured: dict[str, Any], folder: Path) -> dict[str, Any]:
-    captions = _captions(data.threshold)
+def _draw(data: ReportData, rated: Rated, measured: dict[str, Any], folder: Path) -> dict[str, Any]:
+    said = captions(data.evaluation)
     builders: dict[str, Callable[[], Figure]] = {
-        "roc": lambda: roc_figure(data.predictions, data.threshold),
+        **planned(rated, measured),
         "confusion": lambda: confusion_figure(measured),
         "training": lambda: training_figure(data.history),
         "cohort": lambda: cohort_figure(data.slides),
     }
-    plan = {name: (build, captions[name]) for name, build in builders.items()}
+    plan: dict[str, tuple[Callable[[], Figure], str]] = {name: (build, said[name]) for name, build in builders.items()}
     plan |= planned_figures(data.explained) if data.explained else {}
+    if data.search is not None:
+        plan["search"] = partial(search_figure, data.search), search_caption(data.search)
     with style():
-        slides = [
-            _drawing(save(slide_figure(maps, data.threshold), folder, name), name, _slide_caption(maps, data.threshold))
-            for name, maps in zip(_names(data.maps), data.maps, strict=True)
-        ]
+        slides = [one for name, maps in _named(data.maps).items() for one in _draw_slide(maps, name, data, folder)]
         figures = {
             name: _drawing(save(build(), folder, name), name, caption) for name, (build, caption) in plan.items()
         }
     return {"slide_figures": slides, "figures": figures}
+
+
+def _draw_slide(maps: SlideMaps, name: str, data: ReportData, folder: Path) -> list[_Drawing]:
+    """Draw a slide beside its maps, and its probabilities where there are any."""
+    drawn = [
+        _drawing(save(slide_figure(maps, data.threshold), folder, name), name, slide_caption(maps, data.threshold))
+    ]
+    if np.isfinite(maps.classifier).any():
+        other = f"{name}-probability"
+        drawn.append(_drawing(save(probability_figure(maps), folder, other), other, probability_caption(maps)))
+    return drawn
 
 
 def _linked(mapped: pd.DataFrame) -> list[dict[str, Any]]:
@@ -113,10 +139,11 @@ def _linked(mapped: pd.DataFrame) -> list[dict[str, Any]]:
     ]
 
 
-def _names(maps: Sequence[SlideMaps]) -> list[str]:
-    """Return a file name for each slide, free of everything but letters, digits and dashes."""
+def _named(maps: Sequence[SlideMaps]) -> dict[str, SlideMaps]:
+    """Return the slides by file names free of everything but letters, digits and dashes."""
     safe = [re.sub(r"[^A-Za-z0-9]+", "-", one.slide_id).strip("-")[:40] for one in maps]
-    return [f"slide-{number:02d}-{name}".rstrip("-") for number, name in enumerate(safe, 1)]
+    names = [f"slide-{number:02d}-{name}".rstrip("-") for number, name in enumerate(safe, 1)]
+    return dict(zip(names, maps, strict=True))
 
 
 def _drawing(svg: str, name: str, caption: str | Markup) -> _Drawing:
@@ -133,43 +160,23 @@ def _drawing(svg: str, name: str, caption: str | Markup) -> _Drawing:
     return _Drawing(name=name, svg=opened + Markup(body.removeprefix("<svg")), caption=caption)  # noqa: S704 - our own SVG
 
 
-def _captions(threshold: float) -> dict[str, str]:
-    return {
-        "roc": "Receiver operating characteristic of both networks on the test tiles. The segmentation network's score "
-        "is the fraction of a tile's pixels that it calls tumor. Dots mark the threshold "
-        f"{threshold:g}. Corresponds to Fig. 3a of {CITED}.",
-        "confusion": "Confusion matrices on the test data; each row sums to 100 %, counts below. Left and middle: "
-        "tiles. Right: every pixel of the same tiles, in all four classes. "
-        f"Corresponds to Fig. 3d, e and f of {CITED}.",
-        "training": "Loss and validation score of each epoch. The dotted line marks the epoch whose weights were kept, "
-        "the one with the lowest validation loss. The paper has no such figure.",
-        "cohort": "Slides and tiles in each part of the cohort, and the patients' characteristics where slides.csv "
-        f"gives any. Corresponds to Fig. 1 of {CITED}.",
-    }
-
-
-def _slide_caption(maps: SlideMaps, threshold: float) -> Markup:
-    """Say what a slide's figure shows; its name stands apart, so that no character in it can turn the text around."""
-    return Markup(
-        "Slide <bdi>{}</bdi>: (a) the slide; (b) its annotation, with tissue that was not annotated in grey; (c) the "
-        "class of each tile, tumor where the classification network's probability reaches {:g}, tiles without tissue "
-        "left out; (d) the class of each pixel to which the segmentation network gives the highest probability. "
-        "Artefacts are dark grey. Corresponds to Fig. 4 of {}."
-    ).format(maps.slide_id, threshold, CITED)
-
-
 def _page(data: ReportData, measured: dict[str, Any], drawn: dict[str, Any]) -> str:
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment = Environment(
+        loader=FunctionLoader(_template), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+        lstrip_blocks=True,
+    )  # fmt: skip
     environment.filters |= {
-        "percent": _percent, "decimal": _decimal, "count": _count, "exact": _exact, "signed": _signed,
+        "percent": _percent, "decimal": _decimal, "count": _count, "exact": _exact, "signed": _signed, "p": _p,
     }  # fmt: skip
-    template = environment.from_string(files("vitrail.report").joinpath("page.html").read_text(encoding="utf-8"))
-    return template.render(
-        data=data, test=measured["test"], networks=NETWORKS, scores=SCORES, classes=CLASSES, version=__version__,
+    return environment.get_template("page.html").render(
+        data=data, test=measured["test"], networks=NETWORKS, classes=CLASSES, version=__version__,
         parts=_parts(data.slides), skipped=data.skipped.to_dict("records"),
-        per_slide=slides_table(data.predictions, data.threshold).to_dict("records"),
-        why=section(data.explained) if data.explained else None, **drawn,
+        why=explained_section(data.explained) if data.explained else None, **drawn,
     ) + "\n"  # fmt: skip
+
+
+def _template(name: str) -> str:
+    return files("vitrail.report").joinpath(name).read_text(encoding="utf-8")
 
 
 def _parts(slides: pd.DataFrame) -> list[dict[str, Any]]:
@@ -206,3 +213,9 @@ def _exact(value: float) -> str:
 
 def _signed(value: float) -> str:
     return f"{value:+.3f}".replace("-", "\N{MINUS SIGN}") if np.isfinite(value) else "\N{EN DASH}"
+
+
+def _p(value: float) -> str:
+    if not np.isfinite(value):
+        return "\N{EN DASH}"
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"  # noqa: PLR2004 - three digits

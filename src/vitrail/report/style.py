@@ -40,9 +40,7 @@ CITED = "D\N{LATIN SMALL LETTER O WITH DIAERESIS}rrich et al. 2023"
 
 _QUALITY = 90
 _OPAQUE = 255
-
-FAST_PNG = {"compress_level": 2}
-"""Of PNG files: a fifth of the time for a few percent more bytes."""
+_FAST = 2  # of PNG files: a fifth of the time for a few percent more bytes
 
 _STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans", "font.size": 9, "text.parse_math": False, "text.color": INK,
@@ -80,10 +78,22 @@ def save(figure: Figure, folder: Path, name: str) -> str:
         FigureCanvasSVG(figure).print_figure(written, format="svg", dpi=DPI, metadata=nameless)
     text = re.sub(r"data:image/png;base64,([A-Za-z0-9+/=\s]+)", lambda found: _lighter(found[1]), written.getvalue())
     (folder / f"{name}.svg").write_text(text, encoding="utf-8", newline="\n")
-    FigureCanvasAgg(figure).print_figure(
-        folder / f"{name}.png", format="png", dpi=DPI, metadata={"Software": None}, pil_kwargs=FAST_PNG
-    )
+    figure.set_layout_engine("none")  # what the SVG has laid out need not be laid out again
+    save_png(figure, folder / f"{name}.png")
     return text
+
+
+def save_png(figure: Figure, path: Path) -> None:
+    """Write a PNG, free of dates and versions; call it within `style()`.
+
+    Raises
+    ------
+    OSError
+        The file cannot be written.
+    """
+    FigureCanvasAgg(figure).print_figure(
+        path, format="png", dpi=DPI, metadata={"Software": None}, pil_kwargs={"compress_level": _FAST}
+    )
 
 
 def _lighter(png: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,53 +12,24 @@ import pandas as pd
 
 from vitrail.classes import CLASSES, TissueClass
 from vitrail.measures import scores
+from vitrail.measures.calibration import equal_count, equal_width, reliability
 from vitrail.report.data import NETWORKS
 from vitrail.report.explained_tables import explanation_tables
+from vitrail.report.scored import CALIBRATION, SCORES, is_tumor, patients_table, slides_table
+from vitrail.report.statistics import OPERATED, ROWS
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
-    from numpy.typing import NDArray
-
     from vitrail.report.data import ReportData
+    from vitrail.report.statistics import Rated
 
-SCORES = {
-    "accuracy": "Accuracy",
-    "auc": "AUC",
-    "sensitivity": "Sensitivity",
-    "specificity": "Specificity",
-    "precision": "Precision",
-    "f1": "F1",
-}
-"""The columns of the paper's Table 2, in its order."""
+    Measured = dict[str, Any]
 
+ALL_SCORES = SCORES | CALIBRATION
 
-def metrics(predictions: pd.DataFrame, threshold: float) -> dict[str, Any]:
-    """Measure both networks on the test tiles; tumor is the positive class.
-
-    Parameters
-    ----------
-    predictions
-        As in `ReportData`.
-    threshold
-        A tile is called tumor when its tumor probability, or its fraction of pixels called tumor, reaches this.
-
-    Returns
-    -------
-    `{"test": {"tiles", "patients", "classifier", "segmenter", "pixels"}}`. A network holds the six scores of `SCORES`
-    and `confusion`, `[[tn, fp], [fn, tp]]`; `pixels` holds `jaccard` by class, `mean_jaccard` and the 4 x 4
-    `confusion`, rows = truth. What is undefined is NaN.
-    """
-    test = predictions[predictions["split"] == "test"]
-    truth = is_tumor(test)
-    networks = {name: _network(truth, test[name].to_numpy(np.float64), threshold) for name in NETWORKS}
-    counts = {"tiles": len(test), "patients": int(test["patient_id"].nunique())}
-    return {"test": {**counts, **networks, "pixels": _pixels(test)}}
-
-
-def is_tumor(tiles: pd.DataFrame) -> NDArray[np.bool_]:
-    """Tell which tiles are labelled tumor."""
-    return (tiles["label"] == TissueClass.TUMOR.key).to_numpy(dtype=bool)
+_AGREEMENTS = {"bias": "bias", "lower": "lower limit", "upper": "upper limit", "pearson": "correlation"}
 
 
 def as_json(value: Any) -> str:
@@ -65,93 +37,131 @@ def as_json(value: Any) -> str:
     return json.dumps(_without_nan(value), indent=2, sort_keys=True, allow_nan=False) + "\n"
 
 
-def write_tables(data: ReportData, measured: dict[str, Any], folder: Path) -> list[str]:
+def write_tables(data: ReportData, rated: Rated, measured: Measured, folder: Path) -> list[str]:
     """Write every table as CSV and return their file names."""
     tables = {
         "cohort": data.slides,
         "skipped": data.skipped,
         "networks": networks_table(measured),
         "jaccard": jaccard_table(measured),
-        "slides": slides_table(data.predictions, data.threshold),
+        "differences": differences_table(measured),
+        "operating": operating_table(measured),
+        "calibration": calibration_table(rated),
+        "slides": slides_table(rated.test, data.threshold),
+        "slide_agreement": agreement_table(measured),
+        "patients": patients_table(rated.test, data.threshold),
+        "groups": groups_table(measured),
         **{f"confusion_{name}": matrix for name, matrix in _confusions(measured).items()},
-        **{f"roc_{name}": _roc(data.predictions, name) for name in NETWORKS},
+        **{f"roc_{name}": _roc(rated, name) for name in ROWS if len(rated.said[name]) == 1},
         **{f"training_{name}": table for name, table in data.history.items()},
         **(explanation_tables(data.explained) if data.explained else {}),
+        **({"search": pd.DataFrame([asdict(one) for one in data.search.combinations])} if data.search else {}),
     }
     for name, table in tables.items():
         table.to_csv(folder / f"{name}.csv", index=False, lineterminator="\n")
     return [f"{name}.csv" for name in tables]
 
 
-def networks_table(measured: dict[str, Any]) -> pd.DataFrame:
-    """Return the paper's Table 2: one row a network, one column a score."""
+def networks_table(measured: Measured) -> pd.DataFrame:
+    """Return the paper's Table 2: one row a network or ensemble, each score with both ends of its interval."""
+    test = measured["test"]
+    return pd.DataFrame([{"network": title} | _flat(test[name], ALL_SCORES) for name, title in ROWS.items()])
+
+
+def jaccard_table(measured: Measured) -> pd.DataFrame:
+    """Return the Jaccard coefficient of each class, and their mean."""
+    pixels = measured["test"]["pixels"]
+    ends = pixels["interval"]
+    rows = [(tissue.title, pixels["jaccard"][tissue.key], *ends["jaccard"][tissue.key]) for tissue in CLASSES]
+    mean = ("Mean", pixels["mean_jaccard"], *ends["mean_jaccard"])
+    return pd.DataFrame([*rows, mean], columns=["class", "jaccard", "low", "high"])
+
+
+def differences_table(measured: Measured) -> pd.DataFrame:
+    """Return the paired differences: one row a pair and score."""
+    rows = []
+    for pair, found in measured["test"]["differences"].items():
+        first, second = pair.split("_minus_")
+        for score in ALL_SCORES:
+            one = found[score]
+            low, high = one["interval"]
+            row = {"first": first, "second": second, "score": score, "difference": one["difference"], "low": low}
+            rows.append({**row, "high": high, "p": one["p"], "p_delong": one.get("p_delong", np.nan)})
+    return pd.DataFrame(rows)
+
+
+def operating_table(measured: Measured) -> pd.DataFrame:
+    """Return the thresholds that the validation tiles choose, and what they come to on the test tiles."""
+    rows = []
+    for name in OPERATED:
+        found = measured["test"]["operating"][name]
+        for rule in ("youden", "sensitivity"):
+            row = {"network": name, "rule": rule, "threshold": found[rule]["threshold"]}
+            rows.append(row | _flat(found[rule], ("sensitivity", "specificity", "accuracy")))
+    return pd.DataFrame(rows)
+
+
+def calibration_table(rated: Rated) -> pd.DataFrame:
+    """Return the bins of the reliability diagram, of equal width and of equal count."""
+    tables = []
+    for name in OPERATED:
+        (score,) = rated.said[name]
+        for kind, edges in {"equal width": equal_width(), "equal count": equal_count(score)}.items():
+            found = reliability(is_tumor(rated.test), score, edges)
+            table = {"network": name, "bins": kind, "from": edges[:-1], "to": edges[1:], "tiles": found.count}
+            tables.append(pd.DataFrame({**table, "predicted": found.predicted, "observed": found.observed}))
+    return pd.concat(tables, ignore_index=True)
+
+
+def agreement_table(measured: Measured) -> pd.DataFrame:
+    """Return how far the tumor shares of slides agree with the annotation."""
+    found = measured["test"]["slides"]
     rows = [
-        {"network": title, **{key: measured["test"][name][key] for key in SCORES}} for name, title in NETWORKS.items()
+        {"network": name, "measure": title, "value": found[name][key]}
+        | dict(zip(("low", "high"), found[name]["interval"][key], strict=True))
+        for name in NETWORKS
+        for key, title in _AGREEMENTS.items()
     ]
     return pd.DataFrame(rows)
 
 
-def jaccard_table(measured: dict[str, Any]) -> pd.DataFrame:
-    """Return the Jaccard coefficient of each class, and their mean."""
-    pixels = measured["test"]["pixels"]
-    rows = [(tissue.title, pixels["jaccard"][tissue.key]) for tissue in CLASSES]
-    return pd.DataFrame([*rows, ("Mean", pixels["mean_jaccard"])], columns=["class", "jaccard"])
+def groups_table(measured: Measured) -> pd.DataFrame:
+    """Return the scores of each group of each attribute: one row a group and network."""
+    rows = [
+        {"attribute": attribute, "group": group["group"], "patients": group["patients"], "tiles": group["tiles"],
+         "warning": group["warning"] or "", "network": network} | _flat(group[network], ALL_SCORES)
+        for attribute, groups in measured["test"]["groups"].items()
+        for group in groups
+        for network in NETWORKS
+    ]  # fmt: skip
+    ends = [f"{score}{end}" for score in ALL_SCORES for end in ("", "_low", "_high")]
+    return pd.DataFrame(rows, columns=["attribute", "group", "patients", "tiles", "warning", "network", *ends])
 
 
-def slides_table(predictions: pd.DataFrame, threshold: float) -> pd.DataFrame:
-    """Return tiles, accuracy of both networks and mean Jaccard of each test slide."""
-    test = predictions[predictions["split"] == "test"]
-    rows = []
-    for slide_id, tiles in test.groupby("slide_id", sort=True):
-        found = metrics(tiles, threshold)["test"]
-        row = {"slide_id": slide_id, "patient_id": tiles["patient_id"].iloc[0], "tiles": found["tiles"]}
-        row |= {f"{name}_accuracy": found[name]["accuracy"] for name in NETWORKS}
-        rows.append({**row, "mean_jaccard": found["pixels"]["mean_jaccard"]})
-    columns = ["slide_id", "patient_id", "tiles", *(f"{name}_accuracy" for name in NETWORKS), "mean_jaccard"]
-    return pd.DataFrame(rows, columns=columns)
+def _flat(entry: Mapping[str, Any], names: Mapping[str, str] | tuple[str, ...]) -> dict[str, float]:
+    """Return scores with both ends of their intervals, side by side."""
+    flat: dict[str, float] = {}
+    for score in names:
+        low, high = entry["interval"][score]
+        flat |= {score: entry[score], f"{score}_low": low, f"{score}_high": high}
+    return flat
 
 
-def _network(truth: NDArray[np.bool_], score: NDArray[np.float64], threshold: float) -> dict[str, Any]:
-    matrix = scores.confusion(truth, score >= threshold, 2)
-    return {
-        "accuracy": float(scores.accuracy(matrix)),
-        "auc": float(scores.auc(truth, score)),
-        "sensitivity": float(scores.sensitivity(matrix)),
-        "specificity": float(scores.specificity(matrix)),
-        "precision": float(scores.precision(matrix)),
-        "f1": float(scores.f1(matrix)),
-        "confusion": matrix.tolist(),
-    }
-
-
-def _pixels(tiles: pd.DataFrame) -> dict[str, Any]:
-    n = len(CLASSES)
-    matrix = np.zeros((n, n), np.int64)
-    for counts in tiles["pixels"]:
-        matrix += np.asarray(counts, np.int64).reshape(n, n)
-    each = scores.jaccard(matrix)
-    return {
-        "jaccard": {tissue.key: float(each[tissue]) for tissue in CLASSES},
-        "mean_jaccard": float(scores.mean_jaccard(matrix)),
-        "confusion": matrix.tolist(),
-    }
-
-
-def _confusions(measured: dict[str, Any]) -> dict[str, pd.DataFrame]:
+def _confusions(measured: Measured) -> dict[str, pd.DataFrame]:
     tile = [TissueClass.NON_TUMOR, TissueClass.TUMOR]
-    wanted = {"classifier": tile, "segmenter": tile, "pixels": list(CLASSES)}
+    wanted = dict.fromkeys(ROWS, tile) | {"pixels": list(CLASSES)}
     return {
         name: pd.DataFrame(
             [[kind.key, *row] for kind, row in zip(kinds, measured["test"][name]["confusion"], strict=True)],
             columns=["truth", *(f"predicted_{kind.key}" for kind in kinds)],
         )
         for name, kinds in wanted.items()
+        if measured["test"][name]["confusion"] is not None
     }
 
 
-def _roc(predictions: pd.DataFrame, name: str) -> pd.DataFrame:
-    test = predictions[predictions["split"] == "test"]
-    fpr, tpr, thresholds = scores.roc_curve(is_tumor(test), test[name].to_numpy(np.float64))
+def _roc(rated: Rated, name: str) -> pd.DataFrame:
+    fpr, tpr, thresholds = scores.roc_curve(is_tumor(rated.test), rated.said[name][0])
     return pd.DataFrame({"threshold": thresholds, "false_positive_rate": fpr, "true_positive_rate": tpr})
 
 

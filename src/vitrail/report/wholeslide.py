@@ -11,17 +11,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-from vitrail.classes import TissueClass
+from vitrail.classes import ARTEFACT_CLASS, TissueClass
 from vitrail.exchange.classmap import read_class_map
 from vitrail.exchange.qupath import MEASUREMENTS, SlideObjects, write_geojson
 from vitrail.exchange.regions import MapFrame, find_regions
 from vitrail.exchange.whole import whole_file
 from vitrail.predict.slidemap import load_map
 from vitrail.report.data import SlideMaps
-from vitrail.report.maps import ARTEFACT, SPOILT, map_figure
-from vitrail.report.style import DPI, style
+from vitrail.report.maps import SPOILT, map_figure
+from vitrail.report.style import save_png, style
 from vitrail.slides.slide import read_thumbnail
 
 if TYPE_CHECKING:
@@ -60,7 +59,7 @@ def name_tiles(tiles: pd.DataFrame, threshold: float) -> pd.Series[str]:
     """
     tumor = tiles["tumor_probability"] >= threshold
     names = np.where(tumor, TissueClass.TUMOR.key, TissueClass.NON_TUMOR.key).astype(object)
-    names[(tiles["artefact"] >= SPOILT).to_numpy()] = ARTEFACT
+    names[(tiles["artefact"] >= SPOILT).to_numpy()] = ARTEFACT_CLASS.key
     names[tiles["background"].to_numpy(dtype=bool)] = TissueClass.BACKGROUND.key
     return pd.Series(names, index=tiles.index, name="class")
 
@@ -98,7 +97,7 @@ def publish(files: MapFiles, out: Path, threshold: float) -> dict[str, Any]:
     objects = SlideObjects(
         slide_id=files.base.name,
         side=float(tiles["side"].iloc[0]),
-        tiles=[tiles.assign(label=names.where(names != ARTEFACT, None))],
+        tiles=[tiles.assign(label=names.where(names != ARTEFACT_CLASS.key, None))],
         regions=_regions(files, facts),
         measurements=_measurements(tiles),
     )
@@ -151,8 +150,7 @@ def save_map_figure(path: Path, maps: SlideMaps, threshold: float) -> None:
         The file cannot be written.
     """
     with style(), whole_file(path) as temporary:
-        canvas = FigureCanvasAgg(map_figure(maps, threshold))
-        canvas.print_figure(temporary, format="png", dpi=DPI, metadata={"Software": None})
+        save_png(map_figure(maps, threshold), temporary)
 
 
 def _measurements(tiles: pd.DataFrame) -> dict[str, str]:

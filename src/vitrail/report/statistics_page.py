@@ -1,0 +1,92 @@
+"""The section "Scores" of the page: its figures, and what its tables and sentences hold."""
+
+from __future__ import annotations
+
+import base64
+import io
+from typing import TYPE_CHECKING, Any
+
+from PIL import Image
+
+from vitrail.report.data import NETWORKS
+from vitrail.report.scored import CALIBRATION, SCORES, slides_table, worst_slides
+from vitrail.report.statistics import DIFFERENCES, FEWEST_PATIENTS, OPERATED, ROWS
+from vitrail.report.statistics_figures import (
+    calibration_figure,
+    groups_figure,
+    patients_figure,
+    roc_figure,
+    shares_figure,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from matplotlib.figure import Figure
+
+    from vitrail.report.data import ReportData, SlideMaps
+    from vitrail.report.statistics import Rated
+
+    Measured = dict[str, Any]
+
+_PICTURE_PX = 160
+_MOST_PATIENTS = 200
+
+
+def planned(rated: Rated, measured: Measured) -> dict[str, Callable[[], Figure]]:
+    """Return how to draw each figure of the section; what there is nothing to show of is left out."""
+    plan: dict[str, Callable[[], Figure]] = {"roc": lambda: roc_figure(rated, measured)}
+    if not len(rated.test):
+        return plan
+    plan["calibration"] = lambda: calibration_figure(rated, measured)
+    plan["shares"] = lambda: shares_figure(rated, measured)
+    if measured["test"]["patients"] <= _MOST_PATIENTS:
+        plan["patients"] = lambda: patients_figure(rated)
+    if measured["test"]["groups"]:
+        plan["groups"] = lambda: groups_figure(measured)
+    return plan
+
+
+def section(data: ReportData, rated: Rated, measured: Measured, figures: Mapping[str, str]) -> dict[str, Any]:
+    """Return what the template of the section needs besides figures.
+
+    Parameters
+    ----------
+    data, rated, measured
+        What to show.
+    figures
+        By slide, the name of its figure on the page.
+    """
+    test, table = measured["test"], slides_table(rated.test, data.threshold)
+    shown = {maps.slide_id: maps for maps in data.maps}
+    worst = worst_slides(table).to_dict("records")
+    return {
+        "rows": [(name, title, test[name]) for name, title in ROWS.items()],
+        "columns": SCORES | CALIBRATION,
+        "differences": [_difference(test, first, second) for first, second in DIFFERENCES],
+        "operating": [(ROWS[name], test["operating"][name]) for name in OPERATED],
+        "equal_count": [(ROWS[name], test["calibration"][name]["ece_equal_count"]) for name in OPERATED],
+        "agreement": [(title, test["slides"][name]) for name, title in NETWORKS.items()],
+        "per_slide": table.to_dict("records"),
+        "worst": [row | _picture(shown.get(row["slide_id"]), figures) for row in worst],
+        "groups": test["groups"],
+        "fewest": FEWEST_PATIENTS,
+        "validation": len(rated.validation),
+    }
+
+
+def _difference(test: dict[str, Any], first: str, second: str) -> dict[str, Any]:
+    missing = next((test[name]["missing"] for name in (first, second) if "missing" in test[name]), None)
+    title = f"{ROWS[first]} \N{MINUS SIGN} {ROWS[second].lower()}"
+    return {"title": title, "scores": test["differences"][f"{first}_minus_{second}"], "missing": missing}
+
+
+def _picture(maps: SlideMaps | None, figures: Mapping[str, str]) -> dict[str, Any]:
+    """Return a small picture of a slide as a data URI, and the name of its figure; None for both without a map."""
+    if maps is None:
+        return {"picture": None, "figure": None}
+    image, out = Image.fromarray(maps.thumbnail), io.BytesIO()
+    image.thumbnail((_PICTURE_PX, _PICTURE_PX))
+    image.save(out, "JPEG", quality=85)
+    uri = f"data:image/jpeg;base64,{base64.b64encode(out.getvalue()).decode()}"
+    return {"picture": uri, "figure": figures[maps.slide_id]}
