@@ -1,0 +1,36 @@
+"""What workers of the tests of the search do: functions of a module that they can import."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+from vitrail.errors import ModelError
+
+
+def touch(job):
+    """Leave a file named by the job, with this process's number; -1 is refused, -2 kills, -3 is a fault."""
+    folder, number = job
+    with (Path(folder) / f"{number}.txt").open("a", encoding="utf-8") as file:
+        file.write(f"{os.getpid()}\n")
+    if number == -1:
+        raise ModelError("job", "it is refused", "Leave it out")
+    if number == -2:
+        os._exit(1)
+    if number == -3:
+        raise ZeroDivisionError("a fault")
+
+
+def die_once(job):
+    """Kill the worker at the first attempt."""
+    folder, number = job
+    first = not (Path(folder) / f"{number}.txt").exists()
+    touch(job)
+    if first and number == 1:
+        os._exit(1)
+
+
+def sleep_after_the_first(job):
+    touch(job)
+    time.sleep(60 if job[1] else 0.01)
