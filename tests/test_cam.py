@@ -438,7 +438,7 @@ def test_relu_is_a_view_for_one_target():
 def test_an_array_of_tiles_is_explained_in_batches(spec):
     network = random_network(spec)
     tiles = np.random.default_rng(0).integers(0, 256, (5, 64, 64, 3), np.uint8)
-    explainer = Explainer(Model(spec=spec, module=network), torch.device("cpu"), batch=2)
+    explainer = Explainer(Model(spec=spec, module=network), torch.device("cpu"), batch=2, engine="torch")
     found = explainer.gradcam(tiles, NON_TUMOR)
     x = Standardiser(spec, torch.device("cpu"))(intensities(torch.from_numpy(tiles)))
     explain = classifier_gradcam if spec is CLASSIFIER else segmenter_gradcam

@@ -414,7 +414,7 @@ def test_batches_that_do_not_fit_are_halved(run, folder, test_images, most):
 
 
 def test_too_little_memory_for_one_tile_is_told(run, folder, test_images):
-    explainer = Explainer(load_model(run / "classifier"), CPU)
+    explainer = Explainer(load_model(run / "classifier"), CPU, engine="torch")
     limit_memory(explainer.network, 0, [])
     expected = r"^explanation: cpu has too little memory for a single tile\. Free its memory"
     with pytest.raises(ModelError, match=expected):

@@ -67,15 +67,36 @@ def classifier_gradcam(network: Classifier, images: Tensor, target: TissueClass 
     ValueError
         The target is none of these two.
     """
-    sign = sign_of(target)
     with frozen(network):
-        features = network.features(images.detach()).float()
-        hidden = network.dense(features.mean((2, 3)))
-        logits = network.logit(hidden.relu()).squeeze(1)
-        active = (hidden > 0) * network.logit.weight * sign
-        values = _weighted(features, active @ network.dense.weight / features[0, 0].numel())
-    (frame,) = frames(network, shape_of(images), (FEATURES,), (final_stride(network),))
-    return Maps(method=_NAME, layers=(FEATURES,), target=target.key, values=values, output=logits, frame=frame)
+        logits, values = classifier_cam(network, images.detach())
+    return classifier_maps(network, shape_of(images), logits, values, target)
+
+
+def classifier_cam(network: Classifier, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the logits `[n]` and the maps of tumor `[n, h', w']` of standardised images; see `classifier_gradcam`.
+
+    The network is in eval mode. Nothing here depends on what the images show, so that it can be recorded.
+    """
+    features = network.features(images).float()
+    hidden = network.dense(features.mean((2, 3)))
+    logits = network.logit(hidden.relu()).squeeze(1)
+    active = (hidden > 0) * network.logit.weight
+    return logits, _weighted(features, active @ network.dense.weight / features[0, 0].numel())
+
+
+def classifier_maps(
+    network: Classifier, shape: tuple[int, int, int], logits: Tensor, values: Tensor, target: TissueClass
+) -> Maps:
+    """Return what `classifier_cam` gave for images of channels, height and width as maps of a target.
+
+    Raises
+    ------
+    ValueError
+        The target is neither tumor nor non-tumor.
+    """
+    sign = sign_of(target)
+    (frame,) = frames(network, shape, (FEATURES,), (final_stride(network),))
+    return Maps(method=_NAME, layers=(FEATURES,), target=target.key, values=values * sign, output=logits, frame=frame)
 
 
 def segmenter_gradcam(
@@ -178,7 +199,7 @@ def shape_of(images: Tensor) -> tuple[int, int, int]:
 def _weighted(features: Tensor, weights: Tensor) -> Tensor:
     """Add up feature maps `[n, c, h, w]` with weights `[n, c]`; returns `[n, h, w]`."""
     rows = features.movedim(1, 3).flatten(1, 2)
-    return (rows @ weights[:, :, None]).view(len(features), *features.shape[2:])
+    return (rows @ weights[:, :, None]).view(-1, *features.shape[2:])
 
 
 def _inside(logits: Tensor, target: TissueClass, pixels: Pixels) -> Tensor:

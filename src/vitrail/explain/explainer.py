@@ -11,9 +11,11 @@ import torch
 from vitrail.classes import TissueClass
 from vitrail.errors import ModelError
 from vitrail.explain.cam import classifier_gradcam, segmenter_gradcam
+from vitrail.explain.compiled import CompiledClassifier
 from vitrail.explain.hrcam import hrcam, pool, watching
 from vitrail.explain.layers import find_layers
 from vitrail.models.classifier import Classifier
+from vitrail.models.compiled import use_openvino
 from vitrail.models.inputs import Standardiser, intensities
 
 if TYPE_CHECKING:
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from vitrail.explain.hrcam import Auxiliary
     from vitrail.explain.layers import Layers
     from vitrail.explain.saliency import Maps, Saliency
+    from vitrail.models.compiled import EngineName
     from vitrail.models.store import Model
 
     Images = NDArray[np.uint8]
@@ -52,12 +55,31 @@ class Explainer:
         Images in one pass.
     layers
         That HR-CAM looks at, as `find_layers` returns them; None takes the default ones.
+    engine
+        What computes the maps of a classifier. OpenVINO, which `"auto"` takes on a CPU where it is installed, compiles
+        the network with the weights it has when it is first asked; a segmenter's maps are always torch's.
+
+    Raises
+    ------
+    SettingsError
+        OpenVINO is asked for, but not installed, or the device is no CPU.
     """
 
-    def __init__(self, model: Model, device: torch.device, batch: int = BATCH, *, layers: Layers | None = None) -> None:
+    def __init__(
+        self,
+        model: Model,
+        device: torch.device,
+        batch: int = BATCH,
+        *,
+        layers: Layers | None = None,
+        engine: EngineName = "auto",
+    ) -> None:
         self.device, self.batch, self._layers = device, batch, layers
         self.network = model.module.to(device).to(memory_format=torch.channels_last)
         self._standardise = Standardiser(model.spec, device)
+        self._compiled = None
+        if isinstance(self.network, Classifier) and use_openvino(engine, device):
+            self._compiled = CompiledClassifier(self.network, model.spec)
 
     @cached_property
     def layers(self) -> Layers:
@@ -68,6 +90,9 @@ class Explainer:
         self, images: Images, target: TissueClass = TissueClass.TUMOR, pixels: Pixels = "predicted"
     ) -> list[Saliency]:
         """Explain images `[n, h, w, 3]` with Grad-CAM; `pixels` is for the segmenter, see `segmenter_gradcam`."""
+        if self._compiled is not None:
+            found = [self._compiled.gradcam(images[part], target) for part in self._parts(images)]
+            return [saliency for maps in found for saliency in maps.saliencies()]
 
         def explain(part: slice, batch: Tensor) -> list[Saliency]:
             chosen = pixels[part] if isinstance(pixels, torch.Tensor) else pixels
@@ -77,6 +102,8 @@ class Explainer:
 
     def hrcam(self, images: Images, auxiliary: Auxiliary, target: TissueClass = TissueClass.TUMOR) -> list[Saliency]:
         """Explain images `[n, h, w, 3]` with HR-CAM."""
+        if self._compiled is not None:
+            return [saliency for _, maps in self.both(images, auxiliary, target) for saliency in maps.saliencies()]
 
         def explain(_part: slice, batch: Tensor) -> list[Saliency]:
             return hrcam(self.network, batch, auxiliary, target).saliencies()
@@ -87,6 +114,9 @@ class Explainer:
         self, images: Images, auxiliary: Auxiliary, target: TissueClass = TissueClass.TUMOR
     ) -> Iterator[tuple[Maps, Maps]]:
         """Yield Grad-CAM and HR-CAM of images `[n, h, w, 3]` batch by batch, from one forward pass."""
+        if self._compiled is not None:
+            compiled = self._compiled
+            return (compiled.both(images[part], auxiliary, target) for part in self._parts(images))
 
         def explain(_part: slice, batch: Tensor) -> tuple[Maps, Maps]:
             with watching(self.network, auxiliary) as watched:
@@ -131,6 +161,9 @@ class Explainer:
         if isinstance(self.network, Classifier):
             return classifier_gradcam(self.network, batch, target)
         return segmenter_gradcam(self.network, batch, target, pixels)
+
+    def _parts(self, images: Images) -> list[slice]:
+        return [slice(start, start + self.batch) for start in range(0, len(images), self.batch)]
 
     def _each(self, images: Images | Tensor, work: Callable[[slice, Tensor], T]) -> Iterator[T]:
         """Do work on standardised images, batch by batch."""

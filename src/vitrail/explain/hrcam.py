@@ -32,7 +32,7 @@ from vitrail.explain.saliency import Maps
 from vitrail.models.store import replace, save_tensors
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -206,7 +206,13 @@ def watching(network: nn.Module, auxiliary: Auxiliary, channels: int = 3) -> Ite
     ModelError
         As for `hrcam`.
     """
-    device = next(network.parameters()).device
+    weigh = weigher(auxiliary, next(network.parameters()).device)
+    with frozen(network), tap(network, auxiliary.layers.names, weigh) as weighted:
+        yield Watched(network=network, auxiliary=auxiliary, channels=channels, weighted=weighted)
+
+
+def weigher(auxiliary: Auxiliary, device: torch.device) -> Callable[[str, Tensor], Tensor]:
+    """Return what weighs a layer's feature maps `[n, c, h, w]` and adds them up, `[n, h, w]`; for `tap`."""
     parts = auxiliary.layers.parts(auxiliary.weights.to(device))
 
     def weigh(name: str, maps: Tensor) -> Tensor:
@@ -215,8 +221,7 @@ def watching(network: nn.Module, auxiliary: Auxiliary, channels: int = 3) -> Ite
             raise ModelError(f"layer {name!r}", problem, "Fit HR-CAM on this network")
         return maps.detach().float().movedim(1, 3) @ parts[name]  # a 1x1 convolution; as a product it costs a fifth
 
-    with frozen(network), tap(network, auxiliary.layers.names, weigh) as weighted:
-        yield Watched(network=network, auxiliary=auxiliary, channels=channels, weighted=weighted)
+    return weigh
 
 
 def _onto(finest: Tensor, frame: Frame, values: Tensor, own: Frame) -> Tensor:

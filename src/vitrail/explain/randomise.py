@@ -228,7 +228,7 @@ def _maps(
     subject: Subject, model: Model, pixels: Tensor | None, at: tuple[int, str, Auxiliary]
 ) -> Iterator[tuple[str, int, str, NDArray[np.float32]]]:
     number, name, auxiliary = at
-    explainer = Explainer(model, subject.device)
+    explainer = Explainer(model, subject.device, engine="torch")  # its weights change
     gradcam = explainer.gradcam(subject.images, pixels="predicted" if pixels is None else pixels)
     yield METHODS[0], number, name, _stacked(gradcam)
     yield METHODS[1], number, AUXILIARY if number == 1 else name, _stacked(explainer.hrcam(subject.images, auxiliary))

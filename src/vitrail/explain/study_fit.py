@@ -181,7 +181,8 @@ def fitted_network(task: Task, sources: Sources, augmentation: Augmentation | No
     """
     model = load_model(sources.run.folder / task)
     layers = chosen_layers(model.module, task, sources.settings.explain)
-    explainer, folder = Explainer(model, sources.device, layers=layers), sources.folder / task
+    engine = sources.settings.compute.engine
+    explainer, folder = Explainer(model, sources.device, layers=layers, engine=engine), sources.folder / task
     record = sources.unfinished / f"{task}.json"
     if not record.is_file():
         auxiliary, examples = _trained(explainer, task, sources, augmentation)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
+from torch import nn
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -35,3 +36,25 @@ class Standardiser:
     def __call__(self, images: Tensor) -> Tensor:
         """Map intensities `[n, 3, h, w]` to standardised ones in channels-last memory."""
         return (images.contiguous(memory_format=torch.channels_last) - self._mean).mul_(self._scale)
+
+
+class FromBytes(nn.Module):
+    """A network that takes bytes.
+
+    Parameters
+    ----------
+    network
+        Takes standardised images.
+    spec
+        Whose mean and standard deviation images are standardised with.
+    """
+
+    def __init__(self, network: nn.Module, spec: ModelSpec) -> None:
+        super().__init__()
+        self.network = network
+        self._standardise = Standardiser(spec, torch.device("cpu"))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map RGB bytes `[n, h, w, 3]` to what the network gives."""
+        output: Tensor = self.network(self._standardise(intensities(images)))
+        return output

@@ -1,0 +1,100 @@
+"""A classifier that says why, as one compiled graph from bytes to logits and both maps."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from vitrail.explain.cam import classifier_cam, classifier_maps
+from vitrail.explain.hooks import frozen, seen, tap
+from vitrail.explain.hrcam import Watched, weigher
+from vitrail.models.compiled import Compiled
+from vitrail.models.inputs import Standardiser, intensities
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from vitrail.classes import TissueClass
+    from vitrail.explain.hrcam import Auxiliary
+    from vitrail.explain.saliency import Maps
+    from vitrail.models.classifier import Classifier
+    from vitrail.models.spec import ModelSpec
+
+    Images = NDArray[np.uint8]
+
+
+class ExplainedClassifier(nn.Module):
+    """A classifier with Grad-CAM of tumor and, where it is asked for, what HR-CAM needs of every layer.
+
+    Parameters
+    ----------
+    network
+        The classifier, in eval mode; the graph shares its weights.
+    spec
+        Whose mean and standard deviation images are standardised with.
+    auxiliary
+        HR-CAM's dense layer; None leaves HR-CAM out.
+    """
+
+    def __init__(self, network: Classifier, spec: ModelSpec, auxiliary: Auxiliary | None) -> None:
+        super().__init__()
+        self.network = network
+        self._auxiliary = auxiliary
+        self._standardise = Standardiser(spec, torch.device("cpu"))
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Map RGB bytes `[n, h, w, 3]` to logits `[n]`, maps `[n, h', w']`, and each layer's weighted sum."""
+        standardised = self._standardise(intensities(images))
+        if self._auxiliary is None:
+            return classifier_cam(self.network, standardised)
+        names = self._auxiliary.layers.names
+        with tap(self.network, names, weigher(self._auxiliary, torch.device("cpu"))) as weighted:
+            logits, values = classifier_cam(self.network, standardised)
+        return (logits, values, *(seen(weighted, name) for name in names))
+
+
+class CompiledClassifier:
+    """Explains images with OpenVINO; what it returns is what `classifier_gradcam` and `hrcam` return.
+
+    Parameters
+    ----------
+    network
+        The classifier; its weights must not change any more.
+    spec
+        Whose mean and standard deviation images are standardised with.
+    """
+
+    def __init__(self, network: Classifier, spec: ModelSpec) -> None:
+        self._network, self._spec = network, spec
+        self._known: list[tuple[Auxiliary | None, Compiled]] = []
+
+    def gradcam(self, images: Images, target: TissueClass) -> Maps:
+        """Explain images `[n, h, w, 3]` with Grad-CAM."""
+        logits, values = self._outputs(images, None)
+        return self._maps(images, logits, values, target)
+
+    def both(self, images: Images, auxiliary: Auxiliary, target: TissueClass) -> tuple[Maps, Maps]:
+        """Explain images `[n, h, w, 3]` with Grad-CAM and HR-CAM, from one pass."""
+        logits, values, *parts = self._outputs(images, auxiliary)
+        weighted = dict(zip(auxiliary.layers.names, parts, strict=True))
+        watched = Watched(network=self._network, auxiliary=auxiliary, channels=3, weighted=weighted)
+        return self._maps(images, logits, values, target), watched.maps((images.shape[1], images.shape[2]), target)
+
+    def _maps(self, images: Images, logits: Tensor, values: Tensor, target: TissueClass) -> Maps:
+        return classifier_maps(self._network, (3, images.shape[1], images.shape[2]), logits, values, target)
+
+    def _outputs(self, images: Images, auxiliary: Auxiliary | None) -> list[Tensor]:
+        with frozen(self._network):
+            return [torch.from_numpy(array) for array in self._compiled(auxiliary)(images)]
+
+    def _compiled(self, auxiliary: Auxiliary | None) -> Compiled:
+        """Return the graph for a dense layer; there are few, and a new one may be another object of equal content."""
+        found = next((graph for known, graph in self._known if known is auxiliary), None)
+        if found is None:
+            found = Compiled(ExplainedClassifier(self._network, self._spec, auxiliary))
+            self._known.append((auxiliary, found))
+        return found
