@@ -47,8 +47,8 @@ def pen_mark(*_, **__):
 
 
 def settings(**predict):
-    """Return settings that look for no artefacts unless told to."""
-    return Settings.model_validate({"predict": {"artefacts": False, **predict}})
+    """Return settings with windows of one tile, which look for no artefacts unless told to."""
+    return Settings.model_validate({"predict": {"artefacts": False, "window": 1, "overlap": 0.25, **predict}})
 
 
 class Reds:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -75,6 +76,18 @@ def test_a_byte_order_mark_and_accents(write):
     path = write("\ufeff" + json.dumps([feature("Tumeur é")], ensure_ascii=False))
     names = ClassNames(tumor=("tumeur É",), non_tumor=(), ignore=())
     assert len(read_annotations(path, names).outlines) == 1
+
+
+def test_a_million_tiles_need_little_memory(write):
+    """What is kept of a tile is less than a fiftieth of its text."""
+    tile = feature(None, measurements={f"m{n}": n / 7 for n in range(20)}, objectType="tile")
+    path = write([feature(), *[tile] * 2000, feature("Stroma")])
+    tracemalloc.start()
+    found = read_annotations(path, NAMES)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert [outline.label for outline in found.outlines] == [TUMOR, NON_TUMOR]
+    assert peak < 2.2 * path.stat().st_size
 
 
 def test_children_are_found_in_their_parents(write):

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from conftest import write_tiff
-from mapped import GLASS, SPEC, Reds, picture, settings, write_slide
+from mapped import GLASS, SPEC, Reds, pen_mark, picture, settings, write_slide
 from vitrail import apply
 from vitrail.apply import Application, apply_models, check_slide, settings_from
 from vitrail.errors import ModelError, SettingsError
@@ -27,7 +27,7 @@ ENDINGS = ("classes.ome.tiff", "geojson", "json", "npz", "png", "tiles.parquet")
 
 @pytest.fixture(autouse=True)
 def _coarse(monkeypatch):
-    monkeypatch.setattr("vitrail.report.wholeslide.DPI", 30)  # quick
+    monkeypatch.setattr("vitrail.report.style.DPI", 30)  # quick
 
 
 class Bench:
@@ -87,6 +87,24 @@ def test_a_slide_gets_its_files_and_a_row(bench, slide, tmp_path):
     assert Path(outcome.lines[-1]) == out / "summary.csv"
     with Image.open(out / "A.png") as drawn:
         assert drawn.size[0] > 300
+
+
+def test_the_summary_names_the_artefacts_by_kind(bench, slide, tmp_path, monkeypatch):
+    monkeypatch.setattr("vitrail.predict.ground.find_artefacts", pen_mark)
+    bench.run([slide], tmp_path / "out", artefacts=True)
+    row = pd.read_csv(tmp_path / "out" / "summary.csv").iloc[0]
+    assert row["pen_share"] == pytest.approx(row["artefact_share"], rel=1e-4)
+    assert row["pen_share"] > 0
+    assert (row[["fold_share", "blur_share", "blood_share", "debris_share", "bubble_share"]] == 0).all()
+
+
+def test_a_summary_of_earlier_keeps_its_rows(bench, slide, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "summary.csv").write_text("slide_id,tumor_mm2,reason\nOLD,2.5,\n")
+    bench.run([slide], tmp_path / "out")
+    table = pd.read_csv(tmp_path / "out" / "summary.csv", index_col="slide_id")
+    assert table["tumor_mm2"]["OLD"] == 2.5
+    assert list(table.index) == ["A", "OLD"]
 
 
 def test_what_is_finished_is_not_done_again(bench, slide, tmp_path):
@@ -206,7 +224,7 @@ def test_a_full_disk_is_one_line_and_the_work_goes_on_later(bench, slide, tmp_pa
             "strips": ("vitrail.predict.wholeslide.np.save", full),
             "class map": ("vitrail.exchange.ometiff._Spool.add", full),
             "geojson": ("vitrail.exchange.qupath._write_lines", full),
-            "figure": ("vitrail.report.wholeslide.FigureCanvasAgg.print_figure", full),
+            "figure": ("vitrail.report.style.FigureCanvasAgg.print_figure", full),
             "facts": ("vitrail.apply.write_text", full),
         }[where]
         disk.setattr(*target)

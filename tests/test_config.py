@@ -26,11 +26,15 @@ def test_paper_holds_the_papers_figures():
     assert (paper.classifier.dense, paper.classifier.learning_rate, paper.classifier.batch) == (1024, 1e-5, 128)
     assert (paper.segmenter.learning_rate, paper.segmenter.batch, len(paper.segmenter.decoder)) == (1e-4, 64, 5)
     assert (paper.encoder.name, paper.encoder.weights) == ("efficientnet_b0", "imagenet")
+    search = paper.search
+    assert (search.side_um, min(search.side_px), max(search.side_px)) == ((99.6, 149.4, 199.1), 64, 512)
+    assert (search.folds, search.keep, search.epochs) == (5, 1.0, None)
 
 
-def test_quick_differs_only_in_resolution_epochs_learning_rates_and_encoder():
+def test_quick_differs_only_in_resolution_epochs_learning_rates_encoder_and_search():
     allowed = {"tiles.side_px", "encoder.name", "encoder.weights"}
     allowed |= {f"{net}.{key}" for net in ("classifier", "segmenter") for key in ("epochs", "learning_rate")}
+    allowed |= {f"search.{key}" for key in ("side_um", "side_px", "cut_px", "folds", "iterations", "epochs")}
     assert {f"{branch}.{key}" for branch, values in QUICK.items() for key in values} <= allowed
 
 
@@ -68,6 +72,7 @@ def test_a_change_keeps_the_comments(study):
         ("seed.x=1", "'seed' is a value"),
         ("split.train=0", "split.train = 0"),
         ("encoder.weights=embedded", "holds tf_efficientnet_lite0"),
+        ("search.side_px=[64, 1024]", "search.cut_px = 512 is less than the largest of search.side_px"),
     ],
 )
 def test_a_wrong_change_is_one_line_and_changes_nothing(study, change, said):

@@ -10,14 +10,16 @@ SOURCE = Path(__file__).parents[1] / "src" / "vitrail"
 FLOORS = (
     ("errors", "geometry", "classes", "measures"),
     ("files", "branches", "config", "progress", "parallel", "stage"),
-    ("slides",),
+    ("slides", "searched"),
     ("tiles",),
     ("models", "exchange"),
     ("learn", "predict", "explain", "export"),
     ("report",),
     ("pipeline",),
     ("study",),
+    ("search",),
     ("single", "apply"),
+    ("demo",),
     ("cli",),
 )
 """Bottom first. What stands on one floor are rooms without doors between them, but for `OPEN`."""

@@ -11,10 +11,29 @@ import pandas as pd
 import pytest
 import shapely
 import tifffile
+import torch
 
 from conftest import write_tiff
-from mapped import GLASS, HEIGHT, MPP, PEN, SIDE_UM, TISSUE, WIDTH, Reds, pen_mark, picture, settings, write_slide
+from mapped import (
+    GLASS,
+    HEIGHT,
+    MPP,
+    PEN,
+    SIDE_PX,
+    SIDE_UM,
+    SPEC,
+    TISSUE,
+    WIDTH,
+    Reds,
+    pen_mark,
+    picture,
+    settings,
+    write_slide,
+)  # fmt: skip
 from vitrail.errors import SlideError
+from vitrail.models.spec import SegmenterSpec
+from vitrail.models.store import Model, build
+from vitrail.predict.engine import Engine
 from vitrail.predict.mapping import Networks, map_slide
 from vitrail.predict.slidemap import MapFiles, load_map
 from vitrail.predict.study import _map_slides
@@ -102,6 +121,33 @@ def test_every_pixel_of_the_ome_tiff_is_where_it_was_read(whole):
     assert (pixels[:, :20] == np.array([0, 0, 0, 255, 0])[:, None, None]).all()
 
 
+def test_larger_windows_and_mirrorings_give_the_same_map(whole, tmp_path):
+    segmenter = Reds()
+    other = mapped(tmp_path, networks=Networks(segmenter=segmenter), window=2, mirror=True)
+    pixels = [tifffile.imread(one.files.classes)[:, 60:210, 55:290].astype(int) for one in (other, whole)]
+    assert np.abs(pixels[0] - pixels[1]).max() <= 1
+    assert segmenter.seen % 4 == 0
+
+
+@pytest.mark.parametrize(("encoder", "window"), [("tf_efficientnet_lite0", 2), ("test_efficientnet", 1)])
+def test_windows_grow_unless_the_encoder_pools_over_all_of_them(tmp_path, encoder, window):
+    spec = SegmenterSpec(**{**SPEC, "encoder": encoder}, decoder=(4,) * 5)
+    engine = Engine(Model(spec=spec, module=build(spec)), torch.device("cpu"))
+    slide, files = open_slide(write_slide(tmp_path / "slide.tif")), MapFiles(base=tmp_path / "slide")
+    shapes = []
+    engine.class_probabilities = lambda images: shapes.append(images.shape[1]) or Reds().class_probabilities(images)
+    map_slide(slide, Networks(segmenter=engine), settings(window=0), files)
+    assert set(shapes) == {window * SIDE_PX}
+
+
+def test_a_crumb_is_seen_by_large_windows_too(tmp_path):
+    image = np.full((512, 512, 3), GLASS, np.uint8)
+    image[200:305, 200:305] = picture()[200:305, 400:505]  # less than a twentieth of a window of 8 tiles
+    slide, files = open_slide(write_tiff(tmp_path / "s.tif", image, mpp=MPP)), MapFiles(base=tmp_path / "s")
+    map_slide(slide, Networks(segmenter=Reds()), settings(window=8), files)
+    assert (tifffile.imread(files.classes)[0, 105:147, 105:147] > 100).all()
+
+
 def test_regions_and_summary_fit_what_was_drawn(whole):
     annotations = of(whole.features, "annotation")
     tumor = shapely.union_all([
@@ -140,6 +186,28 @@ def test_a_killed_map_goes_on_to_the_same_bytes(whole, tmp_path):
         assert getattr(files, name).read_bytes() == getattr(whole.files, name).read_bytes()
 
 
+def test_seconds_are_those_of_all_attempts(tmp_path, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("vitrail.predict.mapping.time.perf_counter", lambda: now[0])
+
+    class Slow(Reds):
+        """Needs a second for each image."""
+
+        def _seen(self, images):
+            now[0] += len(images)
+            return super()._seen(images)
+
+    slide, files = open_slide(write_slide(tmp_path / "slide.tif")), MapFiles(base=tmp_path / "slide")
+    with pytest.raises(KeyboardInterrupt):
+        map_slide(slide, Networks(segmenter=Slow(patience=80)), settings(), files)
+    first = now[0]
+    second = Slow()
+    map_slide(slide, Networks(segmenter=second), settings(), files)
+    told = json.loads(files.facts.read_text())["seconds_networks"]
+    assert second.seen < told <= now[0]
+    assert first - told + second.seen <= 32 + 2 + 1  # what one batch takes, and what is not on disk yet
+
+
 @pytest.fixture(scope="module")
 def inked(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
@@ -152,6 +220,8 @@ def test_artefacts_have_a_class_of_their_own_and_do_not_count(inked, whole):
     names = name_tiles(tiles, 0.5)
     spoilt = tiles[names == "artefact"]
     assert spoilt[["x", "y"]].to_numpy().tolist() == [[320, 192]]
+    np.testing.assert_array_equal(tiles["pen"], tiles["artefact"])
+    assert not tiles[["fold", "blur", "blood", "debris", "bubble"]].to_numpy().any()
     (feature,) = [one for one in of(inked.features, "tile") if "classification" not in one["properties"]]
     assert feature["properties"]["measurements"]["Artefact share"] == 1
     pixels = tifffile.imread(inked.files.classes)
@@ -165,6 +235,8 @@ def test_artefacts_have_a_class_of_their_own_and_do_not_count(inked, whole):
     assert row["tumor_mm2"] == pytest.approx(whole.row["tumor_mm2"] - 80 * 80 / 1e6, rel=0.03)
     facts = json.loads(inked.files.facts.read_text())
     assert facts["clean_mm2"] < facts["tissue_mm2"]
+    assert facts["artefacts"]["pen"] == pytest.approx(row["artefact_share"], abs=1e-5)
+    assert sum(facts["artefacts"].values()) == facts["artefacts"]["pen"]
     assert sum(facts["pixels"]) * 4 / 1e6 == pytest.approx(facts["tissue_mm2"], rel=0.02)
 
 

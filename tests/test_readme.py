@@ -12,7 +12,7 @@ from PIL import Image
 
 from conftest import FAST, tissue, write_cohort
 from test_run import vitrail
-from vitrail import study
+from vitrail import demo
 from vitrail.config import change_settings
 
 ROOT = Path(__file__).parents[1]
@@ -44,9 +44,10 @@ def test_the_tree_is_the_trees():
 
 def test_every_command_of_the_readme_works(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(study, "DEMO_PATIENTS", 4)
-    monkeypatch.setattr(study, "DEMO_SIDE_PX", 1024)
-    monkeypatch.setattr(study, "DEMO_SETTINGS", FAST)
+    monkeypatch.setattr(demo, "PATIENTS", 4)
+    monkeypatch.setattr(demo, "SIDE_PX", 1024)
+    monkeypatch.setattr(demo, "NEW_PX", 1024)
+    monkeypatch.setattr(demo, "SETTINGS", FAST)
     write_cohort(tmp_path)
     Image.fromarray(tissue(0, 32)).save(tmp_path / "tile.png")
     commands = [

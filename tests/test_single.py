@@ -74,6 +74,13 @@ def test_a_tile_of_a_slide_is_read_at_the_models_resolution(study, tmp_path):
     np.testing.assert_array_equal(found, explainer.gradcam(image[None, 128:192, 64:128])[0].values)
 
 
+def test_the_name_of_a_file_stays_as_it_is(study, picture, tmp_path):
+    named = picture.rename(picture.with_name("a--b.png"))
+    assert vitrail("explain", named, "--model", study / "classifier", "-o", tmp_path / "out") == 0
+    assert (tmp_path / "out" / "a--b-classifier.png").is_file()
+    named.rename(picture)
+
+
 @pytest.mark.parametrize(
     ("options", "problem"),
     [

@@ -7,7 +7,7 @@ import pytest
 
 from conftest import write_tiff
 from vitrail.models.spec import SegmenterSpec
-from vitrail.predict.wholeslide import SlideWork, classify_slide, plan_segmentation, segment_slide
+from vitrail.predict.wholeslide import Mirrored, SlideWork, classify_slide, plan_segmentation, segment_slide
 from vitrail.slides.slide import open_slide, read_region
 
 SIDE_PX = 32
@@ -68,6 +68,36 @@ def test_every_pixel_is_where_it_was_read(slide, tmp_path, overlap):
     expected = read_region(slide, slide.region, (210, 150))[..., 0]
     assert np.abs(found[..., 0].astype(int) - expected).max() <= 1
     assert sum(steps) == plan.windows.rows * plan.windows.columns
+
+
+@pytest.mark.parametrize("window", [2, 3])
+def test_larger_windows_see_the_same_place(slide, tmp_path, window):
+    plan = plan_segmentation(slide, Reds.spec, 0.25, window)
+    assert (plan.windows.side, plan.windows.overlap, plan.batch) == (SIDE_PX * window, SIDE_PX // 4, 32 // window**2)
+    found = np.concatenate(
+        [np.load(path) for path in segment_slide(work(slide, tmp_path)[0], Reds(), plan, everything)]
+    )
+    expected = read_region(slide, slide.region, (210, 150))[..., 0]
+    assert np.abs(found[..., 0].astype(int) - expected).max() <= 1
+
+
+class Lopsided:
+    """Sees every image darker to the right and to the bottom: in four mirrorings this cancels out."""
+
+    def class_probabilities(self, images):
+        height, width = images.shape[1:3]
+        slope = np.linspace(-0.1, 0.1, width) + np.linspace(-0.05, 0.05, height)[:, None]
+        red = images[..., 0] / 255 * 0.5 + 0.25 - slope
+        return np.stack([red, 1 - red], 1).astype(np.float32)
+
+
+def test_mirroring_takes_away_what_depends_on_the_side():
+    images = np.random.default_rng(0).integers(0, 256, (3, 6, 8, 3), np.uint8)
+    wanted = images[..., 0] / 255 * 0.5 + 0.25
+    assert np.abs(Lopsided().class_probabilities(images)[:, 0] - wanted).max() > 0.1
+    found = Mirrored(Lopsided()).class_probabilities(images)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, np.stack([wanted, 1 - wanted], 1), atol=1e-6)
 
 
 def test_glass_is_background_and_nobody_looks(slide, tmp_path):

@@ -26,6 +26,7 @@ from vitrail.predict.mapping import Networks, map_slide
 from vitrail.predict.slidemap import MapFiles
 from vitrail.progress import Silent
 from vitrail.report.wholeslide import SUMMARY, name_tiles, publish, read_slide_maps, save_map_figure
+from vitrail.slides.artefact_kind import ARTEFACTS
 from vitrail.slides.cohort import content_digest, file_digest
 from vitrail.slides.slide import open_slide
 from vitrail.stage import alone
@@ -39,6 +40,9 @@ if TYPE_CHECKING:
     from vitrail.slides.slide import Slide
 
 SUMMARY_CSV = "summary.csv"
+
+_COLUMNS = (*SUMMARY, *(f"{kind.key}_share" for kind in ARTEFACTS), "reason")
+"""Of the summary: what `publish` says, then the share of the tissue that each kind of artefact covers."""
 
 _FARTHEST = 2.0
 """Standard deviations of training pixels that the mean colour of a slide's tissue may lie off their mean. The slides of
@@ -150,9 +154,19 @@ def _networks(job: Application) -> tuple[Networks, list[str]]:
         model = load_model(folder)
         if model.spec.task != task:
             raise ModelError(folder, f"holds a {model.spec.task}, not a {task}", f"Give it as --{model.spec.task}")
-        engines[task] = Engine(model, device)
+        engines[task] = Engine(model, device, engine=job.settings.compute.engine)
+    _check_reading(given, engines)
     digests = [content_digest(folder / name) for folder in given.values() for name in (JSON, WEIGHTS)]
     return Networks(classifier=engines.get("classifier"), segmenter=engines.get("segmenter")), digests
+
+
+def _check_reading(given: dict[str, Path], engines: dict[str, Engine]) -> None:
+    """Make sure that all networks learned from slides that were read in one way: a slide is read once for both."""
+    modes = {task: engine.spec.reading.mode for task, engine in engines.items()}
+    if len(set(modes.values())) > 1:
+        problem = f"learned from slides read {modes['segmenter']!r}, and {given['classifier']} {modes['classifier']!r}"
+        cure = "Apply them in two calls, or train both with one slides.reading"
+        raise ModelError(given["segmenter"], problem, cure)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -198,7 +212,8 @@ class _Applied:
 
     def _mapped(self, path: Path) -> dict[str, Any]:
         job, settings = self.job, self.job.settings
-        slide = open_slide(path, mpp=job.mpp, fallback_mpp=settings.slides.mpp)
+        reading = self.networks.engines[0].spec.reading.mode
+        slide = open_slide(path, mpp=job.mpp, fallback_mpp=settings.slides.mpp, reading=reading)
         key = _digest([slide.mpp, file_digest(path), *self.digests, *_relevant(settings)])
         files, threshold = MapFiles(base=job.out / path.stem, key=key[:16]), settings.evaluation.threshold
         facts = _facts(files)
@@ -265,7 +280,7 @@ def _tumor(engine: Engine, tile: np.ndarray[Any, np.dtype[np.uint8]]) -> float:
 
 def _relevant(settings: Settings) -> list[Any]:
     dumped = settings.model_dump(mode="json")
-    return [__version__, *(dumped[name] for name in ("predict", "tissue", "artefacts"))]
+    return [__version__, _COLUMNS, *(dumped[name] for name in ("predict", "tissue", "artefacts"))]
 
 
 def _digest(parts: list[Any]) -> str:
@@ -314,7 +329,7 @@ def _publish(files: MapFiles, slide: Slide, threshold: float) -> dict[str, Any]:
     tiles = pd.read_parquet(files.tiles)
     tiles["class"] = name_tiles(tiles, threshold)
     write_table(files.tiles, tiles)
-    row = publish(files, files.base, threshold)
+    row = publish(files, files.base, threshold) | {f"{key}_share": share for key, share in facts["artefacts"].items()}
     save_map_figure(_published(files)[1], read_slide_maps(slide, files), threshold)
     summary = {name: None if isinstance(value, float) and np.isnan(value) else value for name, value in row.items()}
     facts |= {"threshold": threshold, "summary": summary}
@@ -330,12 +345,13 @@ def _read_summary(path: Path) -> dict[str, dict[str, Any]]:
     """Read the rows of earlier calls, so that slides may be given bit by bit."""
     try:
         table = pd.read_csv(path, dtype={"slide_id": str, "reason": str})
-        rows = table[["slide_id", *SUMMARY[1:], "reason"]].fillna({"reason": ""}).to_dict("records")
+        known = table.dropna(subset="slide_id").reindex(columns=_COLUMNS)
+        rows = known.fillna({"reason": ""}).to_dict("records")
     except (FileNotFoundError, ValueError, KeyError):
         return {}
     return {str(row["slide_id"]): {str(name): value for name, value in row.items()} for row in rows}
 
 
 def _write_summary(path: Path, rows: dict[str, dict[str, Any]]) -> None:
-    table = pd.DataFrame(list(rows.values()), columns=[*SUMMARY, "reason"]).sort_values("slide_id", kind="stable")
+    table = pd.DataFrame(list(rows.values()), columns=_COLUMNS).sort_values("slide_id", kind="stable")
     write_text(path, table.to_csv(index=False, lineterminator="\n", float_format="%.6g"))

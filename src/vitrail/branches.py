@@ -6,9 +6,9 @@ that the paper is silent. The descriptions become the comments of a new `study.t
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -17,6 +17,9 @@ Grey = Annotated[float, Field(ge=1, le=255)]
 Area = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Signed = Annotated[float, Field(allow_inf_nan=False)]
 Ratio = Annotated[float, Field(ge=1, allow_inf_nan=False)]
+
+Reading = Literal["fast", "faithful"]
+"""How slides are read: see `SlideSettings.reading`."""
 
 
 class Branch(BaseModel):
@@ -29,6 +32,11 @@ class SlideSettings(Branch):
     """How slides are read."""
 
     mpp: Positive | None = Field(None, description="um per level-0 pixel, for slides whose header gives none")
+    reading: Reading = Field(
+        "fast",
+        description="fast starts from the scanner's own reduced levels, and reduces JPEG while it is decoded, within a "
+        "grey level on average; faithful decodes the full resolution and averages areas exactly. Stored with a model",
+    )
 
 
 class AnnotationSettings(Branch):
@@ -148,10 +156,20 @@ class PredictSettings(Branch):
         description="test slides that are mapped as a whole, from the classifier's best to its worst; those with both "
         "classes come first",
     )
+    window: Annotated[int, Field(ge=0, le=8)] = Field(
+        0,
+        description="side of the segmenter's windows on whole slides, in tiles; it learned from windows of 1. 0: 2, in "
+        "which it sees more around each pixel; but 1 for encoders with squeeze-and-excitation, which weigh their "
+        "channels by means over the whole window and lose in others",
+    )
     overlap: Annotated[float, Field(ge=0, le=0.5)] = Field(
         0.25,
-        description="of the segmenter's windows on whole slides, as a share of a tile; neighbours are blended, so that "
-        "no border shows. 0 sets tiles side by side, as the paper did",
+        description="of these windows, as a share of a tile; neighbours are blended, so that no border shows. "
+        "window = 1 and overlap = 0 set tiles side by side, as the paper did",
+    )
+    mirror: bool = Field(
+        default=False,
+        description="show the segmenter each window in four mirrorings and take the mean; takes four times as long",
     )
     min_tissue: Share = Field(0.05, description="a tile with a smaller share of tissue is background")
     background: bool = Field(
@@ -200,6 +218,13 @@ class EvaluationSettings(Branch):
     """How predictions become figures."""
 
     threshold: Share = Field(0.5, description='Paper: "assigning class labels with a threshold of 0.5"')
+    resamples: Count = Field(2000, description="bootstrap samples of the patients, for intervals (the paper has none)")
+    stacking_iterations: Count = Field(
+        10, description='Paper: stacking "using iterated 2-fold cross-validation"; how often, it does not say'
+    )
+    sensitivity: Annotated[float, Field(gt=0, le=1)] = Field(
+        0.95, description="wished, of the threshold that validation tiles choose for it (the paper has none)"
+    )
 
 
 class ComputeSettings(Branch):
@@ -208,7 +233,52 @@ class ComputeSettings(Branch):
     device: Literal["auto", "cpu", "cuda", "mps"] = Field(
         "auto", description="auto takes a CUDA GPU where there is one"
     )
+    engine: Literal["auto", "torch", "openvino"] = Field(
+        "auto",
+        description="of predictions and of the classifier's explanations; auto takes OpenVINO on a CPU where it is "
+        "installed, with the same results but for rounding",
+    )
     workers: Annotated[int, Field(ge=0)] = Field(0, description="processes that cut slides; 0 means one a core")
+
+
+class SearchSettings(Branch):
+    """The grid search of `vitrail search`: every size at every resolution, by iterated k-fold cross-validation.
+
+    It trains classifiers on the patients of train and validation; those of test take no part.
+    """
+
+    side_um: Annotated[tuple[Positive, ...], Field(min_length=1)] = Field(
+        (99.6, 149.4, 199.1),
+        description='Paper: "the sizes 99.6, 149.4, and 199.1 µm and resolutions ranging from 64 to 512 pixels"',
+    )
+    side_px: Annotated[tuple[Annotated[int, Field(ge=32)], ...], Field(min_length=1)] = Field(
+        (64, 128, 224, 256, 384, 512), description="see side_um; the paper does not list those between"
+    )
+    cut_px: Annotated[int, Field(ge=32)] = Field(
+        512,
+        description="each size is cut once, at this, and averaged down to each resolution (the paper cut 512 to 1024 "
+        "pixels and resized them); exact where it is a multiple",
+    )
+    folds: Annotated[int, Field(ge=2)] = Field(5, description='Paper: "iterated 5-fold cross-validation"')
+    iterations: Count = Field(3, description="times that patients are dealt into folds anew; the paper is silent")
+    epochs: Count | None = Field(None, description="of each training; empty: those of [classifier]")
+    keep: Annotated[float, Field(gt=0, le=1)] = Field(
+        1.0,
+        description="share of the combinations that go on after each iteration (successive halving with 0.5); 1 "
+        "abandons none",
+    )
+    tolerance: Share = Field(
+        0.005,
+        description="of accuracy: of the combinations so close to the best, the fewest pixels are chosen. Paper: "
+        '"the highest score was reached using a tile size of 199.1 µm [...] and resampled resolutions of 224 to 512 '
+        'pixels", and 224 was taken',
+    )
+
+    @model_validator(mode="after")
+    def _cut_is_finest(self) -> Self:
+        if max(self.side_px) > self.cut_px:
+            raise ValueError(f"search.cut_px = {self.cut_px} is less than the largest of search.side_px")
+        return self
 
 
 class TissueSettings(Branch):

@@ -133,6 +133,21 @@ def report(run: RunFolder, changes: Changes = None) -> None:
     _bring(run, "report", changes)
 
 
+@app.command()
+def search(
+    run: RunFolder,
+    scheduler: Annotated[
+        Optional[str],  # noqa: UP045 - typer reads this at run time
+        typer.Option(metavar="TCP://HOST:PORT", help="Work on this dask cluster instead of on this machine."),
+    ] = None,
+    changes: Changes = None,
+) -> None:
+    """Find tile size and resolution by a grid search with cross-validation; test patients take no part."""
+    from vitrail.search.study import search_run  # noqa: PLC0415 - quick start-up
+
+    _finish(search_run(run, scheduler, changes or (), _progress()))
+
+
 exports = typer.Typer(help="Hand a run's models and maps to other software.", no_args_is_help=True)
 app.add_typer(exports, name="export")
 Model = Annotated[Path, typer.Argument(metavar="RUN/NETWORK", help="The model folder.")]
@@ -165,8 +180,8 @@ def onnx(model: Model, out: Out) -> None:
 
 @app.command()
 def demo(folder: Annotated[Path, typer.Argument(help="Where to put it.")] = Path("demo")) -> None:
-    """Draw a synthetic cohort, study it from end to end, and write its report."""
-    from vitrail.study import demo_run  # noqa: PLC0415 - quick start-up
+    """Draw a synthetic cohort, study it from end to end, map a new slide, and export models and maps."""
+    from vitrail.demo import demo_run  # noqa: PLC0415 - quick start-up
 
     _finish(demo_run(folder, _progress()))
 

@@ -1,7 +1,7 @@
 """The settings of a study: one frozen tree, read from `study.toml`.
 
 Its groups are in `branches`; their descriptions become the comments of a new `study.toml`. The preset `quick` changes
-only resolution, epochs, learning rates and the encoder, so that a study fits 2 CPU cores.
+only resolution, epochs, learning rates, the encoder and the search's grid, so that a study fits 2 CPU cores.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from vitrail.branches import (
     EvaluationSettings,
     ExplainSettings,
     PredictSettings,
+    SearchSettings,
     SegmenterSettings,
     SlideSettings,
     SplitSettings,
@@ -59,6 +60,7 @@ class Settings(Branch):
     explain: ExplainSettings = ExplainSettings()
     check: CheckSettings = CheckSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
+    search: SearchSettings = SearchSettings()
     tissue: TissueSettings = TissueSettings()
     artefacts: ArtefactSettings = ArtefactSettings()
     compute: ComputeSettings = ComputeSettings()
@@ -81,8 +83,9 @@ QUICK: dict[str, dict[str, Any]] = {
     "encoder": {"name": EMBEDDED_ENCODER, "weights": "embedded"},
     "classifier": {"learning_rate": 3e-4, "epochs": 8},
     "segmenter": {"learning_rate": 1e-3, "epochs": 6},
+    "search": {"side_um": (99.6, 199.1), "side_px": (64, 96), "cut_px": 192, "folds": 3, "iterations": 1, "epochs": 4},
 }
-"""What `quick` changes: resolution, encoder, learning rates and epochs, nothing else."""
+"""What `quick` changes: resolution, encoder, learning rates, epochs and the search's grid, nothing else."""
 
 
 def preset(name: Preset) -> Settings:

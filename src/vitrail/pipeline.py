@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vitrail.config import KEYWORDS
+from vitrail.searched import is_searched
 from vitrail.slides.cohort import content_digest, read_cohort
 from vitrail.stage import Run, Stage, Work
 from vitrail.tiles.cohort_tiles import VERSION, Folders, cut_cohort, slide_digest
@@ -118,6 +119,12 @@ def _attributes(run: Run) -> Any:
     return [[entry.slide_id, entry.attributes] for entry in read_cohort(run.cohort)]
 
 
+def _attributes_and_search(run: Run) -> Any:
+    search = run.folder / "search"
+    found = content_digest(search / "stage.json") if is_searched(search) else None
+    return {"attributes": _attributes(run), "search": found}
+
+
 def _weights(run: Run) -> Any:
     """Digest the file that the encoder starts from, where it is one."""
     weights = started(run).encoder.weights
@@ -201,10 +208,10 @@ STAGES = (
     Stage(
         name="report",
         folder="report",
-        version=3,
+        version=4,
         settings=("evaluation",),
         needs=("tiles", "split", "classifier", "segmenter", "predict", "explain", "check"),
-        inputs=_attributes,
+        inputs=_attributes_and_search,
         make=report,
     ),
 )

@@ -65,10 +65,11 @@ def explain_picture(model_folder: Path, file: Path, corner: str | None, out: Pat
     tile, shown = _pixels(model.spec, file, corner)
     keep_memory()
     device = pick_device("auto")
-    told = _told(Engine(model, device), tile)
-    maps = _maps(Explainer(model, device), model_folder, tile)
+    told = _told(Engine(model, device, engine="torch"), tile)  # for one picture compiling takes longer
+    maps = _maps(Explainer(model, device, engine="torch"), model_folder, tile)
     out.mkdir(parents=True, exist_ok=True)
-    name = "-".join([file.stem, *(corner or "").replace(" ", "").split(","), model.spec.task]).replace("--", "-")
+    place = corner.replace(" ", "").split(",") if corner else []
+    name = "-".join([file.stem, *place, model.spec.task])
     for saliency in maps:
         np.save(out / f"{name}-{saliency.method}.npy", saliency.values)
     picture = out / f"{name}.png"
@@ -84,7 +85,7 @@ def _pixels(spec: ModelSpec, file: Path, corner: str | None) -> tuple[Pixels, Pi
         return picture, picture
     if corner is None:
         raise SettingsError("--at", f"is missing, and {file.name} is a slide", "Add for example --at 10240,8192")
-    slide = open_slide(file)
+    slide = open_slide(file, reading=spec.reading.mode)
     x, y = _corner(corner)
     side = spec.side_um / slide.mpp
     region = Region(x=x, y=y, width=side, height=side)

@@ -28,11 +28,6 @@ Change a value and run `vitrail run` again: exactly the stages that depend on it
 Sentences after "Paper:" are of Dörrich et al. 2023, Diagn Pathol 18:121 (CC BY 4.0)."""
 
 
-DEMO_PATIENTS, DEMO_SIDE_PX = 12, 4096
-DEMO_SETTINGS = ("classifier.batch=32", "segmenter.batch=16", "check.tiles=24", "check.draws=1")
-"""The demo's cohort is small: smaller batches give its training enough steps, and fewer tiles are enough to check."""
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
     """What a command has to say at its end.
@@ -158,23 +153,3 @@ def gather_qupath(folder: Path, out: Path) -> Path:
     if not found:
         raise RunError(folder, "its report has no GeoJSON yet", f"Make it with: vitrail run {folder}")
     return export_project(out, found)
-
-
-def demo_run(folder: Path, progress: Progress) -> Outcome:
-    """Draw a synthetic cohort and study it from end to end.
-
-    Raises
-    ------
-    VitrailError
-        Something that the user can mend.
-    """
-    from vitrail.slides.phantom import PhantomCohort, write_cohort  # noqa: PLC0415 - only the demo draws
-
-    cohort = PhantomCohort(patients=DEMO_PATIENTS, side_px=DEMO_SIDE_PX)
-    folder.mkdir(parents=True, exist_ok=True)
-    with alone(folder), progress.task("slides", DEMO_PATIENTS) as step:
-        slides = write_cohort(folder / "cohort", cohort, on_slide=lambda name: step(1, name))
-    run = folder / "study"
-    if not (run / "study.toml").exists():
-        new_run(run, slides, "quick", DEMO_SETTINGS)
-    return bring_run(run, "report", (), progress)

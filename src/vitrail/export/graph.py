@@ -47,52 +47,51 @@ class TumorLogits(nn.Module):
         return torch.stack([torch.zeros_like(logit), logit], dim=1)
 
 
-class TumorProbability(nn.Module):
-    """A classifier from bytes to the probability of tumor.
+class _FromBytes(nn.Module):
+    """A network that takes bytes.
 
     Parameters
     ----------
-    classifier
+    network
         What it shares its weights with.
     spec
         Whose mean and standard deviation images are standardised with.
     """
 
-    def __init__(self, classifier: Classifier, spec: ModelSpec) -> None:
+    def __init__(self, network: Classifier | Segmenter, spec: ModelSpec) -> None:
         super().__init__()
-        self.classifier = classifier
+        self.network = network
         self._standardise = Standardiser(spec, torch.device("cpu"))
+
+    def _standardised(self, images: Tensor) -> Tensor:
+        return self._standardise(intensities(images))
+
+
+class TumorProbability(_FromBytes):
+    """A classifier from bytes to the probability of tumor."""
+
+    network: Classifier
 
     def forward(self, images: Tensor) -> Tensor:
         """Map RGB bytes `[n, h, w, 3]` to probabilities of tumor, `[n]`."""
-        return torch.sigmoid(self.classifier(self._standardise(intensities(images))))
+        return torch.sigmoid(self.network(self._standardised(images)))
 
 
-class ClassProbabilities(nn.Module):
+class ClassProbabilities(_FromBytes):
     """A segmenter from bytes of any height and width to the probability of each class.
 
     The border is repeated up to a multiple of `STRIDE` as in `Segmenter.encode`, but by rules that hold for every size:
     a recorded graph cannot ask whether there is anything to pad.
-
-    Parameters
-    ----------
-    segmenter
-        What it shares its weights with.
-    spec
-        Whose mean and standard deviation images are standardised with.
     """
 
-    def __init__(self, segmenter: Segmenter, spec: ModelSpec) -> None:
-        super().__init__()
-        self.segmenter = segmenter
-        self._standardise = Standardiser(spec, torch.device("cpu"))
+    network: Segmenter
 
     def forward(self, images: Tensor) -> Tensor:
         """Map RGB bytes `[n, h, w, 3]` to probabilities `[n, classes, h, w]`."""
         height, width = images.shape[1], images.shape[2]
         padded = images[:, _padded(height)][:, :, _padded(width)]
-        features = self.segmenter.unet.encoder(self._standardise(intensities(padded)))
-        return self.segmenter.decode(features)[:, :, :height, :width].softmax(dim=1)
+        features = self.network.unet.encoder(self._standardised(padded))
+        return self.network.decode(features)[:, :, :height, :width].softmax(dim=1)
 
 
 def _padded(length: int) -> Tensor:

@@ -160,7 +160,7 @@ def _shared(settings: Settings, colours: Colours) -> dict[str, object]:
     tiles = settings.tiles
     return {
         "encoder": settings.encoder.name, "side_um": tiles.side_um, "side_px": tiles.side_px,
-        "mean": colours[0], "std": colours[1],
+        "mean": colours[0], "std": colours[1], "reading": {"mode": settings.slides.reading},
     }  # fmt: skip
 
 

@@ -10,6 +10,8 @@ from vitrail.models.encoder import check_weights
 from vitrail.models.store import check_fit
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from vitrail.config import Settings
 
 _ANY_COLOURS = ([0.5] * 3, [0.25] * 3)
@@ -31,3 +33,28 @@ def check_start(settings: Settings) -> None:
     check_weights(settings.encoder)
     for objective in OBJECTIVES.values():
         check_fit(objective.spec(settings, _ANY_COLOURS), objective.settings(settings).batch)
+
+
+def check_classifier(settings: Settings, sides_px: Iterable[int], *, here: bool = True) -> None:
+    """Make sure, as `check_start` does, that the classifier can be trained on tiles of several sides.
+
+    Parameters
+    ----------
+    settings
+        The study's.
+    sides_px
+        Sides of tiles.
+    here
+        Whether this machine trains; if not, its devices do not matter.
+
+    Raises
+    ------
+    SettingsError, ModelError
+        As `check_start`.
+    """
+    if here:
+        pick_device(settings.compute.device)
+    check_weights(settings.encoder)
+    for side_px in sides_px:
+        own = settings.model_copy(update={"tiles": settings.tiles.model_copy(update={"side_px": side_px})})
+        check_fit(OBJECTIVES["classifier"].spec(own, _ANY_COLOURS), settings.classifier.batch)

@@ -7,17 +7,37 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from vitrail import __version__
+from vitrail.branches import Reading  # noqa: TC001 - pydantic reads it
 from vitrail.classes import CLASSES
 
 Task = Literal["classifier", "segmenter"]
 ClassKey = Literal["tumor", "non_tumor", "other", "background"]
 FourClasses = tuple[Literal["tumor"], Literal["non_tumor"], Literal["other"], Literal["background"]]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0, le=1)]
 Channels = tuple[float, float, float]
+
+MOST_CHANGED = 0.001
+"""Share of tiles that a 16-bit type may call otherwise than float32."""
 
 
 class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class ReadingInfo(_Part):
+    """How the slides were read that a model learned from, and so how slides are read for it.
+
+    Attributes
+    ----------
+    mode
+        See `SlideSettings.reading`.
+    filter
+        How pixels are reduced to the network's input.
+    """
+
+    mode: Reading = "fast"
+    filter: Literal["area"] = "area"
 
 
 class TrainingInfo(_Part):
@@ -41,6 +61,32 @@ class TrainingInfo(_Part):
     seed: int
 
 
+class HalfCheck(_Part):
+    """How far a network's answers move where it computes in a 16-bit type, on validation tiles.
+
+    Attributes
+    ----------
+    dtype
+        The type.
+    tiles
+        How many were compared with float32.
+    largest
+        Largest difference of a tile's tumor probability; the segmenter's is its share of tumor pixels.
+    changed
+        Share of the tiles that are called otherwise at a threshold of one half.
+    """
+
+    dtype: Literal["bfloat16", "float16"]
+    tiles: Annotated[int, Field(ge=1)]
+    largest: Share
+    changed: Share
+
+    @property
+    def agrees(self) -> bool:
+        """Whether so few tiles change that the type may be used for predictions."""
+        return self.changed <= MOST_CHANGED
+
+
 class ModelSpec(_Part):
     """What both tasks share; read from `model.json` as a `ClassifierSpec` or a `SegmenterSpec`.
 
@@ -57,10 +103,16 @@ class ModelSpec(_Part):
         Side of a tile in micrometres and in pixels of the network's input.
     mean, std
         Per colour channel, of intensities 0 to 1: inputs are `(x - mean) / std`.
+    reading
+        How slides are read. What was written before it was stored had been read from the stored levels, as `fast` does.
     vitrail
         The version that wrote it.
     training
         How it was trained; none for an untrained module.
+    temperature
+        What logits are divided by for calibrated probabilities, fitted on the validation tiles; 1 where it was not.
+    half
+        Whether a 16-bit type would do; none where nobody has looked.
     """
 
     task: Task
@@ -70,8 +122,11 @@ class ModelSpec(_Part):
     side_px: Annotated[int, Field(ge=1)]
     mean: Channels
     std: tuple[Positive, Positive, Positive]
+    reading: ReadingInfo = ReadingInfo()
     vitrail: str = __version__
     training: TrainingInfo | None = None
+    temperature: Positive = 1.0
+    half: HalfCheck | None = None
 
     @property
     def mpp(self) -> float:

@@ -6,11 +6,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from torch import nn
 
 from vitrail.classes import CLASSES
 from vitrail.errors import ModelError
-from vitrail.models.device import precision
-from vitrail.models.inputs import Standardiser, intensities
+from vitrail.models.compiled import Compiled, use_openvino
+from vitrail.models.device import Precision, precision
+from vitrail.models.inputs import FromBytes, Standardiser, intensities
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
+    from vitrail.models.compiled import EngineName
+    from vitrail.models.spec import ModelSpec
     from vitrail.models.store import Model
 
 BATCH = 64
@@ -33,28 +37,58 @@ class Engine:
         What `load_model` returns; it is moved to the device and set to evaluation.
     device
         Where to run.
+    calibrated
+        Whether probabilities are of logits divided by the model's temperature; no class depends on it.
+    engine
+        What computes: OpenVINO, which `"auto"` takes on a CPU where it is installed, or torch.
+
+    Raises
+    ------
+    SettingsError
+        OpenVINO is asked for, but not installed, or the device is no CPU.
     """
 
-    def __init__(self, model: Model, device: torch.device) -> None:
+    def __init__(
+        self, model: Model, device: torch.device, *, calibrated: bool = True, engine: EngineName = "auto"
+    ) -> None:
         self.spec, self.device = model.spec, device
+        self._sharpness = 1 / model.spec.temperature if calibrated else 1.0
         self.module = model.module.to(device).to(memory_format=torch.channels_last).eval()
         self._standardise = Standardiser(model.spec, device)
-        self._precision = precision(device)
+        self._precision = checked_precision(model.spec, device)
         self._batch = BATCH
+        self._compiled = None
+        if use_openvino(engine, device):
+            half = self._precision.dtype == torch.bfloat16
+            self._compiled = Compiled(FromBytes(self.module, model.spec).eval(), half=half)
+
+    @property
+    def pools_globally(self) -> bool:
+        """Whether the encoder weighs its channels by their means over the whole image: squeeze-and-excitation.
+
+        Then the size of the image changes what it sees.
+        """
+        blocks = (module for name, module in self.module.named_modules() if name.endswith(".se"))  # timm's name
+        return any(not isinstance(block, nn.Identity) for block in blocks)
 
     def outputs(self, images: NDArray[np.uint8]) -> Iterator[Tensor]:
         """Yield the network's float32 outputs for images `[n, h, w, 3]`, batch by batch.
 
-        Where the device's memory is too small, batches are halved, from then on and down to single images.
+        Where the device's memory is too small, batches are halved, from then on and down to single images. Torch keeps
+        memory for each number of images that it has ever seen at once; so these are powers of two.
 
         Raises
         ------
         ModelError
             The memory is too small even for one image.
         """
+        if self._compiled is not None:
+            for start in range(0, len(images), BATCH):
+                yield torch.from_numpy(self._compiled(images[start : start + BATCH])[0])
+            return
         start = 0
         while start < len(images):
-            batch = images[start : start + self._batch]
+            batch = images[start : start + min(self._batch, _power_of_two(len(images) - start))]
             output = self._output(batch)
             if output is None:
                 self._halve(len(batch))
@@ -82,10 +116,17 @@ class Engine:
         self._batch = tried // 2
         torch.cuda.empty_cache()  # does nothing where CUDA is not in use
 
+    def tumor_logits(self, images: NDArray[np.uint8]) -> NDArray[np.float64]:
+        """Classify images `[n, h, w, 3]`; returns the classifier's logits as they are, `[n]`."""
+        return np.concatenate([np.empty(0), *(logits.cpu().double().numpy() for logits in self.outputs(images))])
+
+    def probability(self, logits: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the probability of tumor that logits `[n]` stand for, `[n]`."""
+        return torch.sigmoid(torch.from_numpy(logits) * self._sharpness).numpy()
+
     def tumor_probability(self, images: NDArray[np.uint8]) -> NDArray[np.float64]:
         """Classify images `[n, h, w, 3]`; returns the probability of tumor, `[n]`."""
-        outputs = [torch.sigmoid(logits.cpu().double()).numpy() for logits in self.outputs(images)]
-        return np.concatenate([np.empty(0), *outputs])
+        return self.probability(self.tumor_logits(images))
 
     def pixel_classes(self, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Segment images `[n, h, w, 3]`; returns the likeliest class of each pixel, `[n, h, w]`."""
@@ -94,5 +135,17 @@ class Engine:
 
     def class_probabilities(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Segment images `[n, h, w, 3]`; returns the probability of each class at each pixel, `[n, 4, h, w]`."""
-        outputs = [torch.softmax(logits, 1).cpu().numpy() for logits in self.outputs(images)]
+        outputs = [torch.softmax(logits * self._sharpness, 1).cpu().numpy() for logits in self.outputs(images)]
         return np.concatenate([np.empty((0, len(CLASSES), *images.shape[1:3]), np.float32), *outputs])
+
+
+def checked_precision(spec: ModelSpec, device: torch.device) -> Precision:
+    """Return the device's fastest type where the model was seen to agree in it, else float32."""
+    fastest = precision(device)
+    seen = spec.half is not None and spec.half.agrees and str(fastest.dtype) == f"torch.{spec.half.dtype}"
+    return fastest if seen else Precision(device=device, dtype=torch.float32)
+
+
+def _power_of_two(number: int) -> int:
+    """Return the largest power of two up to a number."""
+    return 1 << (number.bit_length() - 1)

@@ -8,20 +8,20 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from vitrail.errors import SlideError
-from vitrail.slides.artefacts import find_artefacts
+from vitrail.slides.artefacts import ARTEFACTS, find_artefacts
 from vitrail.slides.slide import read_thumbnail
 from vitrail.slides.tissue import find_tissue
 from vitrail.tiles.grid import covering_grid
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from numpy.typing import NDArray
 
     from vitrail.config import Settings
     from vitrail.models.spec import ModelSpec
     from vitrail.progress import Progress
-    from vitrail.slides.artefacts import Artefacts
+    from vitrail.slides.artefacts import ArtefactKind, Artefacts
     from vitrail.slides.slide import Slide
     from vitrail.slides.tissue import Tissue
     from vitrail.tiles.grid import TileGrid
@@ -73,9 +73,16 @@ class Ground:
         """Height and width of a pixel of the tissue mask in level-0 pixels."""
         return _cell(self.tissue)
 
-    def spoilt(self, boxes: Floats) -> Floats:
-        """Return the artefact share of boxes `[n, 4]`."""
-        return np.zeros(len(boxes)) if self.artefacts is None else self.artefacts.shares(boxes)
+    def spoilt(self, boxes: Floats, kinds: Iterable[ArtefactKind] | None = None) -> Floats:
+        """Return the share of boxes `[n, 4]` that any of some kinds of artefact covers, by default of all."""
+        return np.zeros(len(boxes)) if self.artefacts is None else self.artefacts.shares(boxes, kinds)
+
+    def spoilt_tissue(self) -> dict[str, float]:
+        """Return the share of the tissue that each kind of artefact covers, by its key; one place may have several."""
+        if self.artefacts is None:
+            return {kind.key: 0.0 for kind in ARTEFACTS}
+        found = {kind.key: _spoilt(self.tissue, self.artefacts, [kind])[self.tissue.mask] for kind in ARTEFACTS}
+        return {key: round(float(there.mean()), 6) for key, there in found.items()}
 
 
 def find_ground(slide: Slide, specs: Sequence[ModelSpec], settings: Settings, progress: Progress) -> Ground:
@@ -124,9 +131,13 @@ def _check_fit(slide: Slide, spec: ModelSpec) -> None:
 
 def _without(tissue: Tissue, artefacts: Artefacts) -> Tissue:
     """Take artefacts out of tissue."""
+    return replace(tissue, mask=tissue.mask & ~_spoilt(tissue, artefacts))
+
+
+def _spoilt(tissue: Tissue, artefacts: Artefacts, kinds: Iterable[ArtefactKind] | None = None) -> Mask:
+    """Return where some kinds of artefact are, in the pixels of the tissue mask."""
     places = [(np.arange(n) + 0.5) * side for n, side in zip(tissue.mask.shape, _cell(tissue), strict=True)]
-    spoilt = looked_up(artefacts.mask(), (artefacts.cell,) * 2, (places[0], places[1]))
-    return replace(tissue, mask=tissue.mask & ~spoilt)
+    return looked_up(artefacts.mask(kinds), (artefacts.cell,) * 2, (places[0], places[1]))
 
 
 def _cell(tissue: Tissue) -> tuple[float, float]:

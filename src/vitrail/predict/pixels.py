@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from vitrail.classes import CLASSES, TissueClass
+from vitrail.classes import ARTEFACT_CLASS, CLASSES, TissueClass
 from vitrail.exchange.classmap import CLASS_CHANNELS, Channel, MapHeader
 from vitrail.exchange.ometiff import ClassMapWriter
 from vitrail.measures.seams import SeamIndex
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 ARTEFACT = len(CLASSES)
 """Index of the channel that says where artefacts are: nothing else is said there."""
 
-CHANNELS = (*CLASS_CHANNELS, Channel(name="Artefact", rgb=(90, 90, 90)))
+CHANNELS = (*CLASS_CHANNELS, Channel(name=ARTEFACT_CLASS.title, rgb=ARTEFACT_CLASS.rgb))
 """Of a slide's class map."""
 
 

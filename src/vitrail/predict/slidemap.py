@@ -41,7 +41,8 @@ class MapFiles:
     def tiles(self) -> Path:
         """One row a tile, in level-0 pixels and shares.
 
-        `x`, `y`, `side`; `tissue`, `artefact`, `clean` (tissue without artefacts); `background` (too little tissue);
+        `x`, `y`, `side`; `tissue`, `artefact`, `clean` (tissue without artefacts); the artefacts by kind, `pen`,
+        `fold`, `blur`, `blood`, `debris` and `bubble`, which may overlap; `background` (too little tissue);
         `tumor_probability`; and with a segmenter `segmenter`, the share of pixels called tumor, which is also the
         `tumor_probability` where there is no classifier.
         """
@@ -59,7 +60,7 @@ class MapFiles:
 
     @property
     def facts(self) -> Path:
-        """Areas, seams and times; written last."""
+        """Areas, seams and times (all attempts together); written last."""
         return self._named("json")
 
     @property

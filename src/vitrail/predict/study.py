@@ -36,7 +36,11 @@ def predict_study(work: Work, entries: tuple[CohortSlide, ...]) -> None:
     keep_memory()
     folder, settings = work.run.folder, work.run.settings
     device = pick_device(settings.compute.device)
-    engines = (Engine(load_model(folder / "classifier"), device), Engine(load_model(folder / "segmenter"), device))
+    classifier, segmenter = (
+        Engine(load_model(folder / task), device, engine=settings.compute.engine)
+        for task in ("classifier", "segmenter")
+    )
+    engines = classifier, segmenter
     tiles = read_tiles(folder / "tiles")
     with reproducible(device, settings.seed):
         rows = predict_tiles(tiles, engines, work.folder / "blocks", work.progress)

@@ -9,7 +9,7 @@ from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import numpy as np
 
@@ -42,6 +42,32 @@ GLASS = np.eye(len(CLASSES), dtype=np.float32)[TissueClass.BACKGROUND]
 """What a window without tissue holds: background for sure."""
 
 
+class Segmenting(Protocol):
+    """What tells the classes of pixels."""
+
+    def class_probabilities(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Map images `[n, h, w, 3]` to the probability of each class at each pixel, `[n, 4, h, w]`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mirrored:
+    """A segmenter that is shown each image in four mirrorings, and whose mean answer counts."""
+
+    engine: Segmenting
+
+    def class_probabilities(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Map images `[n, h, w, 3]` to the mean probability of each class at each pixel, `[n, 4, h, w]`.
+
+        The four are the image, both its mirror images and its half turn; a transpose would need square images.
+        """
+        answers = [self._mirrored(images, down, across) for down in (1, -1) for across in (1, -1)]
+        return np.asarray(np.mean(answers, axis=0), np.float32)
+
+    def _mirrored(self, images: NDArray[np.uint8], down: int, across: int) -> NDArray[np.float32]:
+        shown = np.ascontiguousarray(images[:, ::down, ::across])
+        return self.engine.class_probabilities(shown)[:, :, ::down, ::across]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """Where the windows of a segmentation map lie on a slide.
@@ -52,10 +78,13 @@ class Plan:
         Over the map.
     downsample
         Level-0 pixels in one pixel of the map.
+    batch
+        Windows that the network looks at in one go, at most: of larger ones fewer, so that they need no more memory.
     """
 
     windows: Windows
     downsample: float
+    batch: int = _CHUNK
 
     def boxes(self, row: int) -> NDArray[np.float64]:
         """Return x, y, width and height of all windows of a row in level-0 pixels, `[columns, 4]`."""
@@ -83,8 +112,8 @@ class SlideWork:
     step: Step
 
 
-def plan_segmentation(slide: Slide, spec: ModelSpec, overlap: float) -> Plan:
-    """Cover a slide with windows of a model's tile size.
+def plan_segmentation(slide: Slide, spec: ModelSpec, overlap: float, window: int = 1) -> Plan:
+    """Cover a slide with windows for a model.
 
     Parameters
     ----------
@@ -93,16 +122,18 @@ def plan_segmentation(slide: Slide, spec: ModelSpec, overlap: float) -> Plan:
     spec
         Of the segmenter: its `mpp` is the map's.
     overlap
-        Of neighbouring windows, as a share of their side; 0 to 0.5.
+        Of neighbouring windows, as a share of a tile's side; 0 to 0.5.
+    window
+        Their side, in the model's tiles.
     """
     downsample = spec.mpp / slide.mpp
     height, width = (max(1, round(length / downsample)) for length in (slide.region.height, slide.region.width))
-    side = spec.side_px
-    windows = Windows(height=height, width=width, side=side, overlap=min(round(overlap * side), side // 2))
-    return Plan(windows=windows, downsample=downsample)
+    side = spec.side_px * window
+    windows = Windows(height=height, width=width, side=side, overlap=min(round(overlap * spec.side_px), side // 2))
+    return Plan(windows=windows, downsample=downsample, batch=max(_CHUNK // window**2, 1))
 
 
-def segment_slide(work: SlideWork, engine: Engine, plan: Plan, keep: Keep) -> Iterator[Path]:
+def segment_slide(work: SlideWork, engine: Segmenting, plan: Plan, keep: Keep) -> Iterator[Path]:
     """Segment a slide on overlapping windows and blend them; a step is a window that is looked at.
 
     Parameters
@@ -110,7 +141,7 @@ def segment_slide(work: SlideWork, engine: Engine, plan: Plan, keep: Keep) -> It
     work
         The slide.
     engine
-        The segmenter.
+        The segmenter, or `Mirrored` around it.
     plan
         What `plan_segmentation` returned.
     keep
@@ -145,10 +176,10 @@ def segment_slide(work: SlideWork, engine: Engine, plan: Plan, keep: Keep) -> It
 
 @contextmanager
 def _looking(
-    slide: Slide, engine: Engine, plan: Plan, kept: dict[int, NDArray[np.int64]]
+    slide: Slide, engine: Segmenting, plan: Plan, kept: dict[int, NDArray[np.int64]]
 ) -> Iterator[Iterator[Iterator[Looked]]]:
     """Give each row's windows in parts; the next part is read while the network looks at this one."""
-    parts = {row: _cut(columns) for row, columns in kept.items()}
+    parts = {row: _cut(columns, plan.batch) for row, columns in kept.items()}
     size = (plan.windows.side, plan.windows.side)
     jobs = [(columns, plan.boxes(row)[columns]) for row, some in parts.items() for columns in some]
     with ThreadPoolExecutor(1) as reader:
@@ -210,15 +241,6 @@ def _read(slide: Slide, boxes: NDArray[np.float64], size: tuple[int, int]) -> ND
     return np.stack([read_region(slide, region, size) for region in regions])
 
 
-def _cut(values: NDArray[T]) -> list[NDArray[T]]:
-    """Cut into parts whose lengths are powers of two, the largest first.
-
-    Torch keeps memory for each number of images that it has ever seen at once; so there are only a few.
-    """
-    parts, at, length = [], 0, _CHUNK
-    while at < len(values):
-        while length > len(values) - at:
-            length //= 2
-        parts.append(values[at : at + length])
-        at += length
-    return parts
+def _cut(values: NDArray[T], most: int = _CHUNK) -> list[NDArray[T]]:
+    """Cut into parts of so many, and a rest."""
+    return [values[at : at + most] for at in range(0, len(values), most)]

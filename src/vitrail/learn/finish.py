@@ -1,0 +1,160 @@
+"""What a trained network finds out about itself on the validation tiles: how sure it may be, and whether 16 bits do."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from vitrail.classes import TissueClass
+from vitrail.learn.data import Loader, cut
+from vitrail.measures.calibration import fit_temperature
+from vitrail.models.device import Precision, precision
+from vitrail.models.inputs import Standardiser
+from vitrail.models.spec import HalfCheck
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from vitrail.learn.data import Rows
+    from vitrail.models.classifier import Classifier
+    from vitrail.models.segmenter import Segmenter
+    from vitrail.models.spec import ModelSpec
+    from vitrail.progress import Progress
+
+    Floats = NDArray[np.float64]
+
+PIXELS = 200_000
+"""Pixels that a segmenter's temperature is fitted on, where there are as many."""
+
+CHECKED, EMULATED = 256, 64
+"""Tiles compared in a 16-bit type: where the device has units for it, and where it has none and is slow."""
+
+_PIXELWISE = 4  # dimensions of a segmenter's logits
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Examinee:
+    """A trained network on its device, and the tiles to try it on.
+
+    Attributes
+    ----------
+    network
+        With the weights that are kept.
+    spec
+        What it is.
+    loader
+        Reads tiles and what they hold.
+    rows
+        The validation tiles.
+    batch
+        Tiles at once.
+    seed
+        Draws pixels and tiles, where there are more than needed.
+    """
+
+    network: Classifier | Segmenter
+    spec: ModelSpec
+    loader: Loader
+    rows: Rows
+    batch: int
+    seed: int
+
+    def logits(self, rows: Rows, dtype: torch.dtype = torch.float32) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield float32 logits, computed in a type, and targets, batch by batch."""
+        device = self.loader.device
+        standardise, computed = Standardiser(self.spec, device), Precision(device=device, dtype=dtype)
+        self.network.eval()
+        with torch.inference_mode():
+            for images, targets in self.loader(cut(rows, self.batch)):
+                with computed.autocast():
+                    logits = self.network(standardise(images))
+                yield logits.float(), targets
+
+
+def examine(examinee: Examinee, progress: Progress) -> ModelSpec:
+    """Fit a network's temperature, compare it with itself in 16 bits, and return its specification with both.
+
+    Parameters
+    ----------
+    examinee
+        The network.
+    progress
+        Told where no temperature can be fitted.
+    """
+    temperature = calibrate(examinee)
+    if temperature is None:
+        progress.say(f"{examinee.spec.task}: not calibrated, for its validation tiles do not hold several classes")
+    found = {"temperature": temperature or 1.0, "half": compare_half(examinee)}
+    return examinee.spec.model_copy(update=found)
+
+
+def calibrate(examinee: Examinee) -> float | None:
+    """Return the temperature of a network; None where the validation tiles hold one class alone, or are none.
+
+    See `fit_temperature`. A classifier's is fitted on all tiles, a segmenter's on the same pixels, drawn once, of each.
+    """
+    kept = _kept_pixels(examinee) if examinee.spec.task == "segmenter" else None
+    found = [_flat(logits, targets, kept) for logits, targets in examinee.logits(examinee.rows)]
+    logits, truth = (np.concatenate(part) for part in zip(*found, strict=True)) if found else ([], np.empty(0))
+    return fit_temperature(logits, truth) if len(np.unique(truth)) > 1 else None
+
+
+def _kept_pixels(examinee: Examinee) -> NDArray[np.int64]:
+    """Draw the pixels of a tile that count, `[k]`, numbered row by row."""
+    all_px, tiles = examinee.spec.side_px**2, max(1, len(examinee.rows))
+    rng = np.random.default_rng([examinee.seed, *b"temperature"])
+    return np.sort(rng.choice(all_px, min(all_px, -(-PIXELS // tiles)), replace=False))
+
+
+def _flat(logits: Tensor, targets: Tensor, kept: NDArray[np.int64] | None) -> tuple[Floats, NDArray[np.int64]]:
+    """Return the logits of tiles `[n]`, or of the pixels kept `[n, classes]`, and what is true of them, `[n]`."""
+    if kept is None:
+        return logits.cpu().double().numpy(), targets.cpu().long().numpy()
+    at = torch.from_numpy(kept).to(logits.device)
+    pixels = logits.flatten(2)[:, :, at].movedim(1, 2).flatten(0, 1)
+    return pixels.cpu().double().numpy(), targets.flatten(1)[:, at].flatten().cpu().long().numpy()
+
+
+def compare_half(examinee: Examinee) -> HalfCheck | None:
+    """Compare a network's answers in 16 bits with those in float32, on some of the validation tiles.
+
+    The type is the device's; a CPU that has none computes bfloat16 all the same, slowly, so that another machine may
+    know. None where nothing can be compared: there are no tiles, or neither CPU nor CUDA.
+    """
+    device = examinee.loader.device
+    own = precision(device).dtype
+    if device.type not in {"cpu", "cuda"} or not len(examinee.rows):
+        return None
+    dtype, most = (torch.bfloat16, EMULATED) if own == torch.float32 else (own, CHECKED)
+    rng = np.random.default_rng([examinee.seed, *b"half"])
+    rows = np.sort(rng.choice(examinee.rows, min(most, len(examinee.rows)), replace=False))
+    full, half = (_tumor(examinee, rows, chosen) for chosen in (torch.float32, dtype))
+    changed = (full >= _CALLED) != (half >= _CALLED)
+    return HalfCheck.model_validate(
+        {
+            "dtype": str(dtype).removeprefix("torch."),
+            "tiles": len(rows),
+            "largest": float(np.abs(full - half).max()),
+            "changed": float(changed.mean()),
+        }
+    )
+
+
+_CALLED = 0.5
+
+
+def _tumor(examinee: Examinee, rows: Rows, dtype: torch.dtype) -> Floats:
+    """Return the tumor probability of tiles, `[n]`: the segmenter's is its share of tumor pixels."""
+    return np.concatenate([_tumor_of(logits) for logits, _ in examinee.logits(rows, dtype)])
+
+
+def _tumor_of(logits: Tensor) -> Floats:
+    if logits.ndim == _PIXELWISE:
+        return (logits.argmax(1) == TissueClass.TUMOR).cpu().numpy().mean((1, 2))
+    return torch.sigmoid(logits.cpu().double()).numpy()
