@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 def rasterize(geometry: Polygon | MultiPolygon, region: Region, size: tuple[int, int]) -> NDArray[np.bool_]:
     """Paint an outline.
 
-    A pixel is inside when its centre is. Every edge toggles, in each row of centres that it crosses, the first pixel
-    whose centre is not left of the crossing; the parity along the row then tells inside from outside, which makes
-    holes free. A centre on a left or top edge is inside, on a right or bottom edge it is not, so that outlines with
-    a common border share no pixel and leave none out. The polygons of a MultiPolygon may overlap: all are inside.
+    A pixel is inside when its centre is. The edges cross each row of centres an even number of times; from an odd
+    crossing to the next one the row is inside, beginning with the first pixel whose centre is not left of it, which
+    makes holes free. A centre on a left or top edge is inside, on a right or bottom edge it is not, so that outlines
+    with a common border share no pixel and leave none out. The polygons of a MultiPolygon may overlap: all are inside.
 
     Parameters
     ----------
@@ -66,16 +66,14 @@ def _edges(polygon: Polygon, region: Region, size: tuple[int, int]) -> NDArray[n
 def _paint(inside: NDArray[np.bool_], edges: NDArray[np.float64]) -> None:
     """Add one polygon to a mask, touching only the rows it crosses."""
     height, width = inside.shape
-    rows, columns = _crossings(edges, height)
-    if not rows.size:
-        return
-    first, last = int(rows.min()), int(rows.max())
-    toggles = np.zeros((last - first + 1, width + 1), np.uint8)
-    columns = np.clip(np.ceil(columns), 0, width).astype(np.intp)
-    np.bitwise_xor.at(toggles.reshape(-1), (rows - first) * (width + 1) + columns, np.uint8(1))
-    # Every row holds an even number of toggles, so the parity may run on from row to row.
-    parity = np.bitwise_xor.accumulate(toggles.reshape(-1)).reshape(toggles.shape)
-    inside[first : last + 1] |= parity[:, :width].view(np.bool_)
+    rows, crossed = _crossings(edges, height)
+    columns = np.clip(np.ceil(crossed), 0, width).astype(np.intp)
+    order = np.lexsort((columns, rows))
+    # Every row is crossed an even number of times, so that crossings pair up to spans, none of which leaves its row.
+    ends = (rows * width + columns)[order]
+    pixels = inside.reshape(-1)
+    for start, stop in zip(ends[::2].tolist(), ends[1::2].tolist(), strict=True):
+        pixels[start:stop] = True
 
 
 def _crossings(edges: NDArray[np.float64], height: int) -> tuple[NDArray[np.intp], NDArray[np.float64]]:

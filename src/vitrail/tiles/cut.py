@@ -82,13 +82,16 @@ def cut_slide(entry: CohortSlide, settings: Settings) -> CutSlide:
     slide = open_cohort_slide(entry, settings)
     annotations = read_annotations(entry.annotations, class_names(settings))
     grid = inner_grid(slide, settings.tiles.side_um)
-    rows = _choose_rows(entry, annotations, grid, settings)
-    images, masks = _cut_pixels(slide, annotations, rows, settings)
+    rows, whole = _choose_rows(entry, annotations, grid, settings)
+    images, masks = _cut_pixels(slide, annotations, (rows, whole), settings)
     rows[[label.key for label in CLASSES]] = shares(masks)
     return CutSlide(rows=rows, images=images, masks=masks, mpp=slide.mpp, warnings=annotations.warnings)
 
 
-def _choose_rows(entry: CohortSlide, annotations: Annotations, grid: TileGrid, settings: Settings) -> pd.DataFrame:
+def _choose_rows(
+    entry: CohortSlide, annotations: Annotations, grid: TileGrid, settings: Settings
+) -> tuple[pd.DataFrame, NDArray[np.bool_]]:
+    """Return the rows of the chosen tiles, and which of these are all of their label."""
     if not grid.rows * grid.columns:
         raise TileError(entry.slide, f"smaller than one tile of {settings.tiles.side_um} um", "Lower tiles.side_um")
     tiles = candidates(annotations, grid, settings.tiles.side_px)
@@ -100,20 +103,24 @@ def _choose_rows(entry: CohortSlide, annotations: Annotations, grid: TileGrid, s
             entry.slide, problem, "Check that the outlines belong to this slide, or lower tiles.min_annotated"
         )
     names = [TissueClass(label).key for label in tiles.label[chosen]]
-    return pd.DataFrame({
+    rows = pd.DataFrame({
         "slide_id": entry.slide_id, "patient_id": entry.patient_id,
         "x": tiles.column[chosen] * grid.side, "y": tiles.row[chosen] * grid.side, "side": grid.side, "label": names,
     })  # fmt: skip
+    return rows, tiles.share[chosen].max(axis=1) == 1
 
 
 def _cut_pixels(
-    slide: Slide, annotations: Annotations, rows: pd.DataFrame, settings: Settings
+    slide: Slide, annotations: Annotations, tiles: tuple[pd.DataFrame, NDArray[np.bool_]], settings: Settings
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    side_px, white = settings.tiles.side_px, settings.tiles.white
+    (rows, whole), side_px, white = tiles, settings.tiles.side_px, settings.tiles.white
     images = np.empty((len(rows), side_px, side_px, 3), np.uint8)
     masks = np.empty((len(rows), side_px, side_px), np.uint8)
-    for i, (x, y, side) in enumerate(rows[["x", "y", "side"]].itertuples(index=False)):
+    for i, (x, y, side, label) in enumerate(rows[["x", "y", "side", "label"]].itertuples(index=False)):
         region = Region(x=x, y=y, width=side, height=side)
         images[i] = read_region(slide, region, (side_px, side_px))
-        masks[i] = complete_mask(annotated(annotations, region, (side_px, side_px)), images[i], white)
+        if whole[i]:
+            masks[i] = TissueClass[label.upper()]
+        else:
+            masks[i] = complete_mask(annotated(annotations, region, (side_px, side_px)), images[i], white)
     return images, masks
