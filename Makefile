@@ -17,7 +17,7 @@ check: .venv/test
 
 .venv/demo: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install -q -c constraints.txt -e .
+	$(BIN)/python -m pip install -q -c constraints.txt -e ".[openvino]"
 	touch $@
 
 .venv/test: pyproject.toml constraints.txt

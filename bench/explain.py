@@ -3,10 +3,10 @@
     python -m bench.explain [--encoder NAME] [--side PX] [--batch N] [--rounds N] [--threads N] [--no-keep-memory]
 
 Both networks have random weights and see the same random images, standardised and in channels-last memory, on the CPU
-in float32. All ways of explaining them share the network object. Each round times each of them once, in an order that
-is drawn anew, and a ratio is taken within its round before the median over rounds: so what else the machine does
-weighs on both sides. Memory is kept as Vitrail's commands keep it (`keep_memory`), for all alike;
---no-keep-memory leaves it to glibc.
+in float32; what OpenVINO compiles standardises them itself, from bytes, within its time. All ways of explaining them
+share the network object. Each round times each of them once, in an order that is drawn anew, and a ratio is taken
+within its round before the median over rounds: so what else the machine does weighs on both sides. Memory is kept as
+Vitrail's commands keep it (`keep_memory`), for all alike; --no-keep-memory leaves it to glibc.
 
 The peers explain the same layer and the same score, and are used as their documentation shows: pytorch-grad-cam in its
 `with` block, down to the maps that it returns, which it stretches to 0 to 1 and resizes to the image; captum down to
@@ -21,6 +21,7 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import find_spec
 
 import numpy as np
 import torch
@@ -31,18 +32,23 @@ from vitrail.classes import TissueClass
 from vitrail.config import EMBEDDED_ENCODER
 from vitrail.explain.align import frames
 from vitrail.explain.cam import classifier_gradcam, segmenter_gradcam
+from vitrail.explain.compiled import CompiledClassifier
 from vitrail.explain.hooks import tap
 from vitrail.explain.hrcam import Auxiliary, hrcam, watching
 from vitrail.explain.layers import default_layers, find_layers
 from vitrail.explain.saliency import Maps
+from vitrail.models.compiled import Compiled
 from vitrail.models.device import keep_memory
+from vitrail.models.inputs import FromBytes, Standardiser, intensities
 from vitrail.models.spec import ClassifierSpec, ModelSpec, SegmenterSpec
 from vitrail.models.store import build
 
 TUMOR = TissueClass.TUMOR
 FORWARD, GRADCAM, HRCAM, BOTH = "plain forward pass", "Vitrail Grad-CAM", "Vitrail HR-CAM", "Vitrail both in one pass"
 PEER, CAPTUM = "pytorch-grad-cam", "captum LayerGradCam"
+FORWARD_OV, GRADCAM_OV, BOTH_OV = "OpenVINO, forward pass", "OpenVINO, Grad-CAM", "OpenVINO, both in one pass"
 EQUAL = 1e-5  # of the largest value of a map
+NEAR = 1e-4  # the same, of maps that another library computes from end to end
 SHARED = {"side_um": 199.1, "mean": (0.7, 0.5, 0.6), "std": (0.2, 0.25, 0.15)}
 
 Explain = Callable[[nn.Module, Tensor], Maps]
@@ -54,12 +60,15 @@ class Subject:
 
     name: str
     network: nn.Module
+    pixels: Tensor
     images: Tensor
     layer: str
     auxiliary: Auxiliary
     explain: Explain
     score: Callable[[Tensor], Tensor]
     scores: Callable[[Tensor], Tensor]
+    compiled: CompiledClassifier | None = None
+    plain: Compiled | None = None
 
     @property
     def module(self) -> nn.Module:
@@ -71,11 +80,11 @@ Work = Callable[[Subject], object]
 
 
 def random_images(count: int, side: int) -> Tensor:
-    """Draw noise, fine as well as coarse: of fine noise alone all images look the same to a network."""
+    """Draw bytes `[n, h, w, 3]`, noise fine as well as coarse: of fine noise alone all images look the same."""
     generator = torch.Generator().manual_seed(1)
     coarse = nn.functional.interpolate(torch.randn(count, 3, 7, 7, generator=generator), size=(side, side))
-    images = torch.randn(count, 3, side, side, generator=generator) + 2 * coarse
-    return images.contiguous(memory_format=torch.channels_last)
+    noise = torch.randn(count, 3, side, side, generator=generator) + 2 * coarse
+    return (noise * 28 + 150).clamp(0, 255).byte().permute(0, 2, 3, 1).contiguous()
 
 
 def random_network(spec: ModelSpec, images: Tensor) -> nn.Module:
@@ -101,26 +110,34 @@ def random_auxiliary(network: nn.Module) -> Auxiliary:
     return Auxiliary(layers=layers, weights=weights, bias=0.0, l2=1.0)
 
 
-def classifier(encoder: str, images: Tensor) -> Subject:
+def standardised(spec: ModelSpec, pixels: Tensor) -> Tensor:
+    """Return what a network takes, `[n, 3, h, w]`."""
+    return Standardiser(spec, torch.device("cpu"))(intensities(pixels))
+
+
+def classifier(encoder: str, pixels: Tensor) -> Subject:
     """Return a classifier of the default size; its score is the logit of tumor."""
     settings = ClassifierSettings()
     spec = ClassifierSpec(
-        **SHARED, encoder=encoder, side_px=images.shape[3], dense=settings.dense, dropout=settings.dropout
+        **SHARED, encoder=encoder, side_px=pixels.shape[1], dense=settings.dense, dropout=settings.dropout
     )
+    images, compiles = standardised(spec, pixels), find_spec("openvino") is not None
     network = random_network(spec, images)
     return Subject(
-        name="classifier", network=network, images=images, layer=default_layers(network)[-1],
+        name="classifier", network=network, pixels=pixels, images=images, layer=default_layers(network)[-1],
         auxiliary=random_auxiliary(network), explain=classifier_gradcam, score=torch.Tensor.clone,
-        scores=torch.Tensor.clone,
+        scores=torch.Tensor.clone, compiled=CompiledClassifier(network, spec) if compiles else None,
+        plain=Compiled(FromBytes(network, spec)) if compiles else None,
     )  # fmt: skip
 
 
-def segmenter(encoder: str, images: Tensor) -> Subject:
+def segmenter(encoder: str, pixels: Tensor) -> Subject:
     """Return a segmenter of the default size; its score is the sum of tumor's logits where tumor is predicted."""
-    spec = SegmenterSpec(**SHARED, encoder=encoder, side_px=images.shape[3], decoder=SegmenterSettings().decoder)
+    spec = SegmenterSpec(**SHARED, encoder=encoder, side_px=pixels.shape[1], decoder=SegmenterSettings().decoder)
+    images = standardised(spec, pixels)
     network = random_network(spec, images)
     return Subject(
-        name="segmenter", network=network, images=images, layer=default_layers(network)[-1],
+        name="segmenter", network=network, pixels=pixels, images=images, layer=default_layers(network)[-1],
         auxiliary=random_auxiliary(network), explain=segmenter_gradcam,
         score=lambda logits: (logits[TUMOR] * (logits.argmax(0) == TUMOR)).sum(),
         scores=lambda logits: (logits[:, TUMOR] * (logits.argmax(1) == TUMOR)).sum((1, 2)),
@@ -148,6 +165,22 @@ def vitrail_both(subject: Subject):
     with watching(subject.network, subject.auxiliary) as watched:
         maps = subject.explain(subject.network, subject.images)
     return maps.saliencies(), watched.maps(maps.frame.image_px).saliencies()
+
+
+def forward_openvino(subject: Subject):
+    """Predict from bytes, compiled."""
+    return subject.plain(subject.pixels.numpy())
+
+
+def gradcam_openvino(subject: Subject):
+    """Explain from bytes, compiled."""
+    return subject.compiled.gradcam(subject.pixels.numpy(), TUMOR).saliencies()
+
+
+def both_openvino(subject: Subject):
+    """Explain from bytes with both, compiled."""
+    grad, high = subject.compiled.both(subject.pixels.numpy(), subject.auxiliary, TUMOR)
+    return grad.saliencies(), high.saliencies()
 
 
 def pytorch_grad_cam() -> Work:
@@ -193,6 +226,16 @@ def seconds(work: Work, subject: Subject) -> float:
     return taken
 
 
+COMPILED = {FORWARD_OV: forward_openvino, GRADCAM_OV: gradcam_openvino, BOTH_OV: both_openvino}
+"""For the classifier alone: a segmenter's maps are torch's."""
+
+
+def works_of(subject: Subject, found: dict[str, Work | str]) -> dict[str, Work]:
+    """Return what can be timed."""
+    works = {name: work for name, work in found.items() if not isinstance(work, str)}
+    return works | (COMPILED if subject.compiled else {})
+
+
 def measure(subject: Subject, works: dict[str, Work], rounds: int) -> dict[str, np.ndarray]:
     """Return each contender's seconds in each round; a first round that warms up is left out."""
     order, taken = np.random.default_rng(0), {name: np.zeros(rounds + 1) for name in works}
@@ -223,7 +266,9 @@ def row(subject: Subject, name: str, taken: dict[str, np.ndarray]) -> str:
 def show(subject: Subject, found: dict[str, Work | str], taken: dict[str, np.ndarray]) -> None:
     """Print a network's part of the table."""
     print(subject.name)
-    for name, work in found.items():
+    compiled = "not installed" if subject.compiled is None else forward_openvino
+    more = dict.fromkeys(COMPILED, compiled) if subject.name == "classifier" else {}
+    for name, work in (found | more).items():
         print(f"  {name:26}{work}" if isinstance(work, str) else row(subject, name, taken))
 
 
@@ -274,7 +319,9 @@ def stacked(saliencies) -> Tensor:
     return torch.from_numpy(np.stack([each.values for each in saliencies]))
 
 
-def compare(name: str, found: Tensor, expected: Callable[[Subject], Tensor], subject: Subject) -> bool:
+def compare(
+    name: str, found: Tensor, expected: Callable[[Subject], Tensor], subject: Subject, most: float = EQUAL
+) -> bool:
     """Print how far maps are from others; tell whether they are equal."""
     try:
         other = expected(subject)
@@ -283,7 +330,7 @@ def compare(name: str, found: Tensor, expected: Callable[[Subject], Tensor], sub
         return True
     subject.network.zero_grad()
     largest, apart = float(other.abs().max()), float((found - other).abs().max())
-    equal = 0 < largest < np.inf and apart <= EQUAL * largest
+    equal = 0 < largest < np.inf and apart <= most * largest
     share, word = apart / (largest or 1), "equal" if equal else "DIFFERENT"
     print(f"  {name:48}{apart:11.1e}{largest:15.1e}{share:10.1e}  {word}")
     return equal
@@ -294,8 +341,16 @@ def check(subject: Subject) -> bool:
     grad, high = stacked(vitrail_gradcam(subject)), stacked(vitrail_hrcam(subject))
     both = [stacked(each) for each in vitrail_both(subject)]
     name = subject.name
+    compiled = []
+    if subject.compiled is not None:
+        one, other = (stacked(each) for each in both_openvino(subject))
+        compiled = [
+            compare(f"{name}: Grad-CAM of OpenVINO, of torch", one, lambda _: grad, subject, NEAR),
+            compare(f"{name}: HR-CAM of OpenVINO, of torch", other, lambda _: high, subject, NEAR),
+        ]
     return all(
         [
+            *compiled,
             compare(f"{name}: Grad-CAM, captum", grad, captum_raw, subject),
             compare(f"{name}: Grad-CAM, pytorch-grad-cam", grad, pytorch_grad_cam_raw, subject),
             compare(f"{name}: HR-CAM, written out naively", high, naive_hrcam, subject),
@@ -326,6 +381,9 @@ def goals(tiles: dict[str, np.ndarray], pixels: dict[str, np.ndarray]) -> None:
     """Print the goals; ratios are the median over rounds, and their spread."""
     goal("classifier, both methods: at most 1.15 times a forward pass", ratio(tiles, BOTH, FORWARD), at_most=1.15)
     goal("classifier, Grad-CAM: at least 4 times as fast as pytorch-grad-cam", ratio(tiles, PEER, GRADCAM), at_least=4)
+    goal("the same, compiled", ratio(tiles, PEER, GRADCAM_OV), at_least=4)
+    goal("classifier, both methods, compiled: at most 1.10 times its forward pass", ratio(tiles, BOTH_OV, FORWARD_OV),
+         at_most=1.10)  # fmt: skip
     goal("segmenter, Grad-CAM: at most 1.8 times a forward pass", ratio(pixels, GRADCAM, FORWARD), at_most=1.8)
 
 
@@ -349,7 +407,6 @@ def main(given: list[str] | None = None) -> int:
     kept = options.keep_memory and keep_memory()
     torch.set_num_threads(options.threads)
     images, found = random_images(options.batch, options.side), contenders()
-    works = {name: work for name, work in found.items() if not isinstance(work, str)}
     subjects = [make(options.encoder, images) for make in (classifier, segmenter)]
     print(
         f"{options.encoder}, {options.side} px, batches of {options.batch}, {options.rounds} rounds, "
@@ -360,7 +417,7 @@ def main(given: list[str] | None = None) -> int:
     print(f"{'':28}{'median':>8} {'':17}{'forward':>12}{'pytorch-grad-cam':>18}")
     taken = []
     for subject in subjects:
-        taken.append(measure(subject, works, options.rounds))
+        taken.append(measure(subject, works_of(subject, found), options.rounds))
         show(subject, found, taken[-1])
     print(f"\n{'Maps of Vitrail, and of the other':50}{'difference':>11}{'largest value':>15}{'ratio':>10}")
     equal = [check(subject) for subject in subjects]

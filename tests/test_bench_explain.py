@@ -30,7 +30,7 @@ def test_ratios_are_taken_within_a_round(bench, capsys):
     without = {name: each for name, each in taken.items() if name != bench.PEER}
     bench.goals(taken, without)
     bench.goals(without, {bench.FORWARD: slow, bench.GRADCAM: 1.9 * slow})
-    words = [line.split()[-1] for line in capsys.readouterr().out.splitlines()]
+    words = [line.split()[-1] for line in capsys.readouterr().out.splitlines() if "ompiled" not in line]
     assert words == ["met", "MET", "met", "met", "measured", "MET"]  # 8.3 / 2.1 is less than 4
 
 
@@ -44,7 +44,7 @@ def test_a_peer_that_is_missing_is_a_row_that_says_so(bench, capsys, monkeypatch
     lines = capsys.readouterr().out.splitlines()
     assert sum(line.startswith(("  pytorch-grad-cam", "  captum")) and "not installed" in line for line in lines) == 4
     assert sum("written out naively" in line and line.endswith("equal") for line in lines) == 2
-    assert sum(line.endswith("not measured") for line in lines) == 1
+    assert sum(line.endswith("not measured") for line in lines if "the same, compiled" not in line) == 1
 
 
 def test_maps_that_differ_are_found(bench, capsys):
