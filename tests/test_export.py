@@ -24,10 +24,12 @@ from vitrail.export.onnx import model_digest
 from vitrail.models.inputs import Standardiser, intensities
 from vitrail.models.spec import ClassifierSpec, SegmenterSpec
 from vitrail.models.store import build, load_model, save_model
+from vitrail.predict.engine import Engine
 
 TINY = "test_efficientnet"
 SIDE = 48  # no multiple of 32
-SHARED = {"encoder": TINY, "side_um": 199.1, "side_px": SIDE, "mean": (0.7, 0.5, 0.6), "std": (0.2, 0.25, 0.15)}
+SHARED = {"encoder": TINY, "side_um": 199.1, "side_px": SIDE, "mean": (0.7, 0.5, 0.6), "std": (0.2, 0.25, 0.15),
+          "temperature": 1.7}  # fmt: skip
 
 with_onnx = pytest.mark.skipif(
     not (find_spec("onnx") and find_spec("onnxruntime")), reason="onnx or onnxruntime is not installed"
@@ -80,7 +82,16 @@ def vitrails(folder, images):
     model = load_model(folder)
     with torch.inference_mode():
         output = model.module(Standardiser(model.spec, torch.device("cpu"))(intensities(torch.tensor(images))))
+    output = output / 1.7
     return (output.sigmoid() if model.spec.task == "classifier" else output.softmax(1)).numpy()
+
+
+def test_vitrails_own_engine_computes_the_same(classifier, segmenter):
+    engines = [Engine(load_model(folder), torch.device("cpu"), engine="torch") for folder in (classifier, segmenter)]
+    images = tiles(5)
+    found = engines[0].tumor_probability(images), engines[1].class_probabilities(images)
+    for folder, probabilities in zip((classifier, segmenter), found, strict=True):
+        np.testing.assert_allclose(probabilities, vitrails(folder, images), rtol=0, atol=1e-6)
 
 
 def by_wsinfer(folder, images):

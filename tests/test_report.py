@@ -106,7 +106,7 @@ def predictions(slides, rng):
         [[0.85, 0.1, 0.04, 0.01], [0.1, 0.84, 0.05, 0.01], [0.35, 0.3, 0.33, 0.02], [0.01, 0.01, 0.03, 0.95]]
     )
     pixels = [rng.multinomial(96 * 96, (share[:, None] * hits).ravel()) for share in shares]
-    return pd.DataFrame(
+    return with_logits(
         {
             "slide_id": rows["slide_id"].to_numpy(),
             "patient_id": rows["patient_id"].to_numpy(),
@@ -120,6 +120,12 @@ def predictions(slides, rng):
             "pixels": pixels,
         }
     )
+
+
+def with_logits(columns, temperature=1.5):
+    """Take `classifier` for calibrated by this temperature."""
+    p = np.asarray(columns["classifier"])
+    return pd.DataFrame(columns | {"classifier_logit": temperature * np.log(p / (1 - p))})
 
 
 def history(epochs, rng, score):
@@ -161,6 +167,7 @@ def report_data(n=10, tiles=40, size=(160, 200)):
         history={"classifier": history(12, rng, "accuracy"), "segmenter": history(12, rng, "jaccard")},
         predictions=predictions(slides, rng),
         maps=[slide_maps("S008", 8, size), slide_maps(HOSTILE, 9, (size[0], size[0] * 6 // 10))],
+        temperatures={"classifier": 1.5, "segmenter": 3.0},
     )
 
 

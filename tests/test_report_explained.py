@@ -528,7 +528,10 @@ def test_no_checked_tile_is_no_trouble(quick, tmp_path):
 def test_tiles_are_read_again_from_their_slides(tmp_path):
     run, slide = run_with_slides(tmp_path)
     entries = tuple(CohortSlide(slide_id=f"P{i}", patient_id=f"P{i}", slide=slide, annotations=slide) for i in range(2))
-    found = collect_explained(run, entries)
+    predictions = pd.DataFrame({"classifier": np.linspace(0.9, 0.1, 36)})
+    found = collect_explained(run, entries, predictions)
+    said = predictions["classifier"].to_numpy()[found.stored.rows["tile"]]
+    np.testing.assert_array_equal(found.stored.rows["classifier"], said)  # calibrated where the predictions are
     pixels = np.load(tmp_path / "slide.npy")
     table = found.stored.rows
     for row, picture in found.pictures.items():
@@ -560,7 +563,7 @@ def run_with_slides(folder):
 
 
 def test_a_run_without_explanations_has_none(tmp_path):
-    assert collect_explained(Run(folder=tmp_path, settings=Settings()), ()) is None
+    assert collect_explained(Run(folder=tmp_path, settings=Settings()), (), pd.DataFrame()) is None
 
 
 def test_nothing_is_cut_off_at_the_edges_of_a_figure(whole):

@@ -11,20 +11,26 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pandas as pd
 import pytest
+from scipy.special import expit
 from sklearn.metrics import accuracy_score, confusion_matrix, roc_auc_score
 
 from conftest import FAST, write_cohort
 from vitrail import cli
+from vitrail.report.explained_collect import collect_explained
+from vitrail.slides.cohort import read_cohort
+from vitrail.stage import open_run
 from vitrail.study import new_run
 from vitrail.tiles import cohort_tiles
 
 RESULTS = (
     "tiles/tiles.parquet", "tiles/images.npy", "tiles/masks.npy", "split/patients.csv",
     "classifier/weights.safetensors", "classifier/model.json", "classifier/history.csv",
-    "segmenter/weights.safetensors", "segmenter/history.csv", "predictions/tiles.parquet", "explanations/saliency.npy",
-    "explanations/agreement.parquet", "explanations/summary.json", "checks/summary.json", "report/metrics.json",
+    "segmenter/weights.safetensors", "segmenter/model.json", "segmenter/history.csv", "predictions/tiles.parquet",
+    "explanations/saliency.npy", "explanations/agreement.parquet", "explanations/summary.json", "checks/summary.json",
+    "report/metrics.json",
 )  # fmt: skip
 
 
@@ -83,6 +89,19 @@ def test_predictions_hold_every_tile_of_every_split(finished):
     assert (rows.groupby("patient_id")["split"].nunique() == 1).all()
     assert rows[["classifier", "segmenter"]].map(lambda p: 0 <= p <= 1).all(axis=None)
     assert (rows["pixels"].map(sum) == 32 * 32).all()
+
+
+def test_probabilities_are_calibrated_and_the_same_everywhere(finished):
+    rows = pd.read_parquet(finished / "predictions" / "tiles.parquet")
+    temperature = json.loads((finished / "classifier" / "model.json").read_text())["temperature"]
+    np.testing.assert_allclose(rows["classifier"], expit(rows["classifier_logit"] / temperature), rtol=1e-12)
+    run = open_run(finished)
+    shown = collect_explained(run, read_cohort(run.cohort), rows).stored.rows
+    np.testing.assert_array_equal(shown["classifier"], rows["classifier"].iloc[shown["tile"]])
+    explained = pd.read_parquet(finished / "explanations" / "tiles.parquet")["classifier"]
+    np.testing.assert_allclose(explained, expit(rows["classifier_logit"].iloc[shown["tile"]]), rtol=1e-3)
+    told = json.loads((finished / "report" / "metrics.json").read_text())["test"]["calibration"]
+    assert told["classifier"]["temperature"] == temperature != 1
 
 
 def test_metrics_are_those_of_scikit_learn(finished):

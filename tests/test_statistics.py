@@ -88,6 +88,24 @@ def test_ensembles_are_what_their_names_say(rated):
     assert len(rated.said["stacking"]) == 4
 
 
+def test_calibration_is_told_before_and_after(data, rated, test):
+    truth, found = is_tumor(rated.test), test["calibration"]["classifier"]
+    raw = 1 / (1 + np.exp(-rated.test["classifier_logit"]))
+    assert (found["temperature"], test["calibration"]["segmenter"]["temperature"]) == (1.5, 3.0)
+    assert found["before"]["brier"] == pytest.approx(sk.brier_score_loss(truth, raw), abs=1e-12)
+    for score in ("brier", "ece"):
+        assert found["after"][score] == pytest.approx(test["classifier"][score], abs=1e-12)
+        low, high = found["after"]["interval"][score]
+        assert low < found["after"][score] < high
+    as_given = data.predictions.assign(classifier=1 / (1 + np.exp(-data.predictions["classifier_logit"])))
+    plain = metrics(rate(replace(data, predictions=as_given, calibrated=False)))["test"]
+    assert (plain["calibration"]["classifier"]["applied"], found["applied"]) == (False, True)
+    assert plain["calibration"]["classifier"]["after"] == found["after"]
+    assert plain["voting"] == test["voting"]
+    assert plain["classifier"]["auc"] == test["classifier"]["auc"]
+    assert plain["classifier"]["brier"] == pytest.approx(found["before"]["brier"], abs=1e-12)
+
+
 def test_stacking_is_the_mean_over_iterations(rated, test):
     truth = is_tumor(rated.test)
     areas = [sk.roc_auc_score(truth, score) for score in rated.said["stacking"]]

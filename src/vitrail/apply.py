@@ -154,7 +154,9 @@ def _networks(job: Application) -> tuple[Networks, list[str]]:
         model = load_model(folder)
         if model.spec.task != task:
             raise ModelError(folder, f"holds a {model.spec.task}, not a {task}", f"Give it as --{model.spec.task}")
-        engines[task] = Engine(model, device, engine=job.settings.compute.engine)
+        engines[task] = Engine(
+            model, device, engine=job.settings.compute.engine, calibrated=job.settings.predict.calibrated
+        )
     _check_reading(given, engines)
     digests = [content_digest(folder / name) for folder in given.values() for name in (JSON, WEIGHTS)]
     return Networks(classifier=engines.get("classifier"), segmenter=engines.get("segmenter")), digests

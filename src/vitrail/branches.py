@@ -176,6 +176,12 @@ class PredictSettings(Branch):
         default=False, description='classify background tiles, too (Paper: "including background tiles", Fig. S3)'
     )
     artefacts: bool = Field(default=True, description="find artefacts, and leave them out of maps and statistics")
+    calibrated: bool = Field(
+        default=True,
+        description="divide logits by the temperature that the validation tiles asked for, so that probabilities mean "
+        "what they say. The paper did not: what is called at a threshold of 0.5 stays the same, and so does every AUC; "
+        "ensembles take the probabilities as the networks give them",
+    )
 
 
 class ExplainSettings(Branch):

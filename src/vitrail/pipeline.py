@@ -163,7 +163,7 @@ STAGES = (
     Stage(
         name="classifier",
         folder="classifier",
-        version=1,
+        version=2,
         settings=("encoder", "augment", "classifier"),
         needs=("tiles", "split"),
         inputs=_weights,
@@ -172,7 +172,7 @@ STAGES = (
     Stage(
         name="segmenter",
         folder="segmenter",
-        version=1,
+        version=2,
         settings=("encoder", "augment", "segmenter"),
         needs=("tiles", "split"),
         inputs=_weights,
@@ -181,7 +181,7 @@ STAGES = (
     Stage(
         name="predict",
         folder="predictions",
-        version=2,
+        version=3,
         settings=("tiles", "predict", "tissue", "artefacts"),
         needs=("tiles", "split", "classifier", "segmenter"),
         inputs=_nothing,
@@ -208,7 +208,7 @@ STAGES = (
     Stage(
         name="report",
         folder="report",
-        version=4,
+        version=5,
         settings=("evaluation",),
         needs=("tiles", "split", "classifier", "segmenter", "predict", "explain", "check"),
         inputs=_attributes_and_search,

@@ -3,8 +3,8 @@
 - `saliency.npy`: the values of all maps in one flat array of float32, read as a memory map; `saliency.json` says where
   each of the four kinds begins, its shape `[n, h, w]`, what made it, and where its cells lie on the tile.
 - `tiles.parquet`: row i is map i of every kind. `tile`, its row in the tile table; `slide_id`, `patient_id`, `x`, `y`,
-  `side`, `label` as there; `classifier`, the probability of tumor, and `segmenter`, the fraction of pixels called
-  tumor, both from the pass that made the maps.
+  `side`, `label` as there; `classifier`, the probability of tumor, uncalibrated, and `segmenter`, the fraction of
+  pixels called tumor, both from the pass that made the maps.
 - `agreement.parquet`: Pearson's coefficient of each tile and pair of kinds, signed maps, and with `_relu` those without
   what speaks against tumor; NaN where a map is constant.
 - `classifier/` and `segmenter/`: the dense layers of HR-CAM, see `vitrail.explain.hrcam`.

@@ -35,15 +35,18 @@ class TumorLogits(nn.Module):
     ----------
     classifier
         What it shares its weights with.
+    temperature
+        What its logits are divided by.
     """
 
-    def __init__(self, classifier: Classifier) -> None:
+    def __init__(self, classifier: Classifier, temperature: float = 1.0) -> None:
         super().__init__()
         self.classifier = classifier
+        self._sharpness = 1 / temperature
 
     def forward(self, x: Tensor) -> Tensor:
         """Map standardised images `[n, 3, h, w]` to logits `[n, 2]`, of non-tumor and of tumor."""
-        logit = self.classifier(x)
+        logit = self.classifier(x) * self._sharpness
         return torch.stack([torch.zeros_like(logit), logit], dim=1)
 
 
@@ -55,13 +58,14 @@ class _FromBytes(nn.Module):
     network
         What it shares its weights with.
     spec
-        Whose mean and standard deviation images are standardised with.
+        Whose mean and standard deviation images are standardised with, and whose temperature logits are divided by.
     """
 
     def __init__(self, network: Classifier | Segmenter, spec: ModelSpec) -> None:
         super().__init__()
         self.network = network
         self._standardise = Standardiser(spec, torch.device("cpu"))
+        self._sharpness = 1 / spec.temperature
 
     def _standardised(self, images: Tensor) -> Tensor:
         return self._standardise(intensities(images))
@@ -74,7 +78,7 @@ class TumorProbability(_FromBytes):
 
     def forward(self, images: Tensor) -> Tensor:
         """Map RGB bytes `[n, h, w, 3]` to probabilities of tumor, `[n]`."""
-        return torch.sigmoid(self.network(self._standardised(images)))
+        return torch.sigmoid(self.network(self._standardised(images)) * self._sharpness)
 
 
 class ClassProbabilities(_FromBytes):
@@ -91,7 +95,8 @@ class ClassProbabilities(_FromBytes):
         height, width = images.shape[1], images.shape[2]
         padded = images[:, _padded(height)][:, :, _padded(width)]
         features = self.network.unet.encoder(self._standardised(padded))
-        return self.network.decode(features)[:, :, :height, :width].softmax(dim=1)
+        logits = self.network.decode(features)[:, :, :height, :width]
+        return (logits * self._sharpness).softmax(dim=1)
 
 
 def _padded(length: int) -> Tensor:

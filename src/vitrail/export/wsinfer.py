@@ -93,7 +93,7 @@ def wsinfer_config(spec: ModelSpec) -> dict[str, Any]:
 
 
 def torchscript(classifier: Classifier, spec: ModelSpec, where: str = "classifier") -> bytes:
-    """Return a classifier as a TorchScript file from standardised tiles `[n, 3, h, w]` to logits `[n, 2]`.
+    """Return a classifier as a TorchScript file from standardised tiles `[n, 3, h, w]` to calibrated logits `[n, 2]`.
 
     Raises
     ------
@@ -102,7 +102,7 @@ def torchscript(classifier: Classifier, spec: ModelSpec, where: str = "classifie
     """
     side = spec.side_px
     example, probe = torch.zeros(1, 3, side, side), torch.linspace(-2, 2, 6 * side * side).view(2, 3, side, side)
-    recorded = record(TumorLogits(classifier).eval(), example, probe, where)
+    recorded = record(TumorLogits(classifier, spec.temperature).eval(), example, probe, where)
     with io.BytesIO() as file, warnings.catch_warnings():
         warnings.filterwarnings("ignore", r"`torch\.jit\.")  # as in `record`
         torch.jit.save(recorded, file, _extra_files={"model.json": spec.model_dump_json(indent=2).encode()})

@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 PIXELS = 200_000
 """Pixels that a segmenter's temperature is fitted on, where there are as many."""
 
-CHECKED, EMULATED = 256, 64
-"""Tiles compared in a 16-bit type: where the device has units for it, and where it has none and is slow."""
+CHECKED = 256
+"""Tiles that are compared in a 16-bit type, where there are as many."""
 
 _PIXELWISE = 4  # dimensions of a segmenter's logits
 
@@ -71,7 +71,7 @@ class Examinee:
         standardise, computed = Standardiser(self.spec, device), Precision(device=device, dtype=dtype)
         self.network.eval()
         with torch.inference_mode():
-            for images, targets in self.loader(cut(rows, self.batch)):
+            for images, targets in self.loader(cut(rows, self.batch) if len(rows) else []):
                 with computed.autocast():
                     logits = self.network(standardise(images))
                 yield logits.float(), targets
@@ -101,8 +101,10 @@ def calibrate(examinee: Examinee) -> float | None:
     """
     kept = _kept_pixels(examinee) if examinee.spec.task == "segmenter" else None
     found = [_flat(logits, targets, kept) for logits, targets in examinee.logits(examinee.rows)]
-    logits, truth = (np.concatenate(part) for part in zip(*found, strict=True)) if found else ([], np.empty(0))
-    return fit_temperature(logits, truth) if len(np.unique(truth)) > 1 else None
+    truth = np.concatenate([np.empty(0, np.int64), *(true for _, true in found)])
+    if len(np.unique(truth)) < 2:  # noqa: PLR2004 - one class says nothing of how sure to be
+        return None
+    return fit_temperature(np.concatenate([logits for logits, _ in found]), truth)
 
 
 def _kept_pixels(examinee: Examinee) -> NDArray[np.int64]:
@@ -122,18 +124,15 @@ def _flat(logits: Tensor, targets: Tensor, kept: NDArray[np.int64] | None) -> tu
 
 
 def compare_half(examinee: Examinee) -> HalfCheck | None:
-    """Compare a network's answers in 16 bits with those in float32, on some of the validation tiles.
+    """Compare a network's answers in the device's 16-bit type with those in float32, on some of the validation tiles.
 
-    The type is the device's; a CPU that has none computes bfloat16 all the same, slowly, so that another machine may
-    know. None where nothing can be compared: there are no tiles, or neither CPU nor CUDA.
+    None where there are no tiles, or no units for such a type: emulated, a single tile takes half a second.
     """
-    device = examinee.loader.device
-    own = precision(device).dtype
-    if device.type not in {"cpu", "cuda"} or not len(examinee.rows):
+    dtype = precision(examinee.loader.device).dtype
+    if dtype == torch.float32 or not len(examinee.rows):
         return None
-    dtype, most = (torch.bfloat16, EMULATED) if own == torch.float32 else (own, CHECKED)
     rng = np.random.default_rng([examinee.seed, *b"half"])
-    rows = np.sort(rng.choice(examinee.rows, min(most, len(examinee.rows)), replace=False))
+    rows = np.sort(rng.choice(examinee.rows, min(CHECKED, len(examinee.rows)), replace=False))
     full, half = (_tumor(examinee, rows, chosen) for chosen in (torch.float32, dtype))
     changed = (full >= _CALLED) != (half >= _CALLED)
     return HalfCheck.model_validate(
@@ -156,5 +155,5 @@ def _tumor(examinee: Examinee, rows: Rows, dtype: torch.dtype) -> Floats:
 
 def _tumor_of(logits: Tensor) -> Floats:
     if logits.ndim == _PIXELWISE:
-        return (logits.argmax(1) == TissueClass.TUMOR).cpu().numpy().mean((1, 2))
+        return np.asarray((logits.argmax(1) == TissueClass.TUMOR).cpu().numpy().mean((1, 2)))
     return torch.sigmoid(logits.cpu().double()).numpy()

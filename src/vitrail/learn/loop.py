@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from vitrail.errors import ModelError
 from vitrail.learn.checkpoint import Checkpoint, EpochScores, Trainee, best_epoch
 from vitrail.learn.data import Loader, channel_statistics, cut, shuffled
+from vitrail.learn.finish import Examinee, examine
 from vitrail.learn.objective import OBJECTIVES
 from vitrail.models.device import Precision, keep_memory, pick_device, precision, reproducible
 from vitrail.models.encoder import load_encoder, start_weights
@@ -45,10 +46,10 @@ if TYPE_CHECKING:
 def train(task: Task, parts: Parts, settings: Settings, *, folder: Path, progress: Progress | None = None) -> None:
     """Train a network and write its model folder: the weights of the epoch with the lowest validation loss.
 
-    Writes `weights.safetensors`, `history.csv` and, last, `model.json`. Until then the folder holds a checkpoint of
-    the last finished epoch; called again with the same tiles and settings on such a device, the training goes on from
-    there and ends with the same bytes as one that was never stopped. On another kind of device it begins anew; where it
-    had ended, nothing is done. Torch's generators and switches are put back.
+    Writes `weights.safetensors`, `history.csv` and, last, `model.json`, with what `examine` finds. Until then the
+    folder holds a checkpoint of the last finished epoch; called again with the same tiles and settings on such a
+    device, the training goes on from there and ends with the same bytes as one that was never stopped. On another kind
+    of device it begins anew; where it had ended, nothing is done. Torch's generators and switches are put back.
 
     Parameters
     ----------
@@ -85,7 +86,7 @@ def train(task: Task, parts: Parts, settings: Settings, *, folder: Path, progres
     with reproducible(device, _seeds(settings.seed, task, 0)[0]), _enough_memory(plan, device):
         lesson = _lesson(plan, device)
         history = _epochs(lesson, checkpoint, progress or Silent())
-        _finish(lesson, checkpoint, history)
+        _finish(lesson, checkpoint, history, progress or Silent())
 
 
 @contextmanager
@@ -265,14 +266,17 @@ def _write_history(folder: Path, history: list[EpochScores], score: str) -> None
     replace(temporary, folder / "history.csv")
 
 
-def _finish(lesson: _Lesson, checkpoint: Checkpoint, history: list[EpochScores]) -> None:
+def _finish(lesson: _Lesson, checkpoint: Checkpoint, history: list[EpochScores], progress: Progress) -> None:
     """Turn the checkpoint into a model folder."""
-    best, settings = best_epoch(history), lesson.plan.settings
+    best, plan, settings = best_epoch(history), lesson.plan, lesson.plan.settings
     info = TrainingInfo(
         epochs=len(history), best_epoch=best, validation_loss=history[best - 1].validation_loss, seed=settings.seed
     )
     lesson.network.load_state_dict(load_file(checkpoint.best_path(history)))
-    _write_history(checkpoint.folder, history, lesson.plan.objective.score)
-    spec = lesson.plan.spec.model_copy(update={"training": info})
-    save_model(checkpoint.folder, lesson.network, spec, lesson.plan.fingerprint())
+    _write_history(checkpoint.folder, history, plan.objective.score)
+    examinee = Examinee(
+        network=lesson.network, spec=plan.spec.model_copy(update={"training": info}), loader=lesson.loader,
+        rows=plan.parts.validation, batch=plan.batch, seed=settings.seed,
+    )  # fmt: skip
+    save_model(checkpoint.folder, lesson.network, examine(examinee, progress), plan.fingerprint())
     checkpoint.remove()

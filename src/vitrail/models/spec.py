@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from vitrail import __version__
 from vitrail.branches import Reading  # noqa: TC001 - pydantic reads it
 from vitrail.classes import CLASSES
+from vitrail.errors import ModelError
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 Task = Literal["classifier", "segmenter"]
 ClassKey = Literal["tumor", "non_tumor", "other", "background"]
@@ -169,3 +173,21 @@ AnySpec: TypeAdapter[ClassifierSpec | SegmenterSpec] = TypeAdapter(
     Annotated[ClassifierSpec | SegmenterSpec, Field(discriminator="task")]
 )
 """Reads either kind of specification, told apart by `task`."""
+
+
+def read_spec(path: Path) -> ClassifierSpec | SegmenterSpec:
+    """Read a `model.json`.
+
+    Raises
+    ------
+    ModelError
+        It is missing or not valid.
+    """
+    try:
+        return AnySpec.validate_json(path.read_bytes())
+    except FileNotFoundError:
+        raise ModelError(path, "no such file", "Give the folder of a trained model") from None
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False)[0]
+        field = ".".join(str(part) for part in first["loc"] if part not in {"classifier", "segmenter"})
+        raise ModelError(path, f"{field or 'content'}: {first['msg']}", "Mend this field") from None

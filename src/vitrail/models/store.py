@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 
@@ -15,7 +14,7 @@ from vitrail.errors import ModelError
 from vitrail.models.classifier import Classifier
 from vitrail.models.encoder import first_line
 from vitrail.models.segmenter import Segmenter
-from vitrail.models.spec import AnySpec, ClassifierSpec, SegmenterSpec
+from vitrail.models.spec import ClassifierSpec, SegmenterSpec, read_spec
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -104,7 +103,7 @@ def load_model(folder: Path) -> Model:
     ModelError
         `model.json` is missing or not valid, or the weights are missing, unreadable or of another network.
     """
-    spec = _read_spec(folder / JSON)
+    spec = read_spec(folder / JSON)
     module = build(spec)
     try:
         module.load_state_dict(load_file(folder / WEIGHTS))
@@ -114,17 +113,6 @@ def load_model(folder: Path) -> Model:
         problem = f"does not fit {JSON} ({' '.join(str(error).split())[:200]})"
         raise ModelError(folder / WEIGHTS, problem, "Copy the whole model folder, or train it again") from None
     return Model(spec=spec, module=module.eval())
-
-
-def _read_spec(path: Path) -> ModelSpec:
-    try:
-        return AnySpec.validate_json(path.read_bytes())
-    except FileNotFoundError:
-        raise ModelError(path, "no such file", "Give the folder of a trained model") from None
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False)[0]
-        field = ".".join(str(part) for part in first["loc"] if part not in {"classifier", "segmenter"})
-        raise ModelError(path, f"{field or 'content'}: {first['msg']}", "Mend this field") from None
 
 
 def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:

@@ -37,7 +37,9 @@ def predict_study(work: Work, entries: tuple[CohortSlide, ...]) -> None:
     folder, settings = work.run.folder, work.run.settings
     device = pick_device(settings.compute.device)
     classifier, segmenter = (
-        Engine(load_model(folder / task), device, engine=settings.compute.engine)
+        Engine(
+            load_model(folder / task), device, engine=settings.compute.engine, calibrated=settings.predict.calibrated
+        )
         for task in ("classifier", "segmenter")
     )
     engines = classifier, segmenter

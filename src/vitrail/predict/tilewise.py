@@ -1,6 +1,7 @@
 """Both networks on every tile of a study.
 
-Columns added to the rows of the tile table: `classifier`, the probability of tumor; `segmenter`, the fraction of
+Columns added to the rows of the tile table: `classifier`, the probability of tumor, calibrated where the engine is;
+`classifier_logit`, the logit that it comes from, as the network gives it; `segmenter`, the fraction of
 predicted tumor pixels, which the paper takes for the segmenter's tumor probability; and `pixels`, the tile's own
 confusion matrix of 16 pixel counts, truth in rows.
 """
@@ -45,7 +46,7 @@ def predict_tiles(tiles: TileTable, engines: tuple[Engine, Engine], blocks: Path
 
     Returns
     -------
-    The table's rows with `classifier`, `segmenter` and `pixels`.
+    The table's rows with `classifier`, `classifier_logit`, `segmenter` and `pixels`.
     """
     blocks.mkdir(exist_ok=True)
     starts = range(0, len(tiles), BLOCK)
@@ -77,10 +78,11 @@ def pixel_confusion(truth: NDArray[np.uint8], predicted: NDArray[np.uint8]) -> N
 
 def _predict_block(images: NDArray[np.uint8], masks: NDArray[np.uint8], engines: tuple[Engine, Engine]) -> pd.DataFrame:
     classifier, segmenter = engines
-    classes = segmenter.pixel_classes(images)
+    classes, logits = segmenter.pixel_classes(images), classifier.tumor_logits(images)
     return pd.DataFrame(
         {
-            "classifier": classifier.tumor_probability(images),
+            "classifier": classifier.probability(logits),
+            "classifier_logit": logits,
             "segmenter": (classes == TissueClass.TUMOR).mean(axis=(1, 2)),
             "pixels": [pixel_confusion(t, p).ravel() for t, p in zip(masks, classes, strict=True)],
         }

@@ -53,7 +53,9 @@ def captions(evaluation: EvaluationSettings) -> dict[str, str]:
         f"gives any. Corresponds to Fig. 1 of {CITED}.",
         "calibration": "Reliability on the test tiles: what share of the tiles with about the same predicted "
         "probability is tumor. On the dotted line a network is as sure as it is right; above it, it is tumor more "
-        f"often than predicted. Below: how many tiles have which probability. {_LACKS}",
+        "often than predicted. Hollow: before the classification network's logits were divided by its temperature, "
+        "which the validation tiles chose; voting takes the probabilities before that. The segmentation network's is "
+        f"its share of tumor pixels. Below: how many tiles have which probability. {_LACKS}",
         "shares": "Tumor share of each test slide, predicted against annotated (a, c), and the difference of the two "
         "against their mean (b, d; Bland and Altman 1986). Solid: bias; dashed: limits of agreement, between which "
         "95 % of slides are expected; shaded: their 95 % intervals over patients. Classification network: share of the "

@@ -12,8 +12,9 @@ import shapely
 
 from vitrail.classes import LABELS, TissueClass
 from vitrail.config import settings_text
+from vitrail.models.spec import read_spec
 from vitrail.predict.slidemap import LEFT_OUT, MapFiles
-from vitrail.report.data import ReportData, SlideMaps
+from vitrail.report.data import NETWORKS, ReportData, SlideMaps
 from vitrail.report.explained_collect import collect_explained
 from vitrail.report.wholeslide import THUMBNAIL_PX, read_slide_maps
 from vitrail.searched import is_searched, read_search
@@ -39,6 +40,8 @@ def collect(run: Run) -> ReportData:
         A slide that is to be shown cannot be read any more.
     RunError
         Explanations or checks are there but not whole.
+    ModelError
+        What describes a network cannot be read.
     """
     folder, settings = run.folder, run.settings
     entries = read_cohort(run.cohort)
@@ -62,8 +65,10 @@ def collect(run: Run) -> ReportData:
         predictions=predictions,
         maps=[maps for maps, _ in mapped],
         mapped=[files for _, files in mapped],
-        explained=collect_explained(run, entries),
+        explained=collect_explained(run, entries, predictions),
         search=search,
+        temperatures={task: read_spec(folder / task / "model.json").temperature for task in NETWORKS},
+        calibrated=settings.predict.calibrated,
     )
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     import numpy as np
     import pandas as pd
@@ -155,8 +155,9 @@ class ReportData:
         `validation_accuracy` or the segmenter's `validation_jaccard`; NaN without validation tiles.
     predictions
         One row a tile of every split: `slide_id`, `patient_id`, `split`, `x`, `y`, `side`, `label` (`tumor` or
-        `non_tumor`), `classifier` (tumor probability), `segmenter` (fraction of pixels called tumor), and `pixels`, 16
-        counts: the tile's 4 x 4 confusion matrix of pixels, row by row, rows = truth, in the order of `TissueClass`.
+        `non_tumor`), `classifier` (tumor probability), `classifier_logit` (what it comes from, uncalibrated),
+        `segmenter` (fraction of pixels called tumor), and `pixels`, 16 counts: the tile's 4 x 4 confusion matrix of
+        pixels, row by row, rows = truth, in the order of `TissueClass`.
     maps
         The slides to show.
     mapped
@@ -165,6 +166,10 @@ class ReportData:
         Why the networks say what they say; None for a run without explanations.
     search
         What the grid search over tile sizes and resolutions found; None for a run without one.
+    temperatures
+        By network, what its logits are divided by for calibrated probabilities; 1 where none was fitted.
+    calibrated
+        Whether the probabilities in `predictions` are of such logits.
     """
 
     title: str
@@ -180,6 +185,8 @@ class ReportData:
     mapped: Sequence[MapFiles] = ()
     explained: Explained | None = None
     search: SearchResult | None = None
+    temperatures: Mapping[str, float] = field(default_factory=lambda: dict.fromkeys(NETWORKS, 1.0))
+    calibrated: bool = True
 
     @property
     def threshold(self) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,6 +20,7 @@ from vitrail.tiles.table import read_tiles
 if TYPE_CHECKING:
     from pathlib import Path
 
+    import pandas as pd
     from numpy.typing import NDArray
 
     from vitrail.slides.cohort import CohortSlide
@@ -29,8 +31,11 @@ PICTURE_PX = 448
 """Side of the tiles' pictures in the report, so that nuclei can be seen whatever the networks saw."""
 
 
-def collect_explained(run: Run, entries: tuple[CohortSlide, ...]) -> Explained | None:
+def collect_explained(run: Run, entries: tuple[CohortSlide, ...], predictions: pd.DataFrame) -> Explained | None:
     """Gather the explanations of a run and the pictures of the tiles to show; None where it has none.
+
+    What the classifier says of a tile is taken from the predictions, row by row of the tile table: calibrated where
+    these are.
 
     Raises
     ------
@@ -40,6 +45,8 @@ def collect_explained(run: Run, entries: tuple[CohortSlide, ...]) -> Explained |
     if not _finished(run.folder / "explanations"):
         return None
     stored = open_stored(run.folder / "explanations")
+    said = predictions["classifier"].to_numpy()[stored.rows["tile"]]
+    stored = replace(stored, rows=stored.rows.assign(classifier=said))
     table, threshold = read_tiles(run.folder / "tiles"), run.settings.evaluation.threshold
     examples = choose_examples(stored, table.rows.iloc[stored.rows["tile"]], threshold)
     slides = {entry.slide_id: entry for entry in entries}

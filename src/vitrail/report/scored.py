@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
+from scipy.special import expit
 
 from vitrail.classes import CLASSES, LABELS, TissueClass
 from vitrail.measures import scores
@@ -31,6 +32,11 @@ CALIBRATION = {"brier": "Brier score", "ece": "Calibration error"}
 def is_tumor(tiles: pd.DataFrame) -> NDArray[np.bool_]:
     """Tell which tiles are labelled tumor."""
     return (tiles["label"] == TissueClass.TUMOR.key).to_numpy(dtype=bool)
+
+
+def tempered(tiles: pd.DataFrame, temperature: float = 1.0) -> NDArray[np.float64]:
+    """Return the classifier's tumor probabilities at a temperature, `[n]`; at 1 as the network gives them."""
+    return np.asarray(expit(tiles["classifier_logit"].to_numpy(np.float64) / temperature), np.float64)
 
 
 def pixel_counts(tiles: pd.DataFrame) -> NDArray[np.int64]:

@@ -17,7 +17,7 @@ from vitrail.measures.patients import interval, p_value, sample
 from vitrail.measures.stats import by_patient
 from vitrail.report.attributes import attributes
 from vitrail.report.data import NETWORKS
-from vitrail.report.scored import CALIBRATION, SCORES, is_tumor, pixel_counts, slides_table
+from vitrail.report.scored import CALIBRATION, SCORES, is_tumor, pixel_counts, slides_table, tempered
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -68,8 +68,8 @@ class Rated:
         iteration, none where it is missing.
     missing
         By the names of `ROWS`, why something is missing.
-    slides
-        As `ReportData.slides`.
+    slides, temperatures, calibrated
+        As in `ReportData`.
     evaluation, seed
         How to measure.
     """
@@ -81,6 +81,8 @@ class Rated:
     slides: pd.DataFrame
     evaluation: EvaluationSettings
     seed: int
+    temperatures: Mapping[str, float]
+    calibrated: bool
 
     def weights(self, tiles: pd.DataFrame) -> Floats:
         """Draw the patients of some tiles."""
@@ -97,14 +99,14 @@ def rate(data: ReportData) -> Rated:
     found, given = both(test), both(validation)
     honest = stacked((given, is_tumor(validation)), found)
     iterations = data.evaluation.stacking_iterations, data.seed
-    said = {name: [found[:, column]] for column, name in enumerate(NETWORKS)} | {
+    said = {name: [test[name].to_numpy(np.float64)] for name in NETWORKS} | {
         "voting": [voting(found)],
         "stacking": cross_stacked(found, is_tumor(test), test["patient_id"], iterations) if len(test) else [],
         "stacking_validation": [] if honest is None else [honest],
     }
     return Rated(
         test=test, validation=validation, said=said, missing=_missing(said, test, validation), slides=data.slides,
-        evaluation=data.evaluation, seed=data.seed,
+        evaluation=data.evaluation, seed=data.seed, temperatures=data.temperatures, calibrated=data.calibrated,
     )  # fmt: skip
 
 
@@ -121,7 +123,9 @@ def metrics(rated: Rated) -> dict[str, Any]:
     - `pixels`: `jaccard` by class, `mean_jaccard`, the 4 x 4 `confusion`, rows = truth, and `interval`;
     - `differences`: by `first_minus_second`, each score's `difference`, `interval` and `p`, the AUC's also by DeLong's
       test for clusters, `p_delong`;
-    - `calibration`: by network and for voting, the expected calibration error in bins of equal count;
+    - `calibration`: by network and for voting, the expected calibration error in bins of equal count; for networks
+      their `temperature`; for the classifier the scores of `CALIBRATION` and their intervals `before` and `after` its
+      logits are divided by it, and `applied`, whether they are in all other figures;
     - `operating`: by network and for voting, thresholds from validation, and what they come to on the test tiles;
     - `slides`: predicted and annotated tumor share of each slide: `bias`, `lower`, `upper`, `pearson`, `interval`;
     - `groups`: by attribute, a list of groups with patients, tiles, a `warning` or None, and both networks' scores.
@@ -137,7 +141,7 @@ def metrics(rated: Rated) -> dict[str, Any]:
             **rows,
             "pixels": _pixels(rated),
             "differences": {f"{a}_minus_{b}": _difference(rated, a, b) for a, b in DIFFERENCES},
-            "calibration": {name: {"ece_equal_count": _equal_count(rated, name)} for name in OPERATED},
+            "calibration": {name: _calibration(rated, name) for name in OPERATED},
             "operating": {name: _operating(rated, name) for name in OPERATED},
             "slides": _slides(rated),
             "groups": _groups(rated),
@@ -146,8 +150,8 @@ def metrics(rated: Rated) -> dict[str, Any]:
 
 
 def both(tiles: pd.DataFrame) -> Floats:
-    """Return the probabilities of both networks, `[n, 2]`."""
-    return tiles[list(NETWORKS)].to_numpy(np.float64)
+    """Return the probabilities of both networks as they give them, uncalibrated, `[n, 2]`: what ensembles take."""
+    return np.column_stack([tempered(tiles), tiles["segmenter"].to_numpy(np.float64)])
 
 
 def parts_of(tiles: pd.DataFrame, score: Floats, threshold: float) -> TileParts:
@@ -213,15 +217,28 @@ def _difference(rated: Rated, first: str, second: str) -> dict[str, Any]:
     return found
 
 
-def _equal_count(rated: Rated, name: str) -> float:
+def _calibration(rated: Rated, name: str) -> dict[str, Any]:
     (score,) = rated.said[name]
-    return reliability(is_tumor(rated.test), score, equal_count(score)).error
+    found: dict[str, Any] = {"ece_equal_count": reliability(is_tumor(rated.test), score, equal_count(score)).error}
+    if name in rated.temperatures:
+        found["temperature"] = rated.temperatures[name]
+    if name == "classifier":
+        found |= {"before": _sureness(rated, 1.0), "after": _sureness(rated, rated.temperatures[name])}
+        found["applied"] = rated.calibrated
+    return found
+
+
+def _sureness(rated: Rated, temperature: float) -> dict[str, Any]:
+    """Tell how far the classifier's probabilities at a temperature are from what is true."""
+    weights = rated.weights(rated.test)
+    scores = parts_of(rated.test, tempered(rated.test, temperature), rated.evaluation.threshold).scores(weights)
+    return with_intervals({name: scores[name] for name in CALIBRATION}, weights)
 
 
 def _operating(rated: Rated, name: str) -> dict[str, Any]:
     """Choose thresholds on the validation tiles, and apply them to the test tiles."""
-    given, wished = both(rated.validation), rated.evaluation.sensitivity
-    score = voting(given) if name == "voting" else given[:, list(NETWORKS).index(name)]
+    given, wished = rated.validation, rated.evaluation.sensitivity
+    score = voting(both(given)) if name == "voting" else given[name].to_numpy(np.float64)
     truth, weights = is_tumor(rated.validation), rated.weights(rated.test)
     thresholds = {"youden": youden(truth, score), "sensitivity": for_sensitivity(truth, score, wished)}
     found = {}

@@ -15,7 +15,7 @@ from vitrail.measures import scores
 from vitrail.measures.calibration import equal_count, reliability
 from vitrail.report.data import NETWORKS
 from vitrail.report.figures import COLOURS
-from vitrail.report.scored import is_tumor, patients_table, slides_table
+from vitrail.report.scored import is_tumor, patients_table, slides_table, tempered
 from vitrail.report.statistics import OPERATED, ROWS
 from vitrail.report.style import DASHES, FIRST, INK, MUTED, PAPER, SECOND, bare, drawable
 
@@ -88,6 +88,9 @@ def calibration_figure(rated: Rated, measured: Measured) -> Figure:
     for (axes, below), name, letter in zip(grid.T, OPERATED, "abc", strict=True):
         (score,) = rated.said[name]
         _reliable(axes, name, (is_tumor(rated.test), score))
+        if name == "classifier":
+            _uncalibrated(axes, rated)
+        axes.legend(loc="best", fontsize=8)
         axes.set_title(f"{letter}  {_title(name)}\n{_error(measured['test'][name])}", fontsize=9.5)
         axes.set(xlim=(0, 1), ylim=(0, 1))
         below.hist(score, np.linspace(0, 1, 21), color=_LOOKS[name]["color"], edgecolor=PAPER, linewidth=0.6)
@@ -110,7 +113,20 @@ def _reliable(axes: Axes, name: str, found: tuple[NDArray[np.bool_], Floats]) ->
         wide.predicted[known], wide.observed[known], "x", color=MUTED, markersize=5, label="bins of equal width",
         clip_on=False,
     )  # fmt: skip
-    axes.legend(loc="best", fontsize=8)
+
+
+def _uncalibrated(axes: Axes, rated: Rated) -> None:
+    """Draw the classifier's tenths as they were before its logits were divided by the temperature."""
+    temperature = rated.temperatures["classifier"]
+    if temperature == 1 or not rated.calibrated:
+        return
+    score = tempered(rated.test)
+    bins = reliability(is_tumor(rated.test), score, equal_count(score))
+    known = bins.count > 0
+    axes.plot(
+        bins.predicted[known], bins.observed[known], color=MUTED, linewidth=1, marker="o", markerfacecolor=PAPER,
+        markersize=5.5, zorder=3, clip_on=False, label=f"before division by T = {temperature:.2f}",
+    )  # fmt: skip
 
 
 def _error(entry: dict[str, Any]) -> str:

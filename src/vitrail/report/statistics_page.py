@@ -66,6 +66,7 @@ def section(data: ReportData, rated: Rated, measured: Measured, figures: Mapping
         "differences": [_difference(test, first, second) for first, second in DIFFERENCES],
         "operating": [(ROWS[name], test["operating"][name]) for name in OPERATED],
         "equal_count": [(ROWS[name], test["calibration"][name]["ece_equal_count"]) for name in OPERATED],
+        "temperatures": [(title, test["calibration"][name]["temperature"]) for name, title in NETWORKS.items()],
         "agreement": [(title, test["slides"][name]) for name, title in NETWORKS.items()],
         "per_slide": table.to_dict("records"),
         "worst": [row | _picture(shown.get(row["slide_id"]), figures) for row in worst],

@@ -28,7 +28,8 @@ OPTIONAL = ("split", "mpp")
 SPLITS = ("train", "validation", "test")
 RESERVED = frozenset(
     {"tumor_tiles", "non_tumor_tiles", "skipped", "warnings", "digest", "reason"}
-    | {"label", "x", "y", "side", "tumor", "non_tumor", "other", "background", "classifier", "segmenter", "pixels"}
+    | {"label", "x", "y", "side", "tumor", "non_tumor", "other", "background"}
+    | {"classifier", "classifier_logit", "segmenter", "pixels"}
 )
 """Columns of a run's own tables: an attribute of that name would be taken for them."""
 
