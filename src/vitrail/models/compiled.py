@@ -88,9 +88,11 @@ class Compiled:
         example, threads = torch.from_numpy(np.repeat(image, 2, axis=0)), torch.get_num_threads()
         jit: Any = torch.jit  # has no types
         with torch.no_grad(), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", r"`torch\.jit\.")  # what OpenVINO records with is announced for removal
+            warnings.filterwarnings("ignore", r"`torch\.jit\.")  # announced for removal, yet what OpenVINO reads
             warnings.filterwarnings("ignore", category=jit.TracerWarning)  # sizes are meant to be constants
-            model = openvino.convert_model(self._graph, example_input=example)
+            # recorded here, because OpenVINO would record twice and compare
+            recorded = jit.trace(self._graph, example, check_trace=False)
+            model = openvino.convert_model(recorded, example_input=example)
         model.reshape([BLOCK, *image.shape[1:]])
         wanted = {
             "NUM_STREAMS": threads, "INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": self._type,

@@ -37,8 +37,7 @@ def search_figure(result: SearchResult) -> Figure:
         own = [one for one in result.combinations if one.side_um == side_um and one.n]
         shift = 2 ** ((number - middle) * _APART)
         _line(axes, own, look, shift)
-        if side_um == result.chosen.side_um:
-            _ring(axes, result.chosen, shift)
+    _ring(axes, result.chosen, 2 ** ((sizes.index(result.chosen.side_um) - middle) * _APART))
     _label(axes, result)
     return figure
 

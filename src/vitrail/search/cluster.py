@@ -141,7 +141,11 @@ def _started(place: Place, scratch: str) -> SpecCluster:
     options = {"host": "127.0.0.1", "protocol": "tcp://", "dashboard": False, "dashboard_address": "127.0.0.1:0"}
     worker = options | {"nthreads": 1, "memory_limit": 0, "local_directory": scratch, "silence_logs": _NEVER}
     specs = {i: {"cls": Nanny, "options": worker | {"env": _environment(place, i)}} for i in range(place.workers)}
-    limits = {"distributed.scheduler.allowed-failures": DEATHS, "distributed.scheduler.worker-saturation": 1.0}
+    limits: dict[str, object] = {
+        "distributed.scheduler.allowed-failures": DEATHS,
+        "distributed.scheduler.worker-saturation": 1.0,
+    }
+    limits["temporary-directory"] = scratch  # of the scheduler, too
     with dask.config.set(limits), _interrupts_kept():
         try:
             return SpecCluster(
