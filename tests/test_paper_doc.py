@@ -35,5 +35,5 @@ def test_every_file_exists(name):
 
 
 def test_every_figure_and_table_of_the_paper_is_named():
-    wanted = [f"Fig. {number}" for number in (1, 3, 4, 5, 6)] + ["Fig. S1", "Fig. S2", "Fig. S3", "Fig. S4"]
+    wanted = [f"Fig. {number}" for number in (1, 2, 3, 4, 5, 6)] + ["Fig. S1", "Fig. S2", "Fig. S3", "Fig. S4"]
     assert [name for name in [*wanted, "(Fig. 2)", "Table 1", "Table 2"] if name not in TEXT] == []

@@ -21,9 +21,10 @@ from vitrail.branches import EvaluationSettings
 from vitrail.classes import ARTEFACT_CLASS, TissueClass
 from vitrail.predict.mapping import Networks, map_slide
 from vitrail.predict.slidemap import MapFiles
-from vitrail.report import collect, figures, maps, statistics_figures
+from vitrail.report import collect, cut_figure, figures, maps, overlaid, statistics_figures
 from vitrail.report import style as look
 from vitrail.report.attributes import attributes, patients_by
+from vitrail.report.data import CutExample, Overlaid
 from vitrail.report.page import ReportData, SlideMaps, metrics, rate, write_report
 from vitrail.report.style import drawable, style
 from vitrail.report.tables import as_json
@@ -490,3 +491,111 @@ def test_a_grid_search_is_shown_as_the_papers_figure_s1(data, written, tmp_path)
     assert 'id="search"' in text
     assert pd.read_csv(tmp_path / "tables" / "search.csv")["accuracy"].tolist() == [mean for *_, mean in sizes]
     assert "Figure S1" not in written.read_text(encoding="utf-8")
+
+
+def cut_example(one, labels):
+    """Tiles in a row along the top of a slide; the masks of the shown ones are half tumor, half non-tumor."""
+    n, shown = len(labels), tuple(range(min(len(labels), 4)))
+    masks = np.zeros((len(shown), 12, 12), np.uint8)
+    masks[:, :6] = TissueClass.NON_TUMOR
+    return CutExample(
+        slide_id=one.slide_id,
+        patient_id=one.patient_id,
+        thumbnail=one.thumbnail,
+        width_um=one.width_um,
+        outlines=one.outlines,
+        squares=np.stack([np.arange(n) * one.tile_side, np.zeros(n), np.full(n, one.tile_side)], 1),
+        labels=labels,
+        side_um=199.1,
+        shown=shown,
+        pictures=np.full((len(shown), 12, 12, 3), 200, np.uint8),
+        masks=masks,
+    )
+
+
+def laid(one):
+    sections = overlaid.choose_sections(one)
+    return Overlaid(maps=one, sections=sections, pictures=(np.full((24, 24, 3), 200, np.uint8),) * len(sections))
+
+
+def test_the_most_mixed_tiles_of_each_label_are_shown():
+    shares = {"tumor": [1, 0.6, 0.5, 0.4, 0], "non_tumor": [0, 0.4, 0.5, 0, 0.9]}
+    shares |= {"other": [0, 0, 0, 0, 0.1], "background": [0, 0, 0, 0.6, 0]}
+    rows = pd.DataFrame(shares | {"label": ["tumor"] * 4 + ["non_tumor"]}, index=range(7, 12))
+    assert cut_figure.choose_tiles(rows) == (2, 1, 4)
+    assert cut_figure.choose_tiles(rows.iloc[:1]) == (0,)
+
+
+def test_sections_are_apart_and_show_what_they_promise():
+    one = replace(slide_maps("a", 1), background=np.zeros((26, 32), bool), classifier=np.zeros((26, 32), np.float32))
+    classes = np.full((26, 32, 8, 8), TissueClass.NON_TUMOR)
+    classes[4, 5, :, :4] = classes[10, 20] = TissueClass.TUMOR
+    classes[20:24, 2:6] = TissueClass.OTHER
+    one = replace(one, segmenter=classes.transpose(0, 2, 1, 3).reshape(208, 256).astype(np.uint8))
+    mixed, other, differ = overlaid.choose_sections(one)
+    assert (other.row, other.column, other.tiles) == (20, 2, 4)
+    assert mixed.row <= 10 < mixed.row + 4
+    assert mixed.column <= 20 < mixed.column + 4
+    assert differ.row <= 4 < differ.row + 4
+    assert differ.column <= 5 < differ.column + 4
+    tiny = replace(one, thumbnail=one.thumbnail[:10, :10])
+    assert overlaid.choose_sections(tiny) == ()
+
+
+def test_classes_lie_over_a_grey_slide_and_background_stays_free():
+    picture = np.full((40, 80, 3), (200, 100, 200), np.uint8)
+    classes = np.array([[TissueClass.TUMOR, TissueClass.OTHER, TissueClass.BACKGROUND, 255]], np.uint8)
+    painted = overlaid.laid_over(picture, classes, (1, 4)).astype(int)
+    assert (np.ptp(painted[:, 40:], axis=-1) == 0).all()
+    assert painted[20, 10, 0] > painted[20, 10, 2] + 50
+    assert painted[20, 30, 1] > painted[20, 30, 2] + 50
+    assert (painted[:, 19] == overlaid._EDGE).all()
+    assert overlaid.laid_over(picture, classes, (1, 2))[20, 70].tolist() == painted[20, 30].tolist()
+
+
+def test_called_tiles_leave_background_out():
+    one = slide_maps("a", 1)
+    spoilt = replace(one, artefacts=np.where(one.classifier > 0.9, 1, 0).astype(np.float32))
+    classes = overlaid.called(spoilt, 0.5)
+    assert (classes[one.background] == 255).all()
+    assert (classes[one.classifier > 0.9] == 4).all()
+    assert (classes[(one.classifier >= 0.5) & (one.classifier <= 0.9)] == TissueClass.TUMOR).all()
+    assert (classes[one.classifier < 0.5] == TissueClass.NON_TUMOR).all()
+
+
+def test_the_slide_with_the_most_of_both_classes_is_overlaid():
+    one = slide_maps("a", 1)
+    alone = replace(one, segmenter=np.where(one.segmenter == TissueClass.TUMOR, 255, one.segmenter).astype(np.uint8))
+    blind = replace(one, classifier=np.full_like(one.classifier, np.nan))
+    assert overlaid.choose_slide([blind, alone, one, one]) is one
+    assert overlaid.choose_slide([alone]) is alone
+    assert overlaid.choose_slide([blind]) is None
+
+
+@pytest.mark.parametrize("size", [(160, 200), (200, 60), (60, 200), (12, 14)])
+def test_nothing_is_cut_off_at_the_edges_of_slides_with_tiles_and_maps(size):
+    one = slide_maps(HOSTILE, 9, size)
+    labels = (TissueClass.TUMOR,) * 2 + (TissueClass.NON_TUMOR,)
+    with style():
+        for figure in (
+            cut_figure.cut_figure(cut_example(one, labels)),
+            cut_figure.cut_figure(cut_example(one, labels[:1])),
+            overlaid.overlaid_figure(laid(one), 0.5),
+        ):
+            figure.draw_without_rendering()
+            box, (width, height) = figure.get_tightbbox(), figure.get_size_inches()
+            assert min(box.x0, box.y0, width - box.x1, height - box.y1) >= -0.01
+
+
+def test_tiles_and_maps_over_a_slide_are_the_papers_figures_2_and_s2(data, written, tmp_path):
+    one = data.maps[1]
+    cut = cut_example(one, (TissueClass.TUMOR,) * 2 + (TissueClass.NON_TUMOR,) * 2)
+    page = Page(write_report(replace(data, cut=cut, overlaid=laid(one)), tmp_path).read_text(encoding="utf-8"))
+    assert {"Figure 2.", "Figure S2."} < set(page.words)
+    assert {"figure-cut", "figure-overlaid"} < set(page.ids)
+    assert len(page.ids) == len(set(page.ids))
+    files = {path.name for path in (tmp_path / "figures").iterdir()}
+    assert {"cut.svg", "cut.png", "overlaid.svg", "overlaid.png"} < files
+    assert "Figure S2." not in Page(written.read_text(encoding="utf-8")).words
+    write_report(data, tmp_path)
+    assert not list((tmp_path / "figures").glob("cut.*"))

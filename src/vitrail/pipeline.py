@@ -208,7 +208,7 @@ STAGES = (
     Stage(
         name="report",
         folder="report",
-        version=5,
+        version=6,
         settings=("evaluation",),
         needs=("tiles", "split", "classifier", "segmenter", "predict", "explain", "check"),
         inputs=_attributes_and_search,

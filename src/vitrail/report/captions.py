@@ -10,15 +10,17 @@ from vitrail.report.style import CITED
 
 if TYPE_CHECKING:
     from vitrail.branches import EvaluationSettings
-    from vitrail.report.data import SlideMaps
+    from vitrail.report.data import CutExample, Overlaid, SlideMaps
 
 LABELS = {
     "cohort": "Figure 1",
+    "cut": "Figure 2",
     "roc": "Figure 3 a\N{EN DASH}c",
     "confusion": "Figure 3 d\N{EN DASH}f",
     "why-correct": "Figure 5",
     "why-disagreement": "Figure 6",
     "search": "Figure S1",
+    "overlaid": "Figure S2",
     "why-agreement": "Figure S4",
     "calibration": "Figure A",
     "shares": "Figure B",
@@ -86,3 +88,27 @@ def probability_caption(maps: SlideMaps) -> Markup:
         "classification network, without and, where they were predicted (predict.background), with background tiles. "
         "Corresponds to Fig. S3 of {}."
     ).format(maps.slide_id, CITED)
+
+
+def cut_caption(cut: CutExample) -> Markup:
+    """Say what the figure of a slide's tiles, masks and labels shows."""
+    return Markup(
+        "From slide to tiles, masks and labels. (a) Slide <bdi>{}</bdi> with its outlines, tumor solid and non-tumor "
+        "dashed, and a square for each tile that was cut; tiles of non-tumor are hatched. (b) Up to two tiles of each "
+        "label, those with the most mixed masks, as the networks get them; beside each its mask, in which every "
+        "pixel has one of four classes, and their shares. The label is the outlined class with the most pixels. "
+        "Corresponds to Fig. 2 of {}."
+    ).format(cut.slide_id, CITED)
+
+
+def overlaid_caption(overlaid: Overlaid, threshold: float) -> Markup:
+    """Say what the figure of a slide beneath its maps shows."""
+    letters = "cde"[: len(overlaid.sections)]
+    enlarged = {0: "", 1: f" ({letters}) A section of both maps, enlarged."}.get(
+        len(letters), f" ({letters[:1]}) to ({letters[-1:]}) Sections of both maps, enlarged."
+    )
+    return Markup(
+        "Predictions over slide <bdi>{}</bdi>, as a viewer such as QuPath shows them; the slide is in grey. (a) "
+        "Classification map: a tile is tumor where its probability reaches {:g}. (b) Segmentation map: the likeliest "
+        "class of each pixel.{} Around tumor runs a dark line. Background is left out. Corresponds to Fig. S2 of {}."
+    ).format(overlaid.maps.slide_id, threshold, enlarged, CITED)

@@ -12,15 +12,20 @@ import shapely
 
 from vitrail.classes import LABELS, TissueClass
 from vitrail.config import settings_text
+from vitrail.geometry import Region
 from vitrail.models.spec import read_spec
 from vitrail.predict.slidemap import LEFT_OUT, MapFiles
-from vitrail.report.data import NETWORKS, ReportData, SlideMaps
+from vitrail.report.cut_figure import choose_tiles
+from vitrail.report.data import NETWORKS, CutExample, Overlaid, ReportData, SlideMaps
 from vitrail.report.explained_collect import collect_explained
+from vitrail.report.overlaid import SECTION_PX, choose_sections, choose_slide
 from vitrail.report.wholeslide import THUMBNAIL_PX, read_slide_maps
 from vitrail.searched import is_searched, read_search
 from vitrail.slides.annotations import read_annotations
 from vitrail.slides.cohort import read_cohort
+from vitrail.slides.slide import read_region, read_thumbnail
 from vitrail.tiles.cut import class_names, open_cohort_slide
+from vitrail.tiles.table import read_tiles, tiles_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -28,6 +33,7 @@ if TYPE_CHECKING:
     from vitrail.searched import SearchResult
     from vitrail.slides.annotations import Annotations
     from vitrail.slides.cohort import CohortSlide
+    from vitrail.slides.slide import Slide
     from vitrail.stage import Run
 
 
@@ -69,6 +75,8 @@ def collect(run: Run) -> ReportData:
         search=search,
         temperatures={task: read_spec(folder / task / "model.json").temperature for task in NETWORKS},
         calibrated=settings.predict.calibrated,
+        cut=_cut(run, entries, [maps.slide_id for maps, _ in mapped]),
+        overlaid=_overlaid(run, entries, [maps for maps, _ in mapped]),
     )
 
 
@@ -117,14 +125,64 @@ def _slide_maps(run: Run, entry: CohortSlide, files: MapFiles, predictions: pd.D
     slide = open_cohort_slide(entry, run.settings)
     rows = predictions[predictions["slide_id"] == entry.slide_id]
     called = rows["classifier"] >= run.settings.evaluation.threshold
-    scale = THUMBNAIL_PX / max(slide.region.width, slide.region.height)
-    outlines = read_annotations(entry.annotations, class_names(run.settings))
     return replace(
         read_slide_maps(slide, files),
         patient_id=entry.patient_id,
         accuracy=float((called == (rows["label"] == TissueClass.TUMOR.key)).mean()),
-        outlines={label: _rings(outlines, label, scale) for label in LABELS},
+        outlines=_outlines(run, entry, slide),
     )
+
+
+def _cut(run: Run, entries: tuple[CohortSlide, ...], mapped: list[str]) -> CutExample | None:
+    """Return the first mapped slide with tiles of both labels, or another one with them, or the first with any."""
+    table = read_tiles(run.folder / "tiles")
+    labels = table.rows.groupby("slide_id")["label"].nunique()
+    order = [name for name in (*mapped, *(entry.slide_id for entry in entries)) if name in labels.index]
+    if not order:
+        return None
+    chosen = max(order, key=lambda name: int(labels[name]))
+    entry = next(entry for entry in entries if entry.slide_id == chosen)
+    slide, tiles = open_cohort_slide(entry, run.settings), tiles_of(table, chosen)
+    shown = choose_tiles(tiles.rows)
+    return CutExample(
+        slide_id=chosen,
+        patient_id=entry.patient_id,
+        thumbnail=read_thumbnail(slide, THUMBNAIL_PX),
+        width_um=slide.region.width * slide.mpp,
+        outlines=_outlines(run, entry, slide),
+        squares=tiles.rows[["x", "y", "side"]].to_numpy(np.float64) * _thumbnail_scale(slide),
+        labels=tuple(TissueClass[label.upper()] for label in tiles.rows["label"]),
+        side_um=run.settings.tiles.side_um,
+        shown=shown,
+        pictures=np.asarray(tiles.images[list(shown)]),
+        masks=np.asarray(tiles.masks[list(shown)]),
+    )
+
+
+def _overlaid(run: Run, entries: tuple[CohortSlide, ...], mapped: list[SlideMaps]) -> Overlaid | None:
+    """Return a slide of which both networks have maps, its sections as sharp as a figure can show them."""
+    maps = choose_slide(mapped)
+    if maps is None:
+        return None
+    entry = next(entry for entry in entries if entry.slide_id == maps.slide_id)
+    slide, sections = open_cohort_slide(entry, run.settings), choose_sections(maps)
+    tile = maps.tile_side / _thumbnail_scale(slide)
+    places = [
+        Region(x=one.column * tile, y=one.row * tile, width=one.tiles * tile, height=one.tiles * tile)
+        for one in sections
+    ]
+    pictures = tuple(read_region(slide, place, (SECTION_PX, SECTION_PX)) for place in places)
+    return Overlaid(maps=maps, sections=sections, pictures=pictures)
+
+
+def _outlines(run: Run, entry: CohortSlide, slide: Slide) -> dict[TissueClass, list[NDArray[np.float64]]]:
+    drawn = read_annotations(entry.annotations, class_names(run.settings))
+    return {label: _rings(drawn, label, _thumbnail_scale(slide)) for label in LABELS}
+
+
+def _thumbnail_scale(slide: Slide) -> float:
+    """Return pixels of the thumbnail per level-0 pixel."""
+    return THUMBNAIL_PX / max(slide.region.width, slide.region.height)
 
 
 def _rings(outlines: Annotations, label: TissueClass, scale: float) -> list[NDArray[np.float64]]:

@@ -130,6 +130,85 @@ class Explained:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class CutExample:
+    """One slide with the tiles that were cut from it, some of them with their masks.
+
+    Attributes
+    ----------
+    slide_id, patient_id
+        Names, as the user wrote them.
+    thumbnail
+        `[h, w, 3]`, RGB.
+    width_um
+        Width of what the thumbnail shows.
+    outlines
+        As of `SlideMaps`.
+    squares
+        `[n, 3]`: left, top and side of each tile, in pixels of the thumbnail.
+    labels
+        Of each tile.
+    side_um
+        Side of a tile.
+    shown
+        The tiles to show: up to two of each label, tumor first; each is a row of `squares`.
+    pictures, masks
+        `[k, side_px, side_px, 3]`, RGB, and `[k, side_px, side_px]`, values of `TissueClass`: those of `shown`, as the
+        networks get them.
+    """
+
+    slide_id: str
+    patient_id: str
+    thumbnail: NDArray[np.uint8]
+    width_um: float
+    outlines: dict[TissueClass, list[NDArray[np.float64]]]
+    squares: NDArray[np.float64]
+    labels: tuple[TissueClass, ...]
+    side_um: float
+    shown: tuple[int, ...]
+    pictures: NDArray[np.uint8]
+    masks: NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Section:
+    """A square of whole tiles of a mapped slide.
+
+    Attributes
+    ----------
+    title
+        Why it is shown.
+    row, column
+        Of its first tile.
+    tiles
+        How many tiles it is wide and high.
+    """
+
+    title: str
+    row: int
+    column: int
+    tiles: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Overlaid:
+    """A mapped slide whose maps are laid over its picture, as a viewer shows them.
+
+    Attributes
+    ----------
+    maps
+        The slide; both networks have maps of it.
+    sections
+        What is shown enlarged.
+    pictures
+        Of each section, `[h, h, 3]`, RGB.
+    """
+
+    maps: SlideMaps
+    sections: tuple[Section, ...]
+    pictures: tuple[NDArray[np.uint8], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class ReportData:
     """Everything a report shows.
 
@@ -170,6 +249,10 @@ class ReportData:
         By network, what its logits are divided by for calibrated probabilities; 1 where none was fitted.
     calibrated
         Whether the probabilities in `predictions` are of such logits.
+    cut
+        A slide with its tiles, masks and labels; None shows none.
+    overlaid
+        A slide beneath its maps; None shows none.
     """
 
     title: str
@@ -187,6 +270,8 @@ class ReportData:
     search: SearchResult | None = None
     temperatures: Mapping[str, float] = field(default_factory=lambda: dict.fromkeys(NETWORKS, 1.0))
     calibrated: bool = True
+    cut: CutExample | None = None
+    overlaid: Overlaid | None = None
 
     @property
     def threshold(self) -> float:

@@ -55,7 +55,7 @@ def slide_figure(maps: SlideMaps, threshold: float) -> Figure:
     annotation = _Panel(title="Annotation", picture=annotated(maps), tiles=False)
     panels = [_slide_panel(maps), annotation, *_class_panels(maps, threshold)]
     figure = _row(maps, panels, heading)
-    _trace(figure.axes[1], maps)
+    trace(figure.axes[1], maps.outlines)
     _legend(figure, panels, threshold)
     return figure
 
@@ -77,7 +77,7 @@ def probability_figure(maps: SlideMaps) -> Figure:
     annotation = _Panel(title="Annotation", picture=annotated(maps), tiles=False)
     heading = f"Slide {drawable(maps.slide_id, 32)}, patient {drawable(maps.patient_id, 20)}"
     figure = _row(maps, [_slide_panel(maps), annotation, *_probability_panels(maps)], heading)
-    _trace(figure.axes[1], maps)
+    trace(figure.axes[1], maps.outlines)
     return figure
 
 
@@ -131,8 +131,8 @@ def _row(maps: SlideMaps, panels: list[_Panel], heading: str) -> Figure:
         coarse = panel.tiles and panel.title != "Segmentation"
         extent = grid if panel.tiles else whole
         axes.imshow(panel.picture, extent=extent, interpolation="nearest" if coarse else "auto")
-        _frame(axes, f"{'abcde'[number]}  {panel.title}", (width, height))
-    _scale_bar(figure.axes[0], maps, tall)
+        frame(axes, f"{'abcde'[number]}  {panel.title}", (width, height))
+    scale_bar(figure.axes[0], maps.width_um, tall)
     if panels[-1].probability:
         _probability_bar(figure, sum(panel.probability for panel in panels))
     return figure
@@ -197,9 +197,9 @@ def _inside(rings: list[NDArray[np.float64]], shape: tuple[int, ...]) -> NDArray
     return inside
 
 
-def _trace(axes: Axes, maps: SlideMaps) -> None:
-    """Draw the outlines as lines, dashed for all but tumor, so that they differ without colour."""
-    for tissue, rings in maps.outlines.items():
+def trace(axes: Axes, outlines: dict[TissueClass, list[NDArray[np.float64]]]) -> None:
+    """Draw outlines as lines, dashed for all but tumor, so that they differ without colour."""
+    for tissue, rings in outlines.items():
         dash = "-" if tissue is TissueClass.TUMOR else (0, (3, 1.2))
         colour = [channel / 255 * 0.62 for channel in tissue.rgb]
         for ring in rings:
@@ -209,17 +209,19 @@ def _trace(axes: Axes, maps: SlideMaps) -> None:
             axes.add_patch(outline)
 
 
-def _frame(axes: Axes, title: str, size: tuple[int, int]) -> None:
+def frame(axes: Axes, title: str, size: tuple[int, int]) -> None:
+    """Give a picture a title, and a thin frame without ticks around its `size`, width and height."""
     axes.set(xlim=(0, size[0]), ylim=(size[1], 0), xticks=[], yticks=[], facecolor="#ffffff")
     axes.set_title(title, fontsize=9.5, pad=5)
     axes.grid(visible=False)
     axes.spines[:].set(visible=True, color=LINE, linewidth=0.8)
 
 
-def _scale_bar(axes: Axes, maps: SlideMaps, tall: float) -> None:
-    length = scale_bar_um(maps.width_um)
+def scale_bar(axes: Axes, width_um: float, tall: float) -> None:
+    """Draw a bar below a picture that is `width_um` wide on the slide and `tall` inches high on paper."""
+    length = scale_bar_um(width_um)
     name = f"{length / 1000:g} mm" if length >= _NEAREST_UM else f"{length:g} \N{MICRO SIGN}m"
-    end, below = length / maps.width_um, -0.16 / tall
+    end, below = length / width_um, -0.16 / tall
     axes.plot(
         [0, end], [below, below], transform=axes.transAxes, color=INK, linewidth=3, clip_on=False, solid_capstyle="butt"
     )

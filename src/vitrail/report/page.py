@@ -15,13 +15,22 @@ from markupsafe import Markup
 
 from vitrail import __version__
 from vitrail.classes import CLASSES
-from vitrail.report.captions import LABELS, captions, probability_caption, slide_caption
+from vitrail.report.captions import (
+    LABELS,
+    captions,
+    cut_caption,
+    overlaid_caption,
+    probability_caption,
+    slide_caption,
+)
+from vitrail.report.cut_figure import cut_figure
 from vitrail.report.data import NETWORKS, SPLITS, ReportData, SlideMaps
 from vitrail.report.explained_page import planned_figures
 from vitrail.report.explained_page import section as explained_section
 from vitrail.report.explained_tables import explanation_metrics
 from vitrail.report.figures import cohort_figure, confusion_figure, training_figure
 from vitrail.report.maps import probability_figure, slide_figure
+from vitrail.report.overlaid import overlaid_figure
 from vitrail.report.search_figure import search_caption, search_figure
 from vitrail.report.statistics import metrics, rate
 from vitrail.report.statistics_page import planned, section
@@ -75,7 +84,7 @@ def write_report(data: ReportData, folder: Path) -> Path:
     """
     for name in ("figures", "tables"):
         (folder / name).mkdir(parents=True, exist_ok=True)
-    for pattern in ("slide-*.*", "why-*.*"):
+    for pattern in ("slide-*.*", "why-*.*", "cut.*", "overlaid.*"):
         for stale in (folder / "figures").glob(pattern):
             stale.unlink()
     rated = rate(data)
@@ -108,12 +117,24 @@ def _draw(data: ReportData, rated: Rated, measured: dict[str, Any], folder: Path
     plan |= planned_figures(data.explained) if data.explained else {}
     if data.search is not None:
         plan["search"] = partial(search_figure, data.search), search_caption(data.search)
+    plan |= _planned_slides(data)
     with style():
         slides = [one for name, maps in _named(data.maps).items() for one in _draw_slide(maps, name, data, folder)]
         figures = {
             name: _drawing(save(build(), folder, name), name, caption) for name, (build, caption) in plan.items()
         }
     return {"slide_figures": slides, "figures": figures}
+
+
+def _planned_slides(data: ReportData) -> dict[str, tuple[Callable[[], Figure], str]]:
+    """Plan the figures of one slide's tiles and of one slide beneath its maps, where there are any."""
+    plan: dict[str, tuple[Callable[[], Figure], str]] = {}
+    if data.cut is not None:
+        plan["cut"] = partial(cut_figure, data.cut), cut_caption(data.cut)
+    if data.overlaid is not None:
+        said = overlaid_caption(data.overlaid, data.threshold)
+        plan["overlaid"] = partial(overlaid_figure, data.overlaid, data.threshold), said
+    return plan
 
 
 def _draw_slide(maps: SlideMaps, name: str, data: ReportData, folder: Path) -> list[_Drawing]:
