@@ -8,7 +8,7 @@ demo: .venv/demo
 	$(BIN)/vitrail demo demo
 
 test: .venv/test
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 check: .venv/test
 	$(BIN)/ruff format --check src tests bench

@@ -18,7 +18,7 @@ SIDE, MPP = 256, 199.1 / 32
 FAST = (
     "tiles.side_px=32", "classifier.epochs=2", "segmenter.epochs=2", "classifier.learning_rate=1e-3",
     "classifier.dense=16", "encoder.weights=random", "predict.slides=1", "compute.workers=1",
-    "check.tiles=4", "check.steps=2", "check.draws=1",
+    "compute.engine=torch", "check.tiles=4", "check.steps=2", "check.draws=1",
     "search.side_um=[199.1]", "search.side_px=[32]", "search.cut_px=64", "search.folds=2", "search.epochs=1",
 )  # fmt: skip
 """Settings for the small cohort, on top of the preset quick."""
@@ -71,3 +71,28 @@ def write_cohort(folder, patients=6):
 def cohort(tmp_path):
     """A fresh small cohort that a test may spoil."""
     return write_cohort(tmp_path / "cohort")
+
+
+SLOW = (
+    "test_readme",
+    "test_run",
+    "test_bad_input",
+    "test_search",
+    "test_report_explained",
+    "test_apply",
+    "test_report",
+)
+"""Files that take longest: they start first, so that no worker is left alone with one at the end."""
+
+
+def pytest_collection_modifyitems(items):
+    rank = {name: number for number, name in enumerate(SLOW)}
+    items.sort(key=lambda item: rank.get(item.path.stem, len(SLOW)))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _coarse_figures():
+    """Draw figures at a resolution that is quick; what is in them is the same."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("vitrail.report.style.DPI", 40)
+        yield

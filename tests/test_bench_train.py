@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import importlib
+import mmap
 import multiprocessing
 import sys
 import threading
@@ -131,7 +132,9 @@ def test_own_memory_is_seen(growth):
         pytest.skip("the kernel tells nothing about a process")
     before, watch = growth.status("RssAnon"), growth.Watch()
     with watch.looking():
-        block = np.ones(30_000_000)
+        # memory that no allocator had before
+        block = np.frombuffer(mmap.mmap(-1, 240_000_000, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS), np.uint8)
+        block[::1024] = 1
         threading.Event().wait(0.1)
     assert watch.most - before > 0.9 * block.nbytes
     assert np.isnan(growth.status("NoSuchThing"))

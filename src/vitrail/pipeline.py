@@ -208,7 +208,7 @@ STAGES = (
     Stage(
         name="report",
         folder="report",
-        version=6,
+        version=7,
         settings=("evaluation",),
         needs=("tiles", "split", "classifier", "segmenter", "predict", "explain", "check"),
         inputs=_attributes_and_search,

@@ -19,6 +19,7 @@ from vitrail.report.cut_figure import choose_tiles
 from vitrail.report.data import NETWORKS, CutExample, Overlaid, ReportData, SlideMaps
 from vitrail.report.explained_collect import collect_explained
 from vitrail.report.overlaid import SECTION_PX, choose_sections, choose_slide
+from vitrail.report.scored import slides_table, worst_slides
 from vitrail.report.wholeslide import THUMBNAIL_PX, read_slide_maps
 from vitrail.searched import is_searched, read_search
 from vitrail.slides.annotations import read_annotations
@@ -75,6 +76,7 @@ def collect(run: Run) -> ReportData:
         search=search,
         temperatures={task: read_spec(folder / task / "model.json").temperature for task in NETWORKS},
         calibrated=settings.predict.calibrated,
+        worst=_worst(run, entries, predictions),
         cut=_cut(run, entries, [maps.slide_id for maps, _ in mapped]),
         overlaid=_overlaid(run, entries, [maps for maps, _ in mapped]),
     )
@@ -111,6 +113,18 @@ def _left_out(run: Run) -> list[str]:
     path = run.folder / "predictions" / "maps" / LEFT_OUT
     reasons = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     return [f"{slide_id} could not be mapped as a whole: {reason}" for slide_id, reason in reasons.items()]
+
+
+def _worst(run: Run, entries: tuple[CohortSlide, ...], predictions: pd.DataFrame) -> dict[str, NDArray[np.uint8]]:
+    """Return pictures of the slides that the networks know least."""
+    test = predictions[predictions["split"] == "test"]
+    named = set(worst_slides(slides_table(test, run.settings.evaluation.threshold))["slide_id"])
+    wanted = [entry for entry in entries if entry.slide_id in named]
+    return {one.slide_id: read_thumbnail(open_cohort_slide(one, run.settings), WORST_PX) for one in wanted}
+
+
+WORST_PX = 160
+"""Longer side of these pictures."""
 
 
 def _seen(search: SearchResult | None, predictions: pd.DataFrame) -> list[str]:

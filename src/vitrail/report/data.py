@@ -249,6 +249,8 @@ class ReportData:
         By network, what its logits are divided by for calibrated probabilities; 1 where none was fitted.
     calibrated
         Whether the probabilities in `predictions` are of such logits.
+    worst
+        Small pictures of the slides that the networks know least, `[h, w, 3]` by slide.
     cut
         A slide with its tiles, masks and labels; None shows none.
     overlaid
@@ -270,6 +272,7 @@ class ReportData:
     search: SearchResult | None = None
     temperatures: Mapping[str, float] = field(default_factory=lambda: dict.fromkeys(NETWORKS, 1.0))
     calibrated: bool = True
+    worst: Mapping[str, NDArray[np.uint8]] = field(default_factory=dict)
     cut: CutExample | None = None
     overlaid: Overlaid | None = None
 

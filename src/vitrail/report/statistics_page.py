@@ -22,14 +22,15 @@ from vitrail.report.statistics_figures import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    import numpy as np
     from matplotlib.figure import Figure
+    from numpy.typing import NDArray
 
-    from vitrail.report.data import ReportData, SlideMaps
+    from vitrail.report.data import ReportData
     from vitrail.report.statistics import Rated
 
     Measured = dict[str, Any]
 
-_PICTURE_PX = 160
 _MOST_PATIENTS = 200
 
 
@@ -58,7 +59,6 @@ def section(data: ReportData, rated: Rated, measured: Measured, figures: Mapping
         By slide, the name of its figure on the page.
     """
     test, table = measured["test"], slides_table(rated.test, data.threshold)
-    shown = {maps.slide_id: maps for maps in data.maps}
     worst = worst_slides(table).to_dict("records")
     return {
         "rows": [(name, title, test[name]) for name, title in ROWS.items()],
@@ -69,7 +69,10 @@ def section(data: ReportData, rated: Rated, measured: Measured, figures: Mapping
         "temperatures": [(title, test["calibration"][name]["temperature"]) for name, title in NETWORKS.items()],
         "agreement": [(title, test["slides"][name]) for name, title in NETWORKS.items()],
         "per_slide": table.to_dict("records"),
-        "worst": [row | _picture(shown.get(row["slide_id"]), figures) for row in worst],
+        "worst": [
+            row | {"picture": _picture(data.worst.get(row["slide_id"])), "figure": figures.get(row["slide_id"])}
+            for row in worst
+        ],
         "groups": test["groups"],
         "fewest": FEWEST_PATIENTS,
         "validation": len(rated.validation),
@@ -82,12 +85,10 @@ def _difference(test: dict[str, Any], first: str, second: str) -> dict[str, Any]
     return {"title": title, "scores": test["differences"][f"{first}_minus_{second}"], "missing": missing}
 
 
-def _picture(maps: SlideMaps | None, figures: Mapping[str, str]) -> dict[str, Any]:
-    """Return a small picture of a slide as a data URI, and the name of its figure; None for both without a map."""
-    if maps is None:
-        return {"picture": None, "figure": None}
-    image, out = Image.fromarray(maps.thumbnail), io.BytesIO()
-    image.thumbnail((_PICTURE_PX, _PICTURE_PX))
-    image.save(out, "JPEG", quality=85)
-    uri = f"data:image/jpeg;base64,{base64.b64encode(out.getvalue()).decode()}"
-    return {"picture": uri, "figure": figures[maps.slide_id]}
+def _picture(pixels: NDArray[np.uint8] | None) -> str | None:
+    """Return a picture as a data URI."""
+    if pixels is None:
+        return None
+    out = io.BytesIO()
+    Image.fromarray(pixels).save(out, "JPEG", quality=85)
+    return f"data:image/jpeg;base64,{base64.b64encode(out.getvalue()).decode()}"

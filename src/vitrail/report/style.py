@@ -73,6 +73,8 @@ def save(figure: Figure, folder: Path, name: str) -> str:
     Photographs within the SVG are JPEGs; in the PNG they are as they were.
     """
     written = io.StringIO()
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")  # it is laid out now: once, not anew for either file
     with mpl.rc_context({"svg.hashsalt": name}):
         nameless = dict.fromkeys(("Creator", "Date", "Format", "Type"))
         FigureCanvasSVG(figure).print_figure(written, format="svg", dpi=DPI, metadata=nameless)
