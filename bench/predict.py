@@ -181,8 +181,9 @@ def rounds(workers: dict[str, Worker], questions: dict[str, tuple], given: argpa
         for name in order.permutation(list(workers)).tolist():
             answer = workers[name].ask(*questions[name])
             if answer is None:
-                sys.exit(f"{name}: {workers[name].failure()}")
-            if number:
+                print(f"{name}: fails ({workers.pop(name).failure()[:100]})")
+                spent.pop(name)
+            elif number:
                 spent[name].append(answer)
     return {name: np.array(each) for name, each in spent.items()}
 
