@@ -25,11 +25,6 @@ from vitrail.predict.mapping import Networks
 ENDINGS = ("classes.ome.tiff", "geojson", "json", "npz", "png", "tiles.parquet")
 
 
-@pytest.fixture(autouse=True)
-def _coarse(monkeypatch):
-    monkeypatch.setattr("vitrail.report.style.DPI", 30)  # quick
-
-
 class Bench:
     """Stand-in engines in place of loaded models."""
 

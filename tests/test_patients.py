@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from cohorts import simulate
-from vitrail.measures.patients import Drawn, divided, interval, p_value, ratio, sample, standard_error
+from vitrail.measures.patients import Drawn, interval, p_value, ratio, sample, standard_error
+from vitrail.measures.scores import divided
 from vitrail.measures.stats import draws
 
 

@@ -22,7 +22,6 @@ from vitrail.classes import ARTEFACT_CLASS, TissueClass
 from vitrail.predict.mapping import Networks, map_slide
 from vitrail.predict.slidemap import MapFiles
 from vitrail.report import collect, cut_figure, figures, maps, overlaid, statistics_figures
-from vitrail.report import style as look
 from vitrail.report.attributes import attributes, patients_by
 from vitrail.report.data import CutExample, Overlaid
 from vitrail.report.page import ReportData, SlideMaps, metrics, rate, write_report
@@ -170,14 +169,6 @@ def report_data(n=10, tiles=40, size=(160, 200)):
         maps=[slide_maps("S008", 8, size), slide_maps(HOSTILE, 9, (size[0], size[0] * 6 // 10))],
         temperatures={"classifier": 1.5, "segmenter": 3.0},
     )
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _coarse():
-    """Draw at a resolution that is quick."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(look, "DPI", 40)
-        yield
 
 
 @pytest.fixture(scope="module")

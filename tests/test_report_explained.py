@@ -165,9 +165,7 @@ def quick(data, tmp_path, monkeypatch):
 
 @pytest.fixture(scope="module")
 def written(whole, data, tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(look, "DPI", 40)  # quick
-        return write_report(replace(data, explained=whole), tmp_path_factory.mktemp("report"))
+    return write_report(replace(data, explained=whole), tmp_path_factory.mktemp("report"))
 
 
 def saliency(values, method="gradcam"):
@@ -237,14 +235,12 @@ def test_an_overlay_lies_where_its_cells_do():
 def test_a_single_picture_is_saved_with_its_maps(tmp_path):
     image = np.random.default_rng(0).integers(0, 256, (60, 90, 3), np.uint8)
     empty = saliency(np.zeros((2, 3)), "hrcam")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(look, "DPI", 30)
-        for name in ("a.png", "b.png"):
-            maps = [saliency([[1, 0, -1], [0, 0, 2]]), empty]
-            overlay.save_overlay(tmp_path / name, image, maps, "tile.png: tumor probability 0.93")
+    for name in ("a.png", "b.png"):
+        maps = [saliency([[1, 0, -1], [0, 0, 2]]), empty]
+        overlay.save_overlay(tmp_path / name, image, maps, "tile.png: tumor probability 0.93")
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
     with Image.open(tmp_path / "a.png") as saved:
-        assert saved.size[0] == pytest.approx(30 * 12.6, abs=1)
+        assert saved.size[0] == pytest.approx(look.DPI * 12.6, abs=1)
     with look.style():
         figure = overlay.overlay_figure(image, [empty], "said 0.93")
     words = [text.get_text() for text in figure.texts]
@@ -454,8 +450,7 @@ def test_every_table_is_a_file(whole, written):
     ))  # fmt: skip
 
 
-def test_the_same_explanations_give_the_same_bytes(whole, written, tmp_path, monkeypatch):
-    monkeypatch.setattr(look, "DPI", 40)
+def test_the_same_explanations_give_the_same_bytes(whole, written, tmp_path):
     plan = planned_figures(whole)
     for name in ("why-disagreement", "why-agreement"):
         with look.style():

@@ -21,6 +21,9 @@ Ratio = Annotated[float, Field(ge=1, allow_inf_nan=False)]
 Reading = Literal["fast", "faithful"]
 """How slides are read: see `SlideSettings.reading`."""
 
+EngineName = Literal["auto", "torch", "openvino"]
+"""What computes: see `ComputeSettings.engine`."""
+
 
 class Branch(BaseModel):
     """A group of settings: frozen, and a name that it does not know is an error."""
@@ -239,7 +242,7 @@ class ComputeSettings(Branch):
     device: Literal["auto", "cpu", "cuda", "mps"] = Field(
         "auto", description="auto takes a CUDA GPU where there is one"
     )
-    engine: Literal["auto", "torch", "openvino"] = Field(
+    engine: EngineName = Field(
         "auto",
         description="of predictions and of the classifier's explanations; auto takes OpenVINO on a CPU where it is "
         "installed, with the same results but for rounding",

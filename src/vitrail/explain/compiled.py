@@ -5,13 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
-from torch import nn
 
 from vitrail.explain.cam import classifier_cam, classifier_maps
 from vitrail.explain.hooks import frozen, seen, tap
 from vitrail.explain.hrcam import Watched, weigher
 from vitrail.models.compiled import Compiled
-from vitrail.models.inputs import Standardiser, intensities
+from vitrail.models.inputs import FromBytes
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
     Images = NDArray[np.uint8]
 
 
-class ExplainedClassifier(nn.Module):
+class ExplainedClassifier(FromBytes):
     """A classifier with Grad-CAM of tumor and, where it is asked for, what HR-CAM needs of every layer.
 
     Parameters
@@ -40,15 +39,15 @@ class ExplainedClassifier(nn.Module):
         HR-CAM's dense layer; None leaves HR-CAM out.
     """
 
-    def __init__(self, network: Classifier, spec: ModelSpec, auxiliary: Auxiliary | None) -> None:
-        super().__init__()
-        self.network = network
-        self._auxiliary = auxiliary
-        self._standardise = Standardiser(spec, torch.device("cpu"))
+    network: Classifier
 
-    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+    def __init__(self, network: Classifier, spec: ModelSpec, auxiliary: Auxiliary | None) -> None:
+        super().__init__(network, spec)
+        self._auxiliary = auxiliary
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]  # more than the logits
         """Map RGB bytes `[n, h, w, 3]` to logits `[n]`, maps `[n, h', w']`, and each layer's weighted sum."""
-        standardised = self._standardise(intensities(images))
+        standardised = self.standardised(images)
         if self._auxiliary is None:
             return classifier_cam(self.network, standardised)
         names = self._auxiliary.layers.names

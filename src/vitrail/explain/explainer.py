@@ -24,11 +24,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
+    from vitrail.branches import EngineName
     from vitrail.explain.cam import Pixels
     from vitrail.explain.hrcam import Auxiliary
     from vitrail.explain.layers import Layers
     from vitrail.explain.saliency import Maps, Saliency
-    from vitrail.models.compiled import EngineName
     from vitrail.models.store import Model
 
     Images = NDArray[np.uint8]

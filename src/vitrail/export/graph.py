@@ -10,7 +10,7 @@ from torch import nn
 
 from vitrail.errors import ModelError
 from vitrail.models.classifier import Classifier
-from vitrail.models.inputs import Standardiser, intensities
+from vitrail.models.inputs import FromBytes
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -50,38 +50,25 @@ class TumorLogits(nn.Module):
         return torch.stack([torch.zeros_like(logit), logit], dim=1)
 
 
-class _FromBytes(nn.Module):
-    """A network that takes bytes.
-
-    Parameters
-    ----------
-    network
-        What it shares its weights with.
-    spec
-        Whose mean and standard deviation images are standardised with, and whose temperature logits are divided by.
-    """
+class _Calibrated(FromBytes):
+    """A network that takes bytes, and whose logits are divided by its temperature."""
 
     def __init__(self, network: Classifier | Segmenter, spec: ModelSpec) -> None:
-        super().__init__()
-        self.network = network
-        self._standardise = Standardiser(spec, torch.device("cpu"))
+        super().__init__(network, spec)
         self._sharpness = 1 / spec.temperature
 
-    def _standardised(self, images: Tensor) -> Tensor:
-        return self._standardise(intensities(images))
 
-
-class TumorProbability(_FromBytes):
+class TumorProbability(_Calibrated):
     """A classifier from bytes to the probability of tumor."""
 
     network: Classifier
 
     def forward(self, images: Tensor) -> Tensor:
         """Map RGB bytes `[n, h, w, 3]` to probabilities of tumor, `[n]`."""
-        return torch.sigmoid(self.network(self._standardised(images)) * self._sharpness)
+        return torch.sigmoid(self.network(self.standardised(images)) * self._sharpness)
 
 
-class ClassProbabilities(_FromBytes):
+class ClassProbabilities(_Calibrated):
     """A segmenter from bytes of any height and width to the probability of each class.
 
     The border is repeated up to a multiple of `STRIDE` as in `Segmenter.encode`, but by rules that hold for every size:
@@ -94,7 +81,7 @@ class ClassProbabilities(_FromBytes):
         """Map RGB bytes `[n, h, w, 3]` to probabilities `[n, classes, h, w]`."""
         height, width = images.shape[1], images.shape[2]
         padded = images[:, _padded(height)][:, :, _padded(width)]
-        features = self.network.unet.encoder(self._standardised(padded))
+        features = self.network.unet.encoder(self.standardised(padded))
         logits = self.network.decode(features)[:, :, :height, :width]
         return (logits * self._sharpness).softmax(dim=1)
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from vitrail.measures.patients import Drawn, divided, ratio
+from vitrail.measures.patients import Drawn, ratio
+from vitrail.measures.scores import divided
 from vitrail.measures.stats import by_patient
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ import numpy as np
 from scipy.optimize import brentq
 from scipy.special import softmax
 
-from vitrail.measures.patients import divided
+from vitrail.measures.scores import divided
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.stats import norm
 
-from vitrail.measures.patients import Drawn, divided, ratio
+from vitrail.measures.patients import Drawn, ratio
+from vitrail.measures.scores import divided
 from vitrail.measures.stats import bin_of, by_patient
 
 if TYPE_CHECKING:

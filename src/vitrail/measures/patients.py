@@ -21,6 +21,7 @@ import numpy as np
 from scipy.special import expit, logit
 from scipy.stats import t as student
 
+from vitrail.measures.scores import divided
 from vitrail.measures.stats import Interval, draws
 
 if TYPE_CHECKING:
@@ -80,13 +81,6 @@ def ratio(part: ArrayLike, whole: ArrayLike, weights: Floats, scale: Scale = "sh
     sums = weights @ bottom
     value = divided(weights @ top, sums)
     return Drawn(value=value, pull=divided(top - value[:, None] * bottom, sums[:, None]), scale=scale)
-
-
-def divided(top: Floats, bottom: Floats) -> Floats:
-    """Divide, NaN where the divisor is 0, without a warning."""
-    out = np.full(np.broadcast_shapes(top.shape, bottom.shape), np.nan)
-    np.divide(top, bottom, out=out, where=np.broadcast_to(bottom != 0, out.shape))
-    return out
 
 
 def interval(drawn: Drawn, weights: Floats) -> Interval:

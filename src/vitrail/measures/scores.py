@@ -57,31 +57,31 @@ def confusion(
 def accuracy(matrix: ArrayLike) -> Floats:
     """Return the share of elements on the diagonal of `[..., n, n]`."""
     counts = np.asarray(matrix)
-    return _ratio(np.trace(counts, axis1=-2, axis2=-1), counts.sum((-2, -1)))
+    return divided(np.trace(counts, axis1=-2, axis2=-1), counts.sum((-2, -1)))
 
 
 def sensitivity(matrix: ArrayLike) -> Floats:
     """Return `tp / (tp + fn)` of `[..., 2, 2]`, also called recall."""
     _, _, fn, tp = _cells(matrix)
-    return _ratio(tp, tp + fn)
+    return divided(tp, tp + fn)
 
 
 def specificity(matrix: ArrayLike) -> Floats:
     """Return `tn / (tn + fp)` of `[..., 2, 2]`."""
     tn, fp, _, _ = _cells(matrix)
-    return _ratio(tn, tn + fp)
+    return divided(tn, tn + fp)
 
 
 def precision(matrix: ArrayLike) -> Floats:
     """Return `tp / (tp + fp)` of `[..., 2, 2]`, also called positive predictive value."""
     _, fp, _, tp = _cells(matrix)
-    return _ratio(tp, tp + fp)
+    return divided(tp, tp + fp)
 
 
 def f1(matrix: ArrayLike) -> Floats:
     """Return `2 tp / (2 tp + fp + fn)` of `[..., 2, 2]`, the harmonic mean of precision and sensitivity."""
     _, fp, fn, tp = _cells(matrix)
-    return _ratio(2 * tp, 2 * tp + fp + fn)
+    return divided(2 * tp, 2 * tp + fp + fn)
 
 
 def jaccard(matrix: ArrayLike) -> Floats:
@@ -91,13 +91,13 @@ def jaccard(matrix: ArrayLike) -> Floats:
     """
     counts = np.asarray(matrix)
     both = np.diagonal(counts, axis1=-2, axis2=-1)
-    return _ratio(both, counts.sum(-1) + counts.sum(-2) - both)
+    return divided(both, counts.sum(-1) + counts.sum(-2) - both)
 
 
 def mean_jaccard(matrix: ArrayLike) -> Floats:
     """Return the mean of `jaccard` over the classes that have one, `[...]` of `[..., n, n]`."""
     each = jaccard(matrix)
-    return _ratio(np.nansum(each, axis=-1), np.isfinite(each).sum(-1))
+    return divided(np.nansum(each, axis=-1), np.isfinite(each).sum(-1))
 
 
 def roc_curve(truth: ArrayLike, score: ArrayLike) -> tuple[Floats, Floats, Floats]:
@@ -123,7 +123,7 @@ def roc_curve(truth: ArrayLike, score: ArrayLike) -> tuple[Floats, Floats, Float
     positive, values = _scored(truth, score)
     levels, hits, misses = _levels(positive, values, np.ones(len(values), np.int64))
     true, false = (np.concatenate(([0], np.cumsum(counts[::-1]))) for counts in (hits, misses))
-    return _ratio(false, false[-1]), _ratio(true, true[-1]), np.concatenate(([np.inf], levels[::-1]))
+    return divided(false, false[-1]), divided(true, true[-1]), np.concatenate(([np.inf], levels[::-1]))
 
 
 def auc(truth: ArrayLike, score: ArrayLike, weights: ArrayLike | None = None) -> Floats:
@@ -154,7 +154,7 @@ def auc(truth: ArrayLike, score: ArrayLike, weights: ArrayLike | None = None) ->
         raise ValueError(f"weights have shape {counts.shape}, their last axis must be {len(values)}")
     _, hits, misses = _levels(positive, values, counts)
     below = 2 * np.cumsum(misses, axis=-1) - misses  # twice the negatives below each level, with half of its own
-    return _ratio((hits * below).sum(-1), 2 * hits.sum(-1) * misses.sum(-1))
+    return divided((hits * below).sum(-1), 2 * hits.sum(-1) * misses.sum(-1))
 
 
 def _levels(
@@ -197,9 +197,10 @@ def _cells(matrix: ArrayLike) -> tuple[NDArray[Any], ...]:
     return counts[..., 0, 0], counts[..., 0, 1], counts[..., 1, 0], counts[..., 1, 1]
 
 
-def _ratio(part: ArrayLike, whole: ArrayLike) -> Floats:
+def divided(part: ArrayLike, whole: ArrayLike) -> Floats:
+    """Divide, NaN where the divisor is 0, without a warning; a scalar where neither has axes."""
     top, bottom = np.broadcast_arrays(np.asarray(part, np.float64), np.asarray(whole, np.float64))
     out = np.full(top.shape, np.nan)
     np.divide(top, bottom, out=out, where=bottom != 0)
-    result: Floats = out[()]  # a scalar where there are no batch axes
+    result: Floats = out[()]
     return result

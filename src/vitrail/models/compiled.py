@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import warnings
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -16,10 +16,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import nn
 
-    Arrays = tuple[NDArray[np.float32], ...]
+    from vitrail.branches import EngineName
 
-EngineName = Literal["auto", "torch", "openvino"]
-"""What computes: auto takes OpenVINO on a CPU where it is installed."""
+    Arrays = tuple[NDArray[np.float32], ...]
 
 BLOCK = 8
 """Images in one request. Fewer are filled up, so that what comes out for an image depends on no other one."""

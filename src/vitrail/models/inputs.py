@@ -54,7 +54,11 @@ class FromBytes(nn.Module):
         self.network = network
         self._standardise = Standardiser(spec, torch.device("cpu"))
 
+    def standardised(self, images: Tensor) -> Tensor:
+        """Map RGB bytes `[n, h, w, 3]` to what the network takes in, `[n, 3, h, w]`."""
+        return self._standardise(intensities(images))
+
     def forward(self, images: Tensor) -> Tensor:
         """Map RGB bytes `[n, h, w, 3]` to what the network gives."""
-        output: Tensor = self.network(self._standardise(intensities(images)))
+        output: Tensor = self.network(self.standardised(images))
         return output

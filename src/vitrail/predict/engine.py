@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from vitrail.models.compiled import EngineName
+    from vitrail.branches import EngineName
     from vitrail.models.spec import ModelSpec
     from vitrail.models.store import Model
 

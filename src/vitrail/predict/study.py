@@ -42,14 +42,13 @@ def predict_study(work: Work, entries: tuple[CohortSlide, ...]) -> None:
         )
         for task in ("classifier", "segmenter")
     )
-    engines = classifier, segmenter
+    networks = Networks(classifier=classifier, segmenter=segmenter)
     tiles = read_tiles(folder / "tiles")
     with reproducible(device, settings.seed):
-        rows = predict_tiles(tiles, engines, work.folder / "blocks", work.progress)
+        rows = predict_tiles(tiles, (classifier, segmenter), work.folder / "blocks", work.progress)
         rows["split"] = read_split(folder / "split", rows)
         rows.to_parquet(work.folder / "tiles.parquet")
         chosen = slides_to_map(rows, settings.predict.slides)
-        networks = Networks(classifier=engines[0], segmenter=engines[1])
         _map_slides([entry for entry in entries if entry.slide_id in chosen], networks, work)
     shutil.rmtree(work.folder / "blocks")
 

@@ -177,10 +177,10 @@ def _missing(said: Mapping[str, Sequence[Floats]], test: pd.DataFrame, validatio
 
 
 def _row(rated: Rated, name: str) -> dict[str, Any]:
-    parts, n = rated.parts(name), 2
+    parts = rated.parts(name)
     if not parts:
         undefined = {score: float("nan") for score in (*SCORES, *CALIBRATION)}
-        none = {score: [float("nan")] * n for score in undefined}
+        none = {score: [float("nan")] * 2 for score in undefined}
         return {**undefined, "confusion": None, "interval": none, "missing": rated.missing[name]}
     weights = rated.weights(rated.test)
     confusion = np.mean([one.confusion.sum(0) for one in parts], axis=0)

@@ -144,8 +144,8 @@ def _started(place: Place, scratch: str) -> SpecCluster:
     limits: dict[str, object] = {
         "distributed.scheduler.allowed-failures": DEATHS,
         "distributed.scheduler.worker-saturation": 1.0,
+        "temporary-directory": scratch,  # of the scheduler, too
     }
-    limits["temporary-directory"] = scratch  # of the scheduler, too
     with dask.config.set(limits), _interrupts_kept():
         try:
             return SpecCluster(
