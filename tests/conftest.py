@@ -16,9 +16,9 @@ SIDE, MPP = 256, 199.1 / 32
 """Side of a slide in pixels; a tile of 199.1 um is 32 of them, so that 8 by 8 tiles fit."""
 
 FAST = (
-    "tiles.side_px=32", "classifier.epochs=2", "segmenter.epochs=2", "classifier.learning_rate=1e-3",
-    "classifier.dense=16", "encoder.weights=random", "predict.slides=1", "compute.workers=1",
-    "compute.engine=torch", "check.tiles=4", "check.steps=2", "check.draws=1",
+    "tiles.side_px=32", "encoder.name=test_efficientnet", "encoder.weights=random", "classifier.epochs=2",
+    "classifier.learning_rate=1e-3", "classifier.dense=16", "segmenter.epochs=2", "predict.slides=1",
+    "compute.workers=1", "compute.engine=torch", "check.tiles=4", "check.steps=2", "check.draws=1",
     "search.side_um=[199.1]", "search.side_px=[32]", "search.cut_px=64", "search.folds=2", "search.epochs=1",
 )  # fmt: skip
 """Settings for the small cohort, on top of the preset quick."""
@@ -71,6 +71,12 @@ def write_cohort(folder, patients=6):
 def cohort(tmp_path):
     """A fresh small cohort that a test may spoil."""
     return write_cohort(tmp_path / "cohort")
+
+
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Leave a report's figures undrawn, where a test asks for something else of it."""
+    monkeypatch.setattr("vitrail.report.page.save", lambda *_: '<?xml version="1.0"?><svg></svg>')
 
 
 SLOW = (

@@ -178,6 +178,7 @@ def test_a_typo_in_study_toml_is_one_line(run, capfd):
     assert capfd.readouterr().err.strip().count("\n") == 0
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_skipped_slides_stand_in_the_report(run, cohort, capfd):
     truncated(cohort)
     assert vitrail("run", run) == 2

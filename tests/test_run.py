@@ -145,6 +145,7 @@ def test_a_second_run_does_nothing(run, capsys):
     assert digests(run) == before
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_threshold_redoes_the_report_alone(run, capsys):
     assert vitrail("run", run, "--set", "evaluation.threshold=0.9") == 0
     assert capsys.readouterr().out.count("up to date") == 7
@@ -166,6 +167,7 @@ def test_one_new_slide_is_cut_and_the_others_are_kept(run, monkeypatch):
     assert set(six["slide_id"]) == {f"S{i}" for i in range(6)}
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_attributes_and_splits_cut_no_tile(run, capsys):
     cohort = run / "slides.csv"
     cohort.write_text(cohort.read_text().replace("larynx", "hypopharynx"))

@@ -7,6 +7,7 @@ import socket
 import struct
 import urllib.request
 from difflib import get_close_matches
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,6 +47,7 @@ def create_encoder(name: str) -> nn.Module:
     return timm.create_model(name, pretrained=False, num_classes=0)
 
 
+@cache
 def feature_channels(name: str) -> int:
     """Return the number of channels of an encoder's final feature map, without computing one.
 

@@ -73,15 +73,16 @@ def save(figure: Figure, folder: Path, name: str) -> str:
     Photographs within the SVG are JPEGs; in the PNG they are as they were.
     """
     written = io.StringIO()
-    figure.draw_without_rendering()
-    figure.set_layout_engine("none")  # it is laid out now: once, not anew for either file
+    engine = figure.get_layout_engine()
+    if engine is not None:
+        engine.execute(figure)  # once, not anew for either file, and without a drawing for its sake
+        figure.set_layout_engine("none")
     with mpl.rc_context({"svg.hashsalt": name}):
         nameless = dict.fromkeys(("Creator", "Date", "Format", "Type"))
         FigureCanvasSVG(figure).print_figure(written, format="svg", dpi=DPI, metadata=nameless)
     text = re.sub(r"data:image/png;base64,([A-Za-z0-9+/=\s]+)", lambda found: _lighter(found[1]), written.getvalue())
     text = re.sub(r'(<image\b[^>]*?)\s+id="[^"]*"', r"\1", text)  # named by content: two alike would have one name
     (folder / f"{name}.svg").write_text(text, encoding="utf-8", newline="\n")
-    figure.set_layout_engine("none")  # what the SVG has laid out need not be laid out again
     save_png(figure, folder / f"{name}.png")
     return text
 
