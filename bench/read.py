@@ -3,7 +3,7 @@
     python -m bench.read [SLIDE] [--peer-python ENV/bin/python] [--rounds N] [--regions N] [--folder FOLDER]
 
 Without SLIDE a phantom is drawn. It is read twice: as it is, and from a copy of its level 0 alone, with the very same
-JPEG tiles. Regions lie side by side, row by row, as tiles do, but not on the borders of the file's own tiles. Each
+tiles. Regions lie side by side, row by row, as tiles do, but not on the borders of the file's own tiles. Each
 round takes regions that no reader has seen and lets all of them read these, in an order that is drawn anew, each in a
 process of its own that is told to use one thread; some use more, which the seconds of the processor tell. Peers are
 used as their documentation shows: the level that `get_best_level_for_downsample` picks, then Pillow's BOX filter, its
@@ -123,17 +123,23 @@ for line in sys.stdin:
 
 
 class Worker:
-    """A process that reads regions when it is told to."""
+    """A process that reads regions when it is told to, started anew where a slide was too much for it."""
 
     def __init__(self, python: Path, script: str) -> None:
+        self._command = [python, "-c", script]
+        self.runs = self._start()
+
+    def _start(self) -> bool:
         self._process = subprocess.Popen(  # noqa: S603 - the user's own interpreter
-            [python, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
             env=os.environ | ONE_THREAD,
         )  # fmt: skip
-        self.runs = self._line() == "ready"
+        return self._line() == "ready"
 
     def ask(self, *question):
         """Return the answer to a question, or None if it failed."""
+        if self._process.poll() is not None:
+            self._start()
         self._process.stdin.write(json.dumps(question) + "\n")
         self._process.stdin.flush()
         answer = self._line()
@@ -157,7 +163,7 @@ class Worker:
 
 
 def without_pyramid(path: Path, target: Path) -> Path:
-    """Copy level 0 alone, its JPEG tiles as they are."""
+    """Copy level 0 alone, its tiles as they are."""
     with tifffile.TiffFile(path) as tiff, path.open("rb") as file:
         page = tiff.pages.first
 
@@ -167,7 +173,7 @@ def without_pyramid(path: Path, target: Path) -> Path:
                 yield file.read(length)
 
         tifffile.imwrite(
-            target, streams(), shape=page.shape, dtype=np.uint8, tile=page.tile, compression="jpeg",
+            target, streams(), shape=page.shape, dtype=np.uint8, tile=page.tile, compression=page.compression,
             photometric=page.photometric, subsampling=page.subsampling, jpegtables=page.jpegtables, metadata=None,
             resolution=page.resolution, resolutionunit=page.resolutionunit, description=page.description or None,
         )  # fmt: skip
@@ -257,7 +263,7 @@ def start(peer_python: Path | None) -> dict[str, Worker]:
 def main() -> None:
     """Measure a slide as it is, and its level 0 alone."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("slide", type=Path, nargs="?", help="a tiled JPEG TIFF; a phantom without it")
+    parser.add_argument("slide", type=Path, nargs="?", help="a tiled TIFF of JPEG or JPEG 2000; a phantom without it")
     parser.add_argument("--peer-python", type=Path, help="the interpreter that has the peers; this one without it")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--regions", type=int, default=14, help="of each round")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vitrail.slides.resample import area_resample, means_resample
@@ -37,6 +37,7 @@ def test_whole_factors_give_the_rounded_block_mean(seed, width, height, fx, fy):
     assert np.array_equal(area_resample(image, (0, 0, width * fx, height * fy), (width, height)), half_up)
 
 
+@settings(deadline=None)
 @given(seeds, eighths, eighths, st.floats(1.0, 4.0), st.floats(1.0, 4.0))
 def test_a_reduced_pixel_is_the_mean_of_the_area_it_covers(seed, left, top, sx, sy):
     image = noise(seed, 18, 18)
@@ -80,6 +81,7 @@ def test_flips_commute(seed, left, span, count):
     assert (plain != flipped).mean() < 0.1 or count < 4
 
 
+@settings(deadline=None)
 @given(seeds, st.floats(1.0, 3.0), st.integers(1, 5), st.integers(1, 5))
 def test_aligned_tiles_join_to_the_whole(seed, scale, first, second):
     image = noise(seed, 3, 32)
@@ -135,6 +137,7 @@ def waves(seed, count):
     return mean, np.array([mean(i, i + 1) for i in range(count)], np.float32)
 
 
+@settings(deadline=None)
 @given(seeds, st.floats(2, 4), st.floats(1.2, 3.9))
 def test_means_of_smooth_images_are_reduced_better_than_as_steps(seed, left, scale):
     mean, values = waves(seed, 60)

@@ -20,6 +20,7 @@ from PIL import Image
 
 from vitrail.errors import SlideError
 from vitrail.geometry import Region
+from vitrail.slides import header
 from vitrail.slides import slide as slide_module
 from vitrail.slides.openslide_reader import OpenSlideReader, _on_white
 from vitrail.slides.slide import Slide, open_slide, read_region, read_thumbnail
@@ -194,11 +195,11 @@ def test_coordinates_start_at_the_bounds(slide):
 
 def test_bounds_are_all_or_nothing():
     keys = {"openslide.bounds-x": "10", "openslide.bounds-y": "20", "openslide.bounds-width": "300"}
-    assert slide_module._bounds(keys, (700, 600)) == region(0, 0, 700, 600)
+    assert header.bounds_of(keys, (700, 600)) == region(0, 0, 700, 600)
     keys["openslide.bounds-height"] = "200"
-    assert slide_module._bounds(keys, (700, 600)) == region(10, 20, 300, 200)
+    assert header.bounds_of(keys, (700, 600)) == region(10, 20, 300, 200)
     keys["openslide.bounds-height"] = "0"
-    assert slide_module._bounds(keys, (700, 600)) == region(0, 0, 700, 600)
+    assert header.bounds_of(keys, (700, 600)) == region(0, 0, 700, 600)
 
 
 def test_large_regions_are_read_in_parts_that_join(flat, monkeypatch):
@@ -311,8 +312,9 @@ def test_a_printers_resolution_is_no_mpp(tmp_path, resolution, unit):
 
 def test_tags_serve_where_openslide_gives_no_mpp(path):
     tags = {"tiff.ResolutionUnit": "centimeter", "tiff.XResolution": "40000", "tiff.YResolution": "nan"}
-    assert slide_module._header_mpp(path, tags, None) == 0.25
-    assert slide_module._header_mpp(path, {**tags, "openslide.mpp-x": "0.4", "openslide.mpp-y": "0.6"}, 2.0) == 0.5
+    assert header.header_mpp(path, tags, (9, 9), None) == 0.25
+    both = {**tags, "openslide.mpp-x": "0.4", "openslide.mpp-y": "0.6"}
+    assert header.header_mpp(path, both, (9, 9), 2.0) == 0.5
 
 
 @pytest.mark.parametrize("mpp", [0, -0.25, 0.001, 250, float("nan"), float("inf")])

@@ -20,7 +20,7 @@ from tiffs import APERIO, Kind, tissue_like, write_jpeg_tiff
 from vitrail.errors import SlideError
 from vitrail.geometry import Region
 from vitrail.slides import slide as slide_module
-from vitrail.slides import tiff_reader
+from vitrail.slides import tiff_reader, tile_streams
 from vitrail.slides.openslide_reader import OpenSlideReader
 from vitrail.slides.slide import open_slide, read_region, read_thumbnail
 from vitrail.slides.tiff_pages import TiffError, read_pages
@@ -282,8 +282,8 @@ def test_a_chain_of_directories_that_does_not_end(plain):
 
 
 def test_neighbours_share_decoded_tiles(flat, monkeypatch):
-    decoded, decode = [], tiff_reader.simplejpeg.decode_jpeg
-    monkeypatch.setattr(tiff_reader.simplejpeg, "decode_jpeg", lambda *a, **k: decoded.append(1) or decode(*a, **k))
+    decoded, decode = [], tile_streams.simplejpeg.decode_jpeg
+    monkeypatch.setattr(tile_streams.simplejpeg, "decode_jpeg", lambda *a, **k: decoded.append(1) or decode(*a, **k))
     fast = open_tiff(flat)
     for x in range(0, 320, 32):
         fast.read(0, (x, 0), (32, 32))
@@ -339,11 +339,3 @@ def test_real_slides(name):
                 int(rng.integers(-10, length - part + 10)) for length, part in zip(size, (wide, high), strict=True)
             )
             assert np.array_equal(fast.read(level, at, (wide, high)), slow.read(level, at, (wide, high)))
-
-
-@pytest.mark.data
-def test_jpeg_2000_is_left_to_openslide():
-    path = DATA / "readers" / "tcga-cr-7395-01a-01-ts1.svs"
-    if not path.is_file():
-        pytest.skip("the shared real slides are absent")
-    assert open_tiff(path) is None

@@ -103,3 +103,30 @@ def write_jpeg_tiff(path, images, kind=None):
                 resolution=(20_000 / 2**level, 20_000 / 2**level), resolutionunit="CENTIMETER",
             )  # fmt: skip
     return path
+
+
+def write_ome(path, images, kind=None, *, below=True, **metadata):
+    """Write an OME-TIFF that tifffile itself compresses; the pyramid is below the first image, or beside it."""
+    kind = kind or Kind()
+    with tifffile.TiffWriter(path, ome=True, bigtiff=kind.bigtiff, byteorder=kind.byteorder) as tiff:
+        for level, image in enumerate(images):
+            tiff.write(
+                image, tile=kind.tile[::-1], compression="jpeg", photometric="rgb", subfiletype=min(level, 1),
+                compressionargs={"level": 90} | ({"outcolorspace": "rgb"} if kind.colours == "rgb" else {}),
+                subsampling=SUBSAMPLINGS.get(kind.colours), metadata=None if level else {"axes": "YXS", **metadata},
+                subifds=(len(images) - 1) * below if level == 0 else None,
+            )  # fmt: skip
+    return path
+
+
+def write_jpeg_2000(path, images, compression, encode_tile):
+    """Write an Aperio-like pyramid of JPEG 2000 tiles."""
+    kind = Kind(description=APERIO)
+    with tifffile.TiffWriter(path) as tiff:
+        for level, image in enumerate(images):
+            tiff.write(
+                iter([encode_tile(tile) for tile in tiles_of(image, kind)]), shape=image.shape, dtype=np.uint8,
+                tile=kind.tile[::-1], compression=compression, photometric="rgb", description=APERIO, metadata=None,
+                subfiletype=min(level, 1),
+            )  # fmt: skip
+    return path

@@ -6,6 +6,7 @@ touches OpenSlide's associated images.
 
 from __future__ import annotations
 
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -15,6 +16,7 @@ from PIL import Image
 from vitrail.errors import SlideError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -27,8 +29,17 @@ class LevelReader(Protocol):
     """Reads whole pixels of one level of one slide; a faster way to decode a format is another class like this."""
 
     @property
-    def scales(self) -> tuple[int, ...]:
-        """By which it can reduce a level while it decodes, ascending from 1."""
+    def reductions(self) -> Mapping[int, float]:
+        """By which it can reduce a level while it decodes, and how much that must be reduced in all for it to be wise.
+
+        What is left to average makes up for the places of edges that larger pixels no longer tell: on tissue, the
+        result stays within a grey level of the exact mean on average (bench/README.md).
+        """
+        ...
+
+    @property
+    def centred(self) -> bool:
+        """Whether a reduced pixel lies in the middle of those it stands for, rather than on the first of them."""
         ...
 
     def read(self, level: int, origin: tuple[int, int], size: tuple[int, int], scale: int = 1) -> NDArray[np.uint8]:
@@ -43,7 +54,7 @@ class LevelReader(Protocol):
         size
             Width and height in the same pixels.
         scale
-            One of `scales`: each pixel stands for so many of the level's, squared, and is about their mean.
+            One of `reductions`: each pixel stands for so many of the level's, squared, and is about their mean.
 
         Returns
         -------
@@ -75,11 +86,17 @@ class OpenSlideReader:
         If it cannot be opened.
     """
 
-    scales = (1,)
+    reductions: Mapping[int, float] = MappingProxyType({1: 0.0})
+    centred = True
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._slide = open_with_openslide(path)
+
+    @property
+    def level_count(self) -> int:
+        """How many levels OpenSlide knows."""
+        return int(self._slide.level_count)
 
     def read(self, level: int, origin: tuple[int, int], size: tuple[int, int], scale: int = 1) -> NDArray[np.uint8]:  # noqa: ARG002 - it is 1
         """Read a rectangle; see `LevelReader.read`."""

@@ -17,7 +17,6 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.sparse import csr_array
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
 
 _SLACK_PX = 1e-6
 _BLOCK = 8
-"""Result columns that are computed at once, by a small dense matrix; more waste work on zeros, fewer on calls."""
+"""Result rows or columns computed at once, by a small dense matrix; more waste work on zeros, fewer on calls."""
 
 
 def area_resample(
@@ -102,9 +101,8 @@ def _resample(
         return np.array(image[round(top) : round(bottom), round(left) : round(right)], dtype=np.uint8)
     rows = _Axis(length=height, span=(top, bottom), count=size[1], means=means)
     columns = _Axis(length=width, span=(left, right), count=size[0], means=means)
-    flat = np.ascontiguousarray(image, dtype=np.float32).reshape(height, width * channels)
-    scaled = np.asarray(_row_weights(rows) @ flat, dtype=np.float32)
-    return _to_uint8(_scale_columns(scaled, columns, channels), rows.gain * columns.gain).reshape(*size[::-1], channels)
+    scaled = _scale_columns(_scale_rows(image.reshape(height, width * channels), rows), columns, channels)
+    return _to_uint8(scaled, rows.gain * columns.gain).reshape(*size[::-1], channels)
 
 
 def _check_span(span: tuple[float, float], length: int, count: int) -> None:
@@ -120,25 +118,20 @@ def _is_crop(box: Box, size: tuple[int, int]) -> bool:
     return whole and (box[2] - box[0], box[3] - box[1]) == size
 
 
-@lru_cache(maxsize=256)
-def _row_weights(axis: _Axis) -> csr_array:
-    """Return the weights of one axis, [count, length]; tiles of a grid ask for the same few again and again."""
-    weights, columns = _weights(axis)
-    count, most = weights.shape
-    starts = np.arange(count + 1, dtype=np.int32) * np.int32(most)
-    return csr_array((weights.ravel(), columns.astype(np.int32).ravel(), starts), shape=(count, axis.length))
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Blocks:
-    """The weights of one axis as small dense matrices, for all channels of interleaved pixels at once."""
+    """The weights of one axis as small dense matrices, for all channels of interleaved pixels at once.
+
+    Each makes `_BLOCK` result pixels, the last one perhaps some too many.
+    """
 
     starts: NDArray[np.intp]  # first image pixel of each block of result pixels
     matrices: Floats  # [blocks, image pixels x channels, result pixels x channels]
 
 
-@lru_cache(maxsize=64)
-def _column_blocks(axis: _Axis, channels: int) -> _Blocks:
+@lru_cache(maxsize=128)
+def _blocks(axis: _Axis, channels: int) -> _Blocks:
+    """Return an axis's weights; tiles of a grid ask for the same few again and again."""
     weights, columns = _weights(axis)
     count = axis.count
     blocks, inner = np.divmod(np.arange(count), _BLOCK)
@@ -154,9 +147,21 @@ def _column_blocks(axis: _Axis, channels: int) -> _Blocks:
     return _Blocks(starts=starts, matrices=matrices.reshape(len(heads), wide * channels, _BLOCK * channels))
 
 
+def _scale_rows(image: NDArray[np.uint8] | NDArray[np.floating], axis: _Axis) -> Floats:
+    """Apply an axis's weights to the rows of an image, [h, w]; few become floats at once, and stay near the CPU."""
+    blocks = _blocks(axis, 1)
+    wide = blocks.matrices.shape[1]
+    band = np.empty((min(wide, axis.length), image.shape[1]), np.float32)
+    result = np.empty((len(blocks.starts) * _BLOCK, image.shape[1]), np.float32)
+    for number, (start, matrix) in enumerate(zip(blocks.starts.tolist(), blocks.matrices, strict=True)):
+        band[...] = image[start : start + wide]
+        np.matmul(matrix[: len(band)].T, band, out=result[number * _BLOCK : (number + 1) * _BLOCK])
+    return result[: axis.count]
+
+
 def _scale_columns(image: Floats, axis: _Axis, channels: int) -> Floats:
     """Apply an axis's weights to the pixels of each row, [h, w x c], where they lie; turning the image costs more."""
-    blocks = _column_blocks(axis, channels)
+    blocks = _blocks(axis, channels)
     wide, out = blocks.matrices.shape[1:]
     result = np.empty((len(image), len(blocks.starts) * out), np.float32)
     for number, (start, matrix) in enumerate(zip(blocks.starts.tolist(), blocks.matrices, strict=True)):
@@ -215,5 +220,6 @@ def _interpolation(axis: _Axis) -> tuple[NDArray[np.float64], NDArray[np.intp]]:
 
 
 def _to_uint8(sums: Floats, gain: float) -> NDArray[np.uint8]:
-    sums = sums / np.float32(gain) + np.float32(0.5)
+    sums /= np.float32(gain)
+    sums += np.float32(0.5)
     return np.clip(sums, 0, 255, out=sums).astype(np.uint8)

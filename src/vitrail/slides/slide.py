@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,13 +17,12 @@ import numpy as np
 
 from vitrail.errors import SlideError
 from vitrail.geometry import Region
+from vitrail.slides.header import bounds_of, check_mpp, downsample_of, header_mpp
 from vitrail.slides.openslide_reader import LevelReader, OpenSlideReader, open_with_openslide
 from vitrail.slides.resample import area_resample, means_resample
 from vitrail.slides.tiff_reader import open_tiff
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-
     from numpy.typing import NDArray
 
     from vitrail.branches import Reading
@@ -38,18 +37,6 @@ _DIGITS, _NOISE_PX = 6, 1e-6
 
 _LEVEL_SLACK = 1.01
 """A level may be this much too coarse: enlarging by one percent costs nothing visible, the next level much time."""
-
-_LEAST_REDUCTION = {2: 4.0, 4: 12.0, 8: 32.0}
-"""How much a level must be reduced in all for the decoder to do a part of it. What is left to average makes up for the
-places of edges that the decoder's larger pixels no longer tell: on tissue, the result stays within a grey level of the
-exact mean on average (bench/README.md)."""
-
-_SMALLEST_UM, _LARGEST_UM = 0.01, 100.0
-_LARGEST_SCAN_UM = 20.0
-"""No scanner's pixel is larger; a printer's 72, 96, 150, 300 or 600 dpi in TIFF tags would be 352 to 42 um."""
-
-_MPP_CURE = "Give it in the mpp column of slides.csv or as slides.mpp in study.toml, or as --mpp to vitrail predict"
-_UNITS_UM = {"centimeter": 10_000.0, "inch": 25_400.0}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,15 +99,18 @@ def open_slide(
         If there is no such file, it may not be read, it is no slide or cut short, or no believable mpp is known.
     """
     path = Path(path)
-    _check_mpp(path, mpp, fallback_mpp)
+    check_mpp(path, mpp, fallback_mpp)
     with open_with_openslide(path) as handle:
         properties = dict(handle.properties)
         sizes = handle.level_dimensions
+    alone = len(sizes) == 1 and properties.get("openslide.vendor") == "generic-tiff"
+    if alone and (tiff := open_tiff(path)):
+        sizes = tiff.sizes  # OpenSlide does not know the pyramids of OME-TIFF
     return Slide(
         path=path,
-        bounds=_bounds(properties, sizes[0]),
-        mpp=_header_mpp(path, properties, fallback_mpp) if mpp is None else float(mpp),
-        downsamples=tuple(_downsample(sizes[0], size) for size in sizes),
+        bounds=bounds_of(properties, sizes[0]),
+        mpp=header_mpp(path, properties, sizes[0], fallback_mpp) if mpp is None else float(mpp),
+        downsamples=tuple(downsample_of(sizes[0], size) for size in sizes),
         reading=reading,
     )
 
@@ -227,20 +217,25 @@ class _Source:
     level: int
     scale: int
     downsample: float  # of both together
+    lead: float = 0.0  # how far before the middle of its place a pixel lies, in pixels
 
 
 def _source(slide: Slide, region: Region, size: tuple[int, int]) -> _Source:
     wanted = min(region.width / size[0], region.height / size[1])
     level = slide.level_for(wanted)
     own = slide.downsamples[level]
-    scales = _reader_of(slide).scales if slide.reading == "fast" else (1,)
-    scale = max(some for some in scales if _LEAST_REDUCTION.get(some, 0.0) <= wanted / own * _LEVEL_SLACK)
-    return _Source(level=level, scale=scale, downsample=own * scale)
+    if slide.reading == "faithful":
+        return _Source(level=level, scale=1, downsample=own)
+    reader = _reader_of(slide)
+    scale = max(some for some, least in reader.reductions.items() if least <= wanted / own * _LEVEL_SLACK)
+    lead = 0.0 if reader.centred else 0.5 - 0.5 / scale
+    return _Source(level=level, scale=scale, downsample=own * scale, lead=lead)
 
 
 def _read_source(slide: Slide, source: _Source, region: Region, size: tuple[int, int]) -> NDArray[np.uint8]:
     """Scale a level to the size, in parts where it would not fit in memory."""
     box = region.shifted(slide.bounds.x, slide.bounds.y).scaled(1.0 / source.downsample)
+    box = box.shifted(source.lead, source.lead)
     window = _Window.around(box, margin=int(_looks_beyond(box, source, size)))
     if math.prod(window.size) > _MOST_PX and max(size) > 1:
         return _read_halves(slide, source, region, size)
@@ -325,72 +320,20 @@ def _reader(path: Path, _changed_ns: int) -> LevelReader:
 
     A reader that falls out of the cache closes its file as soon as no thread reads from it any more.
     """
+    _keep_memory()
     return open_tiff(path) or OpenSlideReader(path)
+
+
+@cache
+def _keep_memory() -> None:
+    """Let glibc reuse the memory of regions rather than map it anew for each, which costs a sixth of the time.
+
+    It keeps blocks as large as the largest that was ever mapped and let go, up to 32 MiB (mallopt(3) of Linux); this
+    one is never touched. Elsewhere than on glibc nothing happens.
+    """
+    np.empty(31 << 20, np.uint8)
 
 
 if hasattr(os, "register_at_fork"):  # not on Windows
     # A forked child would share the position in every open file with its parent.
     os.register_at_fork(before=_reader.cache_clear)
-
-
-def _bounds(properties: Mapping[str, str], size: tuple[int, int]) -> Region:
-    """Return the scanned area, or the whole frame where the header gives none, as QuPath does."""
-    try:
-        x, y, width, height = (int(properties[f"openslide.bounds-{key}"]) for key in ("x", "y", "width", "height"))
-        return Region(x=x, y=y, width=width, height=height)
-    except (KeyError, ValueError):
-        return Region(x=0, y=0, width=size[0], height=size[1])
-
-
-def _downsample(full: tuple[int, int], level: tuple[int, int]) -> float:
-    """Return a level's downsample: the whole number it was made with, where cutting off a remainder explains it.
-
-    A 4443-px side halved to 2221 px is reduced by 2, not by 2.0005; the error would grow along the slide.
-    """
-    ratio = (full[0] / level[0] + full[1] / level[1]) / 2.0
-    whole = max(1, round(ratio))
-    explained = all(part in {side // whole, -(-side // whole)} for side, part in zip(full, level, strict=True))
-    return float(whole) if explained else ratio
-
-
-def _check_mpp(path: Path, *given: float | None) -> None:
-    for mpp in given:
-        if mpp is not None and not _SMALLEST_UM <= mpp <= _LARGEST_UM:
-            raise SlideError(path, f"a given mpp of {mpp:g} um per pixel is not possible", _MPP_CURE)
-
-
-def _header_mpp(path: Path, properties: Mapping[str, str], fallback: float | None) -> float:
-    """Return the header's mpp, the fallback where it gives none that a scanner could have."""
-    mpp = _openslide_mpp(properties) or _tiff_mpp(properties)
-    if mpp is not None and _SMALLEST_UM <= mpp <= _LARGEST_SCAN_UM:
-        return mpp
-    if fallback is not None:
-        return float(fallback)
-    if mpp is None:
-        raise SlideError(path, "its header gives no mpp (micrometres per pixel)", _MPP_CURE)
-    raise SlideError(path, f"its header gives {mpp:g} um per pixel, which no scanner has", _MPP_CURE)
-
-
-def _openslide_mpp(properties: Mapping[str, str]) -> float | None:
-    return _mean_of_known(_number(properties, f"openslide.mpp-{axis}") for axis in "xy")
-
-
-def _tiff_mpp(properties: Mapping[str, str]) -> float | None:
-    """Return the mpp of the TIFF tags, for Aperio files whose description lacks it."""
-    unit_um = _UNITS_UM.get(properties.get("tiff.ResolutionUnit", ""))
-    per_unit = _mean_of_known(_number(properties, f"tiff.{axis}Resolution") for axis in "XY")
-    return unit_um / per_unit if unit_um and per_unit else None
-
-
-def _number(properties: Mapping[str, str], key: str) -> float | None:
-    """Return a positive, finite property, or None."""
-    try:
-        value = float(properties[key])
-    except (KeyError, ValueError):
-        return None
-    return value if math.isfinite(value) and value > 0.0 else None
-
-
-def _mean_of_known(values: Iterable[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return sum(known) / len(known) if known else None

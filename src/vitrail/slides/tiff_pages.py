@@ -1,14 +1,16 @@
 """What the directories of a tiled TIFF say, read without touching a pixel.
 
 Classic TIFF and BigTIFF in either byte order (Adobe, TIFF 6.0, 1992; Aware Systems, BigTIFF). Pages without tiles, as
-the thumbnail, label and macro image of Aperio slides, are passed over: nothing of them is kept.
+the thumbnail, label and macro image of Aperio slides, are passed over: nothing of them is kept. OME-TIFF hides the
+levels of a pyramid in tag 330 of the image that they reduce (OME-TIFF specification 6); only the first image is asked.
 """
 
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
 
     Tags = dict[int, NDArray[np.int64]]
 
+    Coding = Literal["jpeg", "jpeg2000"]
+
 _MOST_PAGES = 512
 """More directories than any slide has: a chain that does not end."""
 
@@ -30,12 +34,16 @@ _INTEGERS = {1: "u1", 3: "u2", 4: "u4", 7: "u1", 13: "u4", 16: "u8", 18: "u8"}
 
 _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC, _ORIENTATION = 256, 257, 258, 259, 262, 274
 _SAMPLES, _PLANAR, _TILE_WIDTH, _TILE_HEIGHT, _OFFSETS, _LENGTHS, _TABLES = 277, 284, 322, 323, 324, 325, 347
+_KIND, _REDUCTIONS = 254, 330
 _READ = {
     _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC, _ORIENTATION, _SAMPLES, _PLANAR, _TILE_WIDTH, _TILE_HEIGHT,
-    _OFFSETS, _LENGTHS, _TABLES,
+    _OFFSETS, _LENGTHS, _TABLES, _KIND, _REDUCTIONS,
 }  # fmt: skip
 
 _JPEG, _RGB, _YCBCR = 7, 2, 6
+_APERIO_YCBCR, _APERIO_RGB = 33003, 33005
+_MASK = 4
+"""A bit of the kind of page: it says where another is transparent."""
 
 
 class TiffError(ValueError):
@@ -58,8 +66,10 @@ class TiffPage:
         What the JPEG streams of all tiles have in common; empty without.
     ycbcr
         Whether the stored colours are YCbCr, rather than RGB.
-    jpeg
-        Whether each tile is a JPEG stream of three 8-bit channels together, upright and in YCbCr or RGB.
+    coding
+        How tiles of three 8-bit channels together, upright and in YCbCr or RGB, are compressed; None if otherwise.
+    reductions
+        Of the first page of a file: the tiled pages that it calls its reductions, as the file has them.
     """
 
     size: tuple[int, int]
@@ -68,7 +78,8 @@ class TiffPage:
     lengths: NDArray[np.int64]
     tables: bytes
     ycbcr: bool
-    jpeg: bool
+    coding: Coding | None
+    reductions: tuple[TiffPage, ...] = ()
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -105,10 +116,23 @@ def read_pages(read: Read) -> tuple[TiffPage, ...]:
     while at:
         if at in seen or len(seen) == _MOST_PAGES:
             raise TiffError("the chain of directories does not end")
+        first = not seen
         seen.add(at)
         tags, at = _directory(read, layout, at)
         if _TILE_WIDTH in tags:
-            pages.append(_page(tags))
+            page = _page(tags)
+            pages.append(replace(page, reductions=_reductions(read, layout, tags)) if first else page)
+    return tuple(pages)
+
+
+def _reductions(read: Read, layout: _Layout, tags: Tags) -> tuple[TiffPage, ...]:
+    """Return the pages below a page; a damaged one is passed over, since the page does without."""
+    pages = list[TiffPage]()
+    for at in tags.get(_REDUCTIONS, np.empty(0, np.int64))[:_MOST_PAGES].tolist():
+        with suppress(TiffError):
+            own, _ = _directory(read, layout, at)
+            if _TILE_WIDTH in own and not _one(own, _KIND) & _MASK:
+                pages.append(_page(own))
     return tuple(pages)
 
 
@@ -156,21 +180,36 @@ def _values(read: Read, layout: _Layout, entry: np.void) -> NDArray[np.int64]:
     return np.frombuffer(content, dtype, int(entry["count"])).astype(np.int64)
 
 
-def _page(tags: Tags) -> TiffPage:
-    def one(tag: int, default: int = 0) -> int:
-        return int(tags[tag][0]) if tag in tags and len(tags[tag]) else default
+def _one(tags: Tags, tag: int, default: int = 0) -> int:
+    return int(tags[tag][0]) if tag in tags and len(tags[tag]) else default
 
+
+def _page(tags: Tags) -> TiffPage:
     page = TiffPage(
-        size=(one(_WIDTH), one(_HEIGHT)),
-        tile=(one(_TILE_WIDTH), one(_TILE_HEIGHT)),
+        size=(_one(tags, _WIDTH), _one(tags, _HEIGHT)),
+        tile=(_one(tags, _TILE_WIDTH), _one(tags, _TILE_HEIGHT)),
         offsets=tags.get(_OFFSETS, np.empty(0, np.int64)),
         lengths=tags.get(_LENGTHS, np.empty(0, np.int64)),
         tables=tags[_TABLES].astype(np.uint8).tobytes() if _TABLES in tags else b"",
-        ycbcr=one(_PHOTOMETRIC) == _YCBCR,
-        jpeg=(one(_COMPRESSION, 1), one(_SAMPLES, 1), one(_PLANAR, 1), one(_ORIENTATION, 1)) == (_JPEG, 3, 1, 1)
-        and one(_PHOTOMETRIC) in {_RGB, _YCBCR}
-        and tags.get(_BITS, np.ones(1)).tolist() == [8, 8, 8],
+        ycbcr=_stores_ycbcr(tags),
+        coding=_coding(tags),
     )
     if min(*page.size, *page.tile) < 1 or not len(page.offsets) == len(page.lengths) == page.grid[0] * page.grid[1]:
         raise TiffError("a page whose tiles do not cover it")
     return page
+
+
+def _coding(tags: Tags) -> Coding | None:
+    plain = (_one(tags, _SAMPLES, 1), _one(tags, _PLANAR, 1), _one(tags, _ORIENTATION, 1)) == (3, 1, 1)
+    if not plain or tags.get(_BITS, np.ones(1)).tolist() != [8, 8, 8]:
+        return None
+    compression = _one(tags, _COMPRESSION, 1)
+    if compression in {_APERIO_YCBCR, _APERIO_RGB}:
+        return "jpeg2000"
+    return "jpeg" if compression == _JPEG and _one(tags, _PHOTOMETRIC) in {_RGB, _YCBCR} else None
+
+
+def _stores_ycbcr(tags: Tags) -> bool:
+    """Aperio's JPEG 2000 says so by its number, whatever the tag for colours says."""
+    compression = _one(tags, _COMPRESSION, 1)
+    return compression == _APERIO_YCBCR or (compression != _APERIO_RGB and _one(tags, _PHOTOMETRIC) == _YCBCR)

@@ -1,8 +1,7 @@
-"""Tiled JPEG slides, decoded from the file's own tiles and reduced while they are decoded.
+"""Tiled JPEG and JPEG 2000 slides, decoded from the file's own tiles and reduced while they are decoded.
 
-Aperio's SVS and generic tiled TIFF hold one JPEG stream a tile. libjpeg-turbo can decode such a stream to 1/2, 1/4 or
-1/8 of its size, each pixel being about the mean of those it stands for, at a fraction of the cost. At full size the
-pixels are those of OpenSlide, which decodes with the same library.
+Aperio's SVS and generic tiled TIFF hold one compressed stream a tile, which can be decoded to 1/2, 1/4 or 1/8 of its
+size at a fraction of the cost. At full size the pixels are those of OpenSlide, which decodes with the same libraries.
 """
 
 from __future__ import annotations
@@ -10,15 +9,16 @@ from __future__ import annotations
 import threading
 import weakref
 from collections import OrderedDict
-from contextlib import suppress
 from itertools import product
 from typing import TYPE_CHECKING
 
 import numpy as np
-import simplejpeg
 
+from vitrail.errors import SlideError
 from vitrail.slides.openslide_reader import OpenSlideReader, level_sizes
+from vitrail.slides.resample import area_resample
 from vitrail.slides.tiff_pages import TiffError, TiffPage, read_pages
+from vitrail.slides.tile_streams import decoder_of
 
 if TYPE_CHECKING:
     from collections.abc import Hashable
@@ -26,22 +26,19 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from vitrail.slides.tiff_pages import Read
+
     Pixels = NDArray[np.uint8]
 
 _WHITE = 255
 _CACHE_BYTES = 32 << 20
 """Of decoded tiles kept for each open slide: neighbouring regions share those on their border."""
 
-_VENDORS = {"aperio", "generic-tiff"}
+_APERIO, _GENERIC = "aperio", "generic-tiff"
 """Formats of OpenSlide whose levels are plain grids of tiles."""
 
-_SCALES = (1, 2, 4, 8)
-_START, _SCAN, _FILL = b"\xff\xd8", 0xDA, 0xFF
-_JFIF_MARKER, _ADOBE_MARKER, _SCAN_MARKER = b"\xff\xe0", b"\xff\xee", b"\xff\xda"
-_COLOUR_MARKERS = {_JFIF_MARKER, _ADOBE_MARKER}
-_HEAD = 2048
-"""Bytes in which the segments before a scan end, as a rule."""
-_ADOBE = b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00"
+_MOST_REDUCED = 8
+_LEAST_PX = 1e-3  # so that one pixel may be left of any number
 
 
 def open_tiff(path: Path) -> TiffReader | None:
@@ -53,23 +50,46 @@ def open_tiff(path: Path) -> TiffReader | None:
         It cannot be opened.
     """
     vendor, sizes = level_sizes(path)
-    if vendor not in _VENDORS:
+    if vendor not in {_APERIO, _GENERIC}:
         return None
     file = _File(path)
     try:
         pages = read_pages(file.read)
     except (TiffError, OSError):
         return None
-    levels = [[page for page in pages if page.size == size] for size in sizes]
-    if all(len(found) == 1 and _fits(found[0], vendor) for found in levels):
-        return TiffReader(path, file, tuple(found[0] for found in levels))
-    return None
+    found = [[page for page in pages if page.size == size] for size in sizes]
+    levels = tuple(pages[0] for pages in found if len(pages) == 1 and _fits(pages[0], vendor, file.read))
+    if len(levels) < len(sizes) or len({page.coding for page in levels}) > 1:
+        return None
+    alone = vendor == _GENERIC and len(levels) == 1
+    return TiffReader(path, file, (*levels, *_below(levels[0], file.read)) if alone else levels)
 
 
-def _fits(page: TiffPage, vendor: str) -> bool:
+def _fits(page: TiffPage, vendor: str, read: Read) -> bool:
     """Tell whether every tile can be decoded; OpenSlide fills holes of Aperio's levels from the level before."""
-    whole = vendor != "aperio" or bool(page.lengths.all())
-    return page.jpeg and whole and all(side % _SCALES[-1] == 0 for side in page.tile)
+    whole = vendor != _APERIO or bool(page.lengths.all())
+    return whole and all(side % _MOST_REDUCED == 0 for side in page.tile) and decoder_of(page, read) is not None
+
+
+def _below(page: TiffPage, read: Read) -> list[TiffPage]:
+    """Return the pyramid that a page hides from OpenSlide, finest first.
+
+    Only what can be nothing but a reduction of the page counts. Labels and macro images are of other shapes.
+    """
+    fit = [
+        part
+        for part in page.reductions
+        if part.coding == page.coding and _is_reduced(page.size, part.size) and _fits(part, _APERIO, read)
+    ]
+    by_size = {part.size: part for part in fit}
+    return [by_size[size] for size in sorted(by_size, reverse=True)]
+
+
+def _is_reduced(full: tuple[int, int], size: tuple[int, int]) -> bool:
+    """Tell whether an image of a size may be another, smaller, if sides are rounded to whole pixels up or down."""
+    least = max(side / (part + 1) for side, part in zip(full, size, strict=True))
+    most = min(side / max(part - 1, _LEAST_PX) for side, part in zip(full, size, strict=True))
+    return all(part < side for side, part in zip(full, size, strict=True)) and least < most
 
 
 class _File:
@@ -112,7 +132,7 @@ class _Recent:
 
 
 class TiffReader:
-    """Reads tiled JPEG slides, as a `LevelReader` that can reduce.
+    """Reads tiled JPEG or JPEG 2000 slides, as a `LevelReader` that can reduce.
 
     Parameters
     ----------
@@ -121,23 +141,31 @@ class TiffReader:
     file
         Its bytes.
     levels
-        The page of each level.
+        The page of each level; all are of one coding, which `decoder_of` knows.
     """
-
-    scales = _SCALES
 
     def __init__(self, path: Path, file: _File, levels: tuple[TiffPage, ...]) -> None:
         self._path, self._file, self._levels = path, file, levels
         self._recent = _Recent(_CACHE_BYTES)
-        self._prefixes = tuple(_prefix(page) for page in levels)
+        found = (decoder_of(page, file.read) for page in levels)
+        self._decoders = tuple(decoder for decoder in found if decoder)
+        self.reductions = min((decoder.reductions for decoder in self._decoders), key=len)
+        self.centred = self._decoders[0].centred
+
+    @property
+    def sizes(self) -> tuple[tuple[int, int], ...]:
+        """Width and height of each level."""
+        return tuple(page.size for page in self._levels)
 
     def read(self, level: int, origin: tuple[int, int], size: tuple[int, int], scale: int = 1) -> Pixels:
         """Read a rectangle; see `LevelReader.read`."""
         page = self._levels[level]
-        pixels = np.full((size[1], size[0], 3), _WHITE, np.uint8)
         sides = tuple(side // scale for side in page.tile)
         ends = tuple(-(-length // scale) for length in page.size)
         spans = [_cells(*axis) for axis in zip(origin, size, sides, ends, strict=True)]
+        inside = all(low >= 0 and low + part <= end for low, part, end in zip(origin, size, ends, strict=True))
+        shape = size[1], size[0], 3
+        pixels = np.empty(shape, np.uint8) if inside else np.full(shape, _WHITE, np.uint8)
         for (column, at_x, from_x), (row, at_y, from_y) in product(*spans):
             pixels[at_y, at_x] = self._tile(level, (column, row), scale)[from_y, from_x]
         return pixels
@@ -158,23 +186,33 @@ class TiffReader:
             return self._stream(level, cell, scale)
         whole = self._stream(level, cell, 1).copy()
         whole[inside[1] :], whole[:, inside[0] :] = _WHITE, _WHITE
-        return _block_means(whole, scale)
+        return self._reduced(whole, scale)
 
     def _stream(self, level: int, cell: tuple[int, int], scale: int) -> Pixels:
         """Decode a tile's stream; one that is not flawless is left to OpenSlide, which knows what to forgive."""
         page = self._levels[level]
         index = cell[1] * page.grid[0] + cell[0]
-        width, height = (side // scale for side in page.tile)
+        size = page.tile[0] // scale, page.tile[1] // scale
         length = int(page.lengths[index])
         if length == 0:
-            return np.full((height, width, 3), _WHITE, np.uint8)
-        stream = self._prefixes[level] + _without_colour_markers(self._file.read(int(page.offsets[index]), length))
-        with suppress(ValueError):
-            pixels = simplejpeg.decode_jpeg(stream, min_width=width, min_height=height, min_factor=scale)
-            if pixels.shape == (height, width, 3):
-                return np.asarray(pixels)
+            return np.full((size[1], size[0], 3), _WHITE, np.uint8)
+        stream = self._file.read(int(page.offsets[index]), length)
+        pixels = self._decoders[level].decode(stream, size, scale)
+        return self._reduced(self._by_openslide(level, cell), scale) if pixels is None else pixels
+
+    def _by_openslide(self, level: int, cell: tuple[int, int]) -> Pixels:
+        page, slide = self._levels[level], OpenSlideReader(self._path)
         corner = cell[0] * page.tile[0], cell[1] * page.tile[1]
-        return _block_means(OpenSlideReader(self._path).read(level, corner, page.tile), scale)
+        if level < slide.level_count:
+            return slide.read(level, corner, page.tile)
+        problem = f"cannot be read at x {corner[0]}, y {corner[1]} of level {level} (a damaged tile)"
+        raise SlideError(self._path, problem, 'Copy it again from its source, or set slides.reading = "faithful"')
+
+    def _reduced(self, pixels: Pixels, scale: int) -> Pixels:
+        """Reduce a tile in the way of its decoder."""
+        if scale == 1:
+            return pixels
+        return _block_means(pixels, scale) if self.centred else _corner_means(pixels, scale)
 
 
 def _cells(start: int, length: int, side: int, end: int) -> list[tuple[int, slice, slice]]:
@@ -202,28 +240,9 @@ def _block_means(pixels: Pixels, scale: int) -> Pixels:
     return np.asarray((total + scale * scale // 2) // (scale * scale), dtype=np.uint8)
 
 
-def _prefix(page: TiffPage) -> bytes:
-    """Return what every stream of a page begins with: its colours as the TIFF's tag has them, and shared tables.
-
-    Aperio stores RGB without saying so in the stream. A decoder goes by the stream's markers, so these are replaced.
-    """
-    tables = _without_colour_markers(page.tables).removesuffix(b"\xff\xd9")
-    return _START + _ADOBE + bytes([int(page.ycbcr)]) + tables
-
-
-def _without_colour_markers(stream: bytes) -> bytes:
-    """Return a stream without its start, and without the JFIF and Adobe segments before its scan."""
-    at = len(_START) if stream.startswith(_START) else 0
-    scan = stream.find(_SCAN_MARKER, at, _HEAD)
-    if scan > 0 and not any(stream.find(marker, at, scan) >= 0 for marker in _COLOUR_MARKERS):
-        return stream[at:]  # as most are: a quick look saves the walk
-    kept = list[bytes]()
-    while at + 4 <= len(stream) and stream[at] == _FILL and stream[at + 1] != _SCAN:
-        if stream[at + 1] == _FILL:
-            at += 1
-            continue
-        following = at + 2 + int.from_bytes(stream[at + 2 : at + 4])
-        if stream[at : at + 2] not in _COLOUR_MARKERS:
-            kept.append(stream[at:following])
-        at = following
-    return b"".join([*kept, stream[at:]])
+def _corner_means(pixels: Pixels, scale: int) -> Pixels:
+    """Average squares around the first of each scale by scale pixels; the edge is repeated."""
+    height, width, _ = pixels.shape
+    margin = scale // 2
+    wider = np.pad(pixels, ((margin, 0), (margin, 0), (0, 0)), mode="edge")
+    return area_resample(wider, (0.5, 0.5, width + 0.5, height + 0.5), (width // scale, height // scale))
