@@ -1,12 +1,13 @@
 """How time and memory grow with a slide's size and with the number of slides, and how fast Vitrail starts.
 
-    python -m bench.growth [--large] [--rounds N] [--folder FOLDER]
+    python -m bench.growth [--large] [--only PART]... [--rounds N] [--folder FOLDER]
 
 Slides of 4, 8 and 16 thousand pixels (32, too, with --large) are mapped as `vitrail predict SLIDE` does it: tissue,
 artefacts, classifier, segmenter, files for QuPath, figure. Both networks are tiny and untrained, so that what grows is
 not hidden behind them; what the segmenter sees is confetti, the worst that there is to be outlined. The larger slides
 repeat the JPEG tiles of the smallest, a phantom, so that the share of tissue is the same. Cohorts of 10 and 100 small
-phantoms (1000, too, with --large) are cut as `vitrail tiles` does it, from three files, listed under many names.
+phantoms (1000, too, with --large) are cut as `vitrail tiles` does it, from three files, listed under many names; for a
+while 1000 take 6 GB of disk. The parts are `slide`, `cohort` and `start`; all of them without --only.
 
 Each piece of work is a process of its own. Imports are not timed; the seconds of the processor are its own and those
 of its workers. The peak of memory is the kernel's mark of resident pages, which counts pages of mapped files that are
@@ -44,6 +45,7 @@ BLOCK_PX, MPP = 4096, 0.25
 SMALL_PX, SMALL_MPP = 2048, 0.5
 ENCODER = "test_efficientnet"
 STARTS = 5
+PARTS = ("slide", "cohort", "start")
 WORKED = 1.0  # seconds that tell a worker from a helper that asks the system something
 EXPONENT, PEAK = 1.1, 1.3
 STATUS = Path("/proc/self/status")
@@ -228,13 +230,13 @@ def goal(text: str, value: float, most: float, unit: str = "") -> None:
     print(f"  {text:64}{value:6.2f}{unit:2}  {word}")
 
 
-def growth_goals(what: str, sizes: list[float], taken: list[Spent]) -> None:
+def growth_goals(sizes: list[float], taken: list[Spent]) -> None:
     """Print whether time is linear and memory flat."""
-    goal(f"{what}: time linear, exponent at most {EXPONENT}", exponent(sizes, [one.seconds for one in taken]), EXPONENT)
+    goal(f"time linear, exponent at most {EXPONENT}", exponent(sizes, [one.seconds for one in taken]), EXPONENT)
     cpu = exponent(sizes, [one.cpu for one in taken])
-    goal(f"{what}: the same of the processor's seconds", cpu, EXPONENT)
-    goal(f"{what}: memory flat, peak at most {PEAK} times", taken[-1].peak / taken[0].peak, PEAK)
-    goal(f"{what}: the same of its own memory", taken[-1].own / taken[0].own, PEAK)
+    goal("the same of the processor's seconds", cpu, EXPONENT)
+    goal(f"memory flat, peak at most {PEAK} times", taken[-1].peak / taken[0].peak, PEAK)
+    goal("the same of its own memory", taken[-1].own / taken[0].own, PEAK)
 
 
 def slides_of(folder: Path, thousands: list[int]) -> Iterator[tuple[int, Path]]:
@@ -297,25 +299,38 @@ def main(given: list[str] | None = None) -> None:
     parser.add_argument("--large", action="store_true", help="also 32 thousand pixels and 1000 slides")
     parser.add_argument("--thousands", type=int, nargs="+", help="of pixels, other sizes of slides; multiples of 4")
     parser.add_argument("--slides", type=int, nargs="+", help="other sizes of cohorts")
+    parser.add_argument("--only", action="append", choices=PARTS, help="a part to measure")
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--folder", type=Path, help="where the phantoms are for a while; the system's own without it")
     options = parser.parse_args(given)
-    thousands = options.thousands or [4, 8, 16, *([32] if options.large else [])]
-    counts = options.slides or [10, 100, *([1000] if options.large else [])]
-    print(f"{options.rounds} rounds, {os.cpu_count()} cores, load of the machine {os.getloadavg()[0]:.1f}\n")
+    parts = options.only or PARTS
+    print(f"{options.rounds} rounds, {os.cpu_count()} cores, load of the machine {os.getloadavg()[0]:.1f}")
     with tempfile.TemporaryDirectory(dir=options.folder) as temporary:
-        folder = Path(temporary)
-        print("vitrail predict SLIDE, by million pixels")
-        areas, found = measure_slides(folder, thousands, options.rounds)
-        mapped = show("Mpx", areas, found, [f"{size} x 1024 px" for size in thousands])
-        print("vitrail tiles, by slide")
-        cut = measure_cohorts(folder, counts, options.rounds)
-        cut = show("slide", [float(count) for count in counts], cut, [f"{count} slides" for count in counts])
-    print("\nGoals")
-    growth_goals("a slide's size", areas, mapped)
-    growth_goals("slides", [float(count) for count in counts], cut)
-    measure_start()
+        if "slide" in parts:
+            report_slides(Path(temporary), options)
+        if "cohort" in parts:
+            report_cohorts(Path(temporary), options)
+    if "start" in parts:
+        print("\nvitrail starts")
+        measure_start()
     print(f"\nload of the machine at the end {os.getloadavg()[0]:.1f}")
+
+
+def report_slides(folder: Path, options: argparse.Namespace) -> None:
+    """Measure and print how a slide's size counts."""
+    thousands = options.thousands or [4, 8, 16, *([32] if options.large else [])]
+    print("\nvitrail predict SLIDE, by million pixels")
+    areas, found = measure_slides(folder, thousands, options.rounds)
+    growth_goals(areas, show("Mpx", areas, found, [f"{size} x 1024 px" for size in thousands]))
+
+
+def report_cohorts(folder: Path, options: argparse.Namespace) -> None:
+    """Measure and print how the number of slides counts."""
+    counts = options.slides or [10, 100, *([1000] if options.large else [])]
+    sizes = [float(count) for count in counts]
+    print("\nvitrail tiles, by slide")
+    found = measure_cohorts(folder, counts, options.rounds)
+    growth_goals(sizes, show("slide", sizes, found, [f"{count} slides" for count in counts]))
 
 
 if __name__ == "__main__":

@@ -1,30 +1,36 @@
-"""A whole slide cut into tiles of 224 px at 0.887 um per pixel: Vitrail beside TIAToolbox, histolab, PathML and dlup.
+"""A whole slide cut into tiles of 224 px at 0.887 um per pixel: Vitrail beside those that cut slides, too.
 
-    python -m bench.tile [--peers FOLDER] [--without NAME]... [--rounds N] [--side PX] [--folder FOLDER]
+    python -m bench.tile [--peers FOLDER] [--without NAME]... [--rounds N] [--processes N] [--side PX] [--folder FOLDER]
 
-Vitrail does all that `vitrail tiles` does, in one process: it reads the outlines, labels every tile, cuts pixels and
-masks, and stores both with the table. The outlines cover the whole phantom, and no cap holds, so that every tile of the
-grid is cut. The peers get the pixels of the same grid and nothing else, except histolab, which always writes a PNG file
-a tile, and cuts level 0 at its own resolution where there is no other. A peer is run where FOLDER/<name>/bin/python has
-it installed. The slide is read as it is, with a level reduced by 4, and from a copy of its level 0 alone. Each round
-asks all of them, in an order that is drawn anew, in processes that have imported everything before. What counts is
-tiles a second.
+Vitrail does all that `vitrail tiles` does: it reads the outlines, labels every tile, cuts pixels and masks, and stores
+both with the table. The outlines cover the whole slide, and no cap holds, so that every tile of the grid is cut. The
+peers (TIAToolbox, histolab, PathML, dlup, LazySlide with fastslide, Slideflow with libvips) get the pixels of the same
+grid and nothing else, except histolab, which always writes a PNG file a tile, and cuts level 0 at its own resolution
+where there is no other. A peer is run where FOLDER/<name>/bin/python has it installed.
+
+The slide repeats the JPEG tiles of a phantom of 4096 px. It is read as it is, with a level reduced by 4, and from a
+copy of its level 0 alone. Each round asks all of them, in an order that is drawn anew, in processes that have imported
+everything and cut the phantom before. With --processes 2, two of each cut the slide at once. What counts is tiles a
+second, and, on a machine with other work, tiles a second of the processor.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+from bench.growth import enlarge
 from bench.read import Worker, without_pyramid
 
 from vitrail.slides.phantom import write_slide
 
+BLOCK_PX = 4096
+FASTER, FASTER_FLAT = 2.0, 5.0
 MPP = 0.2217
 """Of the phantom: a tile of 199.1 um has 898 pixels, four times 224."""
 
@@ -90,6 +96,30 @@ def tile(path, folder):
     return sum(1 for i in range(len(tiles)) if np.asarray(tiles[i].image).size)
 """
 
+LAZYSLIDE = """
+import lazyslide
+from shapely.geometry import box
+from wsidata import open_wsi
+from wsidata.io import add_tissues
+def tile(path, folder):
+    slide = open_wsi(path, store=None, reader="fastslide")
+    height, width = slide.properties.shape
+    add_tissues(slide, "tissues", [box(0, 0, width, height)], ids=[0])
+    lazyslide.pp.tile_tissues(slide, 224, mpp=199.1 / 224, background_filter=False)
+    return sum(1 for tile in slide.iter.tile_images("tiles") if tile.image.shape == (224, 224, 3))
+"""
+
+SLIDEFLOW = """
+import os
+os.environ |= {"SF_SLIDE_BACKEND": "libvips", "SF_BACKEND": "torch"}
+os.chdir(tempfile.gettempdir())  # it leaves a log wherever it is
+import slideflow
+def tile(path, folder):
+    slide = slideflow.WSI(path, 224, 199, roi_method="ignore", verbose=False, mpp=MPP)
+    tiles = slide.build_generator(shuffle=False, whitespace_fraction=1, grayspace_fraction=1, num_threads=1)
+    return sum(1 for tile in tiles() if tile["image"].shape == (224, 224, 3))
+"""
+
 TILERS = {
     "Vitrail fast": ("", VITRAIL.format(mode="fast")),
     "Vitrail faithful": ("", VITRAIL.format(mode="faithful")),
@@ -97,24 +127,28 @@ TILERS = {
     "histolab": ("histolab", HISTOLAB),
     "PathML": ("pathml", PATHML),
     "dlup": ("dlup", DLUP),
+    "LazySlide": ("lazyslide", LAZYSLIDE),
+    "Slideflow": ("slideflow", SLIDEFLOW),
 }
 """Name of a row: the environment (none: Vitrail's own), and the code that defines `tile(path, folder)`."""
 
 WORKER = """
-import json, sys, tempfile, time, warnings
+import json, os, sys, tempfile, time, warnings
 from pathlib import Path
+answers = os.fdopen(os.dup(1), "w")
+os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # libraries print as they please
 warnings.simplefilter("ignore")
 import numpy as np
 MPP = {mpp}
 {code}
-print("ready", flush=True)
+print("ready", file=answers, flush=True)
 for line in sys.stdin:
     path, = json.loads(line)
     with tempfile.TemporaryDirectory() as folder:
-        begun = time.perf_counter()
+        begun, used = time.perf_counter(), sum(os.times()[:4])
         count = tile(path, Path(folder))
-        seconds = time.perf_counter() - begun
-    print(json.dumps([count, seconds]), flush=True)
+        seconds, used = time.perf_counter() - begun, sum(os.times()[:4]) - used
+    print(json.dumps([count, seconds, used]), file=answers, flush=True)
 """
 
 
@@ -133,62 +167,108 @@ def cover(slide: Path, side: int) -> None:
     slide.with_suffix(".geojson").write_text(json.dumps({"type": "FeatureCollection", "features": halves}))
 
 
-def start(peers: Path, without: list[str]) -> dict[str, Worker]:
-    """Start a process for each tiler that is installed, and say which are not."""
-    workers = {}
-    for name in (name for name in TILERS if name not in without):
+class Row:
+    """The processes of one row of the table."""
+
+    def __init__(self, python: Path, code: str, processes: int) -> None:
+        self.workers = [Worker(python, WORKER.format(mpp=MPP, code=code)) for _ in range(processes)]
+        self.runs = all(worker.runs for worker in self.workers)
+
+    def ask(self, slide: Path) -> tuple[float, float, float] | None:
+        """Return tiles of each process, and tiles a second of all together: of the clock, and of the processor."""
+        with ThreadPoolExecutor(len(self.workers)) as pool:
+            answers = list(pool.map(lambda worker: worker.ask(str(slide)), self.workers))
+        self.runs = all(answers)
+        if not self.runs:
+            return None
+        counts, seconds, used = zip(*answers, strict=True)
+        return counts[0], sum(counts) / max(seconds), sum(counts) / sum(used)
+
+    def failure(self) -> str:
+        """Return what a dead process complained about."""
+        dead = next((worker for worker in self.workers if not worker.runs), self.workers[0])
+        return dead.failure()[:80]
+
+    def close(self) -> None:
+        """End the processes."""
+        for worker in self.workers:
+            worker.close()
+
+
+def start(given: argparse.Namespace) -> dict[str, Row]:
+    """Start the processes of each tiler that is installed, and say which are not."""
+    print("TRIDENT: not run: no package index has it")
+    rows = {}
+    for name in (name for name in TILERS if name not in given.without):
         environment, code = TILERS[name]
-        python = peers / environment / "bin" / "python" if environment else Path(sys.executable)
+        python = given.peers / environment / "bin" / "python" if environment else Path(sys.executable)
         if not python.is_file():
             print(f"{name}: not installed")
             continue
-        worker = Worker(python, WORKER.format(mpp=MPP, code=code))
-        if worker.runs:
-            workers[name] = worker
+        row = Row(python, code, given.processes)
+        if row.runs:
+            rows[name] = row
         else:
-            print(f"{name}: does not start ({worker.failure()[:80]})")
-    return workers
+            print(f"{name}: does not start ({row.failure()})")
+    return rows
 
 
-def report(title: str, slide: Path, workers: dict[str, Worker], rounds: int) -> None:
-    """Print the table of one slide."""
-    rng, answers = np.random.default_rng(0), {name: [] for name in workers}
+def report(title: str, slide: Path, rows: dict[str, Row], rounds: int) -> dict[str, np.ndarray]:
+    """Print the table of one slide; return the medians of those that did it."""
+    rng, answers = np.random.default_rng(0), {name: [] for name in rows}
     for _ in range(rounds):
-        for name in rng.permutation(list(workers)).tolist():
-            answer = workers[name].ask(str(slide)) if workers[name].runs else None
-            answers[name].append(answer)
-            workers[name].runs = answer is not None
-    print(f"\n{title}: {rounds} rounds\n{'':<18}{'tiles':>7}{'tiles/s':>9}{'lowest':>9}{'highest':>9}")
-    for name, worker in workers.items():
-        if not worker.runs:
-            print(f"{name:<18} does not do it: {worker.failure()[:80]}")
+        for name in rng.permutation(list(rows)).tolist():
+            answers[name].append(rows[name].ask(slide) if rows[name].runs else None)
+    print(
+        f"\n{title}: {rounds} rounds\n{'':<18}{'tiles':>7}{'tiles/s':>9}{'lowest':>9}{'highest':>9}{'a CPU second':>14}"
+    )
+    found = {}
+    for name, row in rows.items():
+        if not row.runs:
+            print(f"{name:<18} does not do it: {row.failure()}")
             continue
-        rates = [count / seconds for count, seconds in answers[name]]
-        middle = statistics.median(rates)
-        print(f"{name:<18}{answers[name][0][0]:>7}{middle:>9.0f}{min(rates):>9.0f}{max(rates):>9.0f}", flush=True)
+        count, rate, cpu = found[name] = np.median(answers[name], axis=0)
+        rates = [answer[1] for answer in answers[name]]
+        print(f"{name:<18}{count:>7.0f}{rate:>9.0f}{min(rates):>9.0f}{max(rates):>9.0f}{cpu:>14.0f}", flush=True)
+    return found
+
+
+def judge(found: dict[str, np.ndarray], wanted: float) -> None:
+    """Print how many times as fast as the fastest peer Vitrail is."""
+    peers = [name for name in found if not name.startswith("Vitrail")]
+    for column, kind in ((1, "the clock"), (2, "the processor")):
+        if peers and "Vitrail fast" in found:
+            best = max(peers, key=lambda name: found[name][column])
+            times = found["Vitrail fast"][column] / found[best][column]
+            word = "met" if times >= wanted else "NOT met"
+            print(f"by {kind}, {times:.1f} times {best}; goal: {wanted:.0f} times the fastest, {word}")
 
 
 def main() -> None:
-    """Measure a phantom with a pyramid, and its level 0 alone."""
+    """Measure a slide with a pyramid, and its level 0 alone."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--peers", type=Path, default=Path("peers"), help="folder of virtual environments")
     parser.add_argument("--without", action="append", default=[], help="a row to leave out, as histolab, which is slow")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--side", type=int, default=8192, help="of the phantom, in pixels")
+    parser.add_argument("--processes", type=int, default=1, help="of each row, at once")
+    parser.add_argument("--side", type=int, default=5 * BLOCK_PX, help=f"of the slide; a multiple of {BLOCK_PX} px")
     parser.add_argument("--folder", type=Path, help="where to keep the phantom; a temporary folder without it")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
-        drawn = write_slide(given.folder or Path(temporary), "tiling", side_px=given.side, mpp=MPP, seed=7)
+        block = write_slide(given.folder or Path(temporary), "tiling", side_px=BLOCK_PX, mpp=MPP, seed=7)
+        drawn = enlarge(block, Path(temporary) / "drawn.tif", given.side // BLOCK_PX)
         flat = without_pyramid(drawn, Path(temporary) / "flat.tif")
-        cover(drawn, given.side)
-        cover(flat, given.side)
-        for title, slide in (("Level 0 alone", flat), ("With a level reduced by 4", drawn)):
-            workers = start(given.peers, given.without)
-            try:
-                report(title, slide, workers, given.rounds)
-            finally:
-                for worker in workers.values():
-                    worker.close()
+        for slide, side in ((block, BLOCK_PX), (drawn, given.side), (flat, given.side)):
+            cover(slide, side)
+        rows = start(given)
+        try:
+            for row in rows.values():
+                row.ask(block)  # what is done only once is done now
+            judge(report("Level 0 alone", flat, rows, given.rounds), FASTER_FLAT)
+            judge(report("With a level reduced by 4", drawn, rows, given.rounds), FASTER)
+        finally:
+            for row in rows.values():
+                row.close()
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from vitrail.classes import TissueClass
 from vitrail.errors import AnnotationError, SettingsError
 from vitrail.geometry import Region
 from vitrail.slides.annotations import Annotation, Annotations, ClassNames, names_found, read_annotations
-from vitrail.slides.raster import rasterize
+from vitrail.slides.raster import covered, rasterize
 
 ORCA = Path(__file__).parents[2] / "shared" / "data" / "orca" / "annotations"
 NAMES = ClassNames(tumor=("Tumor",), non_tumor=("Non-tumor", "Stroma"), ignore=("Ignore*", "Tumor: Doubtful"))
@@ -420,6 +420,26 @@ def test_nothing_is_painted_without_an_outline():
     assert rasterize(shapely.box(-5, -5, 9, 9), region, (4, 4)).all()
     with pytest.raises(ValueError, match="at least one pixel"):
         rasterize(Polygon(), region, (0, 4))
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(5, 40))
+def test_spans_are_filled_alike_one_by_one_and_together(seed, points):
+    outline = star(np.random.default_rng(seed), np.array([20.0, 15.0]), 30, points)
+    region, painted = Region(x=0, y=0, width=40, height=30), []
+    for span_px in (0, 10**9):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("vitrail.slides.raster._SPAN_PX", span_px)
+            painted.append(rasterize(outline, region, (47, 33)))
+    assert np.array_equal(*painted)
+
+
+def test_what_is_filled_and_what_is_touched_is_known_without_painting():
+    both = MultiPolygon([shapely.box(0, 0, 6, 6).difference(shapely.box(1, 4, 2, 5)), shapely.box(4, 0, 9, 9)])
+    boxes = shapely.box([0, 0, 5, 20], [0, 3, 0, 0], [3, 3, 9, 22], [3, 6, 9, 3])
+    full, touched = covered(both, boxes)
+    assert full.tolist() == [True, False, True, False]
+    assert touched.tolist() == [True, True, True, False]
 
 
 def test_a_long_outline_is_painted_quickly():

@@ -5,23 +5,28 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from shapely.geometry import box
+from shapely.geometry import Point, box
 
 from conftest import MPP, SIDE, outline, tissue, write_outlines, write_tiff
 from vitrail.branches import TileSettings
-from vitrail.classes import TissueClass
+from vitrail.classes import LABELS, TissueClass
 from vitrail.config import Settings
-from vitrail.errors import TileError
-from vitrail.slides.annotations import ClassNames, read_annotations
+from vitrail.errors import RunError, SlideError, TileError
+from vitrail.geometry import Region
+from vitrail.slides.annotations import Annotation, Annotations, ClassNames, read_annotations
 from vitrail.slides.cohort import CohortSlide, read_cohort
-from vitrail.slides.slide import open_slide
+from vitrail.slides.slide import open_slide, read_region
+from vitrail.tiles import cut
 from vitrail.tiles.choose import Candidates, candidates, choose
-from vitrail.tiles.cut import cut_slide
+from vitrail.tiles.cut import cut_slide, cut_tiles, plan_slide
 from vitrail.tiles.grid import TileGrid, covering_grid, inner_grid
 from vitrail.tiles.labels import UNANNOTATED, annotated, complete_mask
+from vitrail.tiles.parts import CutJob, cut_part, finished_part, read_part
+from vitrail.tiles.table import join_arrays
 
 ORCA = Path(__file__).parents[2] / "shared" / "data" / "orca" / "slides.csv"
 NAMES = ClassNames(tumor=("Tumor",), non_tumor=("Non-tumor",), ignore=())
@@ -48,7 +53,7 @@ def test_grids_lie_within_or_cover(tmp_path):
 def test_a_fractional_grid_does_not_drift():
     grid = TileGrid(side=90.5, rows=3, columns=1000)
     assert grid.tile(0, 999).x == 999 * 90.5
-    assert grid.strip(2).y == 181
+    assert (grid.strip(2, 3, 5).x, grid.strip(2, 3, 5).y, grid.strip(2, 3, 5).width) == (271.5, 181, 452.5)
 
 
 def test_where_outlines_overlap_tumor_wins(tmp_path):
@@ -76,6 +81,45 @@ def test_annotation_is_measured_as_drawn(tmp_path):
     assert found.label.tolist() == [0, 1, 0, 0]
 
 
+def drawn_everywhere(annotations, grid, side_px):
+    """The shares of all tiles as their own masks have them."""
+    regions = [grid.tile(row, column) for row in range(grid.rows) for column in range(grid.columns)]
+    masks = [annotated(annotations, region, (side_px, side_px)) for region in regions]
+    return [[(mask == label).mean() for label in LABELS] for mask in masks]
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 5), st.integers(1, 7))
+def test_tiles_that_no_outline_crosses_are_measured_without_drawing(seed, rows, columns):
+    rng = np.random.default_rng(seed)
+    grid, size = TileGrid(side=20.0, rows=rows, columns=columns), np.array([columns, rows]) * 20
+    places = [rng.uniform(-10, size + 10) for _ in range(6)]
+    shapes = [Point(place).buffer(rng.uniform(5, 60), quad_segs=3) for place in places]
+    shapes[0] = shapes[0].difference(shapes[1].buffer(-3)).buffer(0)
+    shapes[5] = box(20, 20, 60, 40)  # along the tiles' borders
+    outlines = [
+        Annotation(label=LABELS[number % 2], geometry=shape) for number, shape in enumerate(shapes) if shape.area
+    ]
+    annotations = Annotations(outlines=tuple(outlines))
+    assert candidates(annotations, grid, 16).share.tolist() == drawn_everywhere(annotations, grid, 16)
+
+
+def test_only_tiles_that_an_outline_crosses_are_drawn(monkeypatch):
+    shapes = box(0, 0, 300, 300), box(300, 0, 400, 400)  # the left one's lower border crosses the tiles of one row
+    annotations = Annotations(
+        outlines=tuple(Annotation(label=label, geometry=shape) for label, shape in zip(LABELS, shapes, strict=True))
+    )
+    drawn = []
+    monkeypatch.setattr("vitrail.tiles.choose.annotated", lambda *given: drawn.append(given[1:]) or annotated(*given))
+    share = candidates(annotations, TileGrid(side=40, rows=10, columns=10), 8).share
+    assert drawn == [
+        (Region(x=280, y=row * 40, width=40, height=40), (8, 8)) if row != 7
+        else (Region(x=0, y=280, width=320, height=40), (64, 8))
+        for row in range(10)
+    ]  # fmt: skip
+    assert share.sum() == (300 * 300 + 100 * 400) / 40**2
+
+
 @settings(max_examples=50, deadline=None)
 @given(st.integers(0, 5), st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=1, max_size=60))
 def test_the_papers_choice_holds(seed, pairs):
@@ -99,27 +143,86 @@ def test_a_draw_depends_on_seed_and_slide():
 
 def test_a_slide_is_cut_by_the_papers_rules(tmp_path):
     half = SIDE // 2
-    cut = cut_slide(
+    found = cut_slide(
         draw(tmp_path, outline("Tumor", box(0, 0, half, SIDE)), outline("Non-tumor", box(half, 0, SIDE, 64))), SMALL
     )
-    rows = cut.rows
+    rows = found.rows
     assert rows["label"].value_counts().to_dict() == {"tumor": 32, "non_tumor": 8}
     assert np.allclose(rows[["tumor", "non_tumor", "other", "background"]].sum(axis=1), 1)
     pixels = tissue(0)
     for i, (x, y) in enumerate(rows[["x", "y"]].round().astype(int).itertuples(index=False)):
-        assert np.array_equal(cut.images[i], pixels[y : y + 32, x : x + 32])
-    assert set(np.unique(cut.masks)) == {0, 1}
-    assert cut.mpp == pytest.approx(MPP)
+        assert np.array_equal(found.images[i], pixels[y : y + 32, x : x + 32])
+    assert set(np.unique(found.masks)) == {0, 1}
+    assert found.mpp == pytest.approx(MPP)
 
 
 def test_a_tiles_mask_knows_all_four_classes(tmp_path):
     shapes = outline("Tumor", box(0, 224, 20, 256)), outline("Non-tumor", box(10, 224, 20, 250))
-    cut = cut_slide(draw(tmp_path, *shapes), SMALL)
-    assert len(cut.rows) == 1
-    mask = cut.masks[0]
+    found = cut_slide(draw(tmp_path, *shapes), SMALL)
+    assert len(found.rows) == 1
+    mask = found.masks[0]
     assert (mask[:, :20] == TissueClass.TUMOR).all()
     assert (mask[:16, 20:] == TissueClass.OTHER).all()
     assert (mask[16:, 20:] == TissueClass.BACKGROUND).all()
+
+
+def test_wide_slides_are_read_in_stripes(tmp_path, monkeypatch):
+    entry = draw(tmp_path, outline("Tumor", box(0, 0, SIDE, SIDE)))
+    whole = cut_slide(entry, SMALL)
+    monkeypatch.setattr(cut, "_STRIPE", 3)
+    plan = plan_slide(entry, SMALL)
+    places = [(x, y) for x, y in plan.rows[["x", "y"]].itertuples(index=False)]
+    order = [tile.row for tile in cut_tiles(plan, SMALL)]
+    side = plan.rows["side"].iloc[0]
+    read = [(places[row][0] // side // 3, places[row][1], places[row][0]) for row in order]
+    assert read == sorted(read)
+    assert sorted(order) == list(range(64))
+    assert order != sorted(order)
+    striped = cut_slide(entry, SMALL)
+    assert np.array_equal(striped.images, whole.images)
+    pd.testing.assert_frame_equal(striped.rows, whole.rows)
+
+
+def test_a_part_holds_what_is_cut(tmp_path):
+    entry = draw(tmp_path, outline("Tumor", box(0, 0, 100, SIDE)), outline("Non-tumor", box(100, 0, SIDE, 70)))
+    job = CutJob(entry=entry, settings=SMALL, part=tmp_path / "part")
+    outcome = cut_part(job)
+    assert outcome == finished_part(job.part)
+    assert outcome.mpp == pytest.approx(MPP)
+    part, whole = read_part(job.part), cut_slide(entry, SMALL)
+    pd.testing.assert_frame_equal(part.rows, whole.rows)
+    assert np.array_equal(np.load(part.images), whole.images)
+    assert np.array_equal(np.load(part.masks), whole.masks)
+
+
+def test_what_cannot_be_cut_to_the_end_leaves_no_part(tmp_path, monkeypatch):
+    def broken(slide, region, size):
+        if region.y:
+            raise SlideError(slide.path, "is torn", "Scan it again")
+        return read_region(slide, region, size)
+
+    monkeypatch.setattr(cut, "read_region", broken)
+    (tmp_path / "parts").mkdir()
+    job = CutJob(
+        entry=draw(tmp_path, outline("Tumor", box(0, 0, SIDE, SIDE))), settings=SMALL, part=tmp_path / "parts" / "part"
+    )
+    assert "s.tif: is torn" in cut_part(job).skipped
+    assert not list((tmp_path / "parts").iterdir())
+    assert finished_part(job.part) is None
+
+
+def test_arrays_are_joined_from_rows_of_others(tmp_path):
+    rng = np.random.default_rng(0)
+    arrays = [rng.integers(0, 255, (count, 5, 4, 3), np.uint8) for count in (3, 1, 9)]
+    for number, array in enumerate(arrays):
+        np.save(tmp_path / f"{number}.npy", array)
+    sources = [(tmp_path / "0.npy", slice(1, 3)), (tmp_path / "1.npy", slice(0, 1)), (tmp_path / "2.npy", slice(4, 8))]
+    join_arrays(tmp_path / "all.npy", (7, 5, 4, 3), sources)
+    assert np.array_equal(np.load(tmp_path / "all.npy"), np.concatenate([arrays[0][1:], arrays[1], arrays[2][4:8]]))
+    np.save(tmp_path / "same.npy", np.load(tmp_path / "all.npy"))
+    assert (tmp_path / "same.npy").read_bytes() == (tmp_path / "all.npy").read_bytes()
+    with pytest.raises(RunError, match=r"0\.npy: is cut short"):
+        join_arrays(tmp_path / "all.npy", (9, 5, 4, 3), [(tmp_path / "0.npy", slice(0, 9))])
 
 
 @pytest.mark.parametrize(
@@ -141,12 +244,12 @@ def test_a_slide_without_tiles_says_why(tmp_path, shape, side, said):
 @pytest.mark.parametrize("number", [0, 40])
 def test_masks_of_real_outlines_have_the_area_that_shapely_finds(number):
     real = read_cohort(ORCA)[number]
-    cut = cut_slide(real, Settings.model_validate({"tiles": {"side_px": 96}}))
+    found = cut_slide(real, Settings.model_validate({"tiles": {"side_px": 96}}))
     outlines = read_annotations(real.annotations, NAMES)
-    side = cut.rows["side"].iat[0]
-    frames = [box(x, y, x + side, y + side) for x, y in cut.rows[["x", "y"]].itertuples(index=False)]
+    side = found.rows["side"].iloc[0]
+    frames = [box(x, y, x + side, y + side) for x, y in found.rows[["x", "y"]].itertuples(index=False)]
     for label, area in (("tumor", outlines.tumor), ("non_tumor", outlines.non_tumor.difference(outlines.tumor))):
         exact = np.array([frame.intersection(area).area for frame in frames]) / side**2
-        assert np.abs(cut.rows[label] - exact).max() < 0.02
-        assert cut.rows[label].mean() == pytest.approx(exact.mean(), abs=0.002)
-    assert cut.images.std() > 20
+        assert np.abs(found.rows[label] - exact).max() < 0.02
+        assert found.rows[label].mean() == pytest.approx(exact.mean(), abs=0.002)
+    assert found.images.std() > 20

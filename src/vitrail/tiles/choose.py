@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+import shapely
 
 from vitrail.classes import LABELS, TissueClass
+from vitrail.slides.raster import covered
 from vitrail.tiles.labels import annotated, label_shares
 
 if TYPE_CHECKING:
@@ -42,11 +44,26 @@ class Candidates:
 
 
 def candidates(annotations: Annotations, grid: TileGrid, side_px: int) -> Candidates:
-    """Measure how much of each tile of a grid is annotated, a row of tiles at a time."""
-    size = (grid.columns * side_px, side_px)
-    share = [label_shares(annotated(annotations, grid.strip(row), size), side_px) for row in range(grid.rows)]
+    """Measure how much of each tile of a grid is annotated; only tiles that an outline crosses are drawn."""
     row, column = np.divmod(np.arange(grid.rows * grid.columns), max(grid.columns, 1))
-    return Candidates(row=row, column=column, share=np.concatenate([np.empty((0, 2)), *share]))
+    left, top, side = column * grid.side, row * grid.side, grid.side
+    boxes = shapely.box(left, top, left + side, top + side)
+    tumor, touches_tumor = covered(annotations.tumor, boxes)
+    non_tumor, touches_non_tumor = covered(annotations.non_tumor, boxes)
+    share = np.stack([tumor, non_tumor & ~touches_tumor], axis=1).astype(np.float64)
+    crossed = (touches_tumor | touches_non_tumor) & ~share.any(axis=1)
+    for run in _runs(crossed, grid.columns):
+        size = (len(run) * side_px, side_px)
+        strip = grid.strip(int(row[run[0]]), int(column[run[0]]), len(run))
+        share[run] = label_shares(annotated(annotations, strip, size), side_px)
+    return Candidates(row=row, column=column, share=share)
+
+
+def _runs(wanted: NDArray[np.bool_], columns: int) -> list[NDArray[np.intp]]:
+    """Return the wanted tiles of a grid, those side by side in a row together."""
+    (tiles,) = np.nonzero(wanted)
+    apart = (np.diff(tiles) > 1) | (tiles[1:] % columns == 0)
+    return [run for run in np.split(tiles, np.flatnonzero(apart) + 1) if len(run)]
 
 
 def choose(tiles: Candidates, settings: TileSettings, slide_id: str, seed: int) -> NDArray[np.int64]:

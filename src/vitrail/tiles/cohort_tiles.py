@@ -23,18 +23,17 @@ from vitrail.slides.annotations import names_found
 from vitrail.slides.cohort import content_digest, file_digest
 from vitrail.tiles.cut import class_names
 from vitrail.tiles.parts import CutJob, Outcome, cut_part, finished_part, read_part
-from vitrail.tiles.table import new_array, read_tiles, tiles_of
+from vitrail.tiles.table import join_arrays, tiles_by_slide
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
     from vitrail.config import Settings
     from vitrail.progress import Progress
     from vitrail.slides.cohort import CohortSlide
-    from vitrail.tiles.table import TileTable
+    from vitrail.tiles.table import StoredTiles
 
-VERSION = 2
+VERSION = 3
 """Raised when the same slide, outlines and settings come to give other tiles."""
 
 
@@ -96,12 +95,10 @@ def cut_cohort(entries: tuple[CohortSlide, ...], settings: Settings, folders: Fo
     jobs = [_job(entry, settings, folders, digests) for entry in entries if entry.slide_id not in kept]
     summary = _summary(entries, kept | _cut(jobs, settings.compute.workers, progress), digests)
     _check_any(summary)
-    table = read_tiles(folders.earlier) if kept else None
-
-    def source(name: str) -> TileTable:
-        return tiles_of(table, name) if table and name in kept else read_part(folders.parts / digests[name])
-
-    _assemble(summary, source, folders.result, settings.tiles.side_px)
+    held = tiles_by_slide(folders.earlier) if kept else {}
+    names = [str(name) for name in summary.loc[summary["skipped"] == "", "slide_id"]]
+    tiles = [held[name] if name in kept else read_part(folders.parts / digests[name]) for name in names]
+    _assemble(summary, tiles, folders.result, settings.tiles.side_px)
 
 
 def check_names(entries: tuple[CohortSlide, ...], settings: Settings) -> None:
@@ -182,19 +179,13 @@ def _check_any(summary: pd.DataFrame) -> None:
         raise TileError(f"{len(summary)} slides", f"none gave tiles; {first}", "Mend the slides like this first one")
 
 
-def _assemble(summary: pd.DataFrame, source: Callable[[str], TileTable], folder: Path, side_px: int) -> None:
-    """Join the slides' tiles, one slide at a time, in the order of the cohort."""
-    names = [str(name) for name in summary.loc[summary["skipped"] == "", "slide_id"]]
-    rows = pd.concat([source(name).rows for name in names], ignore_index=True)
+def _assemble(summary: pd.DataFrame, slides: list[StoredTiles], folder: Path, side_px: int) -> None:
+    """Join the slides' tiles, in the order of the cohort."""
+    rows = pd.concat([tiles.rows for tiles in slides], ignore_index=True)
     _check_labels(rows)
-    images = new_array(folder / "images.npy", (len(rows), side_px, side_px, 3))
-    masks = new_array(folder / "masks.npy", (len(rows), side_px, side_px))
-    start = 0
-    for name in names:
-        tiles = source(name)
-        stop = start + len(tiles)
-        images[start:stop], masks[start:stop] = tiles.images, tiles.masks
-        start = stop
+    shape = len(rows), side_px, side_px
+    join_arrays(folder / "images.npy", (*shape, 3), [(tiles.images, tiles.span) for tiles in slides])
+    join_arrays(folder / "masks.npy", shape, [(tiles.masks, tiles.span) for tiles in slides])
     rows.to_parquet(folder / "tiles.parquet")
     _counted(summary, rows).to_csv(folder / "slides.csv", index=False)
 

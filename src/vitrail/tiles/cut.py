@@ -18,6 +18,8 @@ from vitrail.tiles.grid import inner_grid
 from vitrail.tiles.labels import annotated, complete_mask, shares
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from numpy.typing import NDArray
 
     from vitrail.config import Settings
@@ -28,8 +30,53 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TilePlan:
+    """Which tiles of a slide are to be cut.
+
+    Attributes
+    ----------
+    slide
+        The slide.
+    annotations
+        Its outlines.
+    rows
+        The slide's rows of the tile table, the shares of classes still missing.
+    whole
+        `[n]`, which tiles are all of their label, so that nothing needs drawing.
+    """
+
+    slide: Slide
+    annotations: Annotations
+    rows: pd.DataFrame
+    whole: NDArray[np.bool_]
+
+    def with_shares(self, share: NDArray[np.float64]) -> pd.DataFrame:
+        """Return the rows with the shares of each class, `[n, 4]`."""
+        return self.rows.assign(**{label.key: share[:, label] for label in CLASSES})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CutTile:
+    """One tile.
+
+    Attributes
+    ----------
+    row
+        Its place in the plan.
+    image
+        `[side_px, side_px, 3]`.
+    mask
+        `[side_px, side_px]`, values of `TissueClass`.
+    """
+
+    row: int
+    image: NDArray[np.uint8]
+    mask: NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CutSlide:
-    """The tiles of one slide.
+    """The tiles of one slide, in memory.
 
     Attributes
     ----------
@@ -69,8 +116,8 @@ def open_cohort_slide(entry: CohortSlide, settings: Settings) -> Slide:
     return open_slide(entry.slide, mpp=entry.mpp, fallback_mpp=settings.slides.mpp, reading=settings.slides.reading)
 
 
-def cut_slide(entry: CohortSlide, settings: Settings) -> CutSlide:
-    """Cut one slide into its tiles.
+def plan_slide(entry: CohortSlide, settings: Settings) -> TilePlan:
+    """Choose the tiles of one slide.
 
     Raises
     ------
@@ -81,11 +128,60 @@ def cut_slide(entry: CohortSlide, settings: Settings) -> CutSlide:
     """
     slide = open_cohort_slide(entry, settings)
     annotations = read_annotations(entry.annotations, class_names(settings))
-    grid = inner_grid(slide, settings.tiles.side_um)
-    rows, whole = _choose_rows(entry, annotations, grid, settings)
-    images, masks = _cut_pixels(slide, annotations, (rows, whole), settings)
-    rows[[label.key for label in CLASSES]] = shares(masks)
-    return CutSlide(rows=rows, images=images, masks=masks, mpp=slide.mpp, warnings=annotations.warnings)
+    rows, whole = _choose_rows(entry, annotations, inner_grid(slide, settings.tiles.side_um), settings)
+    return TilePlan(slide=slide, annotations=annotations, rows=rows, whole=whole)
+
+
+def cut_tiles(plan: TilePlan, settings: Settings) -> Iterator[CutTile]:
+    """Yield the pixels and masks of the chosen tiles, one at a time, in an order that is kind to the slide's reader.
+
+    Raises
+    ------
+    SlideError
+        The slide cannot be decoded somewhere.
+    """
+    side_px = settings.tiles.side_px
+    size, masks = (side_px, side_px), {name: np.full((side_px, side_px), label, np.uint8) for name, label in _VALUES}
+    places = list(plan.rows[["x", "y", "side", "label"]].itertuples(index=False))
+    for row in _reading_order(plan.rows):
+        x, y, side, label = places[row]
+        region = Region(x=x, y=y, width=side, height=side)
+        image = read_region(plan.slide, region, size)
+        if plan.whole[row]:
+            mask = masks[label]
+        else:
+            mask = complete_mask(annotated(plan.annotations, region, size), image, settings.tiles.white)
+        yield CutTile(row=row, image=image, mask=mask)
+
+
+def cut_slide(entry: CohortSlide, settings: Settings) -> CutSlide:
+    """Cut one slide into its tiles, and hold them all in memory.
+
+    Raises
+    ------
+    SlideError, AnnotationError
+        The slide or its outlines cannot be read.
+    TileError
+        It yields no tile; the message says why.
+    """
+    plan = plan_slide(entry, settings)
+    tiles = sorted(cut_tiles(plan, settings), key=lambda tile: tile.row)
+    images, masks = np.stack([tile.image for tile in tiles]), np.stack([tile.mask for tile in tiles])
+    rows = plan.with_shares(np.array([shares(mask) for mask in masks]))
+    return CutSlide(rows=rows, images=images, masks=masks, mpp=plan.slide.mpp, warnings=plan.annotations.warnings)
+
+
+_VALUES = tuple((label.key, label) for label in CLASSES)
+_STRIPE = 8
+"""Tiles across that are read before the next ones: of a wide slide, a reader cannot keep what two whole rows share. On
+82 thousand pixels across, read faithfully, it saves a tenth of the time."""
+
+
+def _reading_order(rows: pd.DataFrame) -> list[int]:
+    """Return the rows by stripes of the slide, and in each from left to right and from top to bottom."""
+    stripe = rows["x"] // (_STRIPE * rows["side"])
+    order: list[int] = np.lexsort((rows["x"], rows["y"], stripe)).tolist()
+    return order
 
 
 def _choose_rows(
@@ -108,19 +204,3 @@ def _choose_rows(
         "x": tiles.column[chosen] * grid.side, "y": tiles.row[chosen] * grid.side, "side": grid.side, "label": names,
     })  # fmt: skip
     return rows, tiles.share[chosen].max(axis=1) == 1
-
-
-def _cut_pixels(
-    slide: Slide, annotations: Annotations, tiles: tuple[pd.DataFrame, NDArray[np.bool_]], settings: Settings
-) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    (rows, whole), side_px, white = tiles, settings.tiles.side_px, settings.tiles.white
-    images = np.empty((len(rows), side_px, side_px, 3), np.uint8)
-    masks = np.empty((len(rows), side_px, side_px), np.uint8)
-    for i, (x, y, side, label) in enumerate(rows[["x", "y", "side", "label"]].itertuples(index=False)):
-        region = Region(x=x, y=y, width=side, height=side)
-        images[i] = read_region(slide, region, (side_px, side_px))
-        if whole[i]:
-            masks[i] = TissueClass[label.upper()]
-        else:
-            masks[i] = complete_mask(annotated(annotations, region, (side_px, side_px)), images[i], white)
-    return images, masks

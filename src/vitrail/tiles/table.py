@@ -6,9 +6,10 @@ Columns of `tiles.parquet`: `slide_id`, `patient_id`; `x`, `y`, `side` of the ti
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 import pandas as pd
@@ -16,6 +17,7 @@ import pandas as pd
 from vitrail.errors import RunError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -43,6 +45,31 @@ class TileTable:
         return len(self.rows)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredTiles:
+    """The tiles of one slide, wherever they lie on disk.
+
+    Attributes
+    ----------
+    rows
+        One row a tile.
+    images, masks
+        The `.npy` files that hold them, maybe among others.
+    first
+        Where in these files they begin.
+    """
+
+    rows: pd.DataFrame
+    images: Path
+    masks: Path
+    first: int = 0
+
+    @property
+    def span(self) -> slice:
+        """Their rows in the files."""
+        return slice(self.first, self.first + len(self.rows))
+
+
 def read_tiles(folder: Path) -> TileTable:
     """Open the tile table of a run's `tiles` folder; the arrays are memory maps.
 
@@ -66,6 +93,59 @@ def tiles_of(table: TileTable, slide_id: str) -> TileTable:
     (where,) = (table.rows["slide_id"] == slide_id).to_numpy().nonzero()
     part = slice(int(where[0]), int(where[-1]) + 1)
     return TileTable(rows=table.rows[part], images=table.images[part], masks=table.masks[part])
+
+
+def tiles_by_slide(folder: Path) -> dict[str, StoredTiles]:
+    """Return the tiles of each slide of a tile table; those of a slide lie together.
+
+    Raises
+    ------
+    RunError
+        As `read_tiles`.
+    """
+    rows = read_tiles(folder).rows
+    files = {name: folder / f"{name}.npy" for name in ("images", "masks")}
+    places = {str(name): (int(where[0]), len(where)) for name, where in rows.groupby("slide_id").indices.items()}
+    return {name: StoredTiles(rows=rows[at : at + count], first=at, **files) for name, (at, count) in places.items()}
+
+
+def start_array(file: BinaryIO, shape: tuple[int, ...]) -> None:
+    """Begin an `.npy` of bytes; what is in it follows, row by row, by plain writes.
+
+    A memory map would do, too, but what was written to it stays in the process's memory until the system wants it back.
+    """
+    np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
+
+
+def join_arrays(path: Path, shape: tuple[int, ...], sources: Iterable[tuple[Path, slice]]) -> None:
+    """Write an `.npy` of bytes from rows of others.
+
+    Raises
+    ------
+    RunError
+        One of them ends before the last of its rows.
+    """
+    with path.open("wb") as file:
+        start_array(file, shape)
+        for source, rows in sources:
+            _copy_rows(source, rows, file)
+
+
+def _copy_rows(source: Path, rows: slice, target: BinaryIO) -> None:
+    with source.open("rb", buffering=0) as file:
+        np.lib.format.read_magic(file)
+        shape, _, _ = np.lib.format.read_array_header_1_0(file)
+        row = math.prod(shape[1:])
+        file.seek(rows.start * row, os.SEEK_CUR)
+        left, block = (rows.stop - rows.start) * row, memoryview(bytearray(_BLOCK))
+        while left and (count := file.readinto(block[: min(left, _BLOCK)])):
+            target.write(block[:count])
+            left -= count
+    if left:
+        raise RunError(source, "is cut short", "Remove it and run the same command again")
+
+
+_BLOCK = 1 << 20
 
 
 def new_array(path: Path, shape: tuple[int, ...]) -> NDArray[np.uint8]:
