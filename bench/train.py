@@ -366,8 +366,8 @@ def arguments(given: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--encoder", default="efficientnet_b0", help="timm's name")
     parser.add_argument("--side", type=int, default=224, help="of a tile, in pixels")
     parser.add_argument("--batch", type=int, default=16, help="tiles of a step")
-    parser.add_argument("--steps", type=int, default=6, help="that are timed in each round")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=2, help="that are timed in each round")
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2, help="of torch")
     return parser.parse_args(given)
 

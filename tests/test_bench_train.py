@@ -121,7 +121,7 @@ def test_growth_is_the_power_of_the_size(growth, capsys):
     sizes = [10.0, 20.0, 40.0]
     assert growth.exponent(sizes, [3 * size**1.5 for size in sizes]) == pytest.approx(1.5)
     spent = [growth.Spent(seconds=size**1.5, cpu=size, peak=size, own=1.0, workers=0.0) for size in sizes]
-    growth.growth_goals("it", sizes, spent)
+    growth.growth_goals(sizes, spent)
     words = [line.split()[-2:] for line in capsys.readouterr().out.splitlines()]
     assert [word[-1] for word in words] == ["met"] * 4
     assert [word[0] for word in words] == ["NOT", "1.00", "NOT", "1.00"]

@@ -20,6 +20,7 @@ import torch
 from torch.nn import functional
 
 from vitrail.explain.hooks import seen, tap
+from vitrail.models.doubling import doubling_kernel
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -44,7 +45,8 @@ class _Block:
     def back(self, gradient: Tensor) -> Tensor:
         """Map the gradient of the output to that of the input."""
         twice = functional.conv_transpose2d(_where(self.second, gradient), _folded(self.layers.conv2), padding=1)
-        kernel = _merged(_folded(self.layers.conv1)[:, : self.channels])
+        kernel = doubling_kernel(_folded(self.layers.conv1)[:, : self.channels])
+        kernel = kernel.contiguous(memory_format=torch.channels_last)
         return functional.conv2d(_where(self.first, twice), kernel, stride=2, padding=1)
 
 
@@ -106,16 +108,6 @@ def _folded(layers: Any) -> Tensor:
     convolution, norm, *_ = layers
     factor = norm.weight / torch.sqrt(norm.running_var + norm.eps)
     return cast("Tensor", convolution.weight * factor[:, None, None, None])
-
-
-def _merged(kernel: Tensor) -> Tensor:
-    """Turn a kernel `[out, in, 3, 3]` on repeated values into that of its gradient, `[in, out, 4, 4]` of stride 2.
-
-    Each input feels what its four copies feel: the mirrored kernel, added up at the four places.
-    """
-    mirrored = kernel.flip(2, 3).transpose(0, 1)
-    copies = [functional.pad(mirrored, (x, 1 - x, y, 1 - y)) for x in (0, 1) for y in (0, 1)]
-    return torch.stack(copies).sum(0).contiguous(memory_format=torch.channels_last)
 
 
 def _where(output: Tensor, gradient: Tensor) -> Tensor:

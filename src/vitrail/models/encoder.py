@@ -21,6 +21,7 @@ from safetensors.torch import load_file
 
 from vitrail.config import EMBEDDED_ENCODER
 from vitrail.errors import ModelError
+from vitrail.models.depthwise import quicken
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -44,7 +45,9 @@ def create_encoder(name: str) -> nn.Module:
         timm knows no network of this name.
     """
     _check_name(name)
-    return timm.create_model(name, pretrained=False, num_classes=0)
+    encoder: nn.Module = timm.create_model(name, pretrained=False, num_classes=0)
+    quicken(encoder)
+    return encoder
 
 
 @cache

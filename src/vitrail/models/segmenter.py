@@ -9,6 +9,8 @@ import torch
 from torch import nn
 
 from vitrail.errors import ModelError
+from vitrail.models.depthwise import quicken
+from vitrail.models.doubling import DoublingBlock
 from vitrail.models.encoder import feature_channels
 
 if TYPE_CHECKING:
@@ -45,6 +47,8 @@ class Segmenter(nn.Module):
         except (ValueError, RuntimeError, AttributeError, IndexError, AssertionError) as error:
             where, problem = f"encoder {spec.encoder!r}", f"does not fit a U-Net ({error})"
             raise ModelError(where, problem, "Take an encoder whose feature maps halve five times") from None
+        quicken(self.unet.encoder)
+        self.unet.decoder.blocks = nn.ModuleList(DoublingBlock(block) for block in self.unet.decoder.blocks)
 
     @property
     def backbone(self) -> nn.Module:
