@@ -2,12 +2,15 @@
 
     python -m bench.predict [SLIDE] [--models RUN] [--peers FOLDER] [--rounds N] [--threads N] [--images N]
 
-The networks are those of RUN, or untrained ones of the default size (EfficientNet-B0, 224 px). The first table feeds
-tiles of the slide to each way of computing; eager float32 is what a plain script does. The second goes from the file to
-the probability of each tile of tissue, with the same classifier: TIAToolbox's PatchPredictor in a process that has
-imported everything before, like Vitrail, and the command `wsinfer run` beside the command `vitrail predict`, both from
-their start. A peer is run where FOLDER/<name>/bin/python has it installed. Every contender has a process of its own,
-and each round asks all of them, in an order that is drawn anew.
+The networks are those of RUN, or untrained ones of the default size (EfficientNet-B0, 224 px). The first tables feed
+tiles of the slide to each way of computing; eager float32 is what a plain script does. The next goes from the file to
+the probability of each tile of tissue, with the same classifier, in processes that have imported everything before:
+Vitrail, with and without the map of both explanations; TIAToolbox's PatchPredictor; WSInfer's command; and a plain
+script with OpenSlide, which is told Vitrail's tiles. Everyone else finds tissue and reduces pixels in their own way:
+"the same" counts the tiles in the same places as Vitrail's, on which probabilities are compared. The last table has the
+commands from their start. A peer is run where FOLDER/<name>/bin/python has it installed. Every contender has a process
+of its own, and each round asks all of them, in an order that is drawn anew. Seconds of the processor are those of the
+process and its workers; a ratio is taken within its round before the median over rounds.
 """
 
 from __future__ import annotations
@@ -38,6 +41,8 @@ from vitrail.slides.phantom import write_slide
 from vitrail.slides.slide import open_slide, read_region
 
 TASKS = ("classifier", "segmenter")
+TIA, PLAIN, WHY = "TIAToolbox PatchPredictor", "OpenSlide and eager torch", ", both maps"
+NEAR = 0.01  # of a tile's side
 SHARED = {
     "encoder": "efficientnet_b0",
     "side_um": 199.1,
@@ -47,7 +52,7 @@ SHARED = {
 }
 
 LOOP = """
-import json, sys, time
+import json, os, sys, time
 import numpy as np, torch
 from pathlib import Path
 torch.set_num_threads({threads})
@@ -55,27 +60,35 @@ torch.set_num_threads({threads})
 print("ready", flush=True)
 for line in sys.stdin:
     given = json.loads(line)
-    begun, used = time.perf_counter(), time.process_time()
+    begun, used = time.perf_counter(), sum(os.times()[:4])
     found = work(*given[:-1])
-    spent = [time.perf_counter() - begun, time.process_time() - used]
+    spent = [time.perf_counter() - begun, sum(os.times()[:4]) - used]
     np.save(given[-1], found)
     print(json.dumps([*spent, len(found)]), flush=True)
 """
 
 EAGER = """
-from vitrail.models.inputs import Standardiser
+from segmentation_models_pytorch import Unet
 from vitrail.models.store import load_model
 models = {}
+def plain(model):
+    if model.spec.task == "classifier":
+        return model.module
+    spec = model.spec  # smp's own U-Net with the same weights: Vitrail's does less work
+    network = Unet(f"tu-{spec.encoder}", encoder_weights=None, decoder_channels=spec.decoder, classes=4)
+    network.load_state_dict(model.module.unet.state_dict())
+    return network.eval()
 @torch.no_grad()
 def work(folder, images):
     if folder not in models:
-        models[folder] = load_model(Path(folder))
-    model, images = models[folder], np.load(images)
+        model = load_model(Path(folder))
+        models[folder] = model, plain(model)
+    (model, network), images = models[folder], np.load(images)
     mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (model.spec.mean, model.spec.std))
     outputs = []
     for start in range(0, len(images), 32):
         batch = torch.from_numpy(images[start : start + 32]).permute(0, 3, 1, 2).float().contiguous() / 255
-        outputs.append(model.module((batch - mean) / std))
+        outputs.append(network((batch - mean) / std))
     return torch.cat(outputs).numpy()
 """
 
@@ -93,34 +106,76 @@ def work(folder, images):
 
 SLIDE = """
 import tempfile
+import pandas as pd
+from bench.explain import random_auxiliary
 from vitrail.config import Settings
+from vitrail.explain.whole import explained_tiles, fitted_on
 from vitrail.models.device import keep_memory
 from vitrail.models.store import load_model
-from vitrail.predict.engine import Engine
+from vitrail.predict.engine import Engine, Explaining
+from vitrail.predict.explained import write_explained
 from vitrail.predict.ground import find_ground
+from vitrail.predict.slidemap import MAP_PX
 from vitrail.predict.wholeslide import SlideWork, classify_slide
 from vitrail.progress import Silent
 from vitrail.slides.slide import open_slide
 keep_memory()
 settings = Settings.model_validate({{"predict": {{"artefacts": False}}}})
 engines = {{}}
-def work(folder, path):
-    if folder not in engines:
-        engines[folder] = Engine(load_model(Path(folder)), torch.device("cpu"), engine="{engine}")
-    engine, slide = engines[folder], open_slide(path)
+def engine_of(folder, explained):
+    if (folder, explained) not in engines:
+        model, explaining = load_model(Path(folder)), None
+        if explained:
+            tiles = explained_tiles(model, MAP_PX, fitted_on(Path(folder)) or random_auxiliary(model.module))
+            explaining = Explaining(module=tiles, methods=tiles.methods)
+        engines[folder, explained] = Engine(model, torch.device("cpu"), engine="{engine}", explaining=explaining)
+    return engines[folder, explained]
+def work(folder, path, explained):
+    engine, slide = engine_of(folder, explained), open_slide(path)
     ground = find_ground(slide, [engine.spec], settings, Silent())
     boxes = ground.boxes[ground.tissue.shares(ground.boxes) >= settings.predict.min_tissue]
+    tiles = pd.DataFrame(boxes[:, :3], columns=["x", "y", "side"])
     with tempfile.TemporaryDirectory() as scratch:
         job = SlideWork(slide=slide, folder=Path(scratch), step=lambda n=1: None)
-        return np.concatenate([np.load(part) for part in classify_slide(job, engine, boxes)])
+        blocks = list(classify_slide(job, engine, boxes, explained=explained))
+        if explained:
+            write_explained(Path(scratch) / "maps.ome.tiff", blocks, tiles, (ground, tuple(engine.methods)))
+        return np.column_stack([boxes[:, :2] + boxes[:, 2:] / 2, np.concatenate([np.load(part) for part in blocks])])
+"""
+
+OPENSLIDE = """
+import openslide
+from PIL import Image
+models = {{}}
+from vitrail.models.store import load_model
+@torch.no_grad()
+def work(folder, path, boxes):
+    if folder not in models:
+        models[folder] = load_model(Path(folder))
+    model, boxes = models[folder], np.load(boxes)
+    side, mean, std = model.spec.side_px, *(torch.tensor(v).view(1, 3, 1, 1) for v in (model.spec.mean, model.spec.std))
+    def tile(x, y, width):
+        level = slide.get_best_level_for_downsample(width / side)
+        size = round(width / slide.level_downsamples[level])
+        region = slide.read_region((round(x), round(y)), level, (size, size)).convert("RGB")
+        return np.asarray(region.resize((side, side), Image.Resampling.BILINEAR))
+    found = []
+    with openslide.OpenSlide(path) as slide:
+        for start in range(0, len(boxes), 32):
+            tiles = np.stack([tile(x, y, width) for x, y, width, _ in boxes[start : start + 32].tolist()])
+            batch = torch.from_numpy(tiles).permute(0, 3, 1, 2).float().contiguous() / 255
+            found.append(model.module((batch - mean) / std).sigmoid().numpy())
+    return np.column_stack([boxes[:, :2] + boxes[:, 2:] / 2, np.concatenate(found)])
 """
 
 TIATOOLBOX = """
 import shutil, tempfile
+import zarr
 from tiatoolbox import logger
 from tiatoolbox.models.engine.io_config import IOPatchPredictorConfig
 from tiatoolbox.models.engine.patch_predictor import PatchPredictor
 from tiatoolbox.models.models_abc import ModelABC
+from tiatoolbox.wsicore.wsireader import WSIReader
 logger.setLevel("ERROR")
 class Recorded(ModelABC):
     def __init__(self, path, mean, std):
@@ -130,6 +185,9 @@ class Recorded(ModelABC):
     def forward(self, images):
         return self.net((images.permute(0, 3, 1, 2).float() / 255 - self.mean) / self.scale).softmax(1)
     @staticmethod
+    def postproc(probabilities):
+        return probabilities.argmax(-1)
+    @staticmethod
     def infer_batch(model, batch_data, *, device):
         with torch.inference_mode():
             return model(batch_data).numpy()
@@ -138,18 +196,42 @@ def work(recorded, mean, std, mpp, side, path):
     config = IOPatchPredictorConfig(
         input_resolutions=[place], output_resolutions=[place], patch_input_shape=(side, side), stride_shape=(side, side)
     )
-    predictor = PatchPredictor(Recorded(recorded, mean, std), batch_size=32, num_workers=0)
+    predictor = PatchPredictor(Recorded(recorded, mean, std), batch_size=32, num_workers=0, verbose=False)
     out = Path(tempfile.mkdtemp())
     found = predictor.run(
         [Path(path)], patch_mode=False, ioconfig=config, save_dir=out / "out", return_probabilities=True,
         output_type="zarr",
     )
-    import zarr
     store = zarr.open(str(next(iter(found.values()))), mode="r")
-    probabilities = np.asarray(store["probabilities"])
+    probabilities, places = (np.asarray(store[name]) for name in ("probabilities", "coordinates"))
     shutil.rmtree(out)
-    return probabilities
+    factor = mpp / WSIReader.open(Path(path)).info.mpp[0]
+    return np.column_stack([places[:, :2] + places[:, 2:], 2 * probabilities[:, 1:]]) / 2 * [factor, factor, 1]
 """
+"""Its model's `postproc` makes labels of probabilities, as those of its own models do."""
+
+WSINFER = """
+import os, shutil, tempfile
+import pandas as pd
+import wsinfer_zoo.client as zoo
+zoo.load_registry = lambda: zoo.ModelRegistry(models={{}})
+from wsinfer.cli.cli import cli
+def work(recorded, path):
+    out = Path(tempfile.mkdtemp())
+    (out / "wsi").mkdir()
+    (out / "wsi" / Path(path).name).symlink_to(Path(path).resolve())
+    cli.main(
+        ["run", "--wsi-dir", str(out / "wsi"), "--results-dir", str(out / "results"), "--num-workers", "1",
+         "--model-path", f"{{recorded}}/torchscript_model.pt", "--config", f"{{recorded}}/config.json"],
+        standalone_mode=False,
+    )
+    rows = pd.read_csv(out / "results" / "model-outputs-csv" / f"{{Path(path).stem}}.csv")
+    shutil.rmtree(out)
+    return np.column_stack(
+        [rows["minx"] + rows["width"] / 2, rows["miny"] + rows["height"] / 2, rows["prob_Tumor"]]
+    )
+"""
+"""The command itself, in a process that has imported it; its list of the zoo's own models is not downloaded."""
 
 
 def networks(given: argparse.Namespace, folder: Path) -> Path:
@@ -165,11 +247,17 @@ def networks(given: argparse.Namespace, folder: Path) -> Path:
     return folder
 
 
+def tissue_boxes(path: Path, spec, least: float = 0.05):
+    """Find the tiles that hold tissue: x, y, width and height."""
+    settings = Settings.model_validate({"predict": {"artefacts": False}})
+    ground = find_ground(open_slide(path), [spec], settings, Silent())
+    return ground.boxes[ground.tissue.shares(ground.boxes) >= least]
+
+
 def tiles_of(path: Path, spec, count: int):
     """Read tiles of tissue at a model's resolution, again and again where there are too few."""
     slide = open_slide(path)
-    ground = find_ground(slide, [spec], Settings.model_validate({"predict": {"artefacts": False}}), Silent())
-    boxes = ground.boxes[ground.tissue.shares(ground.boxes) >= 0.5]
+    boxes = tissue_boxes(path, spec, 0.5)
     regions = [Region(x=x, y=y, width=w, height=h) for x, y, w, h in boxes[np.arange(count) % len(boxes)].tolist()]
     return np.stack([read_region(slide, region, (spec.side_px, spec.side_px)) for region in regions])
 
@@ -248,7 +336,7 @@ def command(name: str, arguments: list, folder: Path, rounds_: int) -> None:
     seconds = []
     for number in range(rounds_):
         begun = time.perf_counter()
-        filled = [str(each).format(out=folder / f"{name}-{number}") for each in arguments]
+        filled = [str(each).replace("{out}", str(folder / f"{name}-{number}")) for each in arguments]
         done = subprocess.run(filled, env=os.environ | {"HOME": str(folder)}, capture_output=True, check=False)  # noqa: S603 - own
         if done.returncode:
             print(f"{name:<34}failed: {done.stderr.decode().strip().splitlines()[-1:]}")
@@ -257,39 +345,82 @@ def command(name: str, arguments: list, folder: Path, rounds_: int) -> None:
     print(f"{name:<34}{statistics.median(seconds):>9.2f} s  ({min(seconds):.2f} to {max(seconds):.2f})")
 
 
-def whole_slide(models: Path, given: argparse.Namespace, folder: Path) -> None:
-    """Print the time from file to probabilities."""
+def contenders(models: Path, given: argparse.Namespace, folder: Path):
+    """Start whoever goes from the file to probabilities; returns the processes, and what each is asked."""
     spec, own = load_model(models / "classifier").spec, Path(sys.executable)
     recorded = export_wsinfer(models / "classifier", folder / "recorded")
-    peer = given.peers / "tiatoolbox" / "bin" / "python"
+    np.save(folder / "boxes.npy", tissue_boxes(given.slide, spec))
+    python = {peer: given.peers / peer / "bin" / "python" for peer in ("tiatoolbox", "wsinfer")}
     scripts = {
         "Vitrail, torch": (own, SLIDE.format(engine="torch")),
         "Vitrail, OpenVINO": (own, SLIDE.format(engine="openvino")),
-        "TIAToolbox PatchPredictor": (peer, TIATOOLBOX.format()),
+        PLAIN: (own, OPENSLIDE.format()),
+        TIA: (python["tiatoolbox"], TIATOOLBOX.format()),
+        "WSInfer": (python["wsinfer"], WSINFER.format()),
     }
-    workers = started(scripts, given.threads)
-    asked = (str(models / "classifier"), str(given.slide))
-    network = (str(recorded / "torchscript_model.pt"), spec.mean, spec.std, spec.mpp, spec.side_px, str(given.slide))
-    questions = {
-        name: (*(network if name.startswith("TIA") else asked), str(folder / f"s{number}.npy"))
-        for number, name in enumerate(workers)
-    }
+    workers, classifier, slide = started(scripts, given.threads), str(models / "classifier"), str(given.slide.resolve())
+    network = str(recorded / "torchscript_model.pt"), spec.mean, spec.std, spec.mpp, spec.side_px
+    asked = {TIA: (*network, slide), "WSInfer": (str(recorded), slide)}
+    asked[PLAIN] = classifier, slide, str(folder / "boxes.npy")
+    for name in ("Vitrail, torch", "Vitrail, OpenVINO"):
+        if name in workers:
+            workers[f"{name}{WHY}"] = workers[name]
+            asked |= {name: (classifier, slide, False), f"{name}{WHY}": (classifier, slide, True)}
+    out = {name: folder / f"slide-{number}.npy" for number, name in enumerate(workers)}
+    return workers, {name: (*asked[name], str(out[name])) for name in workers}, out
+
+
+def whole_slide(models: Path, given: argparse.Namespace, folder: Path) -> None:
+    """Print the time from file to probabilities."""
+    workers, questions, out = contenders(models, given, folder)
     try:
         spent = rounds(workers, questions, given)
     finally:
-        for worker in workers.values():
+        for worker in set(workers.values()):
             worker.close()
-    print(f"\n{given.slide.name}, from file to tile probabilities, tiles of {spec.side_px} px")
-    base = spent.get("TIAToolbox PatchPredictor", next(iter(spent.values())))
+    spec = load_model(models / "classifier").spec
+    print(f"\n{given.slide.name}, from file to tile probabilities, tiles of {spec.side_px} px, {given.rounds} rounds")
+    print(f"{'':<34}{'s':>7}  {'(min to max)':<18}{'CPU s':>7}{'tiles':>7}{'the same':>10}{'mean diff.':>12}{'r':>8}")
+    base = np.load(out["Vitrail, torch"])
     for name, times in spent.items():
-        seconds = times[:, 0]
-        ratio = np.median(base[:, 0] / seconds)
-        spread = f"({seconds.min():.2f} to {seconds.max():.2f})"
-        print(f"{name:<34}{np.median(seconds):>9.2f} s  {spread:<18}{ratio:>6.1f} x  {times[0, 2]:.0f} tiles")
-    vitrail = [own.with_name("vitrail"), "predict", given.slide, "--classifier", models / "classifier", "--set",
-               "predict.artefacts=false", "--out", "{out}"]  # fmt: skip
-    command("command vitrail predict", vitrail, folder, min(given.rounds, 3))
-    python = given.peers / "wsinfer" / "bin" / "python"
+        seconds, found = times[:, 0], np.load(out[name])
+        spread, cpu = f"({seconds.min():.2f} to {seconds.max():.2f})", np.median(times[:, 1])
+        print(f"{name:<34}{np.median(seconds):>7.2f}  {spread:<18}{cpu:>7.2f}{len(found):>7}{told(found, base)}")
+    goals(spent)
+
+
+def told(found, base) -> str:
+    """Compare the probabilities of tiles that lie in the same places, to within a hundredth of a tile's side."""
+    side = np.median(np.diff(np.unique(base[:, 0].round(3))))
+    apart = np.abs(found[:, None, :2] - base[None, :, :2]).max(2)
+    mine, theirs = np.arange(len(found)), apart.argmin(1)
+    same = apart[mine, theirs] <= NEAR * side
+    one, other = found[same, 2], base[theirs[same], 2]
+    if len(one) < 2:
+        return f"{len(one):>10}"
+    return f"{len(one):>10}{np.abs(one - other).mean():>12.1e}{np.corrcoef(one, other)[0, 1]:>8.4f}"
+
+
+def goals(spent: dict[str, np.ndarray]) -> None:
+    """Print how many times faster than the peers, and what explanations cost, within rounds before the median."""
+    print(f"\n{'':<52}{'x clock':>9}{'x CPU':>9}")
+    fastest = "Vitrail, OpenVINO" if "Vitrail, OpenVINO" in spent else "Vitrail, torch"
+    pairs = [(f"{fastest} over {peer}, goal 8", peer, fastest) for peer in (TIA, "WSInfer", PLAIN)]
+    pairs += [(f"{name} with both maps over without, goal 1.10", f"{name}{WHY}", name) for name in spent]
+    for text, slower, faster in pairs:
+        if {slower, faster} <= set(spent):
+            clock, cpu = (np.median(spent[slower][:, i] / spent[faster][:, i]) for i in (0, 1))
+            print(f"{text:<52}{clock:>9.2f}{cpu:>9.2f}")
+
+
+def commands(models: Path, given: argparse.Namespace, folder: Path) -> None:
+    """Print the time of the commands, from their start."""
+    print("\nthe command from its start")
+    vitrail = [Path(sys.executable).with_name("vitrail"), "predict", given.slide, "--classifier", models / "classifier",
+               "--set", "predict.artefacts=false", "--out", "{out}"]  # fmt: skip
+    command("vitrail predict", vitrail, folder, min(given.rounds, 3))
+    command("vitrail predict --explain", [*vitrail, "--explain"], folder, min(given.rounds, 3))
+    python, recorded = given.peers / "wsinfer" / "bin" / "python", folder / "recorded"
     if not python.is_file():
         print("wsinfer run: not installed")
         return
@@ -297,7 +428,7 @@ def whole_slide(models: Path, given: argparse.Namespace, folder: Path) -> None:
     (folder / "wsi" / given.slide.name).symlink_to(given.slide.resolve())
     run = [python, "-c", WITHOUT_REGISTRY, "run", "--wsi-dir", folder / "wsi", "--results-dir", "{out}", "--model-path",
            recorded / "torchscript_model.pt", "--config", recorded / "config.json", "--num-workers", "1"]  # fmt: skip
-    command("command wsinfer run", run, folder, min(given.rounds, 3))
+    command("wsinfer run", run, folder, min(given.rounds, 3))
 
 
 def main() -> None:
@@ -309,14 +440,17 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--images", type=int, default=64, help="of each round")
+    parser.add_argument("--only-slide", action="store_true", help="leave out the tables of images a second")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         given.slide = given.slide or write_slide(folder, "phantom", side_px=8192, seed=7)
         models = networks(given, folder / "models")
         for task in TASKS:
-            engines(task, models, given, folder)
+            if not given.only_slide:
+                engines(task, models, given, folder)
         whole_slide(models, given, folder)
+        commands(models, given, folder)
 
 
 if __name__ == "__main__":

@@ -271,6 +271,46 @@ def test_saved_models_are_applied_and_checked(slide, tmp_path):
     assert not (tmp_path / "x").exists()
 
 
+class Why(Reds):
+    """An engine that explains, too."""
+
+    def __init__(self, task):
+        super().__init__(task)
+        self.methods = {"gradcam": {"layers": ["features"]}}
+
+    def explained(self, images):
+        red = self._seen(images)
+        return red.mean((1, 2)).astype(np.float64), red[:, None] - 0.5
+
+    def probability(self, logits):
+        return logits
+
+
+def test_explained_slides_get_a_map_and_a_picture_more(bench, slide, tmp_path, monkeypatch):
+    out, engine = tmp_path / "out", Why("classifier")
+    monkeypatch.setattr(apply, "_networks", lambda _: (Networks(classifier=engine, segmenter=Reds()), ["a"]))
+    outcome = bench.run([slide], out, explained=True)
+    more = ("explanations.ome.tiff", "explanations.png")
+    assert names(out) == {"summary.csv", *(f"A.{ending}" for ending in (*ENDINGS, *more))}
+    assert [line for line in outcome.warnings if "Grad-CAM alone" in line]
+    first, seen = contents(out), engine.seen
+    (out / "A.explanations.png").unlink()
+    bench.run([slide], out, explained=True)
+    assert engine.seen == seen + 2  # glass, white and the slide's own
+    assert contents(out) == first
+    (out / "A.explanations.ome.tiff").unlink()
+    bench.run([slide], out, explained=True)
+    assert contents(out) == first
+    bench.run([slide], out)
+    assert names(out) == {"summary.csv", *(f"A.{ending}" for ending in ENDINGS)}
+
+
+def test_only_a_classifier_can_be_explained_on_slides(slide, tmp_path):
+    job = Application(segmenter=tmp_path / "segmenter", out=tmp_path / "out", settings=settings(explained=True))
+    with pytest.raises(SettingsError, match="--explain: explains a classifier, and none is given"):
+        apply_models([slide], job)
+
+
 def test_settings_start_from_the_defaults():
     changed = settings_from(["predict.overlap=0.1", "evaluation.threshold=0.7"])
     assert (changed.predict.overlap, changed.evaluation.threshold, changed.predict.min_tissue) == (0.1, 0.7, 0.05)

@@ -352,7 +352,7 @@ def test_tiles_take_the_colour_of_their_class():
 def test_artefacts_are_painted_in_a_colour_of_their_own():
     spoilt = replace(slide_maps("a", 1), artefacts=np.ones_like(slide_maps("a", 1).artefacts))
     tissue = ~spoilt.background
-    for panel in (*maps._class_panels(spoilt, 0.5)[:1], *maps._probability_panels(spoilt)):
+    for panel in (*maps._class_panels(spoilt, 0.5)[:1], *maps.probability_panels(spoilt)):
         assert (panel.picture[tissue] == ARTEFACT_CLASS.rgb).all()
         assert (panel.picture[~tissue] == 255).all()
     assert maps.segmented(np.array([[4]], np.uint8))[0, 0].tolist() == list(ARTEFACT_CLASS.rgb)

@@ -18,13 +18,15 @@ from vitrail.classes import TissueClass
 from vitrail.config import Settings, changed_text, settings_text
 from vitrail.errors import ModelError, SettingsError, SlideError
 from vitrail.exchange.whole import ExchangeError, not_written
+from vitrail.explain.whole import explained_tiles, fitted_on
 from vitrail.files import write_table, write_text
 from vitrail.models.device import keep_memory, pick_device, reproducible
 from vitrail.models.store import JSON, WEIGHTS, load_model
-from vitrail.predict.engine import Engine
+from vitrail.predict.engine import Engine, Explaining
 from vitrail.predict.mapping import Networks, map_slide
-from vitrail.predict.slidemap import MapFiles
+from vitrail.predict.slidemap import MAP_PX, MapFiles
 from vitrail.progress import Silent
+from vitrail.report.explained_slide import save_explained_figure
 from vitrail.report.wholeslide import SUMMARY, name_tiles, publish, read_slide_maps, save_map_figure
 from vitrail.slides.artefact_kind import ARTEFACTS
 from vitrail.slides.cohort import content_digest, file_digest
@@ -43,6 +45,10 @@ SUMMARY_CSV = "summary.csv"
 
 _COLUMNS = (*SUMMARY, *(f"{kind.key}_share" for kind in ARTEFACTS), "reason")
 """Of the summary: what `publish` says, then the share of the tissue that each kind of artefact covers."""
+
+_NO_HRCAM = (
+    "explained by Grad-CAM alone: the classifier's run has no dense layer for HR-CAM; fit it with vitrail explain RUN"
+)
 
 _FARTHEST = 2.0
 """Standard deviations of training pixels that the mean colour of a slide's tissue may lie off their mean. The slides of
@@ -86,8 +92,9 @@ def settings_from(changes: Iterable[str] = ()) -> Settings:
 def apply_models(slides: Sequence[Path], job: Application, progress: Progress | None = None) -> Outcome:
     """Map slides, and write for each what QuPath and people need; slides that are finished are not done again.
 
-    For each slide `<name>.tiles.parquet`, `.classes.ome.tiff`, `.geojson` and `.png` are written, and `.json` and
-    `.npz` with which a later call goes on; and after each slide `summary.csv`, with a reason for those left out. A
+    For each slide `<name>.tiles.parquet`, `.classes.ome.tiff`, `.geojson` and `.png` are written, with
+    `predict.explained` also `.explanations.ome.tiff` and `.explanations.png`, and `.json` and `.npz` with which a later
+    call goes on; and after each slide `summary.csv`, with a reason for those left out. A
     slide is done again where the networks, the settings, its mpp or its own content changed.
 
     Parameters
@@ -148,18 +155,30 @@ def _networks(job: Application) -> tuple[Networks, list[str]]:
         raise SettingsError(
             "vitrail predict", "no model is given", "Add --classifier RUN/classifier, --segmenter, or both"
         )
+    if job.settings.predict.explained and "classifier" not in given:
+        raise SettingsError("--explain", "explains a classifier, and none is given", "Add --classifier RUN/classifier")
     keep_memory()
-    device, engines = pick_device(job.settings.compute.device), dict[str, Engine]()
-    for task, folder in given.items():
-        model = load_model(folder)
-        if model.spec.task != task:
-            raise ModelError(folder, f"holds a {model.spec.task}, not a {task}", f"Give it as --{model.spec.task}")
-        engines[task] = Engine(
-            model, device, engine=job.settings.compute.engine, calibrated=job.settings.predict.calibrated
-        )
+    engines = {task: _engine(task, folder, job.settings) for task, folder in given.items()}
     _check_reading(given, engines)
     digests = [content_digest(folder / name) for folder in given.values() for name in (JSON, WEIGHTS)]
+    digests += [json.dumps(engine.methods, sort_keys=True) for engine in engines.values()]
     return Networks(classifier=engines.get("classifier"), segmenter=engines.get("segmenter")), digests
+
+
+def _engine(task: str, folder: Path, settings: Settings) -> Engine:
+    model, explaining = load_model(folder), None
+    if model.spec.task != task:
+        raise ModelError(folder, f"holds a {model.spec.task}, not a {task}", f"Give it as --{model.spec.task}")
+    if settings.predict.explained and task == "classifier":
+        tiles = explained_tiles(model, MAP_PX, fitted_on(folder))
+        explaining = Explaining(module=tiles, methods=tiles.methods)
+    return Engine(
+        model,
+        pick_device(settings.compute.device),
+        engine=settings.compute.engine,
+        calibrated=settings.predict.calibrated,
+        explaining=explaining,
+    )
 
 
 def _check_reading(given: dict[str, Path], engines: dict[str, Engine]) -> None:
@@ -186,7 +205,14 @@ class _Applied:
 
     def __post_init__(self) -> None:
         self.warnings += check_networks(self.networks, self.job.settings.evaluation.threshold)
+        if self.explained and "hrcam" not in self.explained.methods:
+            self.warnings.append(_NO_HRCAM)
         self.rows = _read_summary(self.job.out / SUMMARY_CSV)
+
+    @property
+    def explained(self) -> Engine | None:
+        """The classifier, where it is to say why."""
+        return self.networks.classifier if self.job.settings.predict.explained else None
 
     def add(self, path: Path) -> None:
         """Do one slide, and write the summary."""
@@ -219,11 +245,13 @@ class _Applied:
         key = _digest([slide.mpp, file_digest(path), *self.digests, *_relevant(settings)])
         files, threshold = MapFiles(base=job.out / path.stem, key=key[:16]), settings.evaluation.threshold
         facts = _facts(files)
-        if facts.get("key") != files.key or not _whole(files, self.networks):
+        if facts.get("key") != files.key or not _whole(files, self.networks, explained=bool(self.explained)):
             _clear(files)
             map_slide(slide, self.networks, settings, files, self.progress)
             self.fresh += 1
             facts = _facts(files)
+        if self.explained and not _explained_figure(files).is_file():
+            save_explained_figure(_explained_figure(files), read_slide_maps(slide, files), files)
         if facts.get("threshold") != threshold or not all(one.is_file() for one in _published(files)):
             facts = _publish(files, slide, threshold)
         _tidy(files)
@@ -298,9 +326,10 @@ def _facts(files: MapFiles) -> dict[str, Any]:
     return facts if isinstance(facts, dict) else {}
 
 
-def _whole(files: MapFiles, networks: Networks) -> bool:
+def _whole(files: MapFiles, networks: Networks, *, explained: bool) -> bool:
     """Tell whether all maps are there."""
-    wanted = [files.tiles, files.small, *([files.classes] if networks.segmenter else [])]
+    more = {files.classes: networks.segmenter is not None, files.explained: explained}
+    wanted = [files.tiles, files.small, *(path for path, there in more.items() if there)]
     return all(path.is_file() for path in wanted)
 
 
@@ -308,9 +337,14 @@ def _published(files: MapFiles) -> tuple[Path, Path]:
     return files.base.with_name(f"{files.base.name}.geojson"), files.base.with_name(f"{files.base.name}.png")
 
 
+def _explained_figure(files: MapFiles) -> Path:
+    return files.base.with_name(f"{files.base.name}.explanations.png")
+
+
 def _clear(files: MapFiles) -> None:
     """Remove what an earlier call with other networks or settings left; work of this key stays."""
-    for path in (files.facts, files.tiles, files.classes, files.small, *_published(files)):
+    maps = files.tiles, files.classes, files.explained, files.small
+    for path in (files.facts, *maps, *_published(files), _explained_figure(files)):
         path.unlink(missing_ok=True)
     for stale in files.partial.parent.glob("*"):
         if stale != files.partial:

@@ -179,6 +179,11 @@ class PredictSettings(Branch):
         default=False, description='classify background tiles, too (Paper: "including background tiles", Fig. S3)'
     )
     artefacts: bool = Field(default=True, description="find artefacts, and leave them out of maps and statistics")
+    explained: bool = Field(
+        default=False,
+        description="explain the classifier on whole slides, too: Grad-CAM and HR-CAM of every tile, in the pass that "
+        "classifies it. The paper explains tiles alone",
+    )
     calibrated: bool = Field(
         default=True,
         description="divide logits by the temperature that the validation tiles asked for, so that probabilities mean "

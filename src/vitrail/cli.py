@@ -90,15 +90,17 @@ def predict(  # noqa: PLR0913, PLR0917 - each is an option of the command
     mpp: Annotated[Optional[float], typer.Option(help="um per level-0 pixel, whatever the headers say.")] = None,  # noqa: UP045 - the same
     background: Annotated[bool, typer.Option("--background", help="Classify background tiles, too.")] = False,  # noqa: FBT002 - a flag
     keep_artefacts: Annotated[bool, typer.Option("--keep-artefacts", help="Do not leave artefacts out.")] = False,  # noqa: FBT002 - a flag
+    explain: Annotated[bool, typer.Option("--explain", help="Say why, too: Grad-CAM and HR-CAM of slides.")] = False,  # noqa: FBT002 - a flag
     changes: Changes = None,
 ) -> None:
     """Apply both networks to a run's tiles and test slides; or map any slides with trained models."""
+    wanted = [*(changes or ()), *(["predict.explained=true"] if explain else [])]
     if classifier is None and segmenter is None:
-        _bring(_only(what), "predict", changes)
+        _bring(_only(what), "predict", wanted)
         return
     from vitrail.apply import Application, apply_models, settings_from  # noqa: PLC0415 - quick start-up
 
-    wanted = [*(changes or ()), *(["predict.background=true"] if background else [])]
+    wanted += ["predict.background=true"] if background else []
     settings = settings_from([*wanted, *(["predict.artefacts=false"] if keep_artefacts else [])])
     job = Application(classifier=classifier, segmenter=segmenter, out=out, mpp=mpp, settings=settings)
     _finish(apply_models(what, job, _progress()))

@@ -63,14 +63,15 @@ def _study(folder: Path, progress: Progress) -> Outcome:
 
 
 def _map_new(folder: Path, progress: Progress) -> Outcome:
-    """Do what `vitrail predict SLIDE --classifier ... --segmenter ...` does."""
-    from vitrail.apply import Application, apply_models  # noqa: PLC0415 - torch only where it works
+    """Do what `vitrail predict SLIDE --classifier ... --segmenter ... --explain` does."""
+    from vitrail.apply import Application, apply_models, settings_from  # noqa: PLC0415 - torch only where it works
     from vitrail.slides.phantom import write_slide  # noqa: PLC0415 - quick start-up
 
     progress.say("a new slide, which nobody annotated")
     slide = write_slide(folder / "unseen", NEW, side_px=NEW_PX, seed=NEW_SEED, artefacts=ARTEFACTS)
     run, out = folder / "study", folder / "new"
-    job = Application(classifier=run / "classifier", segmenter=run / "segmenter", out=out)
+    settings = settings_from(["predict.explained=true"])
+    job = Application(classifier=run / "classifier", segmenter=run / "segmenter", out=out, settings=settings)
     outcome = apply_models([slide], job, progress)
     return outcome if outcome.skipped else replace(outcome, lines=[f"a new slide mapped: {out / NEW}.png"])
 

@@ -7,6 +7,7 @@ slides.csv ─ tiles ─┬─ split ─┬─ classifier ─┬─ predict ─�
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
     from vitrail.config import Settings
     from vitrail.models.spec import Task
+    from vitrail.models.store import Model
+    from vitrail.predict.engine import Explaining
 
 
 def cut_tiles(work: Work) -> None:
@@ -58,7 +61,28 @@ def predict(work: Work) -> None:
     """Apply both networks to all tiles, and to some test slides as a whole."""
     from vitrail.predict.study import predict_study  # noqa: PLC0415 - torch only where it works
 
-    predict_study(work, read_cohort(work.run.cohort))
+    entries = read_cohort(work.run.cohort)
+    if not work.run.settings.predict.explained:
+        predict_study(work, entries)
+        return
+    from vitrail.report.explained_slide import draw_explained  # noqa: PLC0415 - matplotlib only where it draws
+
+    predict_study(work, entries, _explaining(work.run))
+    draw_explained(work.folder / "maps", entries, work.run.settings)
+
+
+def _explaining(run: Run) -> Callable[[Model], Explaining]:
+    """Return what makes the run's classifier say why, with what the stage `explain` fitted."""
+    from vitrail.explain.hrcam import load_auxiliary  # noqa: PLC0415 - torch only where it works
+    from vitrail.explain.whole import explained_tiles  # noqa: PLC0415 - the same
+    from vitrail.predict.engine import Explaining  # noqa: PLC0415 - the same
+    from vitrail.predict.slidemap import MAP_PX  # noqa: PLC0415 - the same
+
+    def explaining(model: Model) -> Explaining:
+        tiles = explained_tiles(model, MAP_PX, load_auxiliary(run.folder / "explanations" / "classifier"))
+        return Explaining(module=tiles, methods=tiles.methods)
+
+    return explaining
 
 
 def explain(work: Work) -> None:
@@ -216,3 +240,14 @@ STAGES = (
     ),
 )
 """All stages, in an order in which each comes after those it needs."""
+
+
+def stages_of(settings: Settings) -> tuple[Stage, ...]:
+    """Return all stages of a run: where whole slides are explained, `predict` needs what `explain` fits."""
+    if not settings.predict.explained:
+        return STAGES
+    by_name = {stage.name: stage for stage in STAGES}
+    first = replace(by_name["predict"], needs=(*by_name["predict"].needs, "explain"))
+    others = [stage for stage in STAGES if stage.name != first.name]
+    after = 1 + others.index(by_name["explain"])
+    return (*others[:after], first, *others[after:])

@@ -11,7 +11,7 @@ import pandas as pd
 from vitrail.config import change_settings, changed_text, preset, settings_text
 from vitrail.errors import RunError
 from vitrail.files import write_text
-from vitrail.pipeline import STAGES, started
+from vitrail.pipeline import STAGES, stages_of, started
 from vitrail.slides.cohort import copy_cohort, read_cohort
 from vitrail.stage import alone, bring_up_to_date, chain, open_run
 
@@ -82,7 +82,8 @@ def bring_run(folder: Path, until: str, changes: Sequence[str], progress: Progre
     with alone(folder):
         if changes:
             change_settings(folder / "study.toml", changes)
-        run, stages = open_run(folder), chain(STAGES, until)
+        run = open_run(folder)
+        stages = chain(stages_of(run.settings), until)
         _check_start(run, stages)
         bring_up_to_date(stages, run, progress)
     return _outcome(run, until)

@@ -1,4 +1,4 @@
-"""Class maps on disk: what is in one, and any part of its pixels."""
+"""Class maps on disk, and maps of explanations: what is in one, and any part of its pixels."""
 
 from __future__ import annotations
 
@@ -19,13 +19,15 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    Whole = NDArray[np.uint8] | NDArray[np.uint16]
+    Whole = NDArray[np.uint8] | NDArray[np.uint16] | NDArray[np.float32]
+    Depth = Literal["uint8", "uint16", "float32"]
 
 TILE_PX = 256
 """Side of a stored tile; also the height of the strip that each level keeps in memory."""
 
 _OME = {"ome": "http://www.openmicroscopy.org/Schemas/OME/2016-06"}
 _REMAKE = "Write it again with: vitrail predict"
+_DEPTHS: dict[str, Depth] = {"uint8": "uint8", "uint16": "uint16", "float": "float32"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +52,7 @@ CLASS_CHANNELS = tuple(Channel(name=label.title, rgb=label.rgb) for label in CLA
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MapHeader:
-    """All about a class map but its pixels.
+    """All about a map but its pixels.
 
     Attributes
     ----------
@@ -63,7 +65,10 @@ class MapHeader:
     channels
         Names and colours.
     depth
-        Quantisation: 255 or 65535 stands for a probability of 1.
+        Quantisation of probabilities: 255 or 65535 stands for 1. `float32` holds any values as they are, and NaN where
+        there are none.
+    title
+        As viewers show it.
 
     Raises
     ------
@@ -75,7 +80,8 @@ class MapHeader:
     mpp: float
     origin_um: tuple[float, float] = (0.0, 0.0)
     channels: tuple[Channel, ...] = CLASS_CHANNELS
-    depth: Literal["uint8", "uint16"] = "uint8"
+    depth: Depth = "uint8"
+    title: str = "Class probabilities"
 
     def __post_init__(self) -> None:
         if min(self.size) < 1 or not 0 < self.mpp < math.inf or not self.channels:
@@ -91,8 +97,8 @@ class MapHeader:
 
     @property
     def one(self) -> int:
-        """What stands for a probability of 1."""
-        return int(np.iinfo(self.depth).max)
+        """What stands for 1."""
+        return 1 if self.depth == "float32" else int(np.iinfo(self.depth).max)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,7 +117,7 @@ class ClassMap:
     header: MapHeader
 
     def read(self, rows: slice = slice(None), columns: slice = slice(None), *, level: int = 0) -> NDArray[np.float32]:
-        """Read probabilities; only the tiles concerned are decoded.
+        """Read probabilities, or what else the map holds; only the tiles concerned are decoded.
 
         Parameters
         ----------
@@ -192,15 +198,16 @@ def _header(root: ET.Element) -> MapHeader:
     """Read back what `_metadata` said."""
     (pixels,) = root.findall("ome:Image/ome:Pixels", _OME)
     plane = pixels.findall("ome:Plane", _OME)[0].attrib if pixels.findall("ome:Plane", _OME) else {}
-    depth = pixels.attrib["Type"]
-    if depth not in {"uint8", "uint16"}:
-        raise ValueError(f"its pixels are {depth}")
+    depth = _DEPTHS.get(pixels.attrib["Type"])
+    if depth is None:
+        raise ValueError(f"its pixels are {pixels.attrib['Type']}")
     return MapHeader(
         size=(int(pixels.attrib["SizeX"]), int(pixels.attrib["SizeY"])),
         mpp=float(pixels.attrib["PhysicalSizeX"]),
         origin_um=(float(plane.get("PositionX", 0)), float(plane.get("PositionY", 0))),
         channels=tuple(_channel(element) for element in pixels.findall("ome:Channel", _OME)),
-        depth="uint8" if depth == "uint8" else "uint16",
+        depth=depth,
+        title=root.findall("ome:Image", _OME)[0].attrib["Name"],
     )
 
 

@@ -3,7 +3,8 @@
 Every class is a channel in a plane of its own. Interleaved channels would be simpler to stream, but Bio-Formats and
 whoever trusts it (QuPath among them) take interleaved samples for the colours of one channel, and four of them for
 RGB with transparency; planes are what QuPath itself writes for such images. Lower resolutions are SubIFDs, tiles are
-compressed with Deflate over horizontal differences, and the probabilities are quantised to whole numbers.
+compressed with Deflate over horizontal differences, and the probabilities are quantised to whole numbers. Maps of
+explanations are the same, but of floats as they are: without differences, which not every reader undoes for floats.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import uuid
 from contextlib import suppress
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import imagecodecs
 import numpy as np
@@ -35,8 +36,8 @@ if TYPE_CHECKING:
 _CLASSIC_LIMIT = 2**32 - 2**26
 """Beyond this many bytes of pixels the 32-bit offsets of a classic TIFF could be exceeded."""
 
-_EFFORT = 6
-"""Of the compression, 1 to 12."""
+_EFFORT = {"uint8": 6, "uint16": 6, "float32": 1}
+"""Of the compression, 1 to 12. The digits of floats look like noise, on which effort is lost."""
 
 _SLACK = 1e-3
 """Blending windows may leave this much below 0 or above 1."""
@@ -77,7 +78,7 @@ class ClassMapWriter:
         Parameters
         ----------
         rows
-            `[h, width, channels]`, probabilities.
+            `[h, width, channels]`, probabilities; with a depth of `float32` any values, NaN where there are none.
 
         Raises
         ------
@@ -128,7 +129,7 @@ class ClassMapWriter:
                     tile=(TILE_PX, TILE_PX),
                     photometric="minisblack",
                     compression="adobe_deflate",
-                    predictor=True,
+                    predictor=header.depth != "float32",
                     resolution=(per_cm, per_cm),
                     resolutionunit="CENTIMETER",
                     subifds=len(header.levels) - 1 if level == 0 else 0,
@@ -139,7 +140,9 @@ class ClassMapWriter:
 
 
 def _quantised(rows: NDArray[np.floating], header: MapHeader) -> Whole:
-    """Return `[channels, h, width]` whole numbers."""
+    """Return `[channels, h, width]` whole numbers, or floats as they are."""
+    if header.depth == "float32":
+        return np.moveaxis(rows, -1, 0).astype(np.float32)
     if not (rows.min() >= -_SLACK and rows.max() <= 1 + _SLACK):  # nor is NaN
         raise ValueError("probabilities must lie from 0 to 1")
     whole = np.rint(np.moveaxis(rows, -1, 0).clip(0, 1) * np.float32(header.one))
@@ -147,12 +150,22 @@ def _quantised(rows: NDArray[np.floating], header: MapHeader) -> Whole:
 
 
 def _halved(strip: Whole) -> Whole:
-    """Average two by two pixels of `[channels, h, w]`; odd edges are repeated."""
+    """Average two by two pixels of `[channels, h, w]`; odd edges are repeated, and NaN does not count."""
     odd = [(0, 0), (0, strip.shape[1] % 2), (0, strip.shape[2] % 2)]
-    whole = np.pad(strip, odd, mode="edge").astype(np.uint32)
-    total = whole[:, ::2, ::2] + whole[:, ::2, 1::2] + whole[:, 1::2, ::2] + whole[:, 1::2, 1::2]
-    mean = (total + 2) // 4
+    padded = np.pad(strip, odd, mode="edge")
+    if strip.dtype == np.float32:
+        known = ~np.isnan(padded)
+        count = _added(known.astype(np.float32))
+        total = _added(np.where(known, padded, 0))
+        return np.where(count > 0, total / np.maximum(count, 1), np.float32(np.nan)).astype(np.float32)
+    mean = (_added(padded.astype(np.uint32)) + 2) // 4
     return mean.astype(np.uint8) if strip.dtype == np.uint8 else mean.astype(np.uint16)
+
+
+def _added(planes: NDArray[Any]) -> NDArray[Any]:
+    """Add up two by two pixels of `[channels, h, w]`."""
+    total: NDArray[Any] = planes[:, ::2, ::2] + planes[:, ::2, 1::2] + planes[:, 1::2, ::2] + planes[:, 1::2, 1::2]
+    return total
 
 
 class _Level:
@@ -160,7 +173,8 @@ class _Level:
 
     def __init__(self, width: int, header: MapHeader, emit: Emit, below: _Level | None) -> None:
         padded = -(-width // TILE_PX) * TILE_PX
-        self._strip: Whole = np.zeros((len(header.channels), TILE_PX, padded), header.depth)
+        self._none = np.nan if header.depth == "float32" else 0
+        self._strip: Whole = np.full((len(header.channels), TILE_PX, padded), self._none, header.depth)
         self._width, self._emit, self._below = width, emit, below
         self._filled = 0
 
@@ -192,7 +206,7 @@ class _Level:
 
     def _flush(self) -> None:
         filled, self._filled = self._filled, 0
-        self._strip[:, filled:] = 0
+        self._strip[:, filled:] = self._none
         for channel, plane in enumerate(self._strip):
             for left in range(0, plane.shape[1], TILE_PX):
                 self._emit(channel, plane[:, left : left + TILE_PX])
@@ -242,17 +256,19 @@ class _Spool:
 def _compressed(tile: Whole) -> bytes:
     """Encode a tile as TIFF has it; most of a slide is one value, which is encoded once."""
     first = tile[0, 0]
-    return _constant(int(first), tile.dtype.str) if (tile == first).all() else _deflated(tile)
+    same = np.isnan(tile).all() if np.isnan(first) else (tile == first).all()
+    return _constant(first.tobytes(), tile.dtype.str) if same else _deflated(tile)
 
 
 @lru_cache(maxsize=64)
-def _constant(value: int, dtype: str) -> bytes:
-    return _deflated(np.full((TILE_PX, TILE_PX), value, dtype))
+def _constant(value: bytes, dtype: str) -> bytes:
+    return _deflated(np.full((TILE_PX, TILE_PX), np.frombuffer(value, dtype)[0]))
 
 
 def _deflated(tile: Whole) -> bytes:
-    differences = imagecodecs.delta_encode(np.ascontiguousarray(tile), axis=-1)
-    return bytes(imagecodecs.deflate_encode(differences.tobytes(), _EFFORT))
+    whole = np.ascontiguousarray(tile)
+    stored = whole if tile.dtype == np.float32 else imagecodecs.delta_encode(whole, axis=-1)
+    return bytes(imagecodecs.deflate_encode(stored.tobytes(), _EFFORT[tile.dtype.name]))
 
 
 def _metadata(header: MapHeader, identity: uuid.UUID) -> dict[str, object]:
@@ -261,9 +277,9 @@ def _metadata(header: MapHeader, identity: uuid.UUID) -> dict[str, object]:
     return {
         "UUID": str(identity),
         "axes": "CYX",
-        "Name": "Class probabilities",
-        "Description": f"Class probabilities by Vitrail: 0 to {header.one} stands for 0 to 1. Positions are of the top "
-        "left corner, from the top left corner of the slide's bounds.",
+        "Name": header.title,
+        "Description": f"{header.title} by Vitrail: {_scale(header)}. Positions are of the top left corner, from the "
+        "top left corner of the slide's bounds.",
         "PhysicalSizeX": header.mpp,
         "PhysicalSizeXUnit": "\N{MICRO SIGN}m",
         "PhysicalSizeY": header.mpp,
@@ -279,6 +295,13 @@ def _metadata(header: MapHeader, identity: uuid.UUID) -> dict[str, object]:
             "PositionYUnit": ["\N{MICRO SIGN}m"] * count,
         },
     }
+
+
+def _scale(header: MapHeader) -> str:
+    """Say what the values stand for."""
+    if header.depth == "float32":
+        return "positive values speak for tumor, negative ones against it, NaN says that nothing was looked at"
+    return f"0 to {header.one} stands for 0 to 1"
 
 
 def _packed(rgb: tuple[int, int, int]) -> int:

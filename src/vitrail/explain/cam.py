@@ -77,11 +77,13 @@ def classifier_cam(network: Classifier, images: Tensor) -> tuple[Tensor, Tensor]
 
     The network is in eval mode. Nothing here depends on what the images show, so that it can be recorded.
     """
-    features = network.features(images).float()
-    hidden = network.dense(features.mean((2, 3)))
-    logits = network.logit(hidden.relu()).squeeze(1)
-    active = (hidden > 0) * network.logit.weight
-    return logits, _weighted(features, active @ network.dense.weight / features[0, 0].numel())
+    features = network.features(images)
+    with torch.autocast(features.device.type, enabled=False):  # as the network's own head
+        features = features.float()
+        hidden = network.dense(features.mean((2, 3)))
+        logits = network.logit(hidden.relu()).squeeze(1)
+        active = (hidden > 0) * network.logit.weight
+        return logits, _weighted(features, active @ network.dense.weight / features[0, 0].numel())
 
 
 def classifier_maps(

@@ -219,7 +219,8 @@ def weigher(auxiliary: Auxiliary, device: torch.device) -> Callable[[str, Tensor
         if maps.shape[1] != len(parts[name]):
             problem = f"gives {maps.shape[1]} feature maps, but HR-CAM was fitted on {len(parts[name])}"
             raise ModelError(f"layer {name!r}", problem, "Fit HR-CAM on this network")
-        return maps.detach().float().movedim(1, 3) @ parts[name]  # a 1x1 convolution; as a product it costs a fifth
+        with torch.autocast(maps.device.type, enabled=False):
+            return maps.detach().float().movedim(1, 3) @ parts[name]  # a 1x1 convolution; as a product it costs a fifth
 
     return weigh
 

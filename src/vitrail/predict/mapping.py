@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 
 from vitrail.files import write_table, write_text
+from vitrail.predict.explained import write_explained
 from vitrail.predict.ground import find_ground, mean_colour
 from vitrail.predict.pixels import Counted, write_class_map
 from vitrail.predict.slidemap import MAP_PX, NOT_PREDICTED, MapFiles, SlideMap, save_map
@@ -75,6 +76,11 @@ class _Work:
         return wanted or (1 if engine is not None and engine.pools_globally else _WINDOW)
 
     @property
+    def explained(self) -> bool:
+        """Whether the classifier is to say why."""
+        return self.settings.predict.explained and self.networks.classifier is not None
+
+    @property
     def plan(self) -> Plan | None:
         engine, overlap = self.networks.segmenter, self.settings.predict.overlap
         return plan_segmentation(self.ground.slide, engine.spec, overlap, self.window) if engine else None
@@ -119,11 +125,13 @@ def map_slide(
     work = _Work(ground=ground, networks=networks, settings=settings, folder=files.partial, clock=clock)
     clock.spent("tissue")
     tiles = _tiles(work.ground, settings)
-    tiles["tumor_probability"] = _classified(work, tiles, told)
+    blocks = _classified(work, tiles, told)
+    tiles["tumor_probability"] = np.concatenate([np.load(path) for path in blocks]) if blocks else np.nan
     strips = _segmented(work, told)
     counted = _write(work, tiles, strips, files)
+    why = _explained(work, tiles, blocks, files)
     clock.spent("writing")
-    facts = {"key": files.key} | _facts(work, counted) | clock.seconds
+    facts = {"key": files.key} | _facts(work, counted) | {"explained": why} | clock.seconds
     write_text(files.facts, json.dumps(facts, indent=1, allow_nan=False))
     shutil.rmtree(files.partial)
 
@@ -165,13 +173,13 @@ def _tiles(ground: Ground, settings: Settings) -> pd.DataFrame:
     })  # fmt: skip
 
 
-def _classified(work: _Work, tiles: pd.DataFrame, progress: Progress) -> Floats:
-    if work.networks.classifier is None:
-        return np.full(len(tiles), np.nan)
+def _classified(work: _Work, tiles: pd.DataFrame, progress: Progress) -> list[Path]:
+    engine = work.networks.classifier
+    if engine is None:
+        return []
     boxes = tiles[["x", "y", "side", "side"]].to_numpy(np.float64)
     with progress.task("classifier", len(tiles)) as step:
-        blocks = list(classify_slide(work.job(step), work.networks.classifier, boxes))
-    return np.concatenate([np.load(path) for path in blocks])
+        return list(classify_slide(work.job(step), engine, boxes, explained=work.explained))
 
 
 def _segmented(work: _Work, progress: Progress) -> list[Path]:
@@ -200,6 +208,14 @@ def _write(work: _Work, tiles: pd.DataFrame, strips: list[Path], files: MapFiles
         tiles["tumor_probability"] = tiles["segmenter"]
     write_table(files.tiles, tiles)
     return counted
+
+
+def _explained(work: _Work, tiles: pd.DataFrame, blocks: list[Path], files: MapFiles) -> dict[str, Any] | None:
+    engine = work.networks.classifier
+    if engine is None or not work.explained:
+        return None
+    written = write_explained(files.explained, blocks, tiles, (work.ground, tuple(engine.methods)))
+    return {"methods": engine.methods, **written}
 
 
 def _small(grid: TileGrid, tiles: pd.DataFrame, counted: Counted | None) -> SlideMap:

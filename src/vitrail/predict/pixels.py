@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     Bytes = NDArray[np.uint8]
     Floats = NDArray[np.float64]
 
+_ROWS = 64
+
 ARTEFACT = len(CLASSES)
 """Index of the channel that says where artefacts are: nothing else is said there."""
 
@@ -43,7 +45,8 @@ def write_class_map(path: Path, strips: list[Path], counted: Counted, ground: Gr
                 counted.seams.add(strip)
                 whole = _with_artefacts(strip, ground, counted.centres(strip, top))
                 counted.add(whole, top)
-                writer.write_rows(whole.astype(np.float32) / 255)
+                for start in range(0, len(whole), _ROWS):  # as floats they are four times as large
+                    writer.write_rows(whole[start : start + _ROWS].astype(np.float32) / 255)
             top += len(strip)
 
 

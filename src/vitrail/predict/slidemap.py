@@ -54,6 +54,11 @@ class MapFiles:
         return self._named("classes.ome.tiff")
 
     @property
+    def explained(self) -> Path:
+        """Why the classifier says so: a signed map for each method, an OME-TIFF; only where it was asked for."""
+        return self._named("explanations.ome.tiff")
+
+    @property
     def small(self) -> Path:
         """A small map, for figures."""
         return self._named("npz")

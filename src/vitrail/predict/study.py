@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,16 +23,32 @@ from vitrail.tiles.split import read_split
 from vitrail.tiles.table import read_tiles
 
 if TYPE_CHECKING:
-    import pandas as pd
+    from collections.abc import Callable
 
+    import pandas as pd
+    import torch
+
+    from vitrail.models.store import Model
+    from vitrail.predict.engine import Explaining
     from vitrail.slides.cohort import CohortSlide
     from vitrail.stage import Work
 
 
-def predict_study(work: Work, entries: tuple[CohortSlide, ...]) -> None:
+def predict_study(
+    work: Work, entries: tuple[CohortSlide, ...], explaining: Callable[[Model], Explaining] | None = None
+) -> None:
     """Write `tiles.parquet`, one row a tile of every split, and the maps of some test slides in `maps/`.
 
     A slide that cannot be mapped does not end the work: `maps/left_out.json` holds the reasons by slide.
+
+    Parameters
+    ----------
+    work
+        A run whose tiles, split, classifier and segmenter are finished, and where to write.
+    entries
+        Its slides.
+    explaining
+        Makes the run's classifier say why on these maps; needed where the settings want that.
     """
     keep_memory()
     folder, settings = work.run.folder, work.run.settings
@@ -43,6 +60,8 @@ def predict_study(work: Work, entries: tuple[CohortSlide, ...]) -> None:
         for task in ("classifier", "segmenter")
     )
     networks = Networks(classifier=classifier, segmenter=segmenter)
+    if explaining is not None:
+        networks = replace(networks, classifier=_explaining(work, device, explaining))
     tiles = read_tiles(folder / "tiles")
     with reproducible(device, settings.seed):
         rows = predict_tiles(tiles, (classifier, segmenter), work.folder / "blocks", work.progress)
@@ -51,6 +70,17 @@ def predict_study(work: Work, entries: tuple[CohortSlide, ...]) -> None:
         chosen = slides_to_map(rows, settings.predict.slides)
         _map_slides([entry for entry in entries if entry.slide_id in chosen], networks, work)
     shutil.rmtree(work.folder / "blocks")
+
+
+def _explaining(work: Work, device: torch.device, explaining: Callable[[Model], Explaining]) -> Engine:
+    settings, model = work.run.settings, load_model(work.run.folder / "classifier")
+    return Engine(
+        model,
+        device,
+        engine=settings.compute.engine,
+        calibrated=settings.predict.calibrated,
+        explaining=explaining(model),
+    )
 
 
 def slides_to_map(rows: pd.DataFrame, count: int) -> list[str]:

@@ -38,6 +38,8 @@ T = TypeVar("T", bound=np.generic)
 
 _CHUNK = 32
 _BLOCK = 512
+_AHEAD = 2
+_ROWS = 64
 GLASS = np.eye(len(CLASSES), dtype=np.float32)[TissueClass.BACKGROUND]
 """What a window without tissue holds: background for sure."""
 
@@ -169,9 +171,18 @@ def segment_slide(work: SlideWork, engine: Segmenting, plan: Plan, keep: Keep) -
     with _looking(work.slide, engine, plan, kept) as rows:
         for row, strip in enumerate(blend(plan.windows, rows, GLASS, first), first):
             if row >= done:
-                write_array(paths[row], np.rint(strip.clip(0, 1) * 255).astype(np.uint8))
+                write_array(paths[row], _as_bytes(strip))
                 work.step(len(kept[row]))
                 yield paths[row]
+
+
+def _as_bytes(strip: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """Quantise probabilities `[h, width, classes]`, a few rows at a time: wide slides would need much room."""
+    whole = np.empty(strip.shape, np.uint8)
+    for start in range(0, len(strip), _ROWS):
+        rows = slice(start, start + _ROWS)
+        whole[rows] = np.rint(strip[rows].clip(0, 1) * 255)
+    return whole
 
 
 @contextmanager
@@ -192,8 +203,10 @@ def _looking(
         yield ((look() for _ in some) for some in parts.values())
 
 
-def classify_slide(work: SlideWork, engine: Engine, boxes: NDArray[np.float64]) -> Iterator[Path]:
-    """Classify tiles of a slide; a step is a tile.
+def classify_slide(
+    work: SlideWork, engine: Engine, boxes: NDArray[np.float64], *, explained: bool = False
+) -> Iterator[Path]:
+    """Classify tiles of a slide, and explain them in the same pass where that is wanted; a step is a tile.
 
     Parameters
     ----------
@@ -203,10 +216,12 @@ def classify_slide(work: SlideWork, engine: Engine, boxes: NDArray[np.float64]) 
         The classifier.
     boxes
         The tiles, `[n, 4]`: x, y, width and height in level-0 pixels.
+    explained
+        Whether the engine is one that explains, and shall.
 
     Yields
     ------
-    Files of the tiles' probabilities of tumor, `[b]`, in order.
+    Files of the tiles' probabilities of tumor, `[b]`, in order; `maps_beside` says where their explanations are.
 
     Raises
     ------
@@ -215,30 +230,47 @@ def classify_slide(work: SlideWork, engine: Engine, boxes: NDArray[np.float64]) 
     """
     size = (engine.spec.side_px, engine.spec.side_px)
     blocks = {work.folder / f"tiles-{at:09d}.npy": boxes[at : at + _BLOCK] for at in range(0, len(boxes), _BLOCK)}
-    todo = [(path, block) for path, block in blocks.items() if not path.is_file()]
+    jobs = [part for path, block in blocks.items() if not path.is_file() for part in _cut(block)]
     with ThreadPoolExecutor(1) as reader:
-        read = _ahead(reader, lambda job: _read(work.slide, job[1], size), todo)
+        images = _ahead(reader, lambda part: _read(work.slide, part, size), jobs, _AHEAD)
         for path, block in blocks.items():
             if not path.is_file():
-                write_array(path, np.concatenate([engine.tumor_probability(part) for part in _cut(next(read))]))
+                _look(path, engine, (next(images) for _ in _cut(block)), explained=explained)
             work.step(len(block))
             yield path
 
 
-def _ahead(pool: ThreadPoolExecutor, work: Callable[[J], R], jobs: list[J]) -> Iterator[R]:
-    """Do one job ahead of what is asked for."""
-    waiting = deque(pool.submit(work, job) for job in jobs[:1])
-    for following in jobs[1:]:
+def maps_beside(path: Path) -> Path:
+    """Return where the explanations `[b, methods, h, w]` of a block are, given the path of its probabilities."""
+    return path.with_name(path.name.replace("tiles-", "maps-"))
+
+
+def _look(path: Path, engine: Engine, images: Iterator[NDArray[np.uint8]], *, explained: bool) -> None:
+    """Classify a block of tiles, and write what comes of it, the probabilities last."""
+    if not explained:
+        write_array(path, np.concatenate([engine.tumor_probability(part) for part in images]))
+        return
+    logits, maps = zip(*(engine.explained(part) for part in images), strict=True)
+    write_array(maps_beside(path), np.concatenate(maps))
+    write_array(path, engine.probability(np.concatenate(logits)))
+
+
+def _ahead(pool: ThreadPoolExecutor, work: Callable[[J], R], jobs: list[J], most: int = 1) -> Iterator[R]:
+    """Do jobs ahead of what is asked for, one or a few."""
+    waiting = deque(pool.submit(work, job) for job in jobs[:most])
+    for following in jobs[most:]:
         result = waiting.popleft().result()
         waiting.append(pool.submit(work, following))
         yield result
-    for last in waiting:
-        yield last.result()
+    while waiting:
+        yield waiting.popleft().result()
 
 
 def _read(slide: Slide, boxes: NDArray[np.float64], size: tuple[int, int]) -> NDArray[np.uint8]:
-    regions = [Region(x=x, y=y, width=width, height=height) for x, y, width, height in boxes.tolist()]
-    return np.stack([read_region(slide, region, size) for region in regions])
+    images = np.empty((len(boxes), size[1], size[0], 3), np.uint8)
+    for image, (x, y, width, height) in zip(images, boxes.tolist(), strict=True):
+        image[:] = read_region(slide, Region(x=x, y=y, width=width, height=height), size)
+    return images
 
 
 def _cut(values: NDArray[T], most: int = _CHUNK) -> list[NDArray[T]]:

@@ -37,8 +37,20 @@ _RAMP = ((255, 246, 214), (255, 208, 92), (238, 98, 42), (140, 0, 84))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class _Panel:
-    """A picture in a row of pictures; `tiles` says that it covers the tiles, not the slide alone."""
+class Panel:
+    """A picture in a row of pictures.
+
+    Attributes
+    ----------
+    title
+        Above it.
+    picture
+        `[h, w, 3]`, RGB.
+    tiles
+        Whether it covers the tiles, which may reach beyond the slide.
+    probability
+        Whether its colours are those of probabilities.
+    """
 
     title: str
     picture: Picture
@@ -52,9 +64,9 @@ def slide_figure(maps: SlideMaps, threshold: float) -> Figure:
         f"{maps.accuracy:.1%} of its tiles classified correctly" if np.isfinite(maps.accuracy) else "no labelled tiles"
     )
     heading = f"Slide {drawable(maps.slide_id, 32)}, patient {drawable(maps.patient_id, 20)}: {right}"
-    annotation = _Panel(title="Annotation", picture=annotated(maps), tiles=False)
-    panels = [_slide_panel(maps), annotation, *_class_panels(maps, threshold)]
-    figure = _row(maps, panels, heading)
+    annotation = Panel(title="Annotation", picture=annotated(maps), tiles=False)
+    panels = [slide_panel(maps), annotation, *_class_panels(maps, threshold)]
+    figure = panel_figure(maps, panels, heading)
     trace(figure.axes[1], maps.outlines)
     _legend(figure, panels, threshold)
     return figure
@@ -66,44 +78,45 @@ def map_figure(maps: SlideMaps, threshold: float) -> Figure:
     What a missing network would show is left out. Where background tiles were classified, too, a last map shows them
     (the paper's Fig. S3).
     """
-    panels = [_slide_panel(maps), *_class_panels(maps, threshold), *_probability_panels(maps)]
-    figure = _row(maps, panels, f"Slide {drawable(maps.slide_id, 60)}")
+    panels = [slide_panel(maps), *_class_panels(maps, threshold), *probability_panels(maps)]
+    figure = panel_figure(maps, panels, f"Slide {drawable(maps.slide_id, 60)}")
     _legend(figure, panels, threshold)
     return figure
 
 
 def probability_figure(maps: SlideMaps) -> Figure:
     """Draw slide, annotation and tumor probability side by side (the paper's Fig. S3)."""
-    annotation = _Panel(title="Annotation", picture=annotated(maps), tiles=False)
+    annotation = Panel(title="Annotation", picture=annotated(maps), tiles=False)
     heading = f"Slide {drawable(maps.slide_id, 32)}, patient {drawable(maps.patient_id, 20)}"
-    figure = _row(maps, [_slide_panel(maps), annotation, *_probability_panels(maps)], heading)
+    figure = panel_figure(maps, [slide_panel(maps), annotation, *probability_panels(maps)], heading)
     trace(figure.axes[1], maps.outlines)
     return figure
 
 
-def _slide_panel(maps: SlideMaps) -> _Panel:
-    return _Panel(title="Slide", picture=maps.thumbnail, tiles=False)
+def slide_panel(maps: SlideMaps) -> Panel:
+    """Show the slide as it is."""
+    return Panel(title="Slide", picture=maps.thumbnail, tiles=False)
 
 
-def _class_panels(maps: SlideMaps, threshold: float) -> list[_Panel]:
+def _class_panels(maps: SlideMaps, threshold: float) -> list[Panel]:
     panels = []
     tissue = np.where(maps.background, np.nan, maps.classifier).astype(np.float32)
     if np.isfinite(tissue).any():
-        panels.append(_Panel(title="Classification", picture=_spoilt(classified(tissue, threshold), maps)))
+        panels.append(Panel(title="Classification", picture=_spoilt(classified(tissue, threshold), maps)))
     if (maps.segmenter != _NOTHING).any():
-        panels.append(_Panel(title="Segmentation", picture=segmented(maps.segmenter)))
+        panels.append(Panel(title="Segmentation", picture=segmented(maps.segmenter)))
     return panels
 
 
-def _probability_panels(maps: SlideMaps) -> list[_Panel]:
+def probability_panels(maps: SlideMaps) -> list[Panel]:
+    """Show the tumor probability of tissue tiles, and of all tiles where background was classified, too."""
     known = np.isfinite(maps.classifier)
     tissue = np.where(maps.background, np.nan, maps.classifier).astype(np.float32)
     shown = {"Tumor probability": tissue} if np.isfinite(tissue).any() else {}
     if (known & maps.background).any():
         shown["Including background"] = maps.classifier
     return [
-        _Panel(title=title, picture=_spoilt(probable(values), maps), probability=True)
-        for title, values in shown.items()
+        Panel(title=title, picture=_spoilt(probable(values), maps), probability=True) for title, values in shown.items()
     ]
 
 
@@ -113,8 +126,8 @@ def _spoilt(picture: Picture, maps: SlideMaps) -> Picture:
     return np.where(spoilt[..., None], np.array(ARTEFACT_CLASS.rgb, np.uint8), picture)
 
 
-def _row(maps: SlideMaps, panels: list[_Panel], heading: str) -> Figure:
-    """Draw panels side by side under a heading."""
+def panel_figure(maps: SlideMaps, panels: list[Panel], heading: str) -> Figure:
+    """Draw panels side by side under a heading, in the figure's first axes; call it within `style()`."""
     height, width = maps.thumbnail.shape[:2]
     count = len(panels)
     across = max(count * _SLOT + (count - 1) * _GAP + 2 * _SIDE, _NARROWEST)
@@ -244,7 +257,7 @@ def _probability_bar(figure: Figure, count: int) -> None:
     axes.spines[:].set(visible=True, color=LINE, linewidth=0.8)
 
 
-def _legend(figure: Figure, panels: list[_Panel], threshold: float) -> None:
+def _legend(figure: Figure, panels: list[Panel], threshold: float) -> None:
     """Name the colours of the classes below the panels that show them, and say what paleness means."""
     patches = {kind.title: kind.colour for kind in CLASSES} | {ARTEFACT_CLASS.title: ARTEFACT_CLASS.colour}
     handles = [Patch(facecolor=colour, edgecolor=MUTED, linewidth=0.5, label=name) for name, colour in patches.items()]

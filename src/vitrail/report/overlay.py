@@ -85,9 +85,14 @@ class Scale:
 
 def common_scale(saliencies: Iterable[Saliency], palette: Palette = DIVERGING) -> Scale:
     """Return one scale for several maps: up to the 99th percentile of the magnitudes of all their values."""
-    sizes = [np.abs(saliency.values).ravel() for saliency in saliencies]
-    values = np.concatenate([np.empty(0), *sizes])
-    return Scale(limit=float(np.percentile(values, PERCENTILE)) if len(values) else 0.0, palette=palette)
+    return scale_of([saliency.values for saliency in saliencies], palette)
+
+
+def scale_of(maps: Iterable[NDArray[np.floating]], palette: Palette = DIVERGING) -> Scale:
+    """Return one scale for the values of several maps, as `common_scale` does; NaN does not count."""
+    sizes = [np.abs(values[np.isfinite(values)]).ravel() for values in maps]
+    found = np.concatenate([np.empty(0), *sizes])
+    return Scale(limit=float(np.percentile(found, PERCENTILE)) if len(found) else 0.0, palette=palette)
 
 
 def overlay(image: Image, saliency: Saliency, scale: Scale) -> Image:
@@ -119,6 +124,11 @@ def grey(image: Image) -> Floats:
     """Take the colour out of a picture and a little contrast, `[h, w, 3]`, 0 to 255."""
     light = np.asarray(image @ _GREY, np.float64)
     return np.repeat((255 - (255 - light) * 0.9)[..., None], 3, axis=2)
+
+
+def overlaid(image: Image, values: Floats, scale: Scale) -> Image:
+    """Lay values `[h, w]` over a picture `[h, w, 3]` of the same size; NaN paints nothing."""
+    return _painted(grey(image), np.nan_to_num(values), scale)
 
 
 def colour_bar(axes: Axes, scale: Scale, title: str) -> None:
