@@ -136,6 +136,7 @@ def test_whole_slides_are_mapped_and_published(finished):
     assert f"../predictions/maps/{name}.classes.ome.tiff" in (finished / "report" / "index.html").read_text()
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_whole_slides_can_be_explained(run, capsys):
     assert vitrail("predict", run, "--explain") == 0
     assert "explain: up to date" in capsys.readouterr().out
@@ -145,6 +146,8 @@ def test_whole_slides_can_be_explained(run, capsys):
     facts = json.loads((maps / drawn.name.replace("explanations.png", "json")).read_text())
     assert set(facts["explained"]["methods"]) == {"gradcam", "hrcam"}
     assert "explained = true" in (run / "study.toml").read_text()
+    assert vitrail("report", run) == 0
+    assert f"../predictions/maps/{drawn.name}" in (run / "report" / "index.html").read_text()
 
 
 def test_a_second_run_does_nothing(run, capsys):

@@ -284,6 +284,6 @@ def test_maps_without_any_evidence_are_drawn(tmp_path):
     slide, files = mapped(tmp_path, engine)
     told = json.loads(files.facts.read_text())["explained"]["agreement"]
     assert (told["pearson"], told["spearman"], told["tile_pearson"]) == (None, None, None)
-    save_explained_figure(tmp_path / "why.png", read_slide_maps(slide, files), files)
-    with Image.open(tmp_path / "why.png") as drawn:
+    save_explained_figure(read_slide_maps(slide, files), files)
+    with Image.open(files.explained_picture) as drawn:
         assert drawn.size[0] > 300

@@ -250,8 +250,8 @@ class _Applied:
             map_slide(slide, self.networks, settings, files, self.progress)
             self.fresh += 1
             facts = _facts(files)
-        if self.explained and not _explained_figure(files).is_file():
-            save_explained_figure(_explained_figure(files), read_slide_maps(slide, files), files)
+        if self.explained and not files.explained_picture.is_file():
+            save_explained_figure(read_slide_maps(slide, files), files)
         if facts.get("threshold") != threshold or not all(one.is_file() for one in _published(files)):
             facts = _publish(files, slide, threshold)
         _tidy(files)
@@ -337,14 +337,10 @@ def _published(files: MapFiles) -> tuple[Path, Path]:
     return files.base.with_name(f"{files.base.name}.geojson"), files.base.with_name(f"{files.base.name}.png")
 
 
-def _explained_figure(files: MapFiles) -> Path:
-    return files.base.with_name(f"{files.base.name}.explanations.png")
-
-
 def _clear(files: MapFiles) -> None:
     """Remove what an earlier call with other networks or settings left; work of this key stays."""
-    maps = files.tiles, files.classes, files.explained, files.small
-    for path in (files.facts, *maps, *_published(files), _explained_figure(files)):
+    maps = files.tiles, files.classes, files.explained, files.explained_picture, files.small
+    for path in (files.facts, *maps, *_published(files)):
         path.unlink(missing_ok=True)
     for stale in files.partial.parent.glob("*"):
         if stale != files.partial:

@@ -59,6 +59,11 @@ class MapFiles:
         return self._named("explanations.ome.tiff")
 
     @property
+    def explained_picture(self) -> Path:
+        """The same over the slide, a PNG."""
+        return self._named("explanations.png")
+
+    @property
     def small(self) -> Path:
         """A small map, for figures."""
         return self._named("npz")

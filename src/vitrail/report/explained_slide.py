@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 _BAR, _BELOW = 0.12, 0.2  # inches
 
 
-def save_explained_figure(path: Path, maps: SlideMaps, files: MapFiles) -> None:
-    """Write the figure of an explained slide as a PNG.
+def save_explained_figure(maps: SlideMaps, files: MapFiles) -> None:
+    """Write the figure of an explained slide as a PNG, `files.explained_picture`.
 
     Raises
     ------
@@ -42,17 +42,16 @@ def save_explained_figure(path: Path, maps: SlideMaps, files: MapFiles) -> None:
         The map of explanations cannot be read, or the figure cannot be written.
     """
     agreement = json.loads(files.facts.read_text(encoding="utf-8"))["explained"]["agreement"]
-    with style(), whole_file(path) as temporary:
+    with style(), whole_file(files.explained_picture) as temporary:
         save_png(explained_figure(maps, read_explained(files, maps), agreement), temporary)
 
 
 def draw_explained(folder: Path, entries: Iterable[CohortSlide], settings: Settings) -> None:
-    """Draw the explained slides among a run's maps, each `<name>.explanations.png` beside its map."""
+    """Draw the explained slides among a run's maps, each beside its map."""
     for entry in entries:
         files = MapFiles(base=folder / entry.slide_id)
         if files.facts.is_file():
-            maps = read_slide_maps(open_cohort_slide(entry, settings), files)
-            save_explained_figure(folder / f"{entry.slide_id}.explanations.png", maps, files)
+            save_explained_figure(read_slide_maps(open_cohort_slide(entry, settings), files), files)
 
 
 def read_explained(files: MapFiles, maps: SlideMaps) -> dict[str, Floats]:

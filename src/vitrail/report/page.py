@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
+    from vitrail.predict.slidemap import MapFiles
     from vitrail.report.statistics import Rated
 
 __all__ = ["ReportData", "SlideMaps", "metrics", "rate", "write_report"]
@@ -95,7 +96,11 @@ def write_report(data: ReportData, folder: Path) -> Path:
     mapped.to_csv(folder / "tables" / "mapped.csv", index=False, lineterminator="\n")
     tables = [*write_tables(data, rated, measured, folder / "tables"), "mapped.csv"]
     figures = {maps.slide_id: name for name, maps in _named(data.maps).items()}
-    drawn = {"tables": tables, "mapped": _linked(mapped), **_draw(data, rated, measured, folder / "figures")}
+    drawn = {
+        "tables": tables,
+        "mapped": _linked(mapped, data.mapped),
+        **_draw(data, rated, measured, folder / "figures"),
+    }
     drawn["scores"] = section(data, rated, measured, figures)
     return _write(folder / "index.html", _page(data, measured, drawn))
 
@@ -148,16 +153,20 @@ def _draw_slide(maps: SlideMaps, name: str, data: ReportData, folder: Path) -> l
     return drawn
 
 
-def _linked(mapped: pd.DataFrame) -> list[dict[str, Any]]:
+def _linked(mapped: pd.DataFrame, made: Sequence[MapFiles]) -> list[dict[str, Any]]:
     """Add to each mapped slide the paths of its files, from the report's folder in the run."""
     return [
-        {
-            **{str(name): value for name, value in row.items()},
-            "classes": f"../predictions/maps/{quote(row['slide_id'])}.classes.ome.tiff",
-            "geojson": f"qupath/{quote(row['slide_id'])}.geojson",
-        }
-        for row in mapped.to_dict("records")
+        {**{str(name): value for name, value in row.items()}, "links": _links(quote(row["slide_id"]), one)}
+        for row, one in zip(mapped.to_dict("records"), made, strict=True)
     ]
+
+
+def _links(name: str, made: MapFiles) -> dict[str, str]:
+    maps = f"../predictions/maps/{name}"
+    links = {"class map": f"{maps}.classes.ome.tiff", "GeoJSON": f"qupath/{name}.geojson"}
+    if made.explained.is_file():
+        links |= {"why": f"{maps}.explanations.png", "why, to zoom": f"{maps}.explanations.ome.tiff"}
+    return links
 
 
 def _named(maps: Sequence[SlideMaps]) -> dict[str, SlideMaps]:
