@@ -155,10 +155,9 @@ def _draw_slide(maps: SlideMaps, name: str, data: ReportData, folder: Path) -> l
 
 def _linked(mapped: pd.DataFrame, made: Sequence[MapFiles]) -> list[dict[str, Any]]:
     """Add to each mapped slide the paths of its files, from the report's folder in the run."""
-    return [
-        {**{str(name): value for name, value in row.items()}, "links": _links(quote(row["slide_id"]), one)}
-        for row, one in zip(mapped.to_dict("records"), made, strict=True)
-    ]
+    more = [{"explained": one.explained.is_file(), "links": _links(quote(one.base.name), one)} for one in made]
+    rows = mapped.to_dict("records")
+    return [{str(name): value for name, value in row.items()} | new for row, new in zip(rows, more, strict=True)]
 
 
 def _links(name: str, made: MapFiles) -> dict[str, str]:
