@@ -169,9 +169,11 @@ def segment_slide(work: SlideWork, engine: Segmenting, plan: Plan, keep: Keep) -
     first = max(done - 1, 0)
     kept = {row: columns for row, columns in kept.items() if row >= first}
     with _looking(work.slide, engine, plan, kept) as rows:
-        for row, strip in enumerate(blend(plan.windows, rows, GLASS, first), first):
+        strips = blend(plan.windows, rows, GLASS, first)
+        for row in range(first, len(paths)):
+            strip = _as_bytes(next(strips))  # nothing else keeps the floats
             if row >= done:
-                write_array(paths[row], _as_bytes(strip))
+                write_array(paths[row], strip)
                 work.step(len(kept[row]))
                 yield paths[row]
 

@@ -115,6 +115,7 @@ def blend(windows: Windows, rows: Iterable[Iterable[Looked]], elsewhere: Floats,
         top = windows.start(number)
         final = canvas[max(-top, 0) : max(min(windows.stride, windows.height - top), 0)]
         yield final[:, windows.overlap : windows.overlap + windows.width]
+        del canvas, final  # before there is a next one
 
 
 def _added(windows: Windows, row: Iterable[Looked], elsewhere: Floats) -> Floats:
