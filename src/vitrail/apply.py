@@ -94,8 +94,8 @@ def apply_models(slides: Sequence[Path], job: Application, progress: Progress | 
 
     For each slide `<name>.tiles.parquet`, `.classes.ome.tiff`, `.geojson` and `.png` are written, with
     `predict.explained` also `.explanations.ome.tiff` and `.explanations.png`, and `.json` and `.npz` with which a later
-    call goes on; and after each slide `summary.csv`, with a reason for those left out. A
-    slide is done again where the networks, the settings, its mpp or its own content changed.
+    call goes on; and after each slide `summary.csv`, with a reason for those left out. A slide is done again where the
+    networks, the settings, its mpp or its own content changed.
 
     Parameters
     ----------

@@ -10,6 +10,7 @@ from PIL import Image
 
 from vitrail.exchange.classmap import read_class_map
 from vitrail.exchange.whole import whole_file
+from vitrail.predict.ground import looked_up
 from vitrail.predict.slidemap import MapFiles
 from vitrail.report.maps import SPOILT, Panel, panel_figure, probability_panels, slide_panel
 from vitrail.report.overlay import PERCENTILE, colour_bar, overlaid, scale_of
@@ -123,12 +124,8 @@ def _note(figure: Figure, agreement: Mapping[str, float | None] | None) -> None:
 def _shown(maps: SlideMaps) -> NDArray[np.bool_]:
     """Return which pixels of the thumbnail lie in tiles of tissue that no artefact spoils."""
     good = ~maps.background & (maps.artefacts < SPOILT)
-    rows, columns = (
-        np.minimum((np.arange(length) + 0.5) / maps.tile_side, most - 1).astype(np.intp)
-        for length, most in zip(maps.thumbnail.shape[:2], good.shape, strict=True)
-    )
-    found: NDArray[np.bool_] = good[rows][:, columns]
-    return found
+    rows, columns = (np.arange(length) + 0.5 for length in maps.thumbnail.shape[:2])
+    return looked_up(good, (maps.tile_side, maps.tile_side), (rows, columns))
 
 
 def _resized(values: Floats, size: tuple[int, int]) -> Floats:
