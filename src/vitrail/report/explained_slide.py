@@ -124,7 +124,7 @@ def _note(figure: Figure, agreement: Mapping[str, float | None] | None) -> None:
 def _shown(maps: SlideMaps) -> NDArray[np.bool_]:
     """Return which pixels of the thumbnail lie in tiles of tissue that no artefact spoils."""
     good = ~maps.background & (maps.artefacts < SPOILT)
-    rows, columns = (np.arange(length) + 0.5 for length in maps.thumbnail.shape[:2])
+    rows, columns = (np.arange(length, dtype=np.float64) + 0.5 for length in maps.thumbnail.shape[:2])
     return looked_up(good, (maps.tile_side, maps.tile_side), (rows, columns))
 
 
