@@ -32,7 +32,7 @@ def test_paper_holds_the_papers_figures():
 
 
 def test_quick_differs_only_in_resolution_epochs_learning_rates_encoder_and_search():
-    allowed = {"tiles.side_px", "encoder.name", "encoder.weights"}
+    allowed = {"tiles.side_px", "encoder.name", "encoder.weights", "classifier.glass"}
     allowed |= {f"{net}.{key}" for net in ("classifier", "segmenter") for key in ("epochs", "learning_rate")}
     allowed |= {f"search.{key}" for key in ("side_um", "side_px", "cut_px", "folds", "iterations", "epochs")}
     assert {f"{branch}.{key}" for branch, values in QUICK.items() for key in values} <= allowed

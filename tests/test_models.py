@@ -410,7 +410,7 @@ def test_generators_of_all_gpus_are_kept(monkeypatch, kind, used, forked):
 
 @pytest.mark.parametrize(
     ("flags", "dtype"),
-    [("flags : avx2 amx_bf16", torch.bfloat16), ("flags : avx2 avx512f", torch.float32), (None, torch.float32)],
+    [("flags : avx2 amx_bf16", torch.bfloat16), ("flags : avx2 avx512f", None), (None, None)],
 )
 def test_bfloat16_only_where_the_cpu_has_it(tmp_path, monkeypatch, flags, dtype):
     cpuinfo = tmp_path / "cpuinfo"
@@ -418,7 +418,10 @@ def test_bfloat16_only_where_the_cpu_has_it(tmp_path, monkeypatch, flags, dtype)
         cpuinfo.write_text(f"processor : 0\n{flags}\n")
     read = device._cpu_flags
     monkeypatch.setattr(device, "_cpu_flags", lambda _path: read(cpuinfo))
-    assert device.precision(torch.device("cpu")).dtype == dtype
+    cpu = torch.device("cpu")
+    assert device.half_type(cpu) == dtype
+    for setting, expected in (("auto", torch.float32), ("float32", torch.float32), ("bfloat16", torch.bfloat16)):
+        assert device.training_precision(cpu, setting).dtype == expected
 
 
 def test_reproducible_gives_back_what_it_took():

@@ -24,7 +24,6 @@ from vitrail.explain.hrcam import save_auxiliary
 from vitrail.explain.layers import find_layers
 from vitrail.explain.whole import POINTS, explained_tiles, fitted_on
 from vitrail.geometry import Region
-from vitrail.models.device import Precision
 from vitrail.models.store import Model
 from vitrail.pipeline import STAGES, stages_of
 from vitrail.predict.engine import Engine, Explaining
@@ -100,8 +99,8 @@ def test_a_model_that_predicts_in_16_bits_is_explained_in_32(monkeypatch):
     model, auxiliary = network()
     images = tiles_of(64)
     full = explaining(model, auxiliary, "torch").explained(images)
-    half = Precision(device=CPU, dtype=torch.bfloat16)
-    monkeypatch.setattr("vitrail.predict.engine.checked_precision", lambda *_: half)
+    monkeypatch.setattr("vitrail.predict.engine.agreed_type", lambda *_: torch.bfloat16)
+    monkeypatch.setattr("vitrail.predict.engine.is_faster", lambda *_: True)
     assert not np.array_equal(Engine(model, CPU, engine="torch").tumor_logits(images), full[0])
     for before, now in zip(full, explaining(model, auxiliary, "torch").explained(images), strict=True):
         np.testing.assert_array_equal(now, before)

@@ -176,6 +176,7 @@ def _engine(task: str, folder: Path, settings: Settings) -> Engine:
         model,
         pick_device(settings.compute.device),
         engine=settings.compute.engine,
+        precision=settings.compute.precision,
         calibrated=settings.predict.calibrated,
         explaining=explaining,
     )

@@ -21,6 +21,15 @@ Ratio = Annotated[float, Field(ge=1, allow_inf_nan=False)]
 Reading = Literal["fast", "faithful"]
 """How slides are read: see `SlideSettings.reading`."""
 
+Layout = Literal["paper", "timm"]
+"""Where the segmenter takes its encoder's feature maps: see `SegmenterSettings.layout`."""
+
+Loss = Literal["jaccard", "jaccard_present"]
+"""What the segmenter minimises: see `SegmenterSettings.loss`."""
+
+PrecisionName = Literal["auto", "float32", "bfloat16"]
+"""The type that networks compute in: see `ComputeSettings.precision`."""
+
 EngineName = Literal["auto", "torch", "openvino"]
 """What computes: see `ComputeSettings.engine`."""
 
@@ -132,6 +141,11 @@ class ClassifierSettings(Branch):
     noise: Annotated[float, Field(ge=0, le=0.5)] = Field(
         0.02, description="see blur_px; largest standard deviation, of intensities from 0 to 1"
     )
+    glass: Annotated[float, Field(ge=0, le=0.5)] = Field(
+        0.0,
+        description="tiles of empty glass, drawn at random, that join the training as non-tumor, as a share of its "
+        "tiles. The paper has none; no outlined tile shows glass alone, and such a network may call it anything",
+    )
     learning_rate: Positive = Field(1e-5, description='Paper: "The learning rate was set to 10^-5"')
     batch: Count = Field(128, description='Paper: "and the batch size to 128"')
     epochs: Count = Field(50, description="the paper is silent; the epoch with the lowest validation loss is kept")
@@ -143,6 +157,19 @@ class SegmenterSettings(Branch):
     decoder: Annotated[tuple[Count, ...], Field(min_length=5, max_length=5)] = Field(
         (256, 128, 64, 32, 16),
         description='Paper: "The decoder consists of five decoder blocks"; channels as in its library',
+    )
+    layout: Layout = Field(
+        "paper",
+        description="where the decoder takes the encoder's feature maps. paper: as the library that the paper names, "
+        "from the activations behind the expanding convolutions (of EfficientNet-B0 96, 144, 240, 672 and 1280 "
+        "channels); timm: what the stages give (16, 24, 40, 112 and 320). Encoders without such convolutions always "
+        "have timm's",
+    )
+    loss: Loss = Field(
+        "jaccard",
+        description='Paper: "We chose to minimize the Jaccard loss function". jaccard: as in its library, the mean '
+        "over the four classes; a class that the batch lacks counts with nearly 1, whatever is predicted. "
+        "jaccard_present: such a class counts as 0",
     )
     learning_rate: Positive = Field(1e-4, description='Paper: "using Adam optimizer with a learning rate of 10^-4"')
     batch: Count = Field(
@@ -200,7 +227,9 @@ class ExplainSettings(Branch):
         description="layers that HR-CAM looks at, by name; none: the encoder's last map at each stride, and the final "
         "convolution (the paper's Table 1)",
     )
-    segmenter_layers: tuple[str, ...] = Field((), description="see classifier_layers; none: without the final one")
+    segmenter_layers: tuple[str, ...] = Field(
+        (), description="see classifier_layers; of layout timm without the final one"
+    )
     min_share: Annotated[float, Field(gt=0.5, le=1)] = Field(
         0.8,
         description='Paper: "We re-trained both models to classify tiles containing at least 80% tumor or 80% '
@@ -251,6 +280,12 @@ class ComputeSettings(Branch):
         "auto",
         description="of predictions and of the classifier's explanations; auto takes OpenVINO on a CPU where it is "
         "installed, with the same results but for rounding",
+    )
+    precision: PrecisionName = Field(
+        "auto",
+        description="that networks compute in. auto: on a CPU training is in float32, and predictions are in bfloat16 "
+        "only where that was measured to be faster on this machine and the model's own check allows it; on a GPU both "
+        "are in 16 bits. float32: always. bfloat16: always. Explanations stay in float32",
     )
     workers: Annotated[int, Field(ge=0)] = Field(0, description="processes that cut slides; 0 means one a core")
 

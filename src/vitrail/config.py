@@ -81,7 +81,7 @@ KEYWORDS = ("imagenet", "embedded", "random")
 QUICK: dict[str, dict[str, Any]] = {
     "tiles": {"side_px": 96},
     "encoder": {"name": EMBEDDED_ENCODER, "weights": "embedded"},
-    "classifier": {"learning_rate": 3e-4, "epochs": 8},
+    "classifier": {"learning_rate": 3e-4, "epochs": 8, "glass": 0.05},
     "segmenter": {"learning_rate": 1e-3, "epochs": 6},
     "search": {"side_um": (99.6, 199.1), "side_px": (64, 96), "cut_px": 192, "folds": 3, "iterations": 1, "epochs": 4},
 }

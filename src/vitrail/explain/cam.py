@@ -109,10 +109,10 @@ def segmenter_gradcam(
 ) -> Maps:
     """Explain a segmenter by the feature maps of its bottleneck.
 
-    The score is the sum of a class's output over a set of pixels (Vinogradova et al. 2020,
-    arXiv:2002.11434). The output is the logit, as there: the softmax also falls when other classes rise,
-    and its gradient vanishes where the network is sure. The gradient goes through the decoder only, see
-    `vitrail.explain.decoder`.
+    The score is the mean of a class's output over a set of pixels; Vinogradova et al. 2020 (arXiv:2002.11434) take the
+    sum, with which a tile's values would grow with its number of pixels, and tiles could not be compared. The output
+    is the logit, as there: the softmax also falls when other classes rise, and its gradient vanishes where the network
+    is sure. The gradient goes through the decoder only, see `vitrail.explain.decoder`.
 
     Parameters
     ----------
@@ -134,7 +134,8 @@ def segmenter_gradcam(
     with frozen(network), torch.no_grad():
         encoded = network.encode(images.detach())
         decoded = decode(network, encoded, (images.shape[2], images.shape[3]))
-        gradient = decoded.gradient(target, _inside(decoded.logits, target, pixels))
+        inside = _inside(decoded.logits, target, pixels)
+        gradient = decoded.gradient(target, inside / inside.sum((1, 2), keepdim=True).clamp(min=1))
         values = _weighted(encoded[-1], gradient.mean((2, 3)))
     (frame,) = frames(network, shape_of(images), (BOTTLENECK,), (_STRIDE,))
     return Maps(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from vitrail import __version__
-from vitrail.branches import Reading  # noqa: TC001 - pydantic reads it
+from vitrail.branches import Layout, Reading  # noqa: TC001 - pydantic reads them
 from vitrail.classes import CLASSES
 from vitrail.errors import ModelError
 
@@ -23,6 +23,12 @@ Channels = tuple[float, float, float]
 
 MOST_CHANGED = 0.001
 """Share of tiles that a 16-bit type may call otherwise than float32."""
+
+MOST_MOVED = 0.01
+"""By how much it may move any tile's tumor probability."""
+
+MOST_PIXELS = 0.002
+"""Share of a segmenter's pixels that it may call otherwise."""
 
 
 class _Part(BaseModel):
@@ -57,12 +63,15 @@ class TrainingInfo(_Part):
         Its loss on the validation tiles.
     seed
         The study's seed.
+    precision
+        The type it was computed in; none where that was not stored.
     """
 
     epochs: Annotated[int, Field(ge=1)]
     best_epoch: Annotated[int, Field(ge=1)]
     validation_loss: float
     seed: int
+    precision: Literal["float32", "bfloat16", "float16"] | None = None
 
 
 class HalfCheck(_Part):
@@ -78,17 +87,21 @@ class HalfCheck(_Part):
         Largest difference of a tile's tumor probability; the segmenter's is its share of tumor pixels.
     changed
         Share of the tiles that are called otherwise at a threshold of one half.
+    pixels
+        Share of all pixels that a segmenter calls otherwise; none of a classifier, and where nobody has looked.
     """
 
     dtype: Literal["bfloat16", "float16"]
     tiles: Annotated[int, Field(ge=1)]
     largest: Share
     changed: Share
+    pixels: Share | None = None
 
-    @property
-    def agrees(self) -> bool:
-        """Whether so few tiles change that the type may be used for predictions."""
-        return self.changed <= MOST_CHANGED
+    def agrees(self, task: Task) -> bool:
+        """Tell whether so little changes that the type may be used for predictions; unseen pixels count as changed."""
+        pixels = self.pixels if task == "segmenter" else 0.0
+        few = pixels is not None and pixels <= MOST_PIXELS
+        return few and self.changed <= MOST_CHANGED and self.largest <= MOST_MOVED
 
 
 class ModelSpec(_Part):
@@ -162,11 +175,18 @@ class SegmenterSpec(ModelSpec):
     ----------
     decoder
         Channels of the five decoder blocks, deepest first.
+    layout
+        Where the encoder's feature maps are taken, see `vitrail.models.segmenter`; what was written before there were
+        two had been `timm`.
+    head_px
+        Side of the last convolution's kernel. The paper's is 1; what was written before it was stored had 3.
     """
 
     task: Literal["segmenter"] = "segmenter"
     classes: FourClasses = Field(default=tuple(tissue.key for tissue in CLASSES), validate_default=True)
     decoder: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=5, max_length=5)]
+    layout: Layout = "timm"
+    head_px: Literal[1, 3] = 3
 
 
 AnySpec: TypeAdapter[ClassifierSpec | SegmenterSpec] = TypeAdapter(
