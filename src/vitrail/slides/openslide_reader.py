@@ -14,6 +14,7 @@ import openslide
 from PIL import Image
 
 from vitrail.errors import SlideError
+from vitrail.files import regular_file
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -149,12 +150,8 @@ def open_with_openslide(path: Path) -> openslide.OpenSlide:
 
 def _check_readable(path: Path) -> None:
     """Say what OpenSlide does not: it calls whatever it cannot read an unknown format."""
-    column = "Check the slide column of slides.csv"
+    regular_file(path, SlideError, "Check the slide column of slides.csv")
     try:
-        if path.is_dir():
-            raise SlideError(path, "a folder, not a file", column)
-        if not path.is_file():
-            raise SlideError(path, "no such file", column)
         path.open("rb").close()
     except OSError as error:
         raise SlideError(path, f"cannot be opened ({error.strerror})", "Check its permissions and its disk") from error
