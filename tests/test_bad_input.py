@@ -91,6 +91,18 @@ def unknown_class(cohort):
     )
 
 
+def unknown_classes_in_two_files(cohort):
+    for name in ("S1", "S4"):
+        write_outlines(cohort.parent / f"{name}.geojson", outline("Tumour", box(0, 0, 99, 99)))
+
+
+def unknown_classes_everywhere(cohort):
+    for number, path in enumerate(sorted(cohort.parent.glob("*.geojson"))):
+        write_outlines(path, *(outline(f"K{number}{i:02}", box(0, 0, 9, 9)) for i in range(4)))
+        if number < 5:
+            write_outlines(path, outline("Tumour", box(0, 0, 9, 9)), outline("Tumour", box(0, 0, 9, 9)))
+
+
 def no_tumor(cohort):
     for path in cohort.parent.glob("*.geojson"):
         write_outlines(path, outline("Non-tumor", box(0, 0, SIDE, SIDE)))
@@ -104,7 +116,10 @@ def all_missing(cohort):
 @pytest.mark.parametrize(
     ("spoil", "said"),
     [
-        (unknown_class, "unknown names: 'Stroma: loose' (1), 'Tumour' (1)"),
+        (unknown_class, "S1.geojson: outlines with unknown names: 'Stroma: loose' (1), 'Tumour' (1)"),
+        (unknown_classes_in_two_files, "2 annotation files: outlines with unknown names: 'Tumour' (2 in S1"),
+        (unknown_classes_in_two_files, ".geojson, S4.geojson). Add each name"),
+        (unknown_classes_everywhere, "'Tumour' (10 in S0.geojson, S1.geojson, S2.geojson and 2 more)"),
         (no_tumor, "not one of them is tumor"),
         (all_missing, "6 slides: none gave tiles"),
     ],

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vitrail.errors import CohortError
+from vitrail.files import read_regular
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -209,12 +210,9 @@ def _read_table(path: Path) -> list[tuple[int, dict[str, str]]]:
 
 
 def _text(path: Path) -> str:
+    cure = f"Write a table with the columns {', '.join(REQUIRED)}"
     try:
-        text = path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise CohortError(path, "no such file", f"Write one with the columns {', '.join(REQUIRED)}") from None
-    except OSError as error:
-        raise CohortError(path, f"cannot be read ({error.strerror})", "Name a file that you may read") from error
+        text = read_regular(path, CohortError, cure).decode("utf-8-sig")
     except UnicodeDecodeError:
         text = "\0"
     if "\0" in text:
