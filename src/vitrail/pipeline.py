@@ -214,7 +214,7 @@ STAGES = (
     Stage(
         name="explain",
         folder="explanations",
-        version=1,
+        version=2,
         settings=("augment", "explain"),
         needs=("tiles", "split", "classifier", "segmenter"),
         inputs=_nothing,
