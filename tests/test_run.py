@@ -113,7 +113,7 @@ def test_metrics_are_those_of_scikit_learn(finished):
         called = rows[network] >= 0.5
         assert test[network]["accuracy"] == pytest.approx(accuracy_score(truth, called), abs=1e-12)
         assert test[network]["auc"] == pytest.approx(roc_auc_score(truth, rows[network]), abs=1e-12)
-        assert test[network]["confusion"] == confusion_matrix(truth, called).tolist()
+        assert test[network]["confusion"] == confusion_matrix(truth, called, labels=[True, False]).tolist()
     assert sum(map(sum, test["pixels"]["confusion"])) == len(rows) * 32 * 32
 
 
