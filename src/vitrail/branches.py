@@ -53,7 +53,15 @@ class AnnotationSettings(Branch):
         description='Paper: "Tissues such as normal squamous epithelium, connective tissue, glands, muscle, and fat '
         'tissue were annotated as non-tumor."',
     )
-    ignore: tuple[str, ...] = Field((), description="outlines with these names are left out")
+    ignore: tuple[str, ...] = Field(
+        (),
+        description='Paper: "damaged tissue, and large regions of blood or necrosis were not annotated". Outlines with '
+        "these names are cut out of those around them; one that lies wholly within such an outline stays",
+    )
+
+
+WhiteInside = Literal["outline", "background"]
+"""What white pixels inside an outline are: see `TileSettings.white_inside`."""
 
 
 class TileSettings(Branch):
@@ -72,6 +80,12 @@ class TileSettings(Branch):
         220,
         description='Paper: "we added a background class for white background pixels". A pixel is white when all '
         "three channels reach this (the paper is silent)",
+    )
+    white_inside: WhiteInside = Field(
+        "outline",
+        description="white pixels inside an outline: of the outline's class, as lumens, gaps and fat belong to their "
+        'tissue; or "background", like all other white ones (the paper can be read either way). Which tiles are cut, '
+        "and their labels, follow the outlines alone",
     )
 
 

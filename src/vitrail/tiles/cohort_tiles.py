@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from vitrail.slides.cohort import CohortSlide
     from vitrail.tiles.table import StoredTiles
 
-VERSION = 3
+VERSION = 4
 """Raised when the same slide, outlines and settings come to give other tiles."""
 
 
