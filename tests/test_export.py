@@ -121,6 +121,14 @@ def test_the_default_encoder_is_exported_too(tmp_path):
     np.testing.assert_allclose(found[:, 1], vitrails(folder, images), rtol=0, atol=1e-5)
 
 
+@reads_torchscript
+def test_a_linear_dense_layer_is_exported_as_linear(tmp_path):
+    spec = ClassifierSpec(**SHARED, dense=16, dropout=0.5, activation="linear")
+    folder, images = save(tmp_path / "model", spec), tiles(3)
+    found = by_wsinfer(export_wsinfer(folder, tmp_path / "out"), images)
+    np.testing.assert_allclose(found[:, 1], vitrails(folder, images), rtol=0, atol=1e-5)
+
+
 def test_the_configuration_is_the_zoos(wsinfer):
     config = json.loads((wsinfer / "config.json").read_text())
     types = {

@@ -131,10 +131,19 @@ class AugmentSettings(Branch):
     contrast: Annotated[float, Field(ge=0, lt=1)] = Field(0.15, description="largest relative change")
 
 
+Activation = Literal["linear", "relu"]
+"""Of the classifier's dense layer: see `ClassifierSettings.activation`."""
+
+
 class ClassifierSettings(Branch):
     """The classification network: encoder, global average pooling, dense layer, dropout, one logit."""
 
     dense: Count = Field(1024, description='Paper: "a global average pooling layer, a dense layer with 1024 neurons"')
+    activation: Activation = Field(
+        "linear",
+        description="of the dense layer. The paper names one for the last layer alone, and without a name Keras' dense "
+        'layers have none: "linear". With "relu" the network is more than a weighted sum of its pooled features',
+    )
     dropout: Annotated[float, Field(ge=0, lt=1)] = Field(
         0.2, description='Paper: "Dropout"; it gives no rate. This is EfficientNet-B0\'s own (Tan and Le 2019)'
     )
