@@ -311,7 +311,15 @@ def test_only_a_classifier_can_be_explained_on_slides(slide, tmp_path):
         apply_models([slide], job)
 
 
-def test_settings_start_from_the_defaults():
+def test_slides_that_nobody_annotated_are_not_mapped_as_the_paper_did():
+    predict = settings_from().predict
+    assert (predict.window, predict.overlap, predict.background) == (0, 0.25, False)
+    assert predict.artefacts
+    assert predict.calibrated
+    assert Application(out=Path("out")).settings == settings_from()
+
+
+def test_settings_start_from_those_of_quick():
     changed = settings_from(["predict.overlap=0.1", "evaluation.threshold=0.7"])
     assert (changed.predict.overlap, changed.evaluation.threshold, changed.predict.min_tissue) == (0.1, 0.7, 0.05)
     with pytest.raises(SettingsError, match="no setting"):

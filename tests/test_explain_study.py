@@ -97,7 +97,9 @@ def run(tmp_path_factory):
 
 
 def work_on(run, folder, progress=None, **explain):
-    settings = Settings.model_validate({"compute": {"device": "cpu"}, "explain": {"l2": 0.05} | explain})
+    settings = Settings.model_validate(
+        {"compute": {"device": "cpu"}, "explain": {"training": "exact", "l2": 0.05} | explain}
+    )
     folder.mkdir(exist_ok=True)
     return Work(run=Run(folder=run, settings=settings), folder=folder, scratch=folder, progress=progress or Silent())
 

@@ -15,7 +15,7 @@ import pandas as pd
 
 from vitrail import __version__
 from vitrail.classes import TissueClass
-from vitrail.config import Settings, changed_text, settings_text
+from vitrail.config import Settings, changed_text, preset, settings_text
 from vitrail.errors import ModelError, SettingsError, SlideError
 from vitrail.exchange.whole import ExchangeError, not_written
 from vitrail.explain.whole import explained_tiles, fitted_on
@@ -55,6 +55,20 @@ _FARTHEST = 2.0
 one cohort scatter by half of one, and none lies so far off."""
 
 
+def settings_from(changes: Iterable[str] = ()) -> Settings:
+    """Return the settings for slides that nobody annotated with `key=value` changes: those of the preset `quick`.
+
+    No study of the paper's is repeated here, and so windows are blended, artefacts left out, and probabilities
+    calibrated.
+
+    Raises
+    ------
+    SettingsError
+        A change is wrong.
+    """
+    return Settings.model_validate(tomllib.loads(changed_text(settings_text(preset("quick"), ""), changes)))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Application:
     """What to apply, how, and where to write.
@@ -75,18 +89,7 @@ class Application:
     segmenter: Path | None = None
     out: Path
     mpp: float | None = None
-    settings: Settings = field(default_factory=Settings)
-
-
-def settings_from(changes: Iterable[str] = ()) -> Settings:
-    """Return the default settings with `key=value` changes.
-
-    Raises
-    ------
-    SettingsError
-        A change is wrong.
-    """
-    return Settings.model_validate(tomllib.loads(changed_text(settings_text(Settings(), ""), changes)))
+    settings: Settings = field(default_factory=settings_from)
 
 
 def apply_models(slides: Sequence[Path], job: Application, progress: Progress | None = None) -> Outcome:

@@ -242,7 +242,7 @@ class _File(BaseModel):
     channels: tuple[Annotated[int, Field(ge=1)], ...]
     strides: tuple[Annotated[int, Field(ge=1)], ...]
     bias: float
-    l2: Annotated[float, Field(gt=0)]
+    l2: Annotated[float, Field(ge=0)]
     vitrail: str = __version__
 
     @model_validator(mode="after")
