@@ -20,10 +20,9 @@ from vitrail.config import EMBEDDED_ENCODER
 from vitrail.errors import ModelError
 from vitrail.export import export_onnx, export_wsinfer, files
 from vitrail.export.graph import ClassProbabilities, TumorLogits, record
-from vitrail.export.onnx import model_digest
 from vitrail.models.inputs import Standardiser, intensities
 from vitrail.models.spec import ClassifierSpec, SegmenterSpec
-from vitrail.models.store import build, load_model, save_model
+from vitrail.models.store import build, load_model, model_digest, save_model
 from vitrail.predict.engine import Engine
 
 TINY = "test_efficientnet"

@@ -18,7 +18,8 @@ from vitrail.classes import TissueClass
 from vitrail.config import Settings, changed_text, preset, settings_text
 from vitrail.errors import ModelError, SettingsError, SlideError
 from vitrail.exchange.whole import ExchangeError, not_written
-from vitrail.explain.whole import explained_tiles, fitted_on
+from vitrail.explain.hrcam import FIT, fitted_auxiliary, unfitted
+from vitrail.explain.whole import explained_tiles
 from vitrail.files import write_table, write_text
 from vitrail.models.device import keep_memory, pick_device, reproducible
 from vitrail.models.store import JSON, WEIGHTS, load_model
@@ -45,10 +46,6 @@ SUMMARY_CSV = "summary.csv"
 
 _COLUMNS = (*SUMMARY, *(f"{kind.key}_share" for kind in ARTEFACTS), "reason")
 """Of the summary: what `publish` says, then the share of the tissue that each kind of artefact covers."""
-
-_NO_HRCAM = (
-    "explained by Grad-CAM alone: the classifier's run has no dense layer for HR-CAM; fit it with vitrail explain RUN"
-)
 
 _FARTHEST = 2.0
 """Standard deviations of training pixels that the mean colour of a slide's tissue may lie off their mean. The slides of
@@ -173,7 +170,7 @@ def _engine(task: str, folder: Path, settings: Settings) -> Engine:
     if model.spec.task != task:
         raise ModelError(folder, f"holds a {model.spec.task}, not a {task}", f"Give it as --{model.spec.task}")
     if settings.predict.explained and task == "classifier":
-        tiles = explained_tiles(model, MAP_PX, fitted_on(folder))
+        tiles = explained_tiles(model, MAP_PX, None if unfitted(folder) else fitted_auxiliary(folder))
         explaining = Explaining(module=tiles, methods=tiles.methods)
     return Engine(
         model,
@@ -208,8 +205,9 @@ class _Applied:
 
     def __post_init__(self) -> None:
         self.warnings += check_networks(self.networks, self.job.settings.evaluation.threshold)
-        if self.explained and "hrcam" not in self.explained.methods:
-            self.warnings.append(_NO_HRCAM)
+        missing = unfitted(self.job.classifier) if self.explained and self.job.classifier else None
+        if missing:
+            self.warnings.append(f"explained by Grad-CAM alone: {missing}; {FIT}")
         self.rows = _read_summary(self.job.out / SUMMARY_CSV)
 
     @property
