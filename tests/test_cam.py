@@ -129,6 +129,22 @@ def test_the_closed_form_is_the_gradient(classifier):
     assert set(signs.unique().tolist()) >= {-1.0, 1.0}
 
 
+def test_behind_a_linear_dense_layer_every_map_is_the_same_sum_of_features():
+    linear = random_network(CLASSIFIER.model_copy(update={"activation": "linear"})).eval()
+    x = images(5, 3, 96, 64)
+    found = classifier_gradcam(linear, x)
+    close(found.values, gradcam(linear, x, FINAL, Score(name="tumor", of=lambda logits: logits)).values)
+    with torch.no_grad():
+        features = linear.features(x)
+        weights = (linear.logit.weight @ linear.dense.weight)[0] / features[0, 0].numel()
+        close(found.values, torch.einsum("nchw,c->nhw", features, weights))
+        biases = linear.logit.weight[0] @ linear.dense.bias + linear.logit.bias
+        close(found.values.sum((1, 2)) + biases, linear(x))
+        close(found.output, linear(x))
+    rectified = random_network(CLASSIFIER).eval()  # of the same weights
+    assert (classifier_gradcam(rectified, x).values - found.values).abs().max() > 0.1 * found.values.abs().max()
+
+
 def test_non_tumor_is_the_negative(classifier):
     x = images(2, 3, 64, 64)
     tumor, non_tumor = (classifier_gradcam(classifier, x, target) for target in (TUMOR, NON_TUMOR))

@@ -21,7 +21,7 @@ from vitrail.explain.perturb import KINDS, ORDERS
 from vitrail.explain.stored import AGREEMENT, KEYS, ROWS, Kind, create_file, write_summary
 from vitrail.files import write_table
 from vitrail.models.spec import ClassifierSpec, SegmenterSpec
-from vitrail.models.store import Model, build, save_model
+from vitrail.models.store import Model, build, model_digest, save_model
 from vitrail.progress import Silent
 from vitrail.slides.cohort import CohortSlide
 from vitrail.slides.phantom import write_slide
@@ -64,7 +64,8 @@ def write_run(folder):
         save_model(folder / network, module, spec)
         explainer = Explainer(Model(spec=spec, module=module), torch.device("cpu"))
         weights = torch.randn(sum(explainer.layers.channels))
-        auxiliary = Auxiliary(layers=explainer.layers, weights=weights, bias=0.0, l2=0.1)
+        own = model_digest(folder / network)
+        auxiliary = Auxiliary(layers=explainer.layers, weights=weights, bias=0.0, l2=0.1, fitted_on=own)
         save_auxiliary(folder / "explanations" / network, auxiliary)
         saliencies[f"{network}_gradcam"] = explainer.gradcam(images)
         saliencies[f"{network}_hrcam"] = explainer.hrcam(images, auxiliary)

@@ -31,11 +31,41 @@ def test_paper_holds_the_papers_figures():
     assert (search.folds, search.keep, search.epochs) == (5, 1.0, None)
 
 
-def test_quick_differs_only_in_resolution_epochs_learning_rates_encoder_and_search():
-    allowed = {"tiles.side_px", "encoder.name", "encoder.weights", "classifier.glass"}
-    allowed |= {f"{net}.{key}" for net in ("classifier", "segmenter") for key in ("epochs", "learning_rate")}
-    allowed |= {f"search.{key}" for key in ("side_um", "side_px", "cut_px", "folds", "iterations", "epochs")}
-    assert {f"{branch}.{key}" for branch, values in QUICK.items() for key in values} <= allowed
+def test_paper_does_what_the_paper_did():
+    paper = preset("paper")
+    assert (paper.explain.training, paper.explain.epochs, paper.explain.l2, paper.explain.min_share) == (
+        "epochs", 50, 0, 0.8,
+    )  # fmt: skip
+    assert (paper.predict.window, paper.predict.overlap, paper.predict.background) == (1, 0, True)
+    assert (paper.predict.calibrated, paper.predict.artefacts, paper.predict.mirror) == (False, False, False)
+    assert (paper.predict.explained, paper.classifier.activation) == (False, "linear")
+    assert (paper.tiles.white_inside, paper.evaluation.threshold) == ("outline", 0.5)
+
+
+def test_quick_differs_only_in_what_it_says():
+    quick, paper = (preset(name).model_dump() for name in ("quick", "paper"))
+    changed = {name: {key for key in values if values[key] != paper[name][key]}
+               for name, values in quick.items() if values != paper[name]}  # fmt: skip
+    assert changed == {name: set(values) for name, values in QUICK.items()}
+    assert changed == {
+        "tiles": {"side_px"},
+        "encoder": {"name", "weights"},
+        "classifier": {"activation", "epochs", "glass", "learning_rate"},
+        "segmenter": {"epochs", "learning_rate"},
+        "predict": {"window", "overlap", "background", "artefacts", "calibrated"},
+        "explain": {"training", "l2"},
+        "search": {"side_um", "side_px", "cut_px", "folds", "iterations", "epochs"},
+    }
+
+
+def test_an_exact_solution_needs_a_penalty(study):
+    with pytest.raises(SettingsError, match=r'explain.training = "exact" needs a penalty: set explain.l2 as well'):
+        change_settings(study, ["explain.training=exact"])
+    change_settings(study, ["explain.training=exact", "explain.l2=1"])
+    with pytest.raises(SettingsError, match="needs a penalty"):
+        change_settings(study, ["explain.l2=0"])
+    with pytest.raises(SettingsError, match=r"explain.l2 = -1"):
+        change_settings(study, ["explain.l2=-1"])
 
 
 def test_every_setting_is_explained_in_the_file(study):

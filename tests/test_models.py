@@ -247,6 +247,21 @@ def test_classifier_is_its_head_behind_its_features():
         torch.testing.assert_close(network(x), by_hand)
 
 
+def test_the_dense_layer_is_linear_or_rectified(tmp_path):
+    network = build(classifier_spec(activation="linear"))
+    save_model(tmp_path, network, classifier_spec(activation="linear"))
+    read, x = load_model(tmp_path).module, torch.rand(3, 3, 64, 64)
+    with torch.inference_mode():
+        pooled = network.eval().features(x).mean((2, 3))
+        torch.testing.assert_close(read(x), network.logit(network.dense(pooled)).squeeze(1))
+    old = json.loads((tmp_path / "model.json").read_text())
+    assert old.pop("activation") == "linear"
+    (tmp_path / "model.json").write_text(json.dumps(old))  # as it was before activations were stored
+    with torch.inference_mode():
+        expected = network.logit(network.dense(pooled).relu()).squeeze(1)
+        torch.testing.assert_close(load_model(tmp_path).module(x), expected)
+
+
 @pytest.mark.parametrize("size", [(64, 64), (50, 70), (33, 32), (20, 20)])
 def test_segmenter_takes_any_size(size):
     network = build(segmenter_spec()).eval()

@@ -76,7 +76,7 @@ def write_explanations(folder, n=36, rows=None):
     table = rows[["tile", "slide_id", "patient_id"]].copy()
     found = {"agreement": {}, "agreement_relu": {}}
     for column, pair, relu in columns_of():
-        table[column] = r = correlate(*(file.maps(key) for key in PAIRS[pair]), relu=relu)
+        table[column] = r = correlate(*(file.maps(key) for key in PAIRS[pair]), (FRAME, FRAME), relu=relu)
         found["agreement_relu" if relu else "agreement"][pair] = agreement(r, rows["patient_id"], 0, 50).summary()
     layer = {"name": "encoder.blocks.0", "stride": 2, "channels": 16, "size_px": 16}
     accuracy = {"accuracy": 0.9, "interval": [0.8, None], "tiles": n, "train_accuracy": None, "train_tiles": 0}

@@ -19,6 +19,7 @@ from sklearn.metrics import accuracy_score, confusion_matrix, roc_auc_score
 
 from conftest import FAST, write_cohort
 from vitrail import cli
+from vitrail.config import read_settings
 from vitrail.report.explained_collect import collect_explained
 from vitrail.slides.cohort import read_cohort
 from vitrail.stage import open_run
@@ -113,7 +114,7 @@ def test_metrics_are_those_of_scikit_learn(finished):
         called = rows[network] >= 0.5
         assert test[network]["accuracy"] == pytest.approx(accuracy_score(truth, called), abs=1e-12)
         assert test[network]["auc"] == pytest.approx(roc_auc_score(truth, rows[network]), abs=1e-12)
-        assert test[network]["confusion"] == confusion_matrix(truth, called).tolist()
+        assert test[network]["confusion"] == confusion_matrix(truth, called, labels=[True, False]).tolist()
     assert sum(map(sum, test["pixels"]["confusion"])) == len(rows) * 32 * 32
 
 
@@ -148,6 +149,16 @@ def test_whole_slides_can_be_explained(run, capsys):
     assert "explained = true" in (run / "study.toml").read_text()
     assert vitrail("report", run) == 0
     assert f"../predictions/maps/{drawn.name}" in (run / "report" / "index.html").read_text()
+
+
+def test_flags_of_predict_change_the_runs_predictions(run):
+    assert vitrail("predict", run, "--background", "--keep-artefacts") == 0
+    made = json.loads((run / "predictions" / "stage.json").read_text())["settings"]["predict"]
+    assert (made["background"], made["artefacts"], made["explained"]) == (True, False, False)
+    kept = read_settings(run / "study.toml").predict
+    assert (kept.background, kept.artefacts, kept.explained) == (True, False, False)
+    (tiles,) = (run / "predictions" / "maps").glob("*.tiles.parquet")
+    assert len(pd.read_parquet(tiles)) == 64  # 8 by 8: none is left out
 
 
 def test_a_second_run_does_nothing(run, capsys):

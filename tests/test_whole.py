@@ -20,9 +20,8 @@ from vitrail.config import Settings
 from vitrail.errors import ModelError
 from vitrail.exchange.classmap import read_class_map
 from vitrail.explain.explainer import Explainer
-from vitrail.explain.hrcam import save_auxiliary
 from vitrail.explain.layers import find_layers
-from vitrail.explain.whole import POINTS, explained_tiles, fitted_on
+from vitrail.explain.whole import POINTS, explained_tiles
 from vitrail.geometry import Region
 from vitrail.models.store import Model
 from vitrail.pipeline import STAGES, stages_of
@@ -125,20 +124,6 @@ def test_maps_that_are_not_finite_are_an_error():
     auxiliary.weights[3] = np.inf
     with pytest.raises(ModelError, match="not finite"):
         explaining(model, auxiliary, "torch").explained(tiles_of(64))
-
-
-def test_the_dense_layer_is_found_where_it_was_fitted_on_this_very_classifier(tmp_path):
-    _, auxiliary = network()
-    own, explanations = tmp_path / "classifier", tmp_path / "explanations"
-    own.mkdir()
-    assert fitted_on(own) is None
-    (own / "stage.json").write_text('{"digest": "a"}')
-    save_auxiliary(explanations / "classifier", auxiliary)
-    assert fitted_on(own) is None
-    (explanations / "stage.json").write_text('{"needs": {"classifier": "a"}}')
-    assert torch.equal(fitted_on(own).weights, auxiliary.weights)
-    (own / "stage.json").write_text('{"digest": "b"}')
-    assert fitted_on(own) is None
 
 
 def test_explained_slides_need_what_the_stage_explain_fits():

@@ -62,7 +62,15 @@ class AnnotationSettings(Branch):
         description='Paper: "Tissues such as normal squamous epithelium, connective tissue, glands, muscle, and fat '
         'tissue were annotated as non-tumor."',
     )
-    ignore: tuple[str, ...] = Field((), description="outlines with these names are left out")
+    ignore: tuple[str, ...] = Field(
+        (),
+        description='Paper: "damaged tissue, and large regions of blood or necrosis were not annotated". Outlines with '
+        "these names are cut out of those around them; one that lies wholly within such an outline stays",
+    )
+
+
+WhiteInside = Literal["outline", "background"]
+"""What white pixels inside an outline are: see `TileSettings.white_inside`."""
 
 
 class TileSettings(Branch):
@@ -81,6 +89,12 @@ class TileSettings(Branch):
         220,
         description='Paper: "we added a background class for white background pixels". A pixel is white when all '
         "three channels reach this (the paper is silent)",
+    )
+    white_inside: WhiteInside = Field(
+        "outline",
+        description="white pixels inside an outline: of the outline's class, as lumens, gaps and fat belong to their "
+        'tissue; or "background", like all other white ones (the paper can be read either way). Which tiles are cut, '
+        "and their labels, follow the outlines alone",
     )
 
 
@@ -126,10 +140,19 @@ class AugmentSettings(Branch):
     contrast: Annotated[float, Field(ge=0, lt=1)] = Field(0.15, description="largest relative change")
 
 
+Activation = Literal["linear", "relu"]
+"""Of the classifier's dense layer: see `ClassifierSettings.activation`."""
+
+
 class ClassifierSettings(Branch):
     """The classification network: encoder, global average pooling, dense layer, dropout, one logit."""
 
     dense: Count = Field(1024, description='Paper: "a global average pooling layer, a dense layer with 1024 neurons"')
+    activation: Activation = Field(
+        "linear",
+        description="of the dense layer. The paper names one for the last layer alone, and without a name Keras' dense "
+        'layers have none: "linear". With "relu" the network is more than a weighted sum of its pooled features',
+    )
     dropout: Annotated[float, Field(ge=0, lt=1)] = Field(
         0.2, description='Paper: "Dropout"; it gives no rate. This is EfficientNet-B0\'s own (Tan and Le 2019)'
     )
@@ -187,15 +210,15 @@ class PredictSettings(Branch):
         "classes come first",
     )
     window: Annotated[int, Field(ge=0, le=8)] = Field(
-        0,
-        description="side of the segmenter's windows on whole slides, in tiles; it learned from windows of 1. 0: 2, in "
-        "which it sees more around each pixel; but 1 for encoders with squeeze-and-excitation, which weigh their "
-        "channels by means over the whole window and lose in others",
+        1,
+        description="side of the segmenter's windows on whole slides, in tiles. Paper: \"Both networks yielded "
+        'predictions for individual tiles." 0: 2, in which it sees more around each pixel; but 1 for encoders with '
+        "squeeze-and-excitation, which weigh their channels by means over the whole window and lose in others",
     )
     overlap: Annotated[float, Field(ge=0, le=0.5)] = Field(
-        0.25,
-        description="of these windows, as a share of a tile; neighbours are blended, so that no border shows. "
-        "window = 1 and overlap = 0 set tiles side by side, as the paper did",
+        0.0,
+        description="of these windows, as a share of a tile; neighbours are blended, so that no border shows. 0 sets "
+        'them side by side. Paper: "This resulted in undesirable, tile-shaped class boundaries"; 0.25 has none',
     )
     mirror: bool = Field(
         default=False,
@@ -203,16 +226,20 @@ class PredictSettings(Branch):
     )
     min_tissue: Share = Field(0.05, description="a tile with a smaller share of tissue is background")
     background: bool = Field(
-        default=False, description='classify background tiles, too (Paper: "including background tiles", Fig. S3)'
+        default=True, description='classify background tiles, too (Paper: "including background tiles", Fig. S3)'
     )
-    artefacts: bool = Field(default=True, description="find artefacts, and leave them out of maps and statistics")
+    artefacts: bool = Field(
+        default=False,
+        description='find artefacts, and leave them out of maps and statistics. The paper kept them; "we recommend '
+        'applying a preceding artifact removal", it says',
+    )
     explained: bool = Field(
         default=False,
         description="explain the classifier on whole slides, too: Grad-CAM and HR-CAM of every tile, in the pass that "
         "classifies it. The paper explains tiles alone",
     )
     calibrated: bool = Field(
-        default=True,
+        default=False,
         description="divide logits by the temperature that the validation tiles asked for, so that probabilities mean "
         "what they say. The paper did not: what is called at a threshold of 0.5 stays the same, and so does every AUC; "
         "ensembles take the probabilities as the networks give them",
@@ -236,16 +263,16 @@ class ExplainSettings(Branch):
         'non-tumor ..." Less, where a class has no such tile',
     )
     training: Literal["exact", "epochs"] = Field(
-        "exact",
-        description="of HR-CAM's dense layer over the frozen network. exact: each tile is pooled once, and the convex "
-        "problem solved to convergence; epochs: as the paper did, with augmentation",
+        "epochs",
+        description="of HR-CAM's dense layer over the frozen network. epochs: as the paper did, with augmentation; "
+        "exact: each tile is pooled once, and the convex problem solved to convergence, which needs l2",
     )
     epochs: Count = Field(50, description='Paper: "... for 50 epochs"; for training = "epochs"')
     learning_rate: Positive = Field(1e-2, description='the paper is silent; for training = "epochs"')
-    l2: Positive = Field(
-        1.0,
-        description="penalty on the dense layer's weights over standardised features (the paper is silent). There are "
-        "about as many features as tiles: with less the weights follow chance, and with it the maps",
+    l2: Area = Field(
+        0.0,
+        description="penalty on the dense layer's weights over standardised features (the paper names none). There are "
+        "about as many features as tiles: with less than 1 the weights follow chance, and with it the maps",
     )
 
 

@@ -73,13 +73,13 @@ def predict(work: Work) -> None:
 
 def _explaining(run: Run) -> Callable[[Model], Explaining]:
     """Return what makes the run's classifier say why, with what the stage `explain` fitted."""
-    from vitrail.explain.hrcam import load_auxiliary  # noqa: PLC0415 - torch only where it works
+    from vitrail.explain.hrcam import fitted_auxiliary  # noqa: PLC0415 - torch only where it works
     from vitrail.explain.whole import explained_tiles  # noqa: PLC0415 - the same
     from vitrail.predict.engine import Explaining  # noqa: PLC0415 - the same
     from vitrail.predict.slidemap import MAP_PX  # noqa: PLC0415 - the same
 
     def explaining(model: Model) -> Explaining:
-        tiles = explained_tiles(model, MAP_PX, load_auxiliary(run.folder / "explanations" / "classifier"))
+        tiles = explained_tiles(model, MAP_PX, fitted_auxiliary(run.folder / "classifier"))
         return Explaining(module=tiles, methods=tiles.methods)
 
     return explaining
@@ -214,7 +214,7 @@ STAGES = (
     Stage(
         name="explain",
         folder="explanations",
-        version=1,
+        version=2,
         settings=("augment", "explain"),
         needs=("tiles", "split", "classifier", "segmenter"),
         inputs=_nothing,
@@ -232,7 +232,7 @@ STAGES = (
     Stage(
         name="report",
         folder="report",
-        version=7,
+        version=8,
         settings=("evaluation",),
         needs=("tiles", "split", "classifier", "segmenter", "predict", "explain", "check"),
         inputs=_attributes_and_search,

@@ -50,8 +50,9 @@ class Score:
 def classifier_gradcam(network: Classifier, images: Tensor, target: TissueClass = TissueClass.TUMOR) -> Maps:
     """Explain a classifier by its final feature maps, at the cost of a forward pass.
 
-    Behind the feature maps `A` (of `Z` cells) come their means `a`, `h = W1 a + b1`, and the logit
-    `w2 . max(h, 0) + b2`. So the gradient is the same in all cells, `W1' (1[h > 0] * w2) / Z`, and needs no autograd.
+    Behind the feature maps `A` (of `Z` cells) come their means `a`, `h = W1 a + b1`, and the logit `w2 . f(h) + b2`. So
+    the gradient is the same in all cells, `W1' (f'(h) * w2) / Z`, and needs no autograd: `f'` is 1 where the dense
+    layer is linear, so that all images share their weights, and `1[h > 0]` behind a ReLU.
 
     Parameters
     ----------
@@ -81,9 +82,9 @@ def classifier_cam(network: Classifier, images: Tensor) -> tuple[Tensor, Tensor]
     with torch.autocast(features.device.type, enabled=False):  # as the network's own head
         features = features.float()
         hidden = network.dense(features.mean((2, 3)))
-        logits = network.logit(hidden.relu()).squeeze(1)
-        active = (hidden > 0) * network.logit.weight
-        return logits, _weighted(features, active @ network.dense.weight / features[0, 0].numel())
+        logits = network.logit(network.activated(hidden)).squeeze(1)
+        slopes = network.slope(hidden) * network.logit.weight
+        return logits, _weighted(features, slopes @ network.dense.weight / features[0, 0].numel())
 
 
 def classifier_maps(

@@ -13,7 +13,7 @@ import pandas as pd
 
 from vitrail.classes import TissueClass
 from vitrail.explain.checked import SUMMARY, as_table, summarise
-from vitrail.explain.hrcam import load_auxiliary
+from vitrail.explain.hrcam import fitted_auxiliary
 from vitrail.explain.located import locate
 from vitrail.explain.perturb import Scorer, curves, orders
 from vitrail.explain.randomise import METHODS, Subject, randomisation
@@ -219,7 +219,7 @@ def _cascade(check: _Check, network: str, draw: int, few: Positions) -> pd.DataF
     folder, seed = check.work.run.folder, check.work.run.settings.seed
     subject = Subject(
         model=check.models[network],
-        auxiliary=load_auxiliary(folder / "explanations" / network),
+        auxiliary=fitted_auxiliary(folder / network),
         images=check.images_of(rows),
         device=check.device,
     )

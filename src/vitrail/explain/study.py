@@ -129,7 +129,7 @@ def _correlations(file: SaliencyFile, rows: pd.DataFrame) -> pd.DataFrame:
     for column, pair, relu in columns_of():
         first, second = PAIRS[pair]
         frames = file.kinds[first].frame, file.kinds[second].frame
-        found[column] = correlate(file.maps(first), file.maps(second), relu=relu, frames=frames)
+        found[column] = correlate(file.maps(first), file.maps(second), frames, relu=relu)
     return found
 
 

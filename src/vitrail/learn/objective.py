@@ -79,8 +79,8 @@ class Classification:
 
     def spec(self, settings: Settings, colours: Colours) -> ClassifierSpec:
         """Describe the network."""
-        own = settings.classifier
-        return ClassifierSpec.model_validate(_shared(settings, colours) | {"dense": own.dense, "dropout": own.dropout})
+        head = settings.classifier.model_dump(include={"dense", "dropout", "activation"})
+        return ClassifierSpec.model_validate(_shared(settings, colours) | head)
 
     def targets(self, tiles: TileTable) -> NDArray[np.float32]:
         """Return 1 for tumor tiles, else 0."""

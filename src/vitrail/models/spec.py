@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from vitrail import __version__
-from vitrail.branches import Layout, Reading  # noqa: TC001 - pydantic reads them
+from vitrail.branches import Activation, Layout, Reading  # noqa: TC001 - pydantic reads them
 from vitrail.classes import CLASSES
 from vitrail.errors import ModelError
 from vitrail.files import read_regular
@@ -161,12 +161,15 @@ class ClassifierSpec(ModelSpec):
         Neurons of the dense layer.
     dropout
         Rate of the dropout behind it.
+    activation
+        Of the dense layer; `relu` in what was written before it was stored.
     """
 
     task: Literal["classifier"] = "classifier"
     classes: tuple[Literal["tumor"]] = ("tumor",)
     dense: Annotated[int, Field(ge=1)]
     dropout: Annotated[float, Field(ge=0, lt=1)]
+    activation: Activation = "relu"
 
 
 class SegmenterSpec(ModelSpec):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -94,6 +95,15 @@ def saved_fingerprint(folder: Path) -> str | None:
             return (file.metadata() or {}).get(_FINGERPRINT)
     except (FileNotFoundError, SafetensorError):
         return None
+
+
+def model_digest(folder: Path) -> str:
+    """Return the SHA-256 of the SHA-256 digests of `model.json` and `weights.safetensors`."""
+    digest = hashlib.sha256()
+    for name in (JSON, WEIGHTS):
+        with (folder / name).open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
 
 
 def load_model(folder: Path) -> Model:
