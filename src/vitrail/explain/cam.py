@@ -115,6 +115,9 @@ def segmenter_gradcam(
     is the logit, as there: the softmax also falls when other classes rise, and its gradient vanishes where the network
     is sure. The gradient goes through the decoder only, see `vitrail.explain.decoder`.
 
+    The map is signed where the bottleneck lies behind an activation, as in the layout `paper`. Linear projections, as
+    in `timm`, have no zero: half of their values are negative, and so may be the map of a tile that is all tumor.
+
     Parameters
     ----------
     network
@@ -140,7 +143,13 @@ def segmenter_gradcam(
         values = _weighted(encoded[-1], gradient.mean((2, 3)))
     (frame,) = frames(network, shape_of(images), (BOTTLENECK,), (_STRIDE,))
     return Maps(
-        method=_NAME, layers=(BOTTLENECK,), target=target.key, values=values, output=decoded.logits, frame=frame
+        method=_NAME,
+        layers=(BOTTLENECK,),
+        target=target.key,
+        values=values,
+        output=decoded.logits,
+        frame=frame,
+        signed=network.activated,
     )
 
 

@@ -99,9 +99,9 @@ def _explain(sources: Sources, networks: Sequence[Network]) -> None:
     write_table(sources.folder / ROWS, rows)
     write_table(sources.folder / AGREEMENT, correlations)
     summary = {
-        **_agreements(correlations, sources.settings.seed),
+        **_agreements(correlations, columns_of(file.kinds), sources.settings.seed),
         "hrcam_accuracy": {network.task: _accuracy(network, sources, told) for network in networks},
-        "empty": {key: _empty(file.maps(key)) for key in file.kinds},
+        "empty": {key: _empty(file.maps(key)) for key, kind in file.kinds.items() if kind.signed},
         "tiles": len(test),
         "min_share": sources.min_share,
         "layers": {network.task: network.layers(image) for network in networks},
@@ -126,17 +126,17 @@ def _rows(sources: Sources, told: pd.DataFrame) -> pd.DataFrame:
 
 def _correlations(file: SaliencyFile, rows: pd.DataFrame) -> pd.DataFrame:
     found = rows[["tile", "slide_id", "patient_id"]].copy()
-    for column, pair, relu in columns_of():
+    for column, pair, relu in columns_of(file.kinds):
         first, second = PAIRS[pair]
         frames = file.kinds[first].frame, file.kinds[second].frame
         found[column] = correlate(file.maps(first), file.maps(second), frames, relu=relu)
     return found
 
 
-def _agreements(correlations: pd.DataFrame, seed: int) -> dict[str, Any]:
+def _agreements(correlations: pd.DataFrame, columns: Sequence[tuple[str, str, bool]], seed: int) -> dict[str, Any]:
     patients = correlations["patient_id"].to_numpy()
     found: dict[str, Any] = {"agreement": {}, "agreement_relu": {}}
-    for column, pair, relu in columns_of():
+    for column, pair, relu in columns:
         summary = agreement(correlations[column].to_numpy(), patients, seed).summary()
         found["agreement_relu" if relu else "agreement"][pair] = summary
     return found

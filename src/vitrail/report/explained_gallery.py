@@ -157,7 +157,7 @@ def gallery(blocks: Sequence[Block], scales: dict[str, Scale], side_um: float) -
     for block, height in zip(blocks, heights, strict=True):
         _draw_block(figure, block, top, side_um)
         top -= height
-    for number, (key, scale) in enumerate((key, scale) for key, scale in scales.items() if scale.limit):
+    for number, (key, scale) in enumerate((key, scale) for key, scale in scales.items() if not scale.empty):
         width = (_WIDTH - _LEFT) / max(len(scales), 2)
         place = (_LEFT + number * width, 0.24, min(width - 0.5, 4.0), 0.1)
         colour_bar(_axes(figure, place), scale, key_title(key))
