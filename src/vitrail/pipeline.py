@@ -214,7 +214,7 @@ STAGES = (
     Stage(
         name="explain",
         folder="explanations",
-        version=1,
+        version=2,
         settings=("augment", "explain"),
         needs=("tiles", "split", "classifier", "segmenter"),
         inputs=_nothing,
@@ -223,7 +223,7 @@ STAGES = (
     Stage(
         name="check",
         folder="checks",
-        version=1,
+        version=2,
         settings=("check",),
         needs=("tiles", "split", "classifier", "segmenter", "explain"),
         inputs=_truths,
@@ -232,7 +232,7 @@ STAGES = (
     Stage(
         name="report",
         folder="report",
-        version=7,
+        version=8,
         settings=("evaluation",),
         needs=("tiles", "split", "classifier", "segmenter", "predict", "explain", "check"),
         inputs=_attributes_and_search,
