@@ -223,7 +223,7 @@ STAGES = (
     Stage(
         name="check",
         folder="checks",
-        version=1,
+        version=2,
         settings=("check",),
         needs=("tiles", "split", "classifier", "segmenter", "explain"),
         inputs=_truths,

@@ -12,18 +12,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vitrail.measures.stats import bin_of, bootstrap, by_patient, fullest
+from vitrail.measures.patients import Interval, estimate
+from vitrail.measures.stats import mode
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from vitrail.explain.saliency import Frame
-    from vitrail.measures.stats import Interval
 
     Floats = NDArray[np.float64]
     Values = NDArray[np.floating[Any]]
 
-_BINS = 30
 _CHUNK = 64
 _ROUNDING = 1e-12  # of a map's highest value: one that varies by less is constant
 
@@ -42,8 +41,8 @@ class Agreement:
         Tiles that have none. They are left out of everything else.
     mean, mode
         Of the coefficients; the mode is the centre of the fullest of 30 equal bins from -1 to 1. NaN without any.
-    mean_interval, mode_interval
-        95 % bootstrap intervals over patients.
+    mean_interval
+        Its 95 % interval over patients; the mode has none, see `mode`.
     """
 
     correlations: Floats
@@ -52,7 +51,6 @@ class Agreement:
     mean: float
     mode: float
     mean_interval: Interval
-    mode_interval: Interval
 
     def summary(self) -> dict[str, Any]:
         """Return the numbers as JSON; what is undefined is null."""
@@ -60,7 +58,6 @@ class Agreement:
             "mode": _known(self.mode),
             "mean": _known(self.mean),
             "interval": [_known(end) for end in self.mean_interval],
-            "mode_interval": [_known(end) for end in self.mode_interval],
             "n": self.n,
             "constant": self.constant,
         }
@@ -148,7 +145,7 @@ class _Enlarging:
         return means
 
 
-def agreement(correlations: Floats, patients: NDArray[Any], seed: int, resamples: int = 2000) -> Agreement:
+def agreement(correlations: Floats, patients: NDArray[Any], seed: int) -> Agreement:
     """Sum up the coefficients of a cohort.
 
     Parameters
@@ -157,33 +154,17 @@ def agreement(correlations: Floats, patients: NDArray[Any], seed: int, resamples
         What `correlate` returns, `[tiles]`.
     patients
         Each tile's patient, `[tiles]`.
-    seed, resamples
-        See `bootstrap`.
+    seed
+        See `estimate`.
     """
     known = ~np.isnan(correlations)
     values = correlations[known]
-    parts = by_patient(np.asarray(patients)[known], _parts(values))
-    total = parts.sum(0)[None]
+    mean, low, high = estimate(values, 1, np.asarray(patients)[known], seed, "correlation")
     return Agreement(
         correlations=correlations,
         n=len(values),
         constant=int((~known).sum()),
-        mean=float(_mean(total)[0]),
-        mode=float(_mode(total)[0]),
-        mean_interval=bootstrap(parts, _mean, seed, resamples),
-        mode_interval=bootstrap(parts, _mode, seed, resamples),
+        mean=mean,
+        mode=mode(values),
+        mean_interval=Interval(low, high),
     )
-
-
-def _parts(values: Floats) -> Floats:
-    """Return what each coefficient adds to the sums that mean and mode are made of: its bin, one, and itself."""
-    return np.column_stack([np.eye(_BINS)[bin_of(values, _BINS)], np.ones(len(values)), values])
-
-
-def _mode(sums: Floats) -> Floats:
-    return fullest(sums[:, :-2])
-
-
-def _mean(sums: Floats) -> Floats:
-    mean: Floats = sums[:, -1] / np.where(sums[:, -2] > 0, sums[:, -2], np.nan)
-    return mean

@@ -25,7 +25,7 @@ from vitrail.explain.stored import (
 from vitrail.explain.study_fit import TASKS, Sources, fitted_network
 from vitrail.explain.study_tiles import blocks_of, explain_tiles, kinds_of
 from vitrail.files import write_table
-from vitrail.measures.stats import bootstrap, by_patient
+from vitrail.measures.patients import estimate
 from vitrail.models.device import keep_memory, pick_device, reproducible
 from vitrail.tiles.split import read_split
 from vitrail.tiles.table import read_tiles
@@ -103,6 +103,7 @@ def _explain(sources: Sources, networks: Sequence[Network]) -> None:
         "hrcam_accuracy": {network.task: _accuracy(network, sources, told) for network in networks},
         "empty": {key: _empty(file.maps(key)) for key, kind in file.kinds.items() if kind.signed},
         "tiles": len(test),
+        "patients": rows["patient_id"].nunique(),
         "min_share": sources.min_share,
         "layers": {network.task: network.layers(image) for network in networks},
     }
@@ -148,11 +149,10 @@ def _accuracy(network: Network, sources: Sources, told: pd.DataFrame) -> dict[st
     logits = told[f"{network.task}_hrcam"].to_numpy()[np.searchsorted(test, clear)]
     right = (logits > 0) == sources.tumor(clear)
     patients = sources.tiles.rows["patient_id"].to_numpy()[clear]
-    sums = by_patient(patients, np.column_stack([right, np.ones(len(right))]))
-    interval = bootstrap(sums, lambda drawn: drawn[:, 0] / drawn[:, 1], sources.settings.seed)
+    accuracy, *interval = estimate(right, 1, patients, sources.settings.seed, "share").json
     return {
-        "accuracy": float(right.mean()) if len(right) else None,
-        "interval": [None if np.isnan(end) else end for end in interval],
+        "accuracy": accuracy,
+        "interval": interval,
         "tiles": len(right),
         "train_accuracy": network.train_accuracy,
         "train_tiles": network.train_tiles,

@@ -67,7 +67,7 @@ def _panel(axes: Axes, columns: tuple[pd.Series[float], pd.Series[float]], found
 
 
 def _mark(axes: Axes, found: dict[str, Any], paper: float) -> None:
-    """Mark the mode with its interval, and the paper's mode on the axis."""
+    """Mark the mode, the mean with its interval, and the paper's mode on the axis."""
     axes.plot(
         [paper],
         [0],
@@ -83,11 +83,11 @@ def _mark(axes: Axes, found: dict[str, Any], paper: float) -> None:
         return
     top = axes.get_ylim()[1]
     axes.vlines(found["mode"], 0, 0.76 * top, color=INK, linewidth=1.1, linestyle=(0, (3, 2)), label="Mode")
-    low, high = found["mode_interval"]
+    low, high = found["interval"]
     if low is not None:
         axes.errorbar(
-            found["mode"], 0.76 * top, xerr=[[max(found["mode"] - low, 0)], [max(high - found["mode"], 0)]], color=INK,
-            capsize=3, linewidth=1.1, label="its 95 % interval",
+            found["mean"], 0.68 * top, xerr=[[found["mean"] - low], [high - found["mean"]]], color=INK, fmt="o",
+            markersize=3.5, capsize=3, linewidth=1.1, label="Mean, 95 % interval",
         )  # fmt: skip
     axes.annotate(
         f"{found['mode']:.2f}".replace("-", "\N{MINUS SIGN}"), (found["mode"], 0.76 * top), (0, 4),
