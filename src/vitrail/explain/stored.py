@@ -27,7 +27,7 @@ from vitrail.explain.saliency import Frame, Saliency
 from vitrail.files import write_text
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping
     from pathlib import Path
 
     from numpy.typing import NDArray

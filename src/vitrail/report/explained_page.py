@@ -142,10 +142,17 @@ def _wrong_caption(explained: Explained) -> str:
 
 def _agreement_caption() -> str:
     return (
+<<<<<<< HEAD
         "How Pearson's coefficient of two maps of a tile is distributed over the test tiles, in 30 equal bins. Filled: "
         "signed maps; outline: maps after ReLU, without what speaks against tumor. The mode is the centre of the "
         "fullest bin of the signed maps; dots: their mean, with its 95 % interval over patients. Tiles with a constant "
         f"map have no coefficient and are left out. Triangles mark the modes that {CITED} report for their own data. "
+=======
+        "How Pearson's coefficient of two maps over a tile's pixels is distributed over the test tiles, in 30 equal bins. "
+        "Filled: signed maps; outline: maps after ReLU, without what speaks against tumor. The mode is the centre of the "
+        "fullest bin of the signed maps; its 95 % interval is a bootstrap over patients. Tiles with a constant map "
+        f"have no coefficient and are left out. Triangles mark the modes that {CITED} report for their own data. "
+>>>>>>> wt-c
         "Corresponds to Fig. S4 there."
     )
 
