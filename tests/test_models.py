@@ -346,7 +346,7 @@ def test_a_fingerprint_is_found_and_leaves_the_bytes_the_same(tmp_path):
 @pytest.mark.parametrize(
     ("change", "problem"),
     [
-        ({"std": [1, 1, 0]}, r"std\.2: Input should be greater than 0"),
+        ({"std": [1, 1, 0]}, r"std\.2: Input should be greater than or equal to 0.0001"),
         ({"nonsense": 1}, "nonsense: Extra inputs are not permitted"),
         ({"task": "regressor"}, "content: Input tag 'regressor'"),
         ({"classes": ["tumor", "other"]}, "classes"),

@@ -174,8 +174,9 @@ def written(whole, data, tmp_path_factory):
     return write_report(replace(data, explained=whole), tmp_path_factory.mktemp("report"))
 
 
-def saliency(values, method="gradcam"):
-    return Saliency(method=method, layers=("last",), target="tumor", values=np.asarray(values, np.float32), frame=FRAME)
+def saliency(values, method="gradcam", *, signed=True):
+    kept = np.asarray(values, np.float32)
+    return Saliency(method=method, layers=("last",), target="tumor", values=kept, frame=FRAME, signed=signed)
 
 
 def distance(picture, base):
@@ -198,7 +199,20 @@ def test_one_scale_is_that_of_all_maps_together():
     assert common_scale(maps).limit == pytest.approx(np.percentile([1.0, 8.0, 0.001] * 4, 99))
     assert common_scale([]).limit == 0
     assert common_scale(maps).ends == (-common_scale(maps).limit, common_scale(maps).limit)
-    assert common_scale(maps, SEQUENTIAL).ends[0] == 0
+
+
+def test_maps_without_a_zero_are_painted_from_less_to_more():
+    """Shifted by any constant they look the same, and no colour speaks against anything."""
+    values = np.random.default_rng(0).uniform(-3, -1, (4, 4))
+    maps = [saliency(values + shift, signed=False) for shift in (0.0, 2.0, 9.0)]
+    scales = [common_scale([one]) for one in maps]
+    assert scales[0].ends == pytest.approx(np.percentile(values, (1, 99)))
+    image = np.full((SIDE, SIDE, 3), 255, np.uint8)
+    pictures = [overlay.overlay(image, one, scale).astype(int) for one, scale in zip(maps, scales, strict=True)]
+    for picture in pictures[1:]:
+        assert np.abs(picture - pictures[0]).max() <= 1
+    assert (pictures[0][..., 0] >= pictures[0][..., 2] - 1).all()  # yellow to violet, never blue on its own
+    assert common_scale([saliency(np.full((2, 2), -3.0), signed=False)]).empty
 
 
 def test_orange_speaks_for_tumor_and_blue_against():
@@ -208,9 +222,6 @@ def test_orange_speaks_for_tumor_and_blue_against():
     assert red[0] > red[2] + 100
     assert blue[2] > blue[0] + 100
     assert picture[-1, 0].tolist() == picture[-1, -1].tolist() == [255, 255, 255]
-    relu = overlay.overlay(image, saliency([[1, -1], [0, 0]]), Scale(limit=1.0, palette=SEQUENTIAL))
-    assert (relu[0, -1] == 255).all()
-    assert distance(relu[:1, :1], image[:1, :1]) > 40
 
 
 @pytest.mark.parametrize("ramp", [DIVERGING.above, DIVERGING.below, SEQUENTIAL.above])

@@ -204,7 +204,7 @@ def test_killed_again_and_again_the_numbers_are_the_same(finished, tmp_path):
     folder = tmp_path / "study"
     shutil.copytree(finished.parent / "cohort", folder / "cohort")
     new_run(folder / "run", folder / "cohort" / "slides.csv", "quick", FAST)
-    command = [sys.executable, "-m", "vitrail.cli", "run", str(folder / "run")]
+    command = [sys.executable, "-m", "vitrail", "run", str(folder / "run")]
     kills = 0
     for wanted in (
         "tiles/stage.json",
@@ -231,7 +231,7 @@ def kill_when(command, run, wanted):
 
 def test_an_interrupt_is_one_line(cohort, tmp_path):
     new_run(tmp_path / "run", cohort, "quick", FAST)
-    command = [sys.executable, "-m", "vitrail.cli", "run", str(tmp_path / "run")]
+    command = [sys.executable, "-m", "vitrail", "run", str(tmp_path / "run")]
     heed = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}  # background jobs ignore it
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, **heed)  # noqa: S603 - our own
     while not list(tmp_path.glob("run/.partial/classifier-*")):

@@ -11,12 +11,25 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Share = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Count = Annotated[int, Field(ge=1)]
+Positive = Annotated[float, Field(ge=1e-9, le=1e9)]
+Count = Annotated[int, Field(ge=1, le=1_000_000)]
+Repeats = Annotated[int, Field(ge=1, le=10_000)]
 Grey = Annotated[float, Field(ge=1, le=255)]
-Area = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Signed = Annotated[float, Field(allow_inf_nan=False)]
-Ratio = Annotated[float, Field(ge=1, allow_inf_nan=False)]
+Area = Annotated[float, Field(ge=0, le=1e12)]
+Signed = Annotated[float, Field(ge=-1e6, le=1e6)]
+Ratio = Annotated[float, Field(ge=1, le=1e6)]
+
+SidePx = Annotated[int, Field(ge=32, le=4096)]
+"""Side of a tile, in pixels."""
+
+SideUm = Annotated[float, Field(ge=1, le=100_000)]
+"""Side of a tile, in micrometres."""
+
+Neurons = Annotated[int, Field(ge=1, le=65_536)]
+DecoderChannels = Annotated[int, Field(ge=1, le=1024)]
+Batch = Annotated[int, Field(ge=1, le=65_536)]
+Epochs = Annotated[int, Field(ge=1, le=100_000)]
+Folds = Annotated[int, Field(ge=2, le=1000)]
 
 Reading = Literal["fast", "faithful"]
 """How slides are read: see `SlideSettings.reading`."""
@@ -43,7 +56,9 @@ class Branch(BaseModel):
 class SlideSettings(Branch):
     """How slides are read."""
 
-    mpp: Positive | None = Field(None, description="um per level-0 pixel, for slides whose header gives none")
+    mpp: Annotated[float, Field(ge=0.01, le=100)] | None = Field(
+        None, description="um per level-0 pixel, for slides whose header gives none"
+    )
     reading: Reading = Field(
         "fast",
         description="fast starts from the scanner's own reduced levels, and reduces JPEG while it is decoded, within a "
@@ -76,8 +91,8 @@ WhiteInside = Literal["outline", "background"]
 class TileSettings(Branch):
     """How slides are cut into tiles."""
 
-    side_um: Positive = Field(199.1, description='Paper: "we extracted tiles of size 199.1 µm ..."')
-    side_px: Annotated[int, Field(ge=32)] = Field(224, description='Paper: "... and resized them to 224 pixels."')
+    side_um: SideUm = Field(199.1, description='Paper: "we extracted tiles of size 199.1 µm ..."')
+    side_px: SidePx = Field(224, description='Paper: "... and resized them to 224 pixels."')
     min_annotated: Annotated[float, Field(gt=0, le=1)] = Field(
         0.30, description='Paper: "non-overlapping tiles with at least 30% annotated pixels"'
     )
@@ -147,7 +162,7 @@ Activation = Literal["linear", "relu"]
 class ClassifierSettings(Branch):
     """The classification network: encoder, global average pooling, dense layer, dropout, one logit."""
 
-    dense: Count = Field(1024, description='Paper: "a global average pooling layer, a dense layer with 1024 neurons"')
+    dense: Neurons = Field(1024, description='Paper: "a global average pooling layer, a dense layer with 1024 neurons"')
     activation: Activation = Field(
         "linear",
         description="of the dense layer. The paper names one for the last layer alone, and without a name Keras' dense "
@@ -170,14 +185,14 @@ class ClassifierSettings(Branch):
         "tiles. The paper has none; no outlined tile shows glass alone, and such a network may call it anything",
     )
     learning_rate: Positive = Field(1e-5, description='Paper: "The learning rate was set to 10^-5"')
-    batch: Count = Field(128, description='Paper: "and the batch size to 128"')
-    epochs: Count = Field(50, description="the paper is silent; the epoch with the lowest validation loss is kept")
+    batch: Batch = Field(128, description='Paper: "and the batch size to 128"')
+    epochs: Epochs = Field(50, description="the paper is silent; the epoch with the lowest validation loss is kept")
 
 
 class SegmenterSettings(Branch):
     """The segmentation network: a U-Net on the encoder, softmax over four classes, Jaccard loss."""
 
-    decoder: Annotated[tuple[Count, ...], Field(min_length=5, max_length=5)] = Field(
+    decoder: Annotated[tuple[DecoderChannels, ...], Field(min_length=5, max_length=5)] = Field(
         (256, 128, 64, 32, 16),
         description='Paper: "The decoder consists of five decoder blocks"; channels as in its library',
     )
@@ -195,10 +210,10 @@ class SegmenterSettings(Branch):
         "jaccard_present: such a class counts as 0",
     )
     learning_rate: Positive = Field(1e-4, description='Paper: "using Adam optimizer with a learning rate of 10^-4"')
-    batch: Count = Field(
+    batch: Batch = Field(
         64, description='Paper: "We chose to minimize the Jaccard loss function and set the batch size to 64."'
     )
-    epochs: Count = Field(50, description="the paper is silent; the epoch with the lowest validation loss is kept")
+    epochs: Epochs = Field(50, description="the paper is silent; the epoch with the lowest validation loss is kept")
 
 
 class PredictSettings(Branch):
@@ -267,7 +282,7 @@ class ExplainSettings(Branch):
         description="of HR-CAM's dense layer over the frozen network. epochs: as the paper did, with augmentation; "
         "exact: each tile is pooled once, and the convex problem solved to convergence, which needs l2",
     )
-    epochs: Count = Field(50, description='Paper: "... for 50 epochs"; for training = "epochs"')
+    epochs: Epochs = Field(50, description='Paper: "... for 50 epochs"; for training = "epochs"')
     learning_rate: Positive = Field(1e-2, description='the paper is silent; for training = "epochs"')
     l2: Area = Field(
         0.0,
@@ -280,8 +295,8 @@ class CheckSettings(Branch):
     """Whether the explanations are true: checks on some test tiles. The paper has none."""
 
     tiles: Count = Field(64, description="test tiles that are called tumor and are, drawn with the seed")
-    steps: Annotated[int, Field(ge=2)] = Field(12, description="steps of the deletion and insertion curves")
-    draws: Count = Field(
+    steps: Annotated[int, Field(ge=2, le=1000)] = Field(12, description="steps of the deletion and insertion curves")
+    draws: Repeats = Field(
         8,
         description="times that the weights are randomised: draws differ as much as patients do, and a verdict needs "
         "to know by how much. The first two are explained step by step, the others at the end",
@@ -293,7 +308,7 @@ class EvaluationSettings(Branch):
 
     threshold: Share = Field(0.5, description='Paper: "assigning class labels with a threshold of 0.5"')
     resamples: Count = Field(2000, description="bootstrap samples of the patients, for intervals (the paper has none)")
-    stacking_iterations: Count = Field(
+    stacking_iterations: Repeats = Field(
         10, description='Paper: stacking "using iterated 2-fold cross-validation"; how often, it does not say'
     )
     sensitivity: Annotated[float, Field(gt=0, le=1)] = Field(
@@ -318,7 +333,9 @@ class ComputeSettings(Branch):
         "only where that was measured to be faster on this machine and the model's own check allows it; on a GPU both "
         "are in 16 bits. float32: always. bfloat16: always. Explanations stay in float32",
     )
-    workers: Annotated[int, Field(ge=0)] = Field(0, description="processes that cut slides; 0 means one a core")
+    workers: Annotated[int, Field(ge=0, le=1024)] = Field(
+        0, description="processes that cut slides; 0 means one a core"
+    )
 
 
 class SearchSettings(Branch):
@@ -327,21 +344,21 @@ class SearchSettings(Branch):
     It trains classifiers on the patients of train and validation; those of test take no part.
     """
 
-    side_um: Annotated[tuple[Positive, ...], Field(min_length=1)] = Field(
+    side_um: Annotated[tuple[SideUm, ...], Field(min_length=1, max_length=100)] = Field(
         (99.6, 149.4, 199.1),
         description='Paper: "the sizes 99.6, 149.4, and 199.1 µm and resolutions ranging from 64 to 512 pixels"',
     )
-    side_px: Annotated[tuple[Annotated[int, Field(ge=32)], ...], Field(min_length=1)] = Field(
+    side_px: Annotated[tuple[SidePx, ...], Field(min_length=1, max_length=100)] = Field(
         (64, 128, 224, 256, 384, 512), description="see side_um; the paper does not list those between"
     )
-    cut_px: Annotated[int, Field(ge=32)] = Field(
+    cut_px: SidePx = Field(
         512,
         description="each size is cut once, at this, and averaged down to each resolution (the paper cut 512 to 1024 "
         "pixels and resized them); exact where it is a multiple",
     )
-    folds: Annotated[int, Field(ge=2)] = Field(5, description='Paper: "iterated 5-fold cross-validation"')
-    iterations: Count = Field(3, description="times that patients are dealt into folds anew; the paper is silent")
-    epochs: Count | None = Field(None, description="of each training; empty: those of [classifier]")
+    folds: Folds = Field(5, description='Paper: "iterated 5-fold cross-validation"')
+    iterations: Repeats = Field(3, description="times that patients are dealt into folds anew; the paper is silent")
+    epochs: Epochs | None = Field(None, description="of each training; empty: those of [classifier]")
     keep: Annotated[float, Field(gt=0, le=1)] = Field(
         1.0,
         description="share of the combinations that go on after each iteration (successive halving with 0.5); 1 "
@@ -389,8 +406,10 @@ class TissueSettings(Branch):
 class ArtefactSettings(Branch):
     """What counts as an artefact. The paper has no such step; the defaults were found on synthetic slides."""
 
-    cell_um: Positive = Field(8.0, description="side of a cell of the masks")
-    pixel_um: Positive = Field(2.0, description="side of the pixels that are measured; coarser slides give their own")
+    cell_um: Annotated[float, Field(ge=1, le=1000)] = Field(8.0, description="side of a cell of the masks")
+    pixel_um: Annotated[float, Field(ge=0.1, le=1000)] = Field(
+        2.0, description="side of the pixels that are measured; coarser slides give their own"
+    )
     tissue: Positive = Field(0.08, description="optical density from which a cell holds something")
     ink: Signed = Field(
         -0.05, description="pen: share of eosin, negative where red is absorbed more than hematoxylin does"
@@ -422,4 +441,4 @@ class ArtefactSettings(Branch):
     fold_slim: Ratio = Field(3.0, description="fold: least ratio of length to width")
     blur: Positive = Field(0.30, description="out of focus: energy of detail at pixel_um over that at cell_um")
     blur_edge: Positive = Field(0.45, description="out of focus: the same, beside places that are out of focus")
-    blur_blocks: Annotated[int, Field(ge=1)] = Field(2, description="out of focus: least number of 64-um blocks")
+    blur_blocks: Repeats = Field(2, description="out of focus: least number of 64-um blocks")

@@ -10,6 +10,7 @@ import typer
 
 from vitrail import __version__
 from vitrail.errors import SettingsError, VitrailError
+from vitrail.interrupt import until_interrupted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,9 +26,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-
-INTERRUPTED = 130
-"""Exit code after Ctrl-C."""
 
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="The run folder.")]
 Changes = Annotated[
@@ -205,6 +203,8 @@ def demo(folder: Annotated[Path, typer.Argument(help="Where to put it.")] = Path
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line, and leave with its exit code; an error of the user's is one line and exit code 2.
 
+    After Ctrl-C the exit code is 130; `interrupt.until_interrupted`, around this, says the line.
+
     Parameters
     ----------
     arguments
@@ -217,10 +217,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except OSError as error:
         what = error.strerror or str(error)
         _end(f"vitrail: {error.filename or 'file system'}: {what}. Check the path, its permissions and the disk.", 2)
-    except SystemExit as ended:
-        if ended.code == INTERRUPTED:  # typer has caught Ctrl-C
-            _end("vitrail: stopped; the same command goes on from here", INTERRUPTED)
-        raise
 
 
 def _bring(folder: Path, until: str, changes: list[str] | None) -> None:
@@ -286,4 +282,4 @@ def _vitrail(version: Version = False) -> None:  # noqa: FBT002 - a flag
 
 
 if __name__ == "__main__":
-    main()
+    until_interrupted(main)

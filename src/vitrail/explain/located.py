@@ -66,15 +66,21 @@ def locate(
     (size,) = {mask.shape for mask in masks.values()}
     inside = np.stack(list(masks.values()))
     for key, saliency in saliencies.items():
-        values = saliency.upsample((size[0], size[1]))
+        values = _weights(saliency, size)
         weights = weights_inside(values, inside)
-        strangers = _mean_weights((other.upsample((size[0], size[1])) for other in others[key]), inside)
+        strangers = _mean_weights((_weights(other, size) for other in others[key]), inside)
         turns = _mean_weights(turned(values), inside)
         for number, (region, mask) in enumerate(masks.items()):
             yield {
                 "key": key, "region": region, "weight": float(weights[number]), "others": float(strangers[number]),
                 "turned": float(turns[number]), "area": float(mask.mean()),
             }  # fmt: skip
+
+
+def _weights(saliency: Saliency, size: tuple[int, ...]) -> Values:
+    """Return a map over its tile; one that is not signed counts from its lowest value, for its zero means nothing."""
+    values = saliency.upsample((size[0], size[1]))
+    return values if saliency.signed else values - values.min()
 
 
 def _mean_weights(maps: Iterable[Values], inside: NDArray[np.bool_]) -> NDArray[np.float64]:

@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from vitrail import __version__
-from vitrail.branches import Activation, Layout, Reading  # noqa: TC001 - pydantic reads them
+from vitrail.branches import (  # noqa: TC001 - pydantic reads them
+    Activation,
+    DecoderChannels,
+    Layout,
+    Neurons,
+    Positive,
+    Reading,
+    SideUm,
+)
 from vitrail.classes import CLASSES
 from vitrail.errors import ModelError
 from vitrail.files import read_regular
@@ -18,9 +26,11 @@ if TYPE_CHECKING:
 Task = Literal["classifier", "segmenter"]
 ClassKey = Literal["tumor", "non_tumor", "other", "background"]
 FourClasses = tuple[Literal["tumor"], Literal["non_tumor"], Literal["other"], Literal["background"]]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1)]
-Channels = tuple[float, float, float]
+Deviation = Annotated[float, Field(ge=1e-4, le=100)]
+
+MOST_SPEC_BYTES = 1 << 20
+"""Of a `model.json`; those that are written here have 1 KiB."""
 
 MOST_CHANGED = 0.001
 """Share of tiles that a 16-bit type may call otherwise than float32."""
@@ -134,12 +144,12 @@ class ModelSpec(_Part):
     """
 
     task: Task
-    encoder: Annotated[str, Field(min_length=1)]
+    encoder: Annotated[str, Field(min_length=1, max_length=200)]
     classes: tuple[ClassKey, ...]
-    side_um: Positive
-    side_px: Annotated[int, Field(ge=1)]
-    mean: Channels
-    std: tuple[Positive, Positive, Positive]
+    side_um: SideUm
+    side_px: Annotated[int, Field(ge=1, le=4096)]
+    mean: tuple[Share, Share, Share]
+    std: tuple[Deviation, Deviation, Deviation]
     reading: ReadingInfo = ReadingInfo()
     vitrail: str = __version__
     training: TrainingInfo | None = None
@@ -167,7 +177,7 @@ class ClassifierSpec(ModelSpec):
 
     task: Literal["classifier"] = "classifier"
     classes: tuple[Literal["tumor"]] = ("tumor",)
-    dense: Annotated[int, Field(ge=1)]
+    dense: Neurons
     dropout: Annotated[float, Field(ge=0, lt=1)]
     activation: Activation = "relu"
 
@@ -188,7 +198,7 @@ class SegmenterSpec(ModelSpec):
 
     task: Literal["segmenter"] = "segmenter"
     classes: FourClasses = Field(default=tuple(tissue.key for tissue in CLASSES), validate_default=True)
-    decoder: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=5, max_length=5)]
+    decoder: Annotated[tuple[DecoderChannels, ...], Field(min_length=5, max_length=5)]
     layout: Layout = "timm"
     head_px: Literal[1, 3] = 3
 
@@ -205,10 +215,11 @@ def read_spec(path: Path) -> ClassifierSpec | SegmenterSpec:
     Raises
     ------
     ModelError
-        It is missing or not valid.
+        It is missing, too large or not valid.
     """
+    content = read_regular(path, ModelError, "Give the folder of a trained model", MOST_SPEC_BYTES)
     try:
-        return AnySpec.validate_json(read_regular(path, ModelError, "Give the folder of a trained model"))
+        return AnySpec.validate_json(content)
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False)[0]
         field = ".".join(str(part) for part in first["loc"] if part not in {"classifier", "segmenter"})

@@ -32,7 +32,8 @@ TITLES = {key: key_title(key) for key in KEYS}
 _SCALE = (
     "Orange speaks for tumor, blue against it, the stronger the less the tissue, in grey, shows through. All maps of "
     f"one kind in the figure share one scale: full colour stands for the {PERCENTILE}th percentile of the magnitudes "
-    "of their values, given at the colour bar. A map that looks empty is weak beside the others."
+    "of their values, given at the colour bar. A map that looks empty is weak beside the others. Maps in yellow to "
+    "violet have no zero: pale is less, dark is more."
 )
 _AS_ABOVE = "Colours as above; scales of this figure's own maps."
 _SPREAD = "Each patient gives one tile before any gives a second."
@@ -142,17 +143,11 @@ def _wrong_caption(explained: Explained) -> str:
 
 def _agreement_caption() -> str:
     return (
-<<<<<<< HEAD
-        "How Pearson's coefficient of two maps of a tile is distributed over the test tiles, in 30 equal bins. Filled: "
-        "signed maps; outline: maps after ReLU, without what speaks against tumor. The mode is the centre of the "
-        "fullest bin of the signed maps; dots: their mean, with its 95 % interval over patients. Tiles with a constant "
-        f"map have no coefficient and are left out. Triangles mark the modes that {CITED} report for their own data. "
-=======
-        "How Pearson's coefficient of two maps over a tile's pixels is distributed over the test tiles, in 30 equal bins. "
-        "Filled: signed maps; outline: maps after ReLU, without what speaks against tumor. The mode is the centre of the "
-        "fullest bin of the signed maps; its 95 % interval is a bootstrap over patients. Tiles with a constant map "
-        f"have no coefficient and are left out. Triangles mark the modes that {CITED} report for their own data. "
->>>>>>> wt-c
+        "How Pearson's coefficient of two maps over a tile's pixels is distributed over the test tiles, in 30 equal "
+        "bins. Filled: the maps as they are; outline: after ReLU, without what speaks against tumor, where both are "
+        "signed. The mode is the centre of the fullest bin of the former; dots: their mean, with its 95 % interval "
+        "over patients. Tiles with a constant map have no coefficient and are left out. Triangles mark the modes that "
+        f"{CITED} report for their own data. "
         "Corresponds to Fig. S4 there."
     )
 

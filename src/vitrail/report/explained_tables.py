@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from vitrail.explain.stored import PAIRS
 from vitrail.report import checks_tables
 from vitrail.report.data import NETWORKS
 
@@ -59,11 +58,13 @@ def explanation_tables(explained: Explained) -> dict[str, pd.DataFrame]:
 
 
 def agreement_table(summary: dict[str, Any]) -> pd.DataFrame:
-    """Return the agreement of each pair of maps, signed and after ReLU, and the paper's mode beside it."""
+    """Return the agreement of each pair of maps, signed and after ReLU, and the paper's mode beside it.
+
+    Pairs with a kind of maps whose zero means nothing have no row after ReLU.
+    """
     rows = []
     for maps, name in (("signed", "agreement"), ("relu", "agreement_relu")):
-        for pair in PAIRS:
-            found = summary[name][pair]
+        for pair, found in summary[name].items():
             low, high = found["interval"]
             rows.append(
                 {"pair": pair, "maps": maps, "mode": found["mode"], "mean": found["mean"], "mean_low": low,

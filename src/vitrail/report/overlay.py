@@ -96,10 +96,8 @@ class Scale:
         """Return how strongly values are painted, 0 to 1; NaN is not."""
         if self.empty:
             return np.zeros(values.shape)
-        if self.low is None:
-            strength = np.abs(values) / self.limit
-        else:
-            strength = (values - self.low) / (self.limit - self.low)
+        low = self.low
+        strength = np.abs(values) / self.limit if low is None else (values - low) / (self.limit - low)
         return np.clip(np.nan_to_num(strength), 0, 1)
 
 
