@@ -32,7 +32,7 @@ from vitrail.branches import (
     TissueSettings,
 )
 from vitrail.errors import SettingsError
-from vitrail.files import read_regular, write_text
+from vitrail.files import write_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -102,7 +102,11 @@ def read_settings(path: Path) -> Settings:
         The file is missing, is no TOML, has a name that does not exist, or a value that it cannot have.
     """
     try:
-        return Settings.model_validate(tomllib.loads(_read_text(path)))
+        return Settings.model_validate(tomllib.loads(path.read_text(encoding="utf-8-sig")))
+    except FileNotFoundError:
+        raise SettingsError(
+            path, "no such file", "Make a run folder with: vitrail init RUN --slides slides.csv"
+        ) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SettingsError(path, f"not valid TOML ({error})", "Mend that line") from None
     except ValidationError as error:
@@ -147,12 +151,7 @@ def change_settings(path: Path, changes: Iterable[str]) -> None:
         The file or a change is wrong; the file stays as it was.
     """
     read_settings(path)
-    write_text(path, changed_text(_read_text(path), changes))
-
-
-def _read_text(path: Path) -> str:
-    cure = "Make a run folder with: vitrail init RUN --slides slides.csv"
-    return read_regular(path, SettingsError, cure).decode("utf-8-sig").replace("\r\n", "\n")
+    write_text(path, changed_text(path.read_text(encoding="utf-8-sig"), changes))
 
 
 def _apply(document: TOMLDocument, change: str) -> None:

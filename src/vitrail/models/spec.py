@@ -10,7 +10,6 @@ from vitrail import __version__
 from vitrail.branches import Reading  # noqa: TC001 - pydantic reads it
 from vitrail.classes import CLASSES
 from vitrail.errors import ModelError
-from vitrail.files import read_regular
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -185,7 +184,9 @@ def read_spec(path: Path) -> ClassifierSpec | SegmenterSpec:
         It is missing or not valid.
     """
     try:
-        return AnySpec.validate_json(read_regular(path, ModelError, "Give the folder of a trained model"))
+        return AnySpec.validate_json(path.read_bytes())
+    except FileNotFoundError:
+        raise ModelError(path, "no such file", "Give the folder of a trained model") from None
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False)[0]
         field = ".".join(str(part) for part in first["loc"] if part not in {"classifier", "segmenter"})
