@@ -45,8 +45,11 @@ def read_slide(path):
     from dataclasses import replace
 
     from vitrail.geometry import Region
+    from vitrail.slides.phantom.truth import _is_phantom
     from vitrail.slides.slide import open_slide, read_region, read_thumbnail
 
+    if path.is_file():
+        _is_phantom(path)
     slide = open_slide(path, fallback_mpp=0.5)
     whole = slide.region
     part = Region(x=whole.width / 4, y=whole.height / 4, width=min(whole.width, 90), height=min(whole.height, 90))
