@@ -34,6 +34,9 @@ RESERVED = frozenset(
 )
 """Columns of a run's own tables: an attribute of that name would be taken for them."""
 
+_MOST_BYTES = 16 << 20
+"""Of a table: fifty thousand slides and more."""
+
 _LONGEST_ID = 100
 _SAFE_ID = re.compile(r"[^/\\\x00-\x1f]+")
 
@@ -212,7 +215,7 @@ def _read_table(path: Path) -> list[tuple[int, dict[str, str]]]:
 def _text(path: Path) -> str:
     cure = f"Write a table with the columns {', '.join(REQUIRED)}"
     try:
-        text = read_regular(path, CohortError, cure).decode("utf-8-sig")
+        text = read_regular(path, CohortError, cure, _MOST_BYTES).decode("utf-8-sig")
     except UnicodeDecodeError:
         text = "\0"
     if "\0" in text:
@@ -226,11 +229,13 @@ def _lines(path: Path, text: str) -> list[tuple[int, list[str]]]:
     rows, line = [], 1
     try:
         for row in reader:
-            rows.append((line, [cell.strip() for cell in row]))
+            cells = [cell.strip() for cell in row]
+            if any(cells):
+                rows.append((line, cells))
             line = reader.line_num + 1
     except csv.Error as error:
         raise CohortError(f"{path}, line {line}", f"no CSV ({error})", "Check its quotation marks") from error
-    return [(line, row) for line, row in rows if any(row)]
+    return rows
 
 
 def _separator(text: str) -> str:

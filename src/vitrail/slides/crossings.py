@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 MOST_CROSSINGS = 20_000
 MOST_CORNERS = 2_000_000
 
-_PAIRS = 1 << 22
+_PAIRS = 1 << 19
 """Pairs of sides looked at in one go, at most, if each meets each."""
 
 _NEIGHBOURS = 14

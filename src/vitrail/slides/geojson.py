@@ -147,7 +147,7 @@ def _lightened(found: dict[str, Any]) -> dict[str, Any]:
 
 def _top_level(path: Path, content: Any) -> list[Any]:
     kind = content.get("type") if isinstance(content, dict) else None
-    if kind in _GEOMETRIES:
+    if isinstance(kind, str) and kind in _GEOMETRIES:
         raise AnnotationError(path, f"holds a bare {kind} without a classification", _EXPORT)
     if kind == "Feature":
         return [content]

@@ -35,8 +35,11 @@ if TYPE_CHECKING:
 
     Coding = Literal["jpeg", "jpeg2000"]
 
-_MOST_PAGES = 512
+_MOST_PAGES = 4096
 """More directories than any slide has: a chain that does not end."""
+
+_MOST_REDUCTIONS = 64
+"""Of a page: each is smaller than the one before."""
 
 _MOST_ENTRIES = 1 << 16
 """Of a directory."""
@@ -50,8 +53,12 @@ MOST_TILE_PX = 1 << 26
 _MOST_STREAM_BYTES = 1 << 28
 """Of a compressed tile: what the largest takes uncompressed."""
 
-_INTEGERS = {1: "u1", 3: "u2", 4: "u4", 7: "u1", 13: "u4", 16: "u8", 18: "u8"}
-"""Types of the tags that are read: BYTE, SHORT, LONG, UNDEFINED, IFD, LONG8 and IFD8."""
+_INTEGERS = {
+    1: "u1", 3: "u2", 4: "u4", 7: "u1", 13: "u4", 16: "u8", 18: "u8",
+    6: "i1", 8: "i2", 9: "i4", 17: "i8",
+}  # fmt: skip
+"""Types of the tags that are read: BYTE, SHORT, LONG, UNDEFINED, IFD, LONG8 and IFD8; and those with a sign, since
+libtiff reads them in the place of the others."""
 
 _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC, _ORIENTATION = 256, 257, 258, 259, 262, 274
 _SAMPLES, _PLANAR, _TILE_WIDTH, _TILE_HEIGHT, _OFFSETS, _LENGTHS, _TABLES = 277, 284, 322, 323, 324, 325, 347
@@ -145,15 +152,20 @@ def read_pages(read: Read) -> tuple[TiffPage, ...]:
 
 
 def check_claims(path: Path) -> None:
-    """Make sure that OpenSlide can be handed a file; one that is no TIFF, or a damaged one, is left to it.
+    """Make sure that OpenSlide can be handed a file; one that is no TIFF is left to it.
 
     Raises
     ------
     SlideError
-        It is a TIFF, and one of its tiles cannot be true, or cannot be held in memory.
+        It is a TIFF, and its directories are damaged, or one of its tiles cannot be true or held in memory.
     """
-    with path.open("rb", buffering=0) as file, suppress(TiffError):
-        _check_tiles(path, file)
+    with path.open("rb", buffering=0) as file:
+        try:
+            _check_tiles(path, file)
+        except TiffError as error:
+            problem = f"not a slide, or cut short (its TIFF directories: {error})"
+            cure = "Check that the copy is complete, or convert it to a tiled pyramidal TIFF"
+            raise SlideError(path, problem, cure) from error
 
 
 def check_tile(path: Path, width: int, height: int) -> None:
@@ -182,15 +194,19 @@ def _check_tiles(path: Path, file: BinaryIO) -> None:
     def read(offset: int, length: int) -> bytes:
         return read_bytes(file, offset, length)
 
-    layout, at = _header(read)
+    try:
+        layout, at = _header(read)
+    except TiffError:
+        return  # not a TIFF
     if layout.order == "<" and _is_ndpi(read):
         return
     most = min(_MOST_STREAM_BYTES, os.fstat(file.fileno()).st_size)
     for _, tags in _chain(read, layout, at, {_TILE_WIDTH, _TILE_HEIGHT, _LENGTHS}):
         check_tile(path, _one(tags, _TILE_WIDTH), _one(tags, _TILE_HEIGHT))
-        longest = int(tags[_LENGTHS].max(initial=0)) if _TILE_WIDTH in tags and _LENGTHS in tags else 0
-        if not 0 <= longest <= most:
-            problem = f"a tile claims {longest % (1 << 64):,} bytes, where {most:,} are possible"
+        lengths = tags.get(_LENGTHS, np.empty(0, np.int64))
+        wrong = lengths[(lengths < 0) | (lengths > most)]
+        if len(wrong) and _TILE_WIDTH in tags:
+            problem = f"a tile claims {int(wrong[0]) % (1 << 64):,} bytes, where {most:,} are possible"
             raise SlideError(path, problem, "The file is damaged or cut short: copy it again from its source")
 
 
@@ -220,10 +236,13 @@ def _chain(read: Read, layout: _Layout, at: int, wanted: set[int]) -> Iterator[t
 
 def _reductions(read: Read, layout: _Layout, tags: Tags) -> tuple[TiffPage, ...]:
     """Return the pages below a page; a damaged one is passed over, since the page does without."""
-    pages = list[TiffPage]()
-    for at in tags.get(_REDUCTIONS, np.empty(0, np.int64))[:_MOST_PAGES].tolist():
+    pages, values = list[TiffPage](), 0
+    for at in tags.get(_REDUCTIONS, np.empty(0, np.int64))[:_MOST_REDUCTIONS].tolist():
         with suppress(TiffError):
             own, _ = _directory(read, layout, at, _READ)
+            values += sum(len(tag) for tag in own.values())
+            if values > _MOST_VALUES:
+                break
             if _TILE_WIDTH in own and not _one(own, _KIND) & _MASK:
                 pages.append(_page(own))
     return tuple(pages)
@@ -258,8 +277,12 @@ def _directory(read: Read, layout: _Layout, at: int, wanted: set[int]) -> tuple[
     content = read(at + first, length + last)
     following = _number(content[length:], layout.offset)
     entries = np.frombuffer(content, layout.entry, count)
-    known = (entry for entry in entries if int(entry["tag"]) in wanted)
-    return {int(entry["tag"]): _values(read, layout, entry) for entry in known}, following
+    tags: Tags = {}
+    for entry in entries[np.isin(entries["tag"], list(wanted))]:
+        if int(entry["tag"]) in tags:
+            raise TiffError(f"tag {entry['tag']} is there twice")
+        tags[int(entry["tag"])] = _values(read, layout, entry)
+    return tags, following
 
 
 def _values(read: Read, layout: _Layout, entry: np.void) -> NDArray[np.int64]:
