@@ -17,6 +17,7 @@ from vitrail.classes import TissueClass
 from vitrail.config import EMBEDDED_ENCODER
 from vitrail.errors import ModelError, SettingsError
 from vitrail.models import device, encoder
+from vitrail.models.classifier import Classifier
 from vitrail.models.encoder import feature_channels, load_encoder, start_weights
 from vitrail.models.inputs import Standardiser, intensities
 from vitrail.models.spec import AnySpec, ClassifierSpec, SegmenterSpec, TrainingInfo
@@ -347,6 +348,16 @@ def test_a_fingerprint_is_found_and_leaves_the_bytes_the_same(tmp_path):
     ("change", "problem"),
     [
         ({"std": [1, 1, 0]}, r"std\.2: Input should be greater than or equal to 0.0001"),
+        ({"side_px": 65_536}, r"side_px: Input should be less than or equal to 4096"),
+        ({"side_um": 1e-300}, r"side_um: Input should be greater than or equal to 1"),
+        ({"n" * 100_000: 1}, r"n{80}: Extra inputs are not permitted"),
+        ({"dense": 10**20}, r"dense: Input should be less than or equal to 65536"),
+        ({"dropout": 1.0}, r"dropout: Input should be less than 1"),
+        ({"mean": [0.5, 0.5, 1e300]}, r"mean\.2: Input should be less than or equal to 1"),
+        ({"std": [1e-300, 1, 1]}, r"std\.0: Input should be greater than or equal to 0.0001"),
+        ({"temperature": 1e-300}, r"temperature: Input should be greater than or equal to 0\.000000001"),
+        ({"encoder": "a" * 1000}, r"encoder: String should have at most 200 characters"),
+        ({"vitrail": "a" * (1 << 20)}, r"model\.json: has more than 1 MiB"),
         ({"nonsense": 1}, "nonsense: Extra inputs are not permitted"),
         ({"task": "regressor"}, "content: Input tag 'regressor'"),
         ({"classes": ["tumor", "other"]}, "classes"),
@@ -360,6 +371,23 @@ def test_spoilt_model_json(tmp_path, change, problem):
     with pytest.raises(ModelError, match=problem) as caught:
         load_model(tmp_path)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (b"\xff\xfe", "content: Invalid JSON"),
+        (b"[" * 100_000, "content: Invalid JSON: recursion limit exceeded"),
+        (b'{"task": "classifier", "dense": ' + b"9" * 5000 + b"}", "content: Invalid JSON: number out of range"),
+        (b'{"task": "classifier", "' + b"a" * 100_000 + b'": 1}', "Field required"),
+    ],
+)
+def test_a_model_json_that_no_program_wrote(tmp_path, content, problem):
+    (tmp_path / "model.json").write_bytes(content)
+    with pytest.raises(ModelError, match=problem) as caught:
+        load_model(tmp_path)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 600 + len(str(tmp_path))
 
 
 @pytest.mark.parametrize("name", ["model.json", "weights.safetensors"])
@@ -450,3 +478,19 @@ def test_reproducible_gives_back_what_it_took():
     assert not torch.are_deterministic_algorithms_enabled()
     with device.reproducible(torch.device("cpu"), 5):
         assert torch.equal(torch.rand(3), first)
+
+
+def test_a_segmenters_decoder_has_limits(tmp_path):
+    save_model(tmp_path, build(segmenter_spec()), segmenter_spec())
+    path = tmp_path / "model.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"decoder": [256, 128, 64, 32, 10**20]}))
+    with pytest.raises(ModelError, match=r"decoder\.4: Input should be less than or equal to 1024"):
+        load_model(tmp_path)
+
+
+def test_large_tiles_are_tried_in_bounded_memory(monkeypatch):
+    sides = []
+    monkeypatch.setattr(Classifier, "forward", lambda _, x: sides.append(x.shape[-1]))
+    for side_px in (96, 1024, 4096):
+        check_fit(classifier_spec(side_px=side_px), 128)
+    assert sides == [96, 1024, 1024]

@@ -126,10 +126,10 @@ class SplitSettings(Branch):
 class EncoderSettings(Branch):
     """The encoder of both networks."""
 
-    name: str = Field(
+    name: Annotated[str, Field(max_length=200)] = Field(
         "efficientnet_b0", description='Paper: "EfficientNet-B0 pre-trained on ImageNet". Any timm encoder by name'
     )
-    weights: str = Field(
+    weights: Annotated[str, Field(max_length=4096)] = Field(
         "imagenet",
         description='"imagenet" (through timm, needs the network once), "embedded" (tf_efficientnet_lite0 only), '
         '"random", or the path of a .safetensors or .pth file, from this folder',

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vitrail.config import KEYWORDS
+from vitrail.errors import SettingsError
 from vitrail.searched import is_searched
 from vitrail.slides.cohort import content_digest, read_cohort
 from vitrail.stage import Run, Stage, Work
@@ -123,11 +124,21 @@ def _train(work: Work, task: Task) -> None:
 
 
 def started(run: Run) -> Settings:
-    """Return a run's settings with the path of the encoder's weights made absolute, from the run folder."""
+    """Return a run's settings with the path of the encoder's weights made absolute, from the run folder.
+
+    Raises
+    ------
+    SettingsError
+        The path begins with the home folder of a user who is not known here.
+    """
     encoder = run.settings.encoder
     if encoder.weights in KEYWORDS:
         return run.settings
-    path = run.folder.resolve() / Path(encoder.weights).expanduser()
+    try:
+        path = run.folder.resolve() / Path(encoder.weights).expanduser()
+    except RuntimeError:
+        problem = f"{encoder.weights!r} begins with a home folder that is not known"
+        raise SettingsError("encoder.weights", problem, "Write the whole path") from None
     return run.settings.model_copy(update={"encoder": encoder.model_copy(update={"weights": str(path)})})
 
 

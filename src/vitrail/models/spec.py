@@ -223,4 +223,4 @@ def read_spec(path: Path) -> ClassifierSpec | SegmenterSpec:
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False)[0]
         field = ".".join(str(part) for part in first["loc"] if part not in {"classifier", "segmenter"})
-        raise ModelError(path, f"{field or 'content'}: {first['msg']}", "Mend this field") from None
+        raise ModelError(path, f"{field[:80] or 'content'}: {first['msg']}", "Mend this field") from None

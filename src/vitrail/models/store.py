@@ -56,7 +56,8 @@ def build(spec: ModelSpec) -> Classifier | Segmenter:
 def check_fit(spec: ModelSpec, batch: int) -> None:
     """Make sure that a network can be trained on `batch` tiles at once, by a try on the CPU with an untrained one.
 
-    Two tiles stand for all larger batches. Torch's generators are put back.
+    Two tiles stand for all larger batches, and 1024 pixels for all larger tiles: maps that fit them fit those, and
+    memory is bounded. Torch's generators are put back.
 
     Raises
     ------
@@ -65,11 +66,15 @@ def check_fit(spec: ModelSpec, batch: int) -> None:
     """
     try:
         with torch.random.fork_rng(devices=[]), torch.no_grad():
-            build(spec).train()(torch.zeros(min(batch, 2), 3, spec.side_px, spec.side_px))
+            side_px = min(spec.side_px, _TRIED_PX)
+            build(spec).train()(torch.zeros(min(batch, 2), 3, side_px, side_px))
     except (RuntimeError, ValueError, IndexError) as error:
         problem = f"cannot be trained on tiles of {spec.side_px} pixels, {batch} a batch ({first_line(error)})"
         cure = f"Raise tiles.side_px or {spec.task}.batch, or take another encoder"
         raise ModelError(f"encoder {spec.encoder!r}, {spec.task}", problem, cure) from None
+
+
+_TRIED_PX = 1024
 
 
 def save_model(folder: Path, module: Classifier | Segmenter, spec: ModelSpec, fingerprint: str = "") -> None:
