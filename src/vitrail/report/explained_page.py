@@ -136,11 +136,11 @@ def _wrong_caption(explained: Explained) -> str:
 
 def _agreement_caption() -> str:
     return (
-        "How Pearson's coefficient of two maps over a tile's pixels is distributed over the test tiles, in 30 equal bins. "
-        "Filled: signed maps; outline: maps after ReLU, without what speaks against tumor. The mode is the centre of the "
-        "fullest bin of the signed maps; its 95 % interval is a bootstrap over patients. Tiles with a constant map "
-        f"have no coefficient and are left out. Triangles mark the modes that {CITED} report for their own data. "
-        "Corresponds to Fig. S4 there."
+        "How Pearson's coefficient of two maps over a tile's pixels is distributed over the test tiles, in 30 equal "
+        "bins. Filled: signed maps; outline: maps after ReLU, without what speaks against tumor. The mode is the "
+        "centre of the fullest bin of the signed maps; its 95 % interval is a bootstrap over patients. Tiles with a "
+        f"constant map have no coefficient and are left out. Triangles mark the modes that {CITED} report for their "
+        "own data. Corresponds to Fig. S4 there."
     )
 
 
