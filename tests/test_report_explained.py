@@ -453,6 +453,19 @@ def test_what_cannot_be_decided_does_not_fail(tmp_path):
     assert checks_tables.truth_table(summary).empty
 
 
+def test_tiles_without_the_cause_decide_nothing_about_it(tmp_path):
+    write_checks(tmp_path)
+    tables = {name: pd.read_parquet(tmp_path / f"{name}.parquet") for name in CHECK_COLUMNS}
+    nuclei = tables["truth"]["region"] == "atypical_nuclei"
+    tables["truth"].loc[nuclei, ["weight", "others", "turned", "area"]] = 0.0
+    summary = summarise(tables, 0)
+    assert summary["verdicts"]["classifier_gradcam"]["localisation"] == "undecided"
+    said = checks_tables.sentences(summary, TITLES)[0]
+    assert said.endswith("undecided on localisation; no checked tile holds atypical nuclei.")
+    with look.style():
+        checks.truth_figure(summary, TITLES).draw_without_rendering()
+
+
 def test_steps_with_two_names_show_both(whole):
     with look.style():
         figure = checks.randomisation_figure(whole.checked.randomisation)

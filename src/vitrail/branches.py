@@ -297,7 +297,7 @@ class CheckSettings(Branch):
     tiles: Count = Field(64, description="test tiles that are called tumor and are, drawn with the seed")
     steps: Annotated[int, Field(ge=2, le=1000)] = Field(12, description="steps of the deletion and insertion curves")
     draws: Repeats = Field(
-        8,
+        12,
         description="times that the weights are randomised: draws differ as much as patients do, and a verdict needs "
         "to know by how much. The first two are explained step by step, the others at the end",
     )

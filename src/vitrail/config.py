@@ -34,7 +34,7 @@ from vitrail.branches import (
     TissueSettings,
 )
 from vitrail.errors import SettingsError
-from vitrail.files import write_text
+from vitrail.files import read_regular, write_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

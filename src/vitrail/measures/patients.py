@@ -8,11 +8,14 @@ on the same rows are paired, and so is their difference.
 The intervals are symmetric studentised bootstrap intervals (Hall 1988, doi:10.1214/aos/1176350933), of shares on the
 logit scale, of correlations on Fisher's, and never narrower than those of the t distribution. Percentile intervals are
 too narrow for the patients that a test part has: with 11 simulated patients they cover 0.88 to 0.93 instead of 0.95,
-with 50 0.92 to 0.945; these cover 0.93 to 0.97 with either.
+with 50 0.92 to 0.945; these cover 0.93 to 0.97 with either. With 2, 3 and 5 patients percentiles cover 0.51, 0.75 and
+0.83; these cover 0.93 to 0.98, by being wide.
 
 What also depends on random draws that all patients share, such as random weights of a network, varies with both. The
 half-widths of the interval over patients and of the one over draws then add up in squares (Banerjee 1960, Sankhya
-22:357): for independent normal effects that never covers less than each of the two promises.
+22:357): with t intervals of independent normal effects that covers at least 0.95. Simulated with 3 to 21 patients and 2
+to 16 draws these cover 0.94 to 1, where drawing both again, for percentiles, covers 0.63 to 0.95, and Satterthwaite's
+degrees of freedom 0.89 to 0.99. If patients' effects are as skewed as an exponential distribution, it is 0.89 to 1.
 """
 
 from __future__ import annotations

@@ -135,6 +135,8 @@ def _doubts(summary: dict[str, Any], key: str) -> list[str]:
 
 
 def _about_truth(found: dict[str, Any]) -> str:
+    if found["ratio"] is None:
+        return "no checked tile holds atypical nuclei"
     return (
         f"puts {found['ratio']:.2f} times as much weight on atypical nuclei as their area would give, where maps of "
         f"other tiles put {found['others']:.2f} and the map turned and mirrored {found['turned']:.2f}"
