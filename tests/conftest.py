@@ -102,3 +102,20 @@ def _coarse_figures():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("vitrail.report.style.DPI", 40)
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _processor(tmp_path_factory):
+    """Keep what is measured of this machine out of the user's cache; let VITRAIL_TEST_BFLOAT16 set the CPU's flag.
+
+    `on` claims instructions for bfloat16 (torch emulates those that are not there), `off` denies them.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        forced = os.environ.get("VITRAIL_TEST_BFLOAT16")
+        if forced:
+            from vitrail.models import device  # noqa: PLC0415 - most tests need no torch
+
+            flags = {"on": {"avx512_bf16"}, "off": set()}[forced]
+            patch.setattr(device, "_cpu_flags", lambda _path: flags)
+        yield
