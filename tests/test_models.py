@@ -28,6 +28,9 @@ SHARED = {"encoder": TINY, "side_um": 199.1, "side_px": 64, "mean": (0.7, 0.5, 0
 INFO = TrainingInfo(epochs=3, best_epoch=2, validation_loss=0.25, seed=7)
 
 
+CPU_FLAGS = device._cpu_flags  # taken before anything replaces it
+
+
 def classifier_spec(**changes):
     return ClassifierSpec(**SHARED | {"dense": 16, "dropout": 0.5} | changes)
 
@@ -459,8 +462,7 @@ def test_bfloat16_only_where_the_cpu_has_it(tmp_path, monkeypatch, flags, dtype)
     cpuinfo = tmp_path / "cpuinfo"
     if flags:
         cpuinfo.write_text(f"processor : 0\n{flags}\n")
-    read = device._cpu_flags
-    monkeypatch.setattr(device, "_cpu_flags", lambda _path: read(cpuinfo))
+    monkeypatch.setattr(device, "_cpu_flags", lambda _path: CPU_FLAGS(cpuinfo))
     cpu = torch.device("cpu")
     assert device.half_type(cpu) == dtype
     for setting, expected in (("auto", torch.float32), ("float32", torch.float32), ("bfloat16", torch.bfloat16)):
