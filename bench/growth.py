@@ -287,7 +287,7 @@ def start_seconds(command: list[str]) -> float:
 def measure_start() -> None:
     """Print how long a start takes."""
     script = Path(sys.executable).with_name("vitrail")
-    command = [str(script)] if script.is_file() else [sys.executable, "-m", "vitrail.cli"]
+    command = [str(script)] if script.is_file() else [sys.executable, "-m", "vitrail"]
     goal("vitrail --help, at most 0.5 s", start_seconds([*command, "--help"]), 0.5, " s")
     goal("import vitrail, at most 1 s", start_seconds([sys.executable, "-c", "import vitrail"]), 1.0, " s")
     print(f"  {'(of that Python itself)':64}{start_seconds([sys.executable, '-c', 'pass']):6.2f} s")

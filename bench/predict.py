@@ -109,7 +109,8 @@ import tempfile
 import pandas as pd
 from bench.explain import random_auxiliary
 from vitrail.config import Settings
-from vitrail.explain.whole import explained_tiles, fitted_on
+from vitrail.explain.hrcam import fitted_auxiliary, unfitted
+from vitrail.explain.whole import explained_tiles
 from vitrail.models.device import keep_memory
 from vitrail.models.store import load_model
 from vitrail.predict.engine import Engine, Explaining
@@ -126,7 +127,8 @@ def engine_of(folder, explained):
     if (folder, explained) not in engines:
         model, explaining = load_model(Path(folder)), None
         if explained:
-            tiles = explained_tiles(model, MAP_PX, fitted_on(Path(folder)) or random_auxiliary(model.module))
+            own = random_auxiliary(model.module) if unfitted(Path(folder)) else fitted_auxiliary(Path(folder))
+            tiles = explained_tiles(model, MAP_PX, own)
             explaining = Explaining(module=tiles, methods=tiles.methods)
         engines[folder, explained] = Engine(model, torch.device("cpu"), engine="{engine}", explaining=explaining)
     return engines[folder, explained]

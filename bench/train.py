@@ -45,7 +45,7 @@ from vitrail.config import Settings
 from vitrail.learn.data import Parts, channel_statistics
 from vitrail.learn.loop import train
 from vitrail.learn.objective import OBJECTIVES
-from vitrail.models.device import keep_memory, pick_device, precision
+from vitrail.models.device import keep_memory, pick_device, training_precision
 from vitrail.models.store import build
 from vitrail.progress import Silent
 from vitrail.tiles.table import new_array, read_tiles
@@ -233,9 +233,9 @@ def bare(job: Job, laps: Laps) -> list[float]:
     history = []
 
     def loss() -> torch.Tensor:
-        with precision(device).autocast():
+        with training_precision(device).autocast():
             logits = model(x)
-        return objective.loss(logits.float(), y)
+        return objective.loss(job.settings, logits.float(), y)
 
     laps.wait()
     for _ in range(job.rounds + 1):

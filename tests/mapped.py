@@ -47,8 +47,9 @@ def pen_mark(*_, **__):
 
 
 def settings(**predict):
-    """Return settings with windows of one tile, which look for no artefacts unless told to."""
-    return Settings.model_validate({"predict": {"artefacts": False, "window": 1, "overlap": 0.25, **predict}})
+    """Return settings with blended windows of one tile, which look for no artefacts unless told to."""
+    common = {"artefacts": False, "window": 1, "overlap": 0.25, "background": False, "calibrated": True}
+    return Settings.model_validate({"predict": common | predict})
 
 
 class Reds:

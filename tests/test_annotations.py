@@ -203,6 +203,57 @@ def test_ignored_classes_leave_without_a_word(read):
     assert only.area(TUMOR) == only.area(NON_TUMOR) == 0
 
 
+def test_ignored_outlines_are_cut_out_of_those_around_them(read):
+    around, necrosis = polygon(square(0, 0, 20)), polygon(square(5, 5, 10), square(9, 9, 2))
+    found = read(
+        [feature("Ignore*", necrosis), feature("Tumor", around), feature("Stroma", polygon(square(-10, 0, 40)))]
+    )
+    hole = shapely.box(5, 5, 15, 15).difference(shapely.box(9, 9, 11, 11))
+    assert shapely.equals(found.tumor, shapely.box(0, 0, 20, 20).difference(hole))
+    assert found.non_tumor.intersection(hole).area == 0
+    assert (found.area(TUMOR), found.area(NON_TUMOR)) == (400 - 96, 1600 - 400)
+    assert found.warnings == ()
+
+
+def test_what_is_drawn_inside_an_ignored_outline_stays(read):
+    necrosis, island, across = square(5, 5, 10), square(8, 8, 3), square(12, 12, 8)
+    drawn = [feature("Tumor", polygon(ring)) for ring in (square(0, 0, 20), island, across)]
+    found = read([*drawn, feature("Tumor: Doubtful", polygon(necrosis))])
+    expected = shapely.box(0, 0, 20, 20).difference(shapely.box(5, 5, 15, 15)).union(shapely.box(8, 8, 11, 11))
+    assert shapely.equals(found.tumor, expected)
+    assert [outline.geometry.area for outline in found.outlines] == [300, 9, 64 - 9]
+
+
+def test_what_several_ignored_outlines_cover_is_gone(read):
+    halves = [feature("Ignore*", polygon(square(left, 0, 10))) for left in (0, 10)]
+    found = read([*halves, feature("Tumor", polygon(square(5, 2, 6))), feature("Stroma", polygon(square(30, 0, 2)))])
+    assert [outline.label for outline in found.outlines] == [NON_TUMOR]
+    only = read([*halves, feature("Tumor", polygon(square(5, 2, 6)))])
+    assert only.warnings == ("P01.geojson: no outline of tumor or non-tumor is left",)
+
+
+@given(st.lists(st.tuples(st.sampled_from(["Tumor", "Stroma", "Ignore*"]), st.integers(0, 20), st.integers(0, 20),
+                          st.integers(1, 12)), min_size=1, max_size=8))  # fmt: skip
+@settings(max_examples=60)
+def test_pixels_are_annotated_unless_ignored_from_within(tmp_path_factory, drawn):
+    """Squares on whole pixels: every pixel is what the outlines around its centre say, one by one."""
+    path = tmp_path_factory.mktemp("drawn") / "P01.geojson"
+    path.write_text(json.dumps([feature(name, polygon(square(*place))) for name, *place in drawn]))
+    found = read_annotations(path, NAMES)
+    region, grid = Region(x=0, y=0, width=32, height=32), np.arange(32) + 0.5
+    marks = [((grid > x) & (grid < x + side), (grid > y) & (grid < y + side)) for _, x, y, side in drawn]
+    areas = [(name, rows[:, None] & columns) for (name, *_), (columns, rows) in zip(drawn, marks, strict=True)]
+    ignored = [area for name, area in areas if name == "Ignore*"]
+    for label, key in ((TUMOR, "Tumor"), (NON_TUMOR, "Stroma")):
+        expected = np.zeros((32, 32), bool)
+        for name, area in areas:
+            if name == key:
+                holes = [hole for hole in ignored if (area & ~hole).any()]
+                expected |= area & ~np.any([np.zeros((32, 32), bool), *holes], axis=0)
+        union = found.tumor if label is TUMOR else found.non_tumor
+        np.testing.assert_array_equal(rasterize(union, region, (32, 32)), expected)
+
+
 def test_points_lines_and_unclassed_outlines_are_warned_of(read):
     point = {"type": "Point", "coordinates": [1, 1]}
     line = {"type": "LineString", "coordinates": [[1, 1], [2, 2]]}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +19,10 @@ from vitrail import apply
 from vitrail.apply import Application, apply_models, check_slide, settings_from
 from vitrail.errors import ModelError, SettingsError
 from vitrail.exchange.whole import ExchangeError
+from vitrail.explain.hrcam import Auxiliary, save_auxiliary
+from vitrail.explain.layers import find_layers
 from vitrail.models.spec import ClassifierSpec, SegmenterSpec
-from vitrail.models.store import build, save_model
+from vitrail.models.store import build, model_digest, save_model
 from vitrail.predict.mapping import Networks
 
 ENDINGS = ("classes.ome.tiff", "geojson", "json", "npz", "png", "tiles.parquet")
@@ -41,7 +44,7 @@ class Bench:
         threshold = predict.pop("threshold", 0.5)
         chosen = settings(**predict)
         chosen = chosen.model_copy(update={"evaluation": chosen.evaluation.model_copy(update={"threshold": threshold})})
-        return apply_models(slides, Application(out=out, settings=chosen))
+        return apply_models(slides, Application(classifier=out.parent / "classifier", out=out, settings=chosen))
 
     @property
     def seen(self):
@@ -271,6 +274,19 @@ def test_saved_models_are_applied_and_checked(slide, tmp_path):
     assert not (tmp_path / "x").exists()
 
 
+def test_slides_are_explained_by_a_dense_layer_of_these_weights_alone(tmp_path):
+    spec = ClassifierSpec(**SPEC | {"encoder": "test_efficientnet"}, dense=4, dropout=0)
+    module, own = build(spec), tmp_path / "classifier"
+    save_model(own, module, spec)
+    layers = find_layers(module)
+    head = Auxiliary(layers=layers, weights=torch.ones(sum(layers.channels)), bias=0.0, l2=1.0)
+    job = Application(classifier=own, out=tmp_path / "out", settings=settings(explained=True))
+    for fitted_on, methods in ((model_digest(own), ["gradcam", "hrcam"]), ("another", ["gradcam"])):
+        save_auxiliary(tmp_path / "explanations" / "classifier", replace(head, fitted_on=fitted_on))
+        networks, _ = apply._networks(job)
+        assert list(networks.classifier.methods) == methods
+
+
 class Why(Reds):
     """An engine that explains, too."""
 
@@ -292,7 +308,8 @@ def test_explained_slides_get_a_map_and_a_picture_more(bench, slide, tmp_path, m
     outcome = bench.run([slide], out, explained=True)
     more = ("explanations.ome.tiff", "explanations.png")
     assert names(out) == {"summary.csv", *(f"A.{ending}" for ending in (*ENDINGS, *more))}
-    assert [line for line in outcome.warnings if "Grad-CAM alone" in line]
+    (told,) = [line for line in outcome.warnings if "Grad-CAM alone" in line]
+    assert told.endswith("its run has no dense layer for HR-CAM; fit it with: vitrail explain RUN")
     first, seen = contents(out), engine.seen
     (out / "A.explanations.png").unlink()
     bench.run([slide], out, explained=True)
@@ -311,7 +328,15 @@ def test_only_a_classifier_can_be_explained_on_slides(slide, tmp_path):
         apply_models([slide], job)
 
 
-def test_settings_start_from_the_defaults():
+def test_slides_that_nobody_annotated_are_not_mapped_as_the_paper_did():
+    predict = settings_from().predict
+    assert (predict.window, predict.overlap, predict.background) == (0, 0.25, False)
+    assert predict.artefacts
+    assert predict.calibrated
+    assert Application(out=Path("out")).settings == settings_from()
+
+
+def test_settings_start_from_those_of_quick():
     changed = settings_from(["predict.overlap=0.1", "evaluation.threshold=0.7"])
     assert (changed.predict.overlap, changed.evaluation.threshold, changed.predict.min_tissue) == (0.1, 0.7, 0.05)
     with pytest.raises(SettingsError, match="no setting"):

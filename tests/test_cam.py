@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -31,8 +32,11 @@ SEGMENTER = SegmenterSpec(**SHARED, decoder=(16, 8, 8, 8, 8))
 FINAL = "encoder.bn2"
 
 
-def random_network(spec, seed=0):
-    """An untrained network whose normalisation layers and biases are random, too."""
+def random_network(spec, seed=0, most=2.5):
+    """An untrained network whose normalisation layers and biases are random, too; in deep ones they must not be large.
+
+    Otherwise rounding grows from layer to layer.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = build(spec)
@@ -40,7 +44,7 @@ def random_network(spec, seed=0):
             if isinstance(module, nn.BatchNorm2d):
                 module.running_mean.normal_(0, 0.2)
                 module.running_var.uniform_(0.5, 1.5)
-                nn.init.uniform_(module.weight, 0.5, 2.5)
+                nn.init.uniform_(module.weight, 0.5, most)
                 nn.init.normal_(module.bias, 0, 0.3)
             if isinstance(module, nn.Linear):
                 nn.init.normal_(module.bias, 0, 0.1)
@@ -59,9 +63,12 @@ def classifier():
     return random_network(CLASSIFIER).eval()
 
 
-@pytest.fixture(scope="module")
-def segmenter():
-    return random_network(SEGMENTER).eval()
+PAPER = SegmenterSpec(**SHARED | {"encoder": "mobilenetv2_035"}, decoder=(16, 8, 8, 8, 8), layout="paper", head_px=1)
+
+
+@pytest.fixture(scope="module", params=[SEGMENTER, PAPER], ids=["timm", "paper"])
+def segmenter(request):
+    return random_network(request.param, *((0, 2.5) if request.param is SEGMENTER else (2, 1.4))).eval()
 
 
 def close(found, expected):
@@ -122,6 +129,22 @@ def test_the_closed_form_is_the_gradient(classifier):
     assert set(signs.unique().tolist()) >= {-1.0, 1.0}
 
 
+def test_behind_a_linear_dense_layer_every_map_is_the_same_sum_of_features():
+    linear = random_network(CLASSIFIER.model_copy(update={"activation": "linear"})).eval()
+    x = images(5, 3, 96, 64)
+    found = classifier_gradcam(linear, x)
+    close(found.values, gradcam(linear, x, FINAL, Score(name="tumor", of=lambda logits: logits)).values)
+    with torch.no_grad():
+        features = linear.features(x)
+        weights = (linear.logit.weight @ linear.dense.weight)[0] / features[0, 0].numel()
+        close(found.values, torch.einsum("nchw,c->nhw", features, weights))
+        biases = linear.logit.weight[0] @ linear.dense.bias + linear.logit.bias
+        close(found.values.sum((1, 2)) + biases, linear(x))
+        close(found.output, linear(x))
+    rectified = random_network(CLASSIFIER).eval()  # of the same weights
+    assert (classifier_gradcam(rectified, x).values - found.values).abs().max() > 0.1 * found.values.abs().max()
+
+
 def test_non_tumor_is_the_negative(classifier):
     x = images(2, 3, 64, 64)
     tumor, non_tumor = (classifier_gradcam(classifier, x, target) for target in (TUMOR, NON_TUMOR))
@@ -140,7 +163,7 @@ def test_the_final_map_reaches_beyond_sides_that_do_not_divide(classifier):
 
 def test_images_of_a_batch_do_not_meet(classifier, segmenter):
     x = images(4, 3, 64, 64)
-    for explain, network in ((classifier_gradcam, classifier), (segmenter_gradcam, segmenter)):
+    for explain, network in ((classifier_gradcam, classifier), (partial(segmenter_gradcam, pixels="all"), segmenter)):
         whole, alone = explain(network, x).values, explain(network, x[2:3]).values
         close(whole[2:3], alone)
 
@@ -205,11 +228,16 @@ def test_segmenter_against_captum(segmenter, target, pixels):
     inside, given = inside_of(segmenter, x, target, pixels)
     found = segmenter_gradcam(segmenter, x, target, given)
     expected = captum_gradcam(
-        segmenter, bottleneck(segmenter), x, lambda x: (segmenter(x)[:, target] * inside).sum((1, 2))
+        segmenter, bottleneck(segmenter), x, lambda x: mean_inside(segmenter(x)[:, target], inside)
     )
     close(found.values, expected)
     with torch.no_grad():
         close(found.output, segmenter(x))
+
+
+def mean_inside(logits, inside):
+    """The mean over the chosen pixels of each image: their number must not enter, or tiles could not be compared."""
+    return (logits * inside).sum((1, 2)) / inside.sum((1, 2)).clamp(min=1)
 
 
 def inside_of(segmenter, x, target, pixels):
@@ -231,15 +259,15 @@ def test_segmenter_against_pytorch_grad_cam(segmenter):
         x,
         [targets_of(int(TUMOR), mask.numpy().astype(np.float32)) for mask in inside],
     )
-    found = segmenter_gradcam(segmenter, x)
-    close(found.values, raw)
+    found = segmenter_gradcam(segmenter, x)  # there the sum over the pixels is explained
+    close(found.values * inside.sum((1, 2)).clamp(min=1)[:, None, None], raw)
     np.testing.assert_allclose(rescaled(found.saliencies()), shown, atol=1e-5)
 
 
 def test_padding_is_explained_but_not_shown(segmenter):
     x = images(2, 3, 50, 70)
     found = segmenter_gradcam(segmenter, x, pixels="all")
-    expected = captum_gradcam(segmenter, bottleneck(segmenter), x, lambda x: segmenter(x)[:, TUMOR].sum((1, 2)))
+    expected = captum_gradcam(segmenter, bottleneck(segmenter), x, lambda x: segmenter(x)[:, TUMOR].mean((1, 2)))
     close(found.values, expected)
     assert (found.frame.image_px, found.frame.span_px) == ((50, 70), (64, 96))
     whole = nn.functional.interpolate(found.values[:1, None], size=(64, 96), mode="bilinear")[0, 0, :50, :70]

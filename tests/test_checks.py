@@ -19,9 +19,10 @@ from vitrail.explain.explainer import Explainer
 from vitrail.explain.hrcam import Auxiliary, save_auxiliary
 from vitrail.explain.perturb import KINDS, ORDERS
 from vitrail.explain.stored import AGREEMENT, KEYS, ROWS, Kind, create_file, write_summary
+from vitrail.explain.verdicts import verdicts
 from vitrail.files import write_table
 from vitrail.models.spec import ClassifierSpec, SegmenterSpec
-from vitrail.models.store import Model, build, save_model
+from vitrail.models.store import Model, build, model_digest, save_model
 from vitrail.progress import Silent
 from vitrail.slides.cohort import CohortSlide
 from vitrail.slides.phantom import write_slide
@@ -36,7 +37,7 @@ SPECS = {
     "classifier": ClassifierSpec(**SHARED, dense=8, dropout=0.5),
     "segmenter": SegmenterSpec(**SHARED, decoder=(8, 8, 8, 8, 8)),
 }
-SETTINGS = Settings.model_validate({"check": {"tiles": 10, "steps": 3, "draws": 2}, "compute": {"device": "cpu"}})
+SETTINGS = Settings.model_validate({"check": {"tiles": 10, "steps": 3, "draws": 3}, "compute": {"device": "cpu"}})
 
 
 def rows_of():
@@ -64,7 +65,8 @@ def write_run(folder):
         save_model(folder / network, module, spec)
         explainer = Explainer(Model(spec=spec, module=module), torch.device("cpu"))
         weights = torch.randn(sum(explainer.layers.channels))
-        auxiliary = Auxiliary(layers=explainer.layers, weights=weights, bias=0.0, l2=0.1)
+        own = model_digest(folder / network)
+        auxiliary = Auxiliary(layers=explainer.layers, weights=weights, bias=0.0, l2=0.1, fitted_on=own)
         save_auxiliary(folder / "explanations" / network, auxiliary)
         saliencies[f"{network}_gradcam"] = explainer.gradcam(images)
         saliencies[f"{network}_hrcam"] = explainer.hrcam(images, auxiliary)
@@ -182,11 +184,14 @@ def test_curves_begin_and_end_with_the_networks_own_scores(checked, run):
 def test_every_draw_and_step_is_there(checked):
     table = checked.randomisation
     assert list(table) == list(COLUMNS["randomisation"])
-    last = table[table["number"] == 6].set_index("draw")["correlation"]
+    last = table.query("network == 'classifier' and number == 7").set_index("draw")["correlation"]
     assert not np.allclose(last[0], last[1])
+    assert not np.allclose(last[1], last[2])
     sizes = table.groupby(["network", "method", "draw", "number", "step"]).size()
     assert set(sizes) == {10}
-    assert {network: len(sizes[network]) for network in SPECS} == {"classifier": 2 * 2 * 8, "segmenter": 2 * 2 * 7}
+    steps = {"classifier": 2 * (8 + 8 + 1), "segmenter": 2 * (7 + 7 + 1)}  # of the third draw the last alone
+    assert {network: len(sizes[network]) for network in SPECS} == steps
+    assert checked.summary["randomisation"]["classifier_hrcam"]["draws"] == 3
     untouched = table[table["number"] == 0].dropna()
     assert untouched["correlation"].min() > 1 - 1e-6  # the stored maps are those of the very tiles
 
@@ -200,6 +205,10 @@ def test_the_truth_is_measured_on_the_tile_that_the_map_belongs_to(checked, run,
     values = np.maximum(stored.saliency("classifier_hrcam", row["tile"]).upsample(), 0)
     assert row["area"] == pytest.approx(mask.mean())
     assert row["weight"] == pytest.approx(values[mask].sum() / values.sum(), rel=1e-5)
+    chosen = set(checked.perturbation["tile"]) - {row["tile"]}  # fewer than are drawn from more
+    maps = [np.maximum(stored.saliency("classifier_hrcam", i).upsample(), 0) for i in chosen]
+    others = [values[mask].sum() / values.sum() for values in maps if values.any()]
+    assert row["others"] == pytest.approx(np.mean(others), rel=1e-5)
     assert len(checked.truth) == len(set(checked.truth["tile"])) * len(KEYS) * 3
 
 
@@ -266,10 +275,10 @@ def test_without_synthetic_slides_and_neighbours_there_is_still_a_summary(run, e
     assert found.summary["truth"] is None
     assert len(found.truth) == len(found.randomisation) == 0
     assert list(found.truth) == list(COLUMNS["truth"])
-    assert not any(entry["passes"] for entry in found.summary["randomisation"].values())
     for entry in found.summary["perturbation"].values():
         assert entry["deletion"]["over_random"][1:] == [None, None]
-        assert not entry["deletion"]["passes"]
+    undecided = dict.fromkeys(("deletion", "insertion", "randomisation"), "undecided")
+    assert found.summary["verdicts"] == dict.fromkeys(KEYS, undecided)
 
 
 def fields(entry):
@@ -294,29 +303,36 @@ def test_the_choice_falls_back_on_what_there_is():
 
 def test_better_than_both_in_all_patients_passes_and_one_of_two_does_not():
     def table(own, random, blob):
+        rng = np.random.default_rng(0)
         rows = [
-            (tile, f"P{tile % 3}", network, order, kind, fraction, score + 0.01 * (tile % 3))
+            (tile, f"P{tile % 3}", network, order, kind, fraction, score + noise)
             for tile in range(9)
             for network in SPECS
             for order, score in zip(ORDERS, (own, 0.5, random, blob), strict=True)
             for kind in KINDS
+            for noise in [rng.uniform(-0.01, 0.01)]
             for fraction in (0.0, 0.5, 1.0)
         ]
         return pd.DataFrame(rows, columns=list(COLUMNS["perturbation"]))
 
-    def verdict(own, random, blob):
+    def summary(own, random, blob):
         empty = {name: as_table(name, []) for name in ("randomisation", "truth")}
         found = summarise({"perturbation": table(own, random, blob), **empty}, 0)
-        return found["perturbation"]["classifier_gradcam"]
+        found["ends"] = {}
+        return found
 
-    good = verdict(0.2, 0.4, 0.5)
-    assert good["deletion"]["area"] == pytest.approx(0.21)
-    assert good["deletion"]["over_random"] == pytest.approx([0.2, 0.2, 0.2])
-    assert good["deletion"]["over_blob"] == pytest.approx([0.3, 0.3, 0.3])
-    assert good["deletion"]["passes"]
-    assert not good["insertion"]["passes"]  # the same scores are bad there
-    assert verdict(0.6, 0.4, 0.5)["insertion"]["passes"]
-    assert not verdict(0.45, 0.4, 0.5)["insertion"]["passes"]  # above random, below the blob
+    def verdict(*scores):
+        return verdicts(summary(*scores))["classifier_gradcam"]
+
+    good = summary(0.2, 0.4, 0.5)["perturbation"]["classifier_gradcam"]
+    assert good["deletion"]["area"] == pytest.approx(0.2, abs=0.005)
+    assert good["deletion"]["over_random"][0] == pytest.approx(0.2, abs=0.01)
+    assert good["deletion"]["over_blob"][0] == pytest.approx(0.3, abs=0.01)
+    assert verdict(0.2, 0.4, 0.5)["deletion"] == "passes"
+    assert verdict(0.2, 0.4, 0.5)["insertion"] == "fails"  # the same scores are bad there
+    assert verdict(0.6, 0.4, 0.5)["insertion"] == "passes"
+    assert verdict(0.45, 0.4, 0.5)["insertion"] == "fails"  # above random, below the blob
+    assert verdict(0.5, 0.4, 0.5)["insertion"] == "undecided"  # above random, like the blob
 
 
 def test_a_folder_without_checks_is_named(tmp_path):

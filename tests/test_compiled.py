@@ -84,9 +84,9 @@ def test_who_computes(monkeypatch):
         use_openvino("openvino", CPU)
 
 
-@pytest.fixture(scope="module")
-def network():
-    return random_network(CLASSIFIER).eval()
+@pytest.fixture(scope="module", params=["relu", "linear"])
+def network(request):
+    return random_network(CLASSIFIER.model_copy(update={"activation": request.param})).eval()
 
 
 @pytest.fixture(scope="module")

@@ -13,11 +13,11 @@ from vitrail.models.store import build
 SHARED = {"side_um": 199.1, "side_px": 64, "mean": (0.7, 0.5, 0.6), "std": (0.2, 0.25, 0.15)}
 
 
-def network_of(encoder):
+def network_of(encoder, **layout):
     """An untrained segmenter whose normalisation layers are random, and where they let half of the values through."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        network = build(SegmenterSpec(encoder=encoder, decoder=(24, 16, 12, 8, 8), **SHARED)).eval()
+        network = build(SegmenterSpec(encoder=encoder, decoder=(24, 16, 12, 8, 8), **layout, **SHARED)).eval()
         for module in network.modules():
             if isinstance(module, nn.BatchNorm2d):
                 module.running_mean.normal_(0, 0.1)
@@ -36,9 +36,17 @@ def automatic(network, encoded, target, inside):
 
 
 @pytest.mark.parametrize("size", [(64, 96), (50, 70)])
-@pytest.mark.parametrize("encoder", ["test_efficientnet", "test_resnet", "test_convnext"])
-def test_the_gradient_is_that_of_automatic_differentiation(encoder, size):
-    network, generator = network_of(encoder), torch.Generator().manual_seed(1)
+@pytest.mark.parametrize(
+    ("encoder", "layout"),
+    [
+        ("test_efficientnet", {}),
+        ("test_resnet", {"head_px": 1}),
+        ("test_convnext", {}),
+        ("mobilenetv2_035", {"layout": "paper", "head_px": 1}),
+    ],
+)
+def test_the_gradient_is_that_of_automatic_differentiation(encoder, layout, size):
+    network, generator = network_of(encoder, **layout), torch.Generator().manual_seed(1)
     inside = torch.rand(3, *size, generator=generator) > 0.6
     with torch.no_grad():
         encoded = network.encode(torch.randn(3, 3, *size, generator=generator))

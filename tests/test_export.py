@@ -20,10 +20,9 @@ from vitrail.config import EMBEDDED_ENCODER
 from vitrail.errors import ModelError
 from vitrail.export import export_onnx, export_wsinfer, files
 from vitrail.export.graph import ClassProbabilities, TumorLogits, record
-from vitrail.export.onnx import model_digest
 from vitrail.models.inputs import Standardiser, intensities
 from vitrail.models.spec import ClassifierSpec, SegmenterSpec
-from vitrail.models.store import build, load_model, save_model
+from vitrail.models.store import build, load_model, model_digest, save_model
 from vitrail.predict.engine import Engine
 
 TINY = "test_efficientnet"
@@ -116,6 +115,14 @@ def test_wsinfer_computes_vitrails_probabilities(classifier, wsinfer, count):
 @reads_torchscript
 def test_the_default_encoder_is_exported_too(tmp_path):
     spec = ClassifierSpec(**SHARED | {"encoder": EMBEDDED_ENCODER}, dense=16, dropout=0.5)
+    folder, images = save(tmp_path / "model", spec), tiles(3)
+    found = by_wsinfer(export_wsinfer(folder, tmp_path / "out"), images)
+    np.testing.assert_allclose(found[:, 1], vitrails(folder, images), rtol=0, atol=1e-5)
+
+
+@reads_torchscript
+def test_a_linear_dense_layer_is_exported_as_linear(tmp_path):
+    spec = ClassifierSpec(**SHARED, dense=16, dropout=0.5, activation="linear")
     folder, images = save(tmp_path / "model", spec), tiles(3)
     found = by_wsinfer(export_wsinfer(folder, tmp_path / "out"), images)
     np.testing.assert_allclose(found[:, 1], vitrails(folder, images), rtol=0, atol=1e-5)

@@ -13,11 +13,12 @@ from vitrail.learn import finish
 from vitrail.learn.data import Loader
 from vitrail.learn.finish import Examinee, calibrate, compare_half, examine
 from vitrail.learn.loop import train
-from vitrail.models.device import Precision
+from vitrail.models.device import half_type
 from vitrail.models.inputs import Standardiser, intensities
 from vitrail.models.spec import ClassifierSpec, HalfCheck, SegmenterSpec, read_spec
 from vitrail.models.store import Model, build, load_model
-from vitrail.predict.engine import Engine, checked_precision
+from vitrail.models.trial import is_faster
+from vitrail.predict.engine import Engine, agreed_type
 from vitrail.progress import Silent
 
 CPU = torch.device("cpu")
@@ -99,14 +100,14 @@ def test_one_class_alone_leaves_the_temperature_at_1_and_it_is_said(rows):
     assert told.lines == ["classifier: not calibrated, for its validation tiles do not hold several classes"]
 
 
-def in_bfloat16(monkeypatch, *modules):
-    for module in modules:
-        monkeypatch.setattr(f"{module}.precision", lambda device: Precision(device=device, dtype=torch.bfloat16))
+def with_units(monkeypatch, *, there=True):
+    """Let the CPU have instructions for bfloat16, or none; those that it lacks are emulated."""
+    monkeypatch.setattr("vitrail.models.device._cpu_flags", lambda _path: {"avx512_bf16"} if there else set())
 
 
 @pytest.mark.parametrize("task", SPECS)
 def test_the_16_bit_check_is_the_difference_of_two_runs(task, monkeypatch):
-    in_bfloat16(monkeypatch, "vitrail.learn.finish")
+    with_units(monkeypatch)
     made, spec = make_parts(), SPECS[task]
     torch.manual_seed(0)
     network = build(spec).eval()
@@ -125,7 +126,10 @@ def test_the_16_bit_check_is_the_difference_of_two_runs(task, monkeypatch):
             half = network(images).float()
     if task == "classifier":
         full, half = full.double().sigmoid(), half.double().sigmoid()
+        assert found.pixels is None
     else:
+        assert found.pixels == pytest.approx((full.argmax(1) != half.argmax(1)).double().mean().item(), abs=2e-3)
+        assert found.pixels > 0
         full, half = ((one.argmax(1) == TissueClass.TUMOR).double().mean((1, 2)) for one in (full, half))
     assert (found.dtype, found.tiles) == ("bfloat16", len(made.validation))
     assert found.largest == pytest.approx((full - half).abs().max().item(), abs=2e-3)
@@ -134,21 +138,63 @@ def test_the_16_bit_check_is_the_difference_of_two_runs(task, monkeypatch):
 
 
 def test_without_units_nothing_is_compared(monkeypatch):
-    monkeypatch.setattr(finish, "precision", lambda device: Precision(device=device, dtype=torch.float32))
+    with_units(monkeypatch, there=False)
     assert compare_half(examinee("classifier")) is None
 
 
-def test_reduced_precision_needs_a_check_of_its_own_type_that_agrees(monkeypatch):
-    in_bfloat16(monkeypatch, "vitrail.predict.engine")
+def test_16_bits_need_a_check_of_their_own_type_that_agrees(monkeypatch):
+    with_units(monkeypatch)
 
-    def chosen(half):
-        return checked_precision(SPECS["classifier"].model_copy(update={"half": half}), CPU).dtype
+    def agreed(task, **seen):
+        check = {"dtype": "bfloat16", "tiles": 256, "largest": 0.01, "changed": 0.001} | seen
+        return agreed_type(SPECS[task].model_copy(update={"half": HalfCheck(**check)}), CPU) is not None
 
-    def seen(changed, dtype="bfloat16"):
-        return HalfCheck(dtype=dtype, tiles=256, largest=0.01, changed=changed)
+    assert agreed("classifier")
+    assert agreed("segmenter", pixels=0.002)
+    assert not agreed("segmenter")  # of a model from before, whose pixels nobody has compared
+    for task in SPECS:
+        for seen in ({"changed": 1 / 256}, {"largest": 0.011}, {"dtype": "float16"}):
+            assert not agreed(task, pixels=0.0, **seen)
+    assert not agreed("segmenter", pixels=0.0021)
+    assert agreed_type(SPECS["classifier"], CPU) is None
+    with_units(monkeypatch, there=False)
+    assert not agreed("classifier")
 
-    assert chosen(seen(0.0)) == chosen(seen(0.001)) == torch.bfloat16
-    assert chosen(seen(1 / 256)) == chosen(seen(0.0, "float16")) == chosen(None) == torch.float32
+
+@pytest.fixture
+def cached(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.mark.parametrize(("gain", "dtype"), [(1.3, torch.bfloat16), (1.1, torch.float32)])
+def test_16_bits_are_taken_where_they_were_measured_to_be_faster(cached, monkeypatch, gain, dtype):
+    """Measured once: the second engine is not asked again, and would come to the other answer."""
+    with_units(monkeypatch)
+    half = HalfCheck(dtype="bfloat16", tiles=256, largest=0.0, changed=0.0)
+    model = Model(spec=SPECS["classifier"].model_copy(update={"half": half}), module=build(SPECS["classifier"]))
+    images = make_parts().tiles.images[:4]
+    for answer in (gain, 2.4 - gain):
+        monkeypatch.setattr("vitrail.models.trial._gain", lambda *_, answer=answer: answer)
+        auto = Engine(model, CPU, engine="torch").tumor_logits(images)
+        fixed = Engine(model, CPU, engine="torch", precision=str(dtype).removeprefix("torch.")).tumor_logits(images)
+        np.testing.assert_array_equal(auto, fixed)
+    assert len(list(cached.rglob("*.json"))) == 1
+
+
+def test_what_cannot_be_kept_does_not_count(cached, monkeypatch):
+    cached.write_text("a file where the folder should be")
+    monkeypatch.setattr("vitrail.models.trial._gain", lambda *_: 9.0)
+    assert not is_faster(SPECS["classifier"], "torch", lambda: None, lambda: None)
+
+
+def test_the_gain_is_how_much_sooner_the_work_is_done(cached):
+    clock = iter(np.cumsum([0.0, 9.0, 0.0, 9.0, *[0.0, 3.0, 0.0, 2.0] * 5]))  # warming up does not count
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("vitrail.models.trial.perf_counter", lambda: next(clock))
+        assert is_faster(SPECS["classifier"], "torch", lambda: None, lambda: None)
+    (path,) = cached.rglob("*.json")
+    assert json.loads(path.read_text()) == {"gain": 1.5}
 
 
 @pytest.mark.parametrize("task", SPECS)
@@ -178,7 +224,7 @@ def test_a_training_ends_with_what_its_kept_weights_say(task, tmp_path):
     own = Examinee(network=model.module, spec=model.spec, loader=loader, rows=parts.validation, batch=8, seed=0)
     assert model.spec.temperature == pytest.approx(calibrate(own), rel=1e-3)
     assert model.spec.temperature != 1
-    assert (model.spec.half is None) == (finish.precision(CPU).dtype == torch.float32)
+    assert (model.spec.half is None) == (half_type(CPU) is None)
 
 
 def finish_targets(task, parts):

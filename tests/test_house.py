@@ -8,7 +8,7 @@ from pathlib import Path
 SOURCE = Path(__file__).parents[1] / "src" / "vitrail"
 
 FLOORS = (
-    ("errors", "geometry", "classes", "measures"),
+    ("errors", "interrupt", "geometry", "classes", "measures"),
     ("files", "branches", "config", "progress", "parallel", "stage"),
     ("slides", "searched"),
     ("tiles",),
@@ -21,6 +21,7 @@ FLOORS = (
     ("single", "apply"),
     ("demo",),
     ("cli",),
+    ("__main__",),
 )
 """Bottom first. What stands on one floor are rooms without doors between them, but for `OPEN`."""
 

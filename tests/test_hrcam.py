@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,11 +15,21 @@ from vitrail.errors import ModelError, TileError
 from vitrail.explain.align import frames
 from vitrail.explain.cam import Score, classifier_gradcam, gradcam
 from vitrail.explain.explainer import Explainer
-from vitrail.explain.hrcam import Auxiliary, fit, hrcam, load_auxiliary, pool, save_auxiliary, watching
+from vitrail.explain.hrcam import (
+    Auxiliary,
+    fit,
+    fitted_auxiliary,
+    hrcam,
+    load_auxiliary,
+    pool,
+    save_auxiliary,
+    unfitted,
+    watching,
+)
 from vitrail.explain.layers import Layers, default_layers, final_stride, find_layers
 from vitrail.explain.logistic import logistic_regression
 from vitrail.models.spec import ClassifierSpec, SegmenterSpec
-from vitrail.models.store import Model, build
+from vitrail.models.store import Model, build, model_digest, save_model
 
 TINY = "test_efficientnet"
 SHARED = {"encoder": TINY, "side_um": 199.1, "side_px": 64, "mean": (0.7, 0.5, 0.6), "std": (0.2, 0.25, 0.15)}
@@ -317,6 +329,36 @@ def test_auxiliary_round_trip(tmp_path):
     assert torch.equal(found.weights, auxiliary.weights)
     assert (found.layers, found.bias, found.l2) == (layers, 0.25, 0.1)
     assert {path.name for path in (tmp_path / "hrcam").iterdir()} == {"hrcam.json", "hrcam.safetensors"}
+
+
+def test_the_dense_layer_of_a_model_is_that_fitted_on_these_weights(tmp_path):
+    own, other = tmp_path / "classifier", tmp_path / "other"
+    save_model(own, network_of(CLASSIFIER), CLASSIFIER)
+    assert "no dense layer" in unfitted(own)
+    auxiliary = random_auxiliary(find_layers(network_of(CLASSIFIER)))
+    folder = tmp_path / "explanations" / "classifier"
+    save_auxiliary(folder, auxiliary)
+    assert "before its file said on which" in unfitted(own)
+    save_auxiliary(folder, replace(auxiliary, fitted_on=model_digest(own)))
+    assert unfitted(own) is None
+    assert torch.equal(fitted_auxiliary(own).weights, auxiliary.weights)
+    network = network_of(CLASSIFIER)
+    with torch.no_grad():
+        network.logit.bias += 1
+    save_model(other, network, CLASSIFIER)
+    for name in ("model.json", "weights.safetensors"):
+        shutil.copy(other / name, own / name)  # trained again, but not explained
+    assert "fitted on other weights" in unfitted(own)
+    with pytest.raises(
+        ModelError,
+        match=r"classifier: HR-CAM's dense layer was fitted on other weights.* Remove .*run: vitrail explain",
+    ):
+        fitted_auxiliary(own)
+
+
+def test_a_dense_layer_without_a_penalty_is_read(tmp_path):
+    save_auxiliary(tmp_path, replace(random_auxiliary(find_layers(network_of(CLASSIFIER))), l2=0.0))
+    assert load_auxiliary(tmp_path).l2 == 0
 
 
 @pytest.mark.parametrize(

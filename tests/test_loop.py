@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from vitrail.branches import AugmentSettings
+from vitrail.branches import AugmentSettings, ComputeSettings
 from vitrail.config import Settings
 from vitrail.errors import ModelError, SettingsError, TileError
 from vitrail.learn.checkpoint import EpochScores, best_epoch
@@ -16,7 +16,6 @@ from vitrail.learn.data import Loader, channel_statistics, cut, parts, shuffled
 from vitrail.learn.loop import _seeds, train
 from vitrail.learn.objective import OBJECTIVES
 from vitrail.learn.start import check_start
-from vitrail.models.device import Precision, precision
 from vitrail.models.inputs import Standardiser, intensities
 from vitrail.models.store import Model, load_model, replace
 from vitrail.predict.engine import Engine
@@ -122,7 +121,7 @@ def check_best(task, folder, part, scores):
         x = Standardiser(model.spec, torch.device("cpu"))(intensities(torch.from_numpy(part.tiles.images[rows])))
         with torch.inference_mode():
             targets = torch.from_numpy(objective.targets(part.tiles)[rows])
-            losses.append(objective.loss(model.module(x), targets).item())
+            losses.append(objective.loss(settings(), model.module(x), targets).item())
     assert np.mean(losses) == pytest.approx(scores["validation_loss"][best], rel=1e-4)
 
 
@@ -172,17 +171,31 @@ def test_a_model_of_other_settings_is_trained_anew(tmp_path):
     assert contents(tmp_path / "a") == contents(tmp_path / "b")
 
 
-def test_a_checkpoint_of_another_precision_is_not_taken_up(tmp_path, monkeypatch):
+def test_a_checkpoint_of_another_precision_is_not_taken_up(tmp_path):
     part, chosen = make_parts(), settings(epochs=2)
     with pytest.raises(Killed):
         train("classifier", part, chosen, folder=tmp_path / "a", progress=Killer(8))
-    other = torch.bfloat16 if precision(torch.device("cpu")).dtype == torch.float32 else torch.float32
-    monkeypatch.setattr("vitrail.learn.loop.precision", lambda device: Precision(device=device, dtype=other))
+    changed = chosen.model_copy(update={"compute": ComputeSettings(device="cpu", precision="bfloat16")})
     progress = Killer()
-    train("classifier", part, chosen, folder=tmp_path / "a", progress=progress)
-    train("classifier", part, chosen, folder=tmp_path / "b")
+    train("classifier", part, changed, folder=tmp_path / "a", progress=progress)
+    train("classifier", part, changed, folder=tmp_path / "b")
     assert progress.begun == ("classifier", 12, 0)
     assert contents(tmp_path / "a") == contents(tmp_path / "b")
+    assert load_model(tmp_path / "a").spec.training.precision == "bfloat16"
+
+
+@pytest.mark.parametrize("units", [True, False])
+def test_a_cpu_trains_in_float32_whatever_its_flags(tmp_path, monkeypatch, units):
+    """Of the flag alone nothing follows but a line in model.json: whether 16 bits would do for predictions."""
+    monkeypatch.setattr("vitrail.models.device._cpu_flags", lambda _path: {"avx512_bf16"} if units else set())
+    part, chosen = make_parts(), settings(epochs=1)
+    train("classifier", part, chosen, folder=tmp_path / "flag")
+    fixed = chosen.model_copy(update={"compute": ComputeSettings(device="cpu", precision="float32")})
+    train("classifier", part, fixed, folder=tmp_path / "fixed")
+    assert contents(tmp_path / "flag") == contents(tmp_path / "fixed")
+    spec = load_model(tmp_path / "flag").spec
+    assert spec.training.precision == "float32"
+    assert (spec.half is not None) == units
 
 
 def test_too_little_memory_to_train_is_told(tmp_path, monkeypatch):
@@ -394,4 +407,4 @@ def test_blur_and_noise_are_the_classifiers_alone():
     images, targets = torch.rand(2, 3, SIDE, SIDE), torch.zeros(2, SIDE, SIDE, dtype=torch.uint8)
     for task, same in (("classifier", False), ("segmenter", True)):
         augmenter = OBJECTIVES[task].augmenter(chosen, torch.Generator().manual_seed(0))
-        assert torch.equal(OBJECTIVES[task].augment(augmenter, images, targets)[0], images) == same
+        assert torch.equal(OBJECTIVES[task].augment(settings(), augmenter, images, targets)[0], images) == same

@@ -17,6 +17,7 @@ from vitrail.classes import TissueClass
 from vitrail.config import EMBEDDED_ENCODER
 from vitrail.errors import ModelError, SettingsError
 from vitrail.models import device, encoder
+from vitrail.models.classifier import Classifier
 from vitrail.models.encoder import feature_channels, load_encoder, start_weights
 from vitrail.models.inputs import Standardiser, intensities
 from vitrail.models.spec import AnySpec, ClassifierSpec, SegmenterSpec, TrainingInfo
@@ -247,6 +248,21 @@ def test_classifier_is_its_head_behind_its_features():
         torch.testing.assert_close(network(x), by_hand)
 
 
+def test_the_dense_layer_is_linear_or_rectified(tmp_path):
+    network = build(classifier_spec(activation="linear"))
+    save_model(tmp_path, network, classifier_spec(activation="linear"))
+    read, x = load_model(tmp_path).module, torch.rand(3, 3, 64, 64)
+    with torch.inference_mode():
+        pooled = network.eval().features(x).mean((2, 3))
+        torch.testing.assert_close(read(x), network.logit(network.dense(pooled)).squeeze(1))
+    old = json.loads((tmp_path / "model.json").read_text())
+    assert old.pop("activation") == "linear"
+    (tmp_path / "model.json").write_text(json.dumps(old))  # as it was before activations were stored
+    with torch.inference_mode():
+        expected = network.logit(network.dense(pooled).relu()).squeeze(1)
+        torch.testing.assert_close(load_model(tmp_path).module(x), expected)
+
+
 @pytest.mark.parametrize("size", [(64, 64), (50, 70), (33, 32), (20, 20)])
 def test_segmenter_takes_any_size(size):
     network = build(segmenter_spec()).eval()
@@ -331,7 +347,17 @@ def test_a_fingerprint_is_found_and_leaves_the_bytes_the_same(tmp_path):
 @pytest.mark.parametrize(
     ("change", "problem"),
     [
-        ({"std": [1, 1, 0]}, r"std\.2: Input should be greater than 0"),
+        ({"std": [1, 1, 0]}, r"std\.2: Input should be greater than or equal to 0.0001"),
+        ({"side_px": 65_536}, r"side_px: Input should be less than or equal to 4096"),
+        ({"side_um": 1e-300}, r"side_um: Input should be greater than or equal to 1"),
+        ({"n" * 100_000: 1}, r"n{80}: Extra inputs are not permitted"),
+        ({"dense": 10**20}, r"dense: Input should be less than or equal to 65536"),
+        ({"dropout": 1.0}, r"dropout: Input should be less than 1"),
+        ({"mean": [0.5, 0.5, 1e300]}, r"mean\.2: Input should be less than or equal to 1"),
+        ({"std": [1e-300, 1, 1]}, r"std\.0: Input should be greater than or equal to 0.0001"),
+        ({"temperature": 1e-300}, r"temperature: Input should be greater than or equal to 0\.000000001"),
+        ({"encoder": "a" * 1000}, r"encoder: String should have at most 200 characters"),
+        ({"vitrail": "a" * (1 << 20)}, r"model\.json: has more than 1 MiB"),
         ({"nonsense": 1}, "nonsense: Extra inputs are not permitted"),
         ({"task": "regressor"}, "content: Input tag 'regressor'"),
         ({"classes": ["tumor", "other"]}, "classes"),
@@ -345,6 +371,23 @@ def test_spoilt_model_json(tmp_path, change, problem):
     with pytest.raises(ModelError, match=problem) as caught:
         load_model(tmp_path)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (b"\xff\xfe", "content: Invalid JSON"),
+        (b"[" * 100_000, "content: Invalid JSON: recursion limit exceeded"),
+        (b'{"task": "classifier", "dense": ' + b"9" * 5000 + b"}", "content: Invalid JSON: number out of range"),
+        (b'{"task": "classifier", "' + b"a" * 100_000 + b'": 1}', "Field required"),
+    ],
+)
+def test_a_model_json_that_no_program_wrote(tmp_path, content, problem):
+    (tmp_path / "model.json").write_bytes(content)
+    with pytest.raises(ModelError, match=problem) as caught:
+        load_model(tmp_path)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 600 + len(str(tmp_path))
 
 
 @pytest.mark.parametrize("name", ["model.json", "weights.safetensors"])
@@ -410,7 +453,7 @@ def test_generators_of_all_gpus_are_kept(monkeypatch, kind, used, forked):
 
 @pytest.mark.parametrize(
     ("flags", "dtype"),
-    [("flags : avx2 amx_bf16", torch.bfloat16), ("flags : avx2 avx512f", torch.float32), (None, torch.float32)],
+    [("flags : avx2 amx_bf16", torch.bfloat16), ("flags : avx2 avx512f", None), (None, None)],
 )
 def test_bfloat16_only_where_the_cpu_has_it(tmp_path, monkeypatch, flags, dtype):
     cpuinfo = tmp_path / "cpuinfo"
@@ -418,7 +461,10 @@ def test_bfloat16_only_where_the_cpu_has_it(tmp_path, monkeypatch, flags, dtype)
         cpuinfo.write_text(f"processor : 0\n{flags}\n")
     read = device._cpu_flags
     monkeypatch.setattr(device, "_cpu_flags", lambda _path: read(cpuinfo))
-    assert device.precision(torch.device("cpu")).dtype == dtype
+    cpu = torch.device("cpu")
+    assert device.half_type(cpu) == dtype
+    for setting, expected in (("auto", torch.float32), ("float32", torch.float32), ("bfloat16", torch.bfloat16)):
+        assert device.training_precision(cpu, setting).dtype == expected
 
 
 def test_reproducible_gives_back_what_it_took():
@@ -432,3 +478,19 @@ def test_reproducible_gives_back_what_it_took():
     assert not torch.are_deterministic_algorithms_enabled()
     with device.reproducible(torch.device("cpu"), 5):
         assert torch.equal(torch.rand(3), first)
+
+
+def test_a_segmenters_decoder_has_limits(tmp_path):
+    save_model(tmp_path, build(segmenter_spec()), segmenter_spec())
+    path = tmp_path / "model.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"decoder": [256, 128, 64, 32, 10**20]}))
+    with pytest.raises(ModelError, match=r"decoder\.4: Input should be less than or equal to 1024"):
+        load_model(tmp_path)
+
+
+def test_large_tiles_are_tried_in_bounded_memory(monkeypatch):
+    sides = []
+    monkeypatch.setattr(Classifier, "forward", lambda _, x: sides.append(x.shape[-1]))
+    for side_px in (96, 1024, 4096):
+        check_fit(classifier_spec(side_px=side_px), 128)
+    assert sides == [96, 1024, 1024]

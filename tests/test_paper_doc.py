@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from vitrail.config import Settings
+from vitrail.config import QUICK, Settings
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "docs" / "paper.md").read_text(encoding="utf-8")
 CODE = sorted(set(re.findall(r"`([^`]+)`", TEXT)))
-SETTINGS = [name for name in CODE if re.fullmatch(r"[a-z]+\.([a-z_]+|\*)( = .+)?", name) and not name.endswith(
+SETTINGS = [name for name in CODE if re.fullmatch(r"[a-z]+\.([a-z_0-9]+|\*)( = .+)?", name) and not name.endswith(
     (".md", ".csv", ".json", ".toml", ".npy", ".parquet", ".html"))]  # fmt: skip
 FILES = [name for name in CODE if name.endswith(".py")]
 
@@ -32,6 +32,14 @@ def test_every_setting_exists(name):
 @pytest.mark.parametrize("name", FILES)
 def test_every_file_exists(name):
     assert (ROOT / "src" / "vitrail" / name).is_file()
+
+
+def test_what_quick_changes_is_told():
+    section = TEXT.partition("## The preset quick")[2]
+    changed = {f"{group}.{key}" for group, values in QUICK.items() for key in values if group != "search"}
+    named = set(re.findall(r"`([a-z]+\.[a-z_0-9]+)`", section))
+    assert changed <= named
+    assert "`search.*`" in section
 
 
 def test_every_figure_and_table_of_the_paper_is_named():

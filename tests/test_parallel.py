@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ SOON = 10
 
 SCRIPT = """
 import time
+import searching
 from vitrail.parallel import in_processes
 
 if __name__ == "__main__":
@@ -33,7 +35,7 @@ if __name__ == "__main__":
 def start(tmp_path, text):
     script = tmp_path / "script.py"
     script.write_text(text)
-    environment = os.environ | {"PYTHONPATH": SOURCE}
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([SOURCE, str(Path(__file__).parent)])}
     heed = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.default_int_handler)}  # background jobs ignore it
     return subprocess.Popen(  # noqa: S603 - our own command
         [sys.executable, script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, **heed
@@ -86,3 +88,20 @@ def test_workers_end_with_their_parent(tmp_path, name):
     parent.send_signal(getattr(signal, name))
     parent.communicate(timeout=SOON)  # the workers hold its output open for as long as they live
     assert parent.returncode == -getattr(signal, name)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends a process that lets no thread run")
+@pytest.mark.parametrize("name", ["SIGKILL", "SIGTERM"])
+def test_workers_that_let_no_thread_run_end_with_their_parent(tmp_path, name):
+    parent = start(tmp_path, SCRIPT.replace("time.sleep", "searching.hold_the_interpreter"))
+    assert parent.stdout.readline() == "one\n"
+    time.sleep(0.5)  # the second jobs begin
+    parent.send_signal(getattr(signal, name))
+    parent.communicate(timeout=SOON)
+
+
+@pytest.mark.skipif(not hasattr(signal, "pthread_sigmask"), reason="there are no masks of signals")
+def test_workers_hear_no_interrupt_from_their_first_moment_on():
+    masks = [mask for _, mask in in_processes(partial(signal.pthread_sigmask, signal.SIG_BLOCK), [set(), set()], 2)]
+    assert masks == [{signal.SIGINT}] * 2
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, set())

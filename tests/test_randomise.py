@@ -10,7 +10,7 @@ import torch
 from scipy import ndimage
 from torch import nn
 
-from vitrail.explain.checked import LOST, as_table, summarise
+from vitrail.explain.checked import as_table, summarise
 from vitrail.explain.explainer import Explainer
 from vitrail.explain.hrcam import Auxiliary
 from vitrail.explain.layers import Layers, find_layers
@@ -29,6 +29,7 @@ from vitrail.explain.randomise import (
     settle,
     steps_of,
 )
+from vitrail.explain.verdicts import LOST
 from vitrail.models.spec import ClassifierSpec, SegmenterSpec
 from vitrail.models.store import Model, build
 
@@ -85,11 +86,19 @@ def found(subject):
     return randomisation(subject, untouched_maps(subject), (0, 1))
 
 
-def summary_of(table, network="classifier"):
-    table = table.assign(tile=table["index"], patient_id=[f"P{i % 4}" for i in table["index"]], network=network)
+def summary_of(*tables):
+    """The summary of a classifier's draws, one table each."""
+    drawn = [
+        table.assign(
+            tile=table["index"], patient_id=[f"P{i % 8}" for i in table["index"]], network="classifier", draw=i
+        )
+        for i, table in enumerate(tables)
+    ]
     tables = {name: as_table(name, []) for name in ("perturbation", "truth")}
-    tables["randomisation"] = as_table("randomisation", [table.assign(draw=0)])
-    return summarise({name: tables[name] for name in ("perturbation", "randomisation", "truth")}, 0)["randomisation"]
+    tables["randomisation"] = as_table("randomisation", drawn)
+    summary = summarise({name: tables[name] for name in ("perturbation", "randomisation", "truth")}, 0)
+    key = "classifier_gradcam"
+    return summary["randomisation"][key], summary["verdicts"][key]["randomisation"]
 
 
 def rows_of(correlation, chance):
@@ -244,35 +253,55 @@ def test_the_network_itself_stays_untouched_and_the_seed_decides():
     assert not np.allclose(first["correlation"], other["correlation"])
 
 
-def test_a_map_of_edges_does_not_pass():
+def test_the_last_step_alone_is_that_of_the_whole_cascade(subject, found):
+    alone = randomisation(subject, untouched_maps(subject), (0, 1), every_step=False)
+    last = found[found["number"] == found["number"].max()].reset_index(drop=True)
+    pd.testing.assert_frame_equal(alone, last)
+
+
+def test_a_map_of_edges_fails():
     """It shows the image whatever the network's weights: its correlation stays 1."""
     edges = np.stack([ndimage.sobel(tile.mean(2)) for tile in tiles()]).astype(np.float32)
-    same, chance = likeness(edges, edges, derangement(TILES, np.random.default_rng(0)))
-    verdict = summary_of(rows_of(same, chance))["classifier_gradcam"]
-    assert verdict["correlation"] == pytest.approx(1)
-    assert not verdict["passes"]
+    draws = [likeness(edges, edges, derangement(TILES, np.random.default_rng(seed))) for seed in range(4)]
+    numbers, verdict = summary_of(*(rows_of(*draw) for draw in draws))
+    assert numbers["correlation"] == pytest.approx(1)
+    assert verdict == "fails"
 
 
 def test_a_map_that_is_made_by_the_weights_passes():
     """A map of one large random filter is another one for another filter."""
     rng = np.random.default_rng(0)
     white = rng.normal(size=(40, 64, 64))
-    old, new = (
+    old, *new = (
         np.stack([ndimage.convolve(tile, kernel, mode="wrap") for tile in white]).astype(np.float32)
-        for kernel in rng.normal(size=(2, 15, 15))
+        for kernel in rng.normal(size=(9, 15, 15))
     )
-    same, chance = likeness(new, old, derangement(40, rng))
-    verdict = summary_of(rows_of(same, chance))["classifier_gradcam"]
-    assert verdict["excess"][2] < LOST
-    assert verdict["passes"]
+    tables = [rows_of(*likeness(maps, old, derangement(40, rng))) for maps in new]
+    numbers, verdict = summary_of(*tables)
+    assert numbers["excess"][2] < LOST
+    assert numbers["draws"] == 8
+    assert verdict == "passes"
+    assert summary_of(tables[0])[1] == "undecided"  # one draw does not say how much draws differ
+
+
+def test_draws_that_differ_widen_the_interval():
+    rng = np.random.default_rng(3)
+    noise = [rng.normal(0.3, 0.01, 12) for _ in range(6)]
+    shifts = np.linspace(-0.2, 0.2, 6)
+    alike, apart = (
+        summary_of(*(rows_of(each + by * shift, np.full(12, 0.3)) for each, shift in zip(noise, shifts, strict=True)))
+        for by in (0, 1)
+    )
+    assert alike[0]["excess"][0] == pytest.approx(apart[0]["excess"][0])
+    assert alike[1] == "passes"
+    assert apart[1] == "undecided"
+    half = 2.571 * shifts.std(ddof=1) / np.sqrt(6)  # Student's, with five degrees of freedom
+    assert apart[0]["excess"][2] - apart[0]["excess"][0] > 0.9 * half
 
 
 def test_constant_maps_are_left_out_and_prove_nothing():
-    verdict = summary_of(rows_of(np.full(8, np.nan), np.full(8, np.nan)))["classifier_gradcam"]
-    assert verdict == {
-        "correlation": None,
-        "chance": None,
-        "shared": None,
-        "excess": [None, None, None],
-        "passes": False,
-    }
+    numbers, verdict = summary_of(rows_of(np.full(8, np.nan), np.full(8, np.nan)))
+    assert numbers == {
+        "correlation": None, "chance": None, "shared": None, "excess": [None, None, None], "draws": 0,
+    }  # fmt: skip
+    assert verdict == "undecided"

@@ -19,6 +19,7 @@ from sklearn.metrics import accuracy_score, confusion_matrix, roc_auc_score
 
 from conftest import FAST, write_cohort
 from vitrail import cli
+from vitrail.config import read_settings
 from vitrail.report.explained_collect import collect_explained
 from vitrail.slides.cohort import read_cohort
 from vitrail.stage import open_run
@@ -113,7 +114,7 @@ def test_metrics_are_those_of_scikit_learn(finished):
         called = rows[network] >= 0.5
         assert test[network]["accuracy"] == pytest.approx(accuracy_score(truth, called), abs=1e-12)
         assert test[network]["auc"] == pytest.approx(roc_auc_score(truth, rows[network]), abs=1e-12)
-        assert test[network]["confusion"] == confusion_matrix(truth, called).tolist()
+        assert test[network]["confusion"] == confusion_matrix(truth, called, labels=[True, False]).tolist()
     assert sum(map(sum, test["pixels"]["confusion"])) == len(rows) * 32 * 32
 
 
@@ -148,6 +149,16 @@ def test_whole_slides_can_be_explained(run, capsys):
     assert "explained = true" in (run / "study.toml").read_text()
     assert vitrail("report", run) == 0
     assert f"../predictions/maps/{drawn.name}" in (run / "report" / "index.html").read_text()
+
+
+def test_flags_of_predict_change_the_runs_predictions(run):
+    assert vitrail("predict", run, "--background", "--keep-artefacts") == 0
+    made = json.loads((run / "predictions" / "stage.json").read_text())["settings"]["predict"]
+    assert (made["background"], made["artefacts"], made["explained"]) == (True, False, False)
+    kept = read_settings(run / "study.toml").predict
+    assert (kept.background, kept.artefacts, kept.explained) == (True, False, False)
+    (tiles,) = (run / "predictions" / "maps").glob("*.tiles.parquet")
+    assert len(pd.read_parquet(tiles)) == 64  # 8 by 8: none is left out
 
 
 def test_a_second_run_does_nothing(run, capsys):
@@ -193,7 +204,7 @@ def test_killed_again_and_again_the_numbers_are_the_same(finished, tmp_path):
     folder = tmp_path / "study"
     shutil.copytree(finished.parent / "cohort", folder / "cohort")
     new_run(folder / "run", folder / "cohort" / "slides.csv", "quick", FAST)
-    command = [sys.executable, "-m", "vitrail.cli", "run", str(folder / "run")]
+    command = [sys.executable, "-m", "vitrail", "run", str(folder / "run")]
     kills = 0
     for wanted in (
         "tiles/stage.json",
@@ -220,7 +231,7 @@ def kill_when(command, run, wanted):
 
 def test_an_interrupt_is_one_line(cohort, tmp_path):
     new_run(tmp_path / "run", cohort, "quick", FAST)
-    command = [sys.executable, "-m", "vitrail.cli", "run", str(tmp_path / "run")]
+    command = [sys.executable, "-m", "vitrail", "run", str(tmp_path / "run")]
     heed = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}  # background jobs ignore it
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, **heed)  # noqa: S603 - our own
     while not list(tmp_path.glob("run/.partial/classifier-*")):

@@ -398,7 +398,7 @@ def test_the_same_table_with_other_workers_after_a_killed_worker_and_an_interrup
         path = folder / "search" / name
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     change_settings(folder / "study.toml", ["compute.workers=1"])
-    command = [sys.executable, "-m", "vitrail.cli", "search", str(folder)]
+    command = [sys.executable, "-m", "vitrail", "search", str(folder)]
     heed = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}  # background jobs ignore it
     process = subprocess.Popen(  # noqa: S603 - our own
         command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True, **heed

@@ -20,6 +20,7 @@ from vitrail.search import cluster
 from vitrail.search.cluster import DEATHS, Place, connected, in_cluster
 
 SOON = 20
+LINUX = pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends a process that lets no thread run")
 
 SCRIPT = """
 import sys
@@ -30,7 +31,8 @@ from vitrail.search.cluster import Place, connected, in_cluster
 if __name__ == "__main__":
     folder = Path(sys.argv[1])
     with connected(Place(folder=folder, workers=2)) as client:
-        for job, _ in in_cluster(client, searching.sleep_after_the_first, [(folder, n) for n in range(5)]):
+        work = getattr(searching, sys.argv[2])
+        for job, _ in in_cluster(client, work, [(folder, n) for n in range(5)]):
             print("one", flush=True)
 """
 
@@ -76,14 +78,22 @@ def test_a_fault_is_raised_as_it_is(client, tmp_path):
         list(in_cluster(client, searching.touch, [(tmp_path, -3)]))
 
 
-@pytest.mark.parametrize("name", ["SIGKILL", "SIGINT"])
-def test_workers_end_with_their_parent(tmp_path, name):
+@pytest.mark.parametrize(
+    ("name", "work"),
+    [
+        ("SIGINT", "sleep_after_the_first"),
+        ("SIGKILL", "sleep_after_the_first"),
+        pytest.param("SIGKILL", "hold_after_the_first", marks=LINUX),
+        pytest.param("SIGTERM", "hold_after_the_first", marks=LINUX),
+    ],
+)
+def test_workers_end_with_their_parent(tmp_path, name, work):
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
     places = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[1] / "src")])
     heed = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.default_int_handler)}  # background jobs ignore it
     parent = subprocess.Popen(  # noqa: S603 - our own command
-        [sys.executable, script, tmp_path], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        [sys.executable, script, tmp_path, work], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         env=os.environ | {"PYTHONPATH": places}, start_new_session=True, **heed,
     )  # fmt: skip
     assert parent.stdout.readline() == "one\n"
@@ -92,7 +102,7 @@ def test_workers_end_with_their_parent(tmp_path, name):
     if name == "SIGINT":  # as a terminal does: to the workers, too
         os.killpg(parent.pid, signal.SIGINT)
     else:
-        parent.kill()
+        parent.send_signal(getattr(signal, name))
     said = parent.communicate(timeout=SOON)[1]  # the workers hold its output open for as long as they live
     assert "Nanny" not in said
     assert parent.returncode != 0

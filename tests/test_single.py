@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import struct
 import zlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,7 +18,7 @@ from test_run import vitrail
 from vitrail.explain.explainer import Explainer
 from vitrail.explain.hrcam import fit, save_auxiliary
 from vitrail.models.spec import ClassifierSpec, SegmenterSpec
-from vitrail.models.store import build, load_model, save_model
+from vitrail.models.store import build, load_model, model_digest, save_model
 from vitrail.single import explain_picture
 
 SHARED = {"encoder": "test_efficientnet", "side_um": 32.0, "side_px": 64, "mean": (0.6,) * 3, "std": (0.2,) * 3}
@@ -38,7 +40,9 @@ def study(tmp_path_factory):
     explainer = Explainer(load_model(folder / "classifier"), torch.device("cpu"), engine="torch")
     tiles = rng.integers(0, 255, (8, 64, 64, 3), np.uint8)
     pooled = explainer.pool(tiles)
-    save_auxiliary(folder / "explanations" / "classifier", fit(explainer.layers, pooled, np.arange(8) % 2 == 0, 1.0))
+    fitted = fit(explainer.layers, pooled, np.arange(8) % 2 == 0, 1.0)
+    own = model_digest(folder / "classifier")
+    save_auxiliary(folder / "explanations" / "classifier", replace(fitted, fitted_on=own))
     return folder
 
 
@@ -68,6 +72,21 @@ def test_without_hrcam_it_says_so(study, picture, tmp_path, capsys):
     assert "of the pixels called tumor" in told.out
     assert "no HR-CAM" in told.err
     assert not list(tmp_path.glob("*hrcam*"))
+
+
+def test_a_dense_layer_of_other_weights_is_left_out_with_a_line(study, picture, tmp_path, capsys):
+    run = tmp_path / "run"
+    shutil.copytree(study, run)
+    network = load_model(run / "classifier").module
+    with torch.no_grad():
+        network.dense.weight.mul_(-1)
+    save_model(run / "classifier", network, SPECS["classifier"], "trained again")
+    assert vitrail("explain", picture, "--model", run / "classifier", "-o", tmp_path / "out") == 0
+    (said,) = [line for line in capsys.readouterr().err.splitlines() if "HR-CAM" in line]
+    assert "no HR-CAM: HR-CAM's dense layer was fitted on other weights" in said
+    assert said.endswith("fit it with: vitrail explain RUN")
+    assert not list((tmp_path / "out").glob("*hrcam*"))
+    assert list((tmp_path / "out").glob("*gradcam*"))
 
 
 def test_a_tile_of_a_slide_is_read_at_the_models_resolution(study, tmp_path):

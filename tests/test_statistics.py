@@ -14,9 +14,10 @@ from vitrail.branches import EvaluationSettings
 from vitrail.measures.ensembles import stacked, voting
 from vitrail.measures.operating import youden
 from vitrail.report.attributes import attributes
+from vitrail.report.figures import confusion_figure
 from vitrail.report.scored import is_tumor, patients_table, slides_table, worst_slides
 from vitrail.report.statistics import ROWS, both, metrics, rate, too_small
-from vitrail.report.tables import as_json, differences_table, groups_table, networks_table
+from vitrail.report.tables import _confusions, as_json, differences_table, groups_table, networks_table
 
 SCORES = ("accuracy", "auc", "sensitivity", "specificity", "precision", "f1", "brier", "ece")
 
@@ -59,7 +60,7 @@ def test_every_row_is_scikit_learns(rated, test):
             "brier": sk.brier_score_loss(truth, score),
         }
         assert {key: test[name][key] for key in expected} == pytest.approx(expected, rel=0, abs=1e-12)
-        assert test[name]["confusion"] == sk.confusion_matrix(truth, called).tolist()
+        assert test[name]["confusion"] == sk.confusion_matrix(truth, called, labels=[True, False]).tolist()
 
 
 def test_pixels_are_scikit_learns(rated, test):
@@ -72,6 +73,20 @@ def test_pixels_are_scikit_learns(rated, test):
     assert test["pixels"]["mean_jaccard"] == pytest.approx(expected.mean(), abs=1e-12)
     low, high = test["pixels"]["interval"]["jaccard"]["tumor"]
     assert low < expected[0] < high
+
+
+def test_all_confusion_matrices_have_the_order_of_the_classes(rated, test):
+    assert test["classes"]["pixels"][:2] == test["classes"]["tiles"] == ["tumor", "non_tumor"]
+    truth, called = is_tumor(rated.test), rated.said["segmenter"][0] >= 0.4
+    (hits, missed), (alarms, rest) = test["segmenter"]["confusion"]
+    assert (hits, missed) == ((truth & called).sum(), (truth & ~called).sum())
+    assert (alarms, rest) == ((~truth & called).sum(), (~truth & ~called).sum())
+    figure = confusion_figure({"test": test})
+    shown = [[label.get_text() for label in axes.get_yticklabels()] for axes in figure.axes]
+    assert shown == [["Tumor", "Non-tumor"]] * 2 + [["Tumor", "Non-tumor", "Other", "Background"]]
+    tables = _confusions({"test": test})
+    assert [table["truth"].tolist()[:2] for table in tables.values()] == [["tumor", "non_tumor"]] * len(tables)
+    assert tables["segmenter"].to_numpy()[:, 1:].tolist() == test["segmenter"]["confusion"]
 
 
 def test_every_figure_stands_within_its_interval(test):
@@ -110,18 +125,39 @@ def test_stacking_is_the_mean_over_iterations(rated, test):
     truth = is_tumor(rated.test)
     areas = [sk.roc_auc_score(truth, score) for score in rated.said["stacking"]]
     assert test["stacking"]["auc"] == pytest.approx(np.mean(areas), abs=1e-12)
-    matrices = [sk.confusion_matrix(truth, score >= 0.4) for score in rated.said["stacking"]]
+    matrices = [sk.confusion_matrix(truth, score >= 0.4, labels=[True, False]) for score in rated.said["stacking"]]
     np.testing.assert_allclose(test["stacking"]["confusion"], np.mean(matrices, axis=0))
 
 
 def test_differences_are_paired(test):
     for pair, found in test["differences"].items():
-        first, second = pair.split("_minus_")
+        first, second = (test[name] for name in pair.split("_minus_"))
+        if pair.startswith("classifier"):
+            first = first | {score: test["calibration"]["classifier"]["before"][score] for score in ("brier", "ece")}
+        else:
+            second = second | {score: test["calibration"]["classifier"]["before"][score] for score in ("brier", "ece")}
         for score in SCORES:
             low, high = found[score]["interval"]
-            assert found[score]["difference"] == pytest.approx(test[first][score] - test[second][score], abs=1e-12)
+            assert found[score]["difference"] == pytest.approx(first[score] - second[score], abs=1e-12)
             assert (found[score]["p"] < 0.05) == (not low <= 0 <= high)
     assert 0 < test["differences"]["classifier_minus_segmenter"]["auc"]["p_delong"] < 1
+
+
+def test_brier_scores_are_compared_before_any_temperature(data, rated, test):
+    truth, raw = is_tumor(rated.test), 1 / (1 + np.exp(-rated.test["classifier_logit"]))
+    own = sk.brier_score_loss(truth, raw)
+    assert own != pytest.approx(test["classifier"]["brier"], abs=1e-4)
+    for name in ("voting", "segmenter"):
+        other = sk.brier_score_loss(truth, rated.said[name][0])
+        pair, sign = ("voting_minus_classifier", 1) if name == "voting" else ("classifier_minus_segmenter", -1)
+        assert test["differences"][pair]["brier"]["difference"] == pytest.approx(sign * (other - own), abs=1e-12)
+    as_given = data.predictions.assign(classifier=1 / (1 + np.exp(-data.predictions["classifier_logit"])))
+    plain = metrics(rate(replace(data, predictions=as_given, calibrated=False)))["test"]
+    for pair, found in plain["differences"].items():  # whether it is calibrated moves no difference
+        for score in ("brier", "ece"):
+            assert test["differences"][pair][score]["difference"] == pytest.approx(
+                found[score]["difference"], abs=1e-12
+            )
 
 
 def test_thresholds_come_from_validation(rated, test):

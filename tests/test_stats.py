@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import time
-
 import numpy as np
 import pytest
 from hypothesis import given
@@ -9,8 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.stats import pearsonr
 
-from vitrail.measures import scores
-from vitrail.measures.stats import bin_of, bootstrap, by_patient, draws, fullest, histogram, mode, pearson, percentiles
+from vitrail.measures.stats import bin_of, by_patient, draws, histogram, mode, pearson
 
 
 def test_pearson_is_scipys_for_each_pair():
@@ -73,11 +70,6 @@ def test_values_outside_the_bins_are_refused():
         bin_of([0.5, 1.5])
 
 
-def test_fullest_of_many_histograms():
-    counts = np.array([[0, 2, 1], [5, 0, 5], [0, 0, 0]])
-    np.testing.assert_array_equal(fullest(counts, (0, 3)), [1.5, 0.5, np.nan])
-
-
 def test_parts_are_added_by_patient():
     sums = by_patient(["b", "a", "b"], [[1, 2], [3, 4], [5, 6]])
     assert sums.tolist() == [[3, 4], [6, 8]]
@@ -88,50 +80,3 @@ def test_draws_keep_the_number_of_patients_and_follow_the_seed():
     assert (counts.sum(1) == 7).all()
     assert np.array_equal(counts, draws(7, 50, 3))
     assert not np.array_equal(counts, draws(7, 50, 4))
-
-
-def mean_of(sums):
-    return sums[:, 0] / sums[:, 1]
-
-
-def test_bootstrap_is_the_one_written_as_a_loop():
-    rng = np.random.default_rng(5)
-    patients = rng.integers(0, 9, 60)
-    values = rng.normal(size=60) + patients
-    found = bootstrap(by_patient(patients, np.column_stack([values, np.ones(60)])), mean_of, 11, 300)
-    looped = [
-        np.concatenate([np.repeat(values[patients == p], times) for p, times in enumerate(row)]).mean()
-        for row in draws(len(set(patients.tolist())), 300, 11)
-    ]
-    np.testing.assert_allclose(found, np.quantile(looped, (0.025, 0.975)))
-
-
-def test_bootstrap_of_the_mean_has_its_standard_error():
-    values = np.random.default_rng(2).normal(3, 2, 400)
-    low, high = bootstrap(np.column_stack([values, np.ones(400)]), mean_of, 0)
-    assert (high - low) / (2 * 1.96 * 2 / 20) == pytest.approx(1, abs=0.1)
-    assert low < 3 < high
-
-
-def test_bootstrap_takes_confusion_matrices():
-    matrices = np.tile([[8, 2], [1, 9]], (6, 1, 1))
-    assert bootstrap(matrices, scores.accuracy, 0, 20) == pytest.approx((0.85, 0.85))
-
-
-def test_one_patient_tells_nothing_about_patients():
-    assert np.isnan(bootstrap([[1.0, 1.0]], mean_of, 0)).all()
-    assert np.isnan(bootstrap(np.zeros((0, 2)), mean_of, 0)).all()
-
-
-def test_resamples_without_a_statistic_are_left_out():
-    assert percentiles([np.nan, 1, 1]) == (1, 1)
-    assert np.isnan(percentiles([np.nan])).all()
-
-
-def test_two_thousand_resamples_of_twenty_thousand_tiles_are_quick():
-    rng = np.random.default_rng(0)
-    begun = time.process_time()
-    parts = by_patient(rng.integers(0, 100, 20_000), np.eye(30)[bin_of(rng.uniform(-1, 1, 20_000))])
-    low, high = bootstrap(parts, fullest, 0)
-    assert low <= high
-    assert time.process_time() - begun < 10

@@ -39,7 +39,7 @@ def folder(tmp_path):
     file.flush()
     rows = pd.DataFrame({"tile": [4, 5, 9], "patient_id": ["a", "a", "b"]})
     write_table(tmp_path / "tiles.parquet", rows)
-    write_table(tmp_path / "agreement.parquet", rows.assign(**{name: 0.5 for name, _, _ in columns_of()}))
+    write_table(tmp_path / "agreement.parquet", rows.assign(**{name: 0.5 for name, _, _ in columns_of(kinds())}))
     write_summary(tmp_path, {"tiles": COUNT})
     return tmp_path
 

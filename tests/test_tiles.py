@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from shapely import contains_xy
 from shapely.geometry import Point, box
 
 from conftest import MPP, SIDE, outline, tissue, write_outlines, write_tiff
@@ -72,6 +73,44 @@ def test_unannotated_pixels_are_glass_or_other_tissue():
     labels = np.array([[0, 1, 255, 255, 255]], np.uint8)
     image = np.array([[[255] * 3, [255] * 3, [255] * 3, [220] * 3, [255, 255, 219]]], np.uint8)
     assert complete_mask(labels, image, 220).tolist() == [[0, 1, 3, 3, 2]]
+
+
+def test_white_inside_an_outline_is_the_outlines_or_background():
+    labels = np.array([[0, 0, 1, 255]], np.uint8)
+    image = np.array([[[255] * 3, [100] * 3, [230] * 3, [255] * 3]], np.uint8)
+    assert complete_mask(labels, image, 220).tolist() == [[0, 0, 1, 3]]
+    assert complete_mask(labels, image, 220, "background").tolist() == [[3, 0, 3, 3]]
+
+
+def test_tiles_follow_the_outlines_whatever_is_white_inside(tmp_path):
+    drawn = draw(tmp_path, outline("Tumor", box(0, 0, 128, 256)), outline("Non-tumor", box(130, 0, 256, 256)))
+    kept, other = (
+        cut_slide(drawn, SMALL.model_copy(update={"tiles": SMALL.tiles.model_copy(update={"white_inside": inside})}))
+        for inside in ("outline", "background")
+    )
+    columns = ["x", "y", "label"]
+    pd.testing.assert_frame_equal(kept.rows[columns], other.rows[columns])
+    white = (kept.images >= 220).all(3)
+    assert white.any()
+    assert not (kept.masks[kept.rows["y"] == 224] == TissueClass.BACKGROUND).all(2).any()
+    np.testing.assert_array_equal(other.masks, np.where(white, TissueClass.BACKGROUND, kept.masks))
+    assert other.rows["background"].max() > 0
+
+
+def test_ignored_outlines_are_not_annotated(tmp_path):
+    names = {"tumor": ["Tumor"], "non_tumor": ["Non-tumor"], "ignore": ["Necrosis"]}
+    wanted = Settings.model_validate({"tiles": {"side_px": 32}, "annotations": names})
+    necrosis = box(40, 40, 90, 100)
+    found = cut_slide(draw(tmp_path, outline("Tumor", box(0, 0, 128, 224)), outline("Necrosis", necrosis)), wanted)
+    y, x = np.mgrid[:32, :32] + 0.5
+    for row, mask in zip(found.rows.itertuples(), found.masks, strict=True):
+        dead = contains_xy(necrosis, row.x + x, row.y + y)
+        np.testing.assert_array_equal(mask == TissueClass.TUMOR, ~dead)
+        assert (mask[dead] == TissueClass.OTHER).all()
+        assert row.tumor == 1 - dead.mean()
+    places = set(zip(found.rows["x"], found.rows["y"], strict=True))
+    assert (32, 32) in places
+    assert not {(64, 64), (32, 64)} & places  # necrosis covers more than 70 % of these
 
 
 def test_annotation_is_measured_as_drawn(tmp_path):

@@ -20,11 +20,9 @@ from vitrail.config import Settings
 from vitrail.errors import ModelError
 from vitrail.exchange.classmap import read_class_map
 from vitrail.explain.explainer import Explainer
-from vitrail.explain.hrcam import save_auxiliary
 from vitrail.explain.layers import find_layers
-from vitrail.explain.whole import POINTS, explained_tiles, fitted_on
+from vitrail.explain.whole import POINTS, explained_tiles
 from vitrail.geometry import Region
-from vitrail.models.device import Precision
 from vitrail.models.store import Model
 from vitrail.pipeline import STAGES, stages_of
 from vitrail.predict.engine import Engine, Explaining
@@ -100,8 +98,8 @@ def test_a_model_that_predicts_in_16_bits_is_explained_in_32(monkeypatch):
     model, auxiliary = network()
     images = tiles_of(64)
     full = explaining(model, auxiliary, "torch").explained(images)
-    half = Precision(device=CPU, dtype=torch.bfloat16)
-    monkeypatch.setattr("vitrail.predict.engine.checked_precision", lambda *_: half)
+    monkeypatch.setattr("vitrail.predict.engine.agreed_type", lambda *_: torch.bfloat16)
+    monkeypatch.setattr("vitrail.predict.engine.is_faster", lambda *_: True)
     assert not np.array_equal(Engine(model, CPU, engine="torch").tumor_logits(images), full[0])
     for before, now in zip(full, explaining(model, auxiliary, "torch").explained(images), strict=True):
         np.testing.assert_array_equal(now, before)
@@ -126,20 +124,6 @@ def test_maps_that_are_not_finite_are_an_error():
     auxiliary.weights[3] = np.inf
     with pytest.raises(ModelError, match="not finite"):
         explaining(model, auxiliary, "torch").explained(tiles_of(64))
-
-
-def test_the_dense_layer_is_found_where_it_was_fitted_on_this_very_classifier(tmp_path):
-    _, auxiliary = network()
-    own, explanations = tmp_path / "classifier", tmp_path / "explanations"
-    own.mkdir()
-    assert fitted_on(own) is None
-    (own / "stage.json").write_text('{"digest": "a"}')
-    save_auxiliary(explanations / "classifier", auxiliary)
-    assert fitted_on(own) is None
-    (explanations / "stage.json").write_text('{"needs": {"classifier": "a"}}')
-    assert torch.equal(fitted_on(own).weights, auxiliary.weights)
-    (own / "stage.json").write_text('{"digest": "b"}')
-    assert fitted_on(own) is None
 
 
 def test_explained_slides_need_what_the_stage_explain_fits():

@@ -15,10 +15,11 @@ import pandas as pd
 
 from vitrail import __version__
 from vitrail.classes import TissueClass
-from vitrail.config import Settings, changed_text, settings_text
+from vitrail.config import Settings, changed_text, preset, settings_text
 from vitrail.errors import ModelError, SettingsError, SlideError
 from vitrail.exchange.whole import ExchangeError, not_written
-from vitrail.explain.whole import explained_tiles, fitted_on
+from vitrail.explain.hrcam import FIT, fitted_auxiliary, unfitted
+from vitrail.explain.whole import explained_tiles
 from vitrail.files import write_table, write_text
 from vitrail.models.device import keep_memory, pick_device, reproducible
 from vitrail.models.store import JSON, WEIGHTS, load_model
@@ -46,13 +47,23 @@ SUMMARY_CSV = "summary.csv"
 _COLUMNS = (*SUMMARY, *(f"{kind.key}_share" for kind in ARTEFACTS), "reason")
 """Of the summary: what `publish` says, then the share of the tissue that each kind of artefact covers."""
 
-_NO_HRCAM = (
-    "explained by Grad-CAM alone: the classifier's run has no dense layer for HR-CAM; fit it with vitrail explain RUN"
-)
-
 _FARTHEST = 2.0
 """Standard deviations of training pixels that the mean colour of a slide's tissue may lie off their mean. The slides of
 one cohort scatter by half of one, and none lies so far off."""
+
+
+def settings_from(changes: Iterable[str] = ()) -> Settings:
+    """Return the settings for slides that nobody annotated with `key=value` changes: those of the preset `quick`.
+
+    No study of the paper's is repeated here, and so windows are blended, artefacts left out, and probabilities
+    calibrated.
+
+    Raises
+    ------
+    SettingsError
+        A change is wrong.
+    """
+    return Settings.model_validate(tomllib.loads(changed_text(settings_text(preset("quick"), ""), changes)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,18 +86,7 @@ class Application:
     segmenter: Path | None = None
     out: Path
     mpp: float | None = None
-    settings: Settings = field(default_factory=Settings)
-
-
-def settings_from(changes: Iterable[str] = ()) -> Settings:
-    """Return the default settings with `key=value` changes.
-
-    Raises
-    ------
-    SettingsError
-        A change is wrong.
-    """
-    return Settings.model_validate(tomllib.loads(changed_text(settings_text(Settings(), ""), changes)))
+    settings: Settings = field(default_factory=settings_from)
 
 
 def apply_models(slides: Sequence[Path], job: Application, progress: Progress | None = None) -> Outcome:
@@ -170,12 +170,13 @@ def _engine(task: str, folder: Path, settings: Settings) -> Engine:
     if model.spec.task != task:
         raise ModelError(folder, f"holds a {model.spec.task}, not a {task}", f"Give it as --{model.spec.task}")
     if settings.predict.explained and task == "classifier":
-        tiles = explained_tiles(model, MAP_PX, fitted_on(folder))
+        tiles = explained_tiles(model, MAP_PX, None if unfitted(folder) else fitted_auxiliary(folder))
         explaining = Explaining(module=tiles, methods=tiles.methods)
     return Engine(
         model,
         pick_device(settings.compute.device),
         engine=settings.compute.engine,
+        precision=settings.compute.precision,
         calibrated=settings.predict.calibrated,
         explaining=explaining,
     )
@@ -205,8 +206,9 @@ class _Applied:
 
     def __post_init__(self) -> None:
         self.warnings += check_networks(self.networks, self.job.settings.evaluation.threshold)
-        if self.explained and "hrcam" not in self.explained.methods:
-            self.warnings.append(_NO_HRCAM)
+        missing = unfitted(self.job.classifier) if self.explained and self.job.classifier else None
+        if missing:
+            self.warnings.append(f"explained by Grad-CAM alone: {missing}; {FIT}")
         self.rows = _read_summary(self.job.out / SUMMARY_CSV)
 
     @property

@@ -11,15 +11,37 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Share = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Count = Annotated[int, Field(ge=1)]
+Positive = Annotated[float, Field(ge=1e-9, le=1e9)]
+Count = Annotated[int, Field(ge=1, le=1_000_000)]
+Repeats = Annotated[int, Field(ge=1, le=10_000)]
 Grey = Annotated[float, Field(ge=1, le=255)]
-Area = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Signed = Annotated[float, Field(allow_inf_nan=False)]
-Ratio = Annotated[float, Field(ge=1, allow_inf_nan=False)]
+Area = Annotated[float, Field(ge=0, le=1e12)]
+Signed = Annotated[float, Field(ge=-1e6, le=1e6)]
+Ratio = Annotated[float, Field(ge=1, le=1e6)]
+
+SidePx = Annotated[int, Field(ge=32, le=4096)]
+"""Side of a tile, in pixels."""
+
+SideUm = Annotated[float, Field(ge=1, le=100_000)]
+"""Side of a tile, in micrometres."""
+
+Neurons = Annotated[int, Field(ge=1, le=65_536)]
+DecoderChannels = Annotated[int, Field(ge=1, le=1024)]
+Batch = Annotated[int, Field(ge=1, le=65_536)]
+Epochs = Annotated[int, Field(ge=1, le=100_000)]
+Folds = Annotated[int, Field(ge=2, le=1000)]
 
 Reading = Literal["fast", "faithful"]
 """How slides are read: see `SlideSettings.reading`."""
+
+Layout = Literal["paper", "timm"]
+"""Where the segmenter takes its encoder's feature maps: see `SegmenterSettings.layout`."""
+
+Loss = Literal["jaccard", "jaccard_present"]
+"""What the segmenter minimises: see `SegmenterSettings.loss`."""
+
+PrecisionName = Literal["auto", "float32", "bfloat16"]
+"""The type that networks compute in: see `ComputeSettings.precision`."""
 
 EngineName = Literal["auto", "torch", "openvino"]
 """What computes: see `ComputeSettings.engine`."""
@@ -34,7 +56,9 @@ class Branch(BaseModel):
 class SlideSettings(Branch):
     """How slides are read."""
 
-    mpp: Positive | None = Field(None, description="um per level-0 pixel, for slides whose header gives none")
+    mpp: Annotated[float, Field(ge=0.01, le=100)] | None = Field(
+        None, description="um per level-0 pixel, for slides whose header gives none"
+    )
     reading: Reading = Field(
         "fast",
         description="fast starts from the scanner's own reduced levels, and reduces JPEG while it is decoded, within a "
@@ -53,14 +77,22 @@ class AnnotationSettings(Branch):
         description='Paper: "Tissues such as normal squamous epithelium, connective tissue, glands, muscle, and fat '
         'tissue were annotated as non-tumor."',
     )
-    ignore: tuple[str, ...] = Field((), description="outlines with these names are left out")
+    ignore: tuple[str, ...] = Field(
+        (),
+        description='Paper: "damaged tissue, and large regions of blood or necrosis were not annotated". Outlines with '
+        "these names are cut out of those around them; one that lies wholly within such an outline stays",
+    )
+
+
+WhiteInside = Literal["outline", "background"]
+"""What white pixels inside an outline are: see `TileSettings.white_inside`."""
 
 
 class TileSettings(Branch):
     """How slides are cut into tiles."""
 
-    side_um: Positive = Field(199.1, description='Paper: "we extracted tiles of size 199.1 µm ..."')
-    side_px: Annotated[int, Field(ge=32)] = Field(224, description='Paper: "... and resized them to 224 pixels."')
+    side_um: SideUm = Field(199.1, description='Paper: "we extracted tiles of size 199.1 µm ..."')
+    side_px: SidePx = Field(224, description='Paper: "... and resized them to 224 pixels."')
     min_annotated: Annotated[float, Field(gt=0, le=1)] = Field(
         0.30, description='Paper: "non-overlapping tiles with at least 30% annotated pixels"'
     )
@@ -72,6 +104,12 @@ class TileSettings(Branch):
         220,
         description='Paper: "we added a background class for white background pixels". A pixel is white when all '
         "three channels reach this (the paper is silent)",
+    )
+    white_inside: WhiteInside = Field(
+        "outline",
+        description="white pixels inside an outline: of the outline's class, as lumens, gaps and fat belong to their "
+        'tissue; or "background", like all other white ones (the paper can be read either way). Which tiles are cut, '
+        "and their labels, follow the outlines alone",
     )
 
 
@@ -88,10 +126,10 @@ class SplitSettings(Branch):
 class EncoderSettings(Branch):
     """The encoder of both networks."""
 
-    name: str = Field(
+    name: Annotated[str, Field(max_length=200)] = Field(
         "efficientnet_b0", description='Paper: "EfficientNet-B0 pre-trained on ImageNet". Any timm encoder by name'
     )
-    weights: str = Field(
+    weights: Annotated[str, Field(max_length=4096)] = Field(
         "imagenet",
         description='"imagenet" (through timm, needs the network once), "embedded" (tf_efficientnet_lite0 only), '
         '"random", or the path of a .safetensors or .pth file, from this folder',
@@ -117,10 +155,19 @@ class AugmentSettings(Branch):
     contrast: Annotated[float, Field(ge=0, lt=1)] = Field(0.15, description="largest relative change")
 
 
+Activation = Literal["linear", "relu"]
+"""Of the classifier's dense layer: see `ClassifierSettings.activation`."""
+
+
 class ClassifierSettings(Branch):
     """The classification network: encoder, global average pooling, dense layer, dropout, one logit."""
 
-    dense: Count = Field(1024, description='Paper: "a global average pooling layer, a dense layer with 1024 neurons"')
+    dense: Neurons = Field(1024, description='Paper: "a global average pooling layer, a dense layer with 1024 neurons"')
+    activation: Activation = Field(
+        "linear",
+        description="of the dense layer. The paper names one for the last layer alone, and without a name Keras' dense "
+        'layers have none: "linear". With "relu" the network is more than a weighted sum of its pooled features',
+    )
     dropout: Annotated[float, Field(ge=0, lt=1)] = Field(
         0.2, description='Paper: "Dropout"; it gives no rate. This is EfficientNet-B0\'s own (Tan and Le 2019)'
     )
@@ -132,23 +179,41 @@ class ClassifierSettings(Branch):
     noise: Annotated[float, Field(ge=0, le=0.5)] = Field(
         0.02, description="see blur_px; largest standard deviation, of intensities from 0 to 1"
     )
+    glass: Annotated[float, Field(ge=0, le=0.5)] = Field(
+        0.0,
+        description="tiles of empty glass, drawn at random, that join the training as non-tumor, as a share of its "
+        "tiles. The paper has none; no outlined tile shows glass alone, and such a network may call it anything",
+    )
     learning_rate: Positive = Field(1e-5, description='Paper: "The learning rate was set to 10^-5"')
-    batch: Count = Field(128, description='Paper: "and the batch size to 128"')
-    epochs: Count = Field(50, description="the paper is silent; the epoch with the lowest validation loss is kept")
+    batch: Batch = Field(128, description='Paper: "and the batch size to 128"')
+    epochs: Epochs = Field(50, description="the paper is silent; the epoch with the lowest validation loss is kept")
 
 
 class SegmenterSettings(Branch):
     """The segmentation network: a U-Net on the encoder, softmax over four classes, Jaccard loss."""
 
-    decoder: Annotated[tuple[Count, ...], Field(min_length=5, max_length=5)] = Field(
+    decoder: Annotated[tuple[DecoderChannels, ...], Field(min_length=5, max_length=5)] = Field(
         (256, 128, 64, 32, 16),
         description='Paper: "The decoder consists of five decoder blocks"; channels as in its library',
     )
+    layout: Layout = Field(
+        "paper",
+        description="where the decoder takes the encoder's feature maps. paper: as the library that the paper names, "
+        "from the activations behind the expanding convolutions (of EfficientNet-B0 96, 144, 240, 672 and 1280 "
+        "channels); timm: what the stages give (16, 24, 40, 112 and 320). Encoders without such convolutions always "
+        "have timm's",
+    )
+    loss: Loss = Field(
+        "jaccard",
+        description='Paper: "We chose to minimize the Jaccard loss function". jaccard: as in its library, the mean '
+        "over the four classes; a class that the batch lacks counts with nearly 1, whatever is predicted. "
+        "jaccard_present: such a class counts as 0",
+    )
     learning_rate: Positive = Field(1e-4, description='Paper: "using Adam optimizer with a learning rate of 10^-4"')
-    batch: Count = Field(
+    batch: Batch = Field(
         64, description='Paper: "We chose to minimize the Jaccard loss function and set the batch size to 64."'
     )
-    epochs: Count = Field(50, description="the paper is silent; the epoch with the lowest validation loss is kept")
+    epochs: Epochs = Field(50, description="the paper is silent; the epoch with the lowest validation loss is kept")
 
 
 class PredictSettings(Branch):
@@ -160,15 +225,15 @@ class PredictSettings(Branch):
         "classes come first",
     )
     window: Annotated[int, Field(ge=0, le=8)] = Field(
-        0,
-        description="side of the segmenter's windows on whole slides, in tiles; it learned from windows of 1. 0: 2, in "
-        "which it sees more around each pixel; but 1 for encoders with squeeze-and-excitation, which weigh their "
-        "channels by means over the whole window and lose in others",
+        1,
+        description="side of the segmenter's windows on whole slides, in tiles. Paper: \"Both networks yielded "
+        'predictions for individual tiles." 0: 2, in which it sees more around each pixel; but 1 for encoders with '
+        "squeeze-and-excitation, which weigh their channels by means over the whole window and lose in others",
     )
     overlap: Annotated[float, Field(ge=0, le=0.5)] = Field(
-        0.25,
-        description="of these windows, as a share of a tile; neighbours are blended, so that no border shows. "
-        "window = 1 and overlap = 0 set tiles side by side, as the paper did",
+        0.0,
+        description="of these windows, as a share of a tile; neighbours are blended, so that no border shows. 0 sets "
+        'them side by side. Paper: "This resulted in undesirable, tile-shaped class boundaries"; 0.25 has none',
     )
     mirror: bool = Field(
         default=False,
@@ -176,16 +241,20 @@ class PredictSettings(Branch):
     )
     min_tissue: Share = Field(0.05, description="a tile with a smaller share of tissue is background")
     background: bool = Field(
-        default=False, description='classify background tiles, too (Paper: "including background tiles", Fig. S3)'
+        default=True, description='classify background tiles, too (Paper: "including background tiles", Fig. S3)'
     )
-    artefacts: bool = Field(default=True, description="find artefacts, and leave them out of maps and statistics")
+    artefacts: bool = Field(
+        default=False,
+        description='find artefacts, and leave them out of maps and statistics. The paper kept them; "we recommend '
+        'applying a preceding artifact removal", it says',
+    )
     explained: bool = Field(
         default=False,
         description="explain the classifier on whole slides, too: Grad-CAM and HR-CAM of every tile, in the pass that "
         "classifies it. The paper explains tiles alone",
     )
     calibrated: bool = Field(
-        default=True,
+        default=False,
         description="divide logits by the temperature that the validation tiles asked for, so that probabilities mean "
         "what they say. The paper did not: what is called at a threshold of 0.5 stays the same, and so does every AUC; "
         "ensembles take the probabilities as the networks give them",
@@ -200,23 +269,25 @@ class ExplainSettings(Branch):
         description="layers that HR-CAM looks at, by name; none: the encoder's last map at each stride, and the final "
         "convolution (the paper's Table 1)",
     )
-    segmenter_layers: tuple[str, ...] = Field((), description="see classifier_layers; none: without the final one")
+    segmenter_layers: tuple[str, ...] = Field(
+        (), description="see classifier_layers; of layout timm without the final one"
+    )
     min_share: Annotated[float, Field(gt=0.5, le=1)] = Field(
         0.8,
         description='Paper: "We re-trained both models to classify tiles containing at least 80% tumor or 80% '
         'non-tumor ..." Less, where a class has no such tile',
     )
     training: Literal["exact", "epochs"] = Field(
-        "exact",
-        description="of HR-CAM's dense layer over the frozen network. exact: each tile is pooled once, and the convex "
-        "problem solved to convergence; epochs: as the paper did, with augmentation",
+        "epochs",
+        description="of HR-CAM's dense layer over the frozen network. epochs: as the paper did, with augmentation; "
+        "exact: each tile is pooled once, and the convex problem solved to convergence, which needs l2",
     )
-    epochs: Count = Field(50, description='Paper: "... for 50 epochs"; for training = "epochs"')
+    epochs: Epochs = Field(50, description='Paper: "... for 50 epochs"; for training = "epochs"')
     learning_rate: Positive = Field(1e-2, description='the paper is silent; for training = "epochs"')
-    l2: Positive = Field(
-        1.0,
-        description="penalty on the dense layer's weights over standardised features (the paper is silent). There are "
-        "about as many features as tiles: with less the weights follow chance, and with it the maps",
+    l2: Area = Field(
+        0.0,
+        description="penalty on the dense layer's weights over standardised features (the paper names none). There are "
+        "about as many features as tiles: with less than 1 the weights follow chance, and with it the maps",
     )
 
 
@@ -224,8 +295,12 @@ class CheckSettings(Branch):
     """Whether the explanations are true: checks on some test tiles. The paper has none."""
 
     tiles: Count = Field(64, description="test tiles that are called tumor and are, drawn with the seed")
-    steps: Annotated[int, Field(ge=2)] = Field(12, description="steps of the deletion and insertion curves")
-    draws: Count = Field(2, description="times that the weights are randomised")
+    steps: Annotated[int, Field(ge=2, le=1000)] = Field(12, description="steps of the deletion and insertion curves")
+    draws: Repeats = Field(
+        12,
+        description="times that the weights are randomised: draws differ as much as patients do, and a verdict needs "
+        "to know by how much. The first two are explained step by step, the others at the end",
+    )
 
 
 class EvaluationSettings(Branch):
@@ -233,7 +308,7 @@ class EvaluationSettings(Branch):
 
     threshold: Share = Field(0.5, description='Paper: "assigning class labels with a threshold of 0.5"')
     resamples: Count = Field(2000, description="bootstrap samples of the patients, for intervals (the paper has none)")
-    stacking_iterations: Count = Field(
+    stacking_iterations: Repeats = Field(
         10, description='Paper: stacking "using iterated 2-fold cross-validation"; how often, it does not say'
     )
     sensitivity: Annotated[float, Field(gt=0, le=1)] = Field(
@@ -252,7 +327,15 @@ class ComputeSettings(Branch):
         description="of predictions and of the classifier's explanations; auto takes OpenVINO on a CPU where it is "
         "installed, with the same results but for rounding",
     )
-    workers: Annotated[int, Field(ge=0)] = Field(0, description="processes that cut slides; 0 means one a core")
+    precision: PrecisionName = Field(
+        "auto",
+        description="that networks compute in. auto: on a CPU training is in float32, and predictions are in bfloat16 "
+        "only where that was measured to be faster on this machine and the model's own check allows it; on a GPU both "
+        "are in 16 bits. float32: always. bfloat16: always. Explanations stay in float32",
+    )
+    workers: Annotated[int, Field(ge=0, le=1024)] = Field(
+        0, description="processes that cut slides; 0 means one a core"
+    )
 
 
 class SearchSettings(Branch):
@@ -261,21 +344,21 @@ class SearchSettings(Branch):
     It trains classifiers on the patients of train and validation; those of test take no part.
     """
 
-    side_um: Annotated[tuple[Positive, ...], Field(min_length=1)] = Field(
+    side_um: Annotated[tuple[SideUm, ...], Field(min_length=1, max_length=100)] = Field(
         (99.6, 149.4, 199.1),
         description='Paper: "the sizes 99.6, 149.4, and 199.1 µm and resolutions ranging from 64 to 512 pixels"',
     )
-    side_px: Annotated[tuple[Annotated[int, Field(ge=32)], ...], Field(min_length=1)] = Field(
+    side_px: Annotated[tuple[SidePx, ...], Field(min_length=1, max_length=100)] = Field(
         (64, 128, 224, 256, 384, 512), description="see side_um; the paper does not list those between"
     )
-    cut_px: Annotated[int, Field(ge=32)] = Field(
+    cut_px: SidePx = Field(
         512,
         description="each size is cut once, at this, and averaged down to each resolution (the paper cut 512 to 1024 "
         "pixels and resized them); exact where it is a multiple",
     )
-    folds: Annotated[int, Field(ge=2)] = Field(5, description='Paper: "iterated 5-fold cross-validation"')
-    iterations: Count = Field(3, description="times that patients are dealt into folds anew; the paper is silent")
-    epochs: Count | None = Field(None, description="of each training; empty: those of [classifier]")
+    folds: Folds = Field(5, description='Paper: "iterated 5-fold cross-validation"')
+    iterations: Repeats = Field(3, description="times that patients are dealt into folds anew; the paper is silent")
+    epochs: Epochs | None = Field(None, description="of each training; empty: those of [classifier]")
     keep: Annotated[float, Field(gt=0, le=1)] = Field(
         1.0,
         description="share of the combinations that go on after each iteration (successive halving with 0.5); 1 "
@@ -323,8 +406,10 @@ class TissueSettings(Branch):
 class ArtefactSettings(Branch):
     """What counts as an artefact. The paper has no such step; the defaults were found on synthetic slides."""
 
-    cell_um: Positive = Field(8.0, description="side of a cell of the masks")
-    pixel_um: Positive = Field(2.0, description="side of the pixels that are measured; coarser slides give their own")
+    cell_um: Annotated[float, Field(ge=1, le=1000)] = Field(8.0, description="side of a cell of the masks")
+    pixel_um: Annotated[float, Field(ge=0.1, le=1000)] = Field(
+        2.0, description="side of the pixels that are measured; coarser slides give their own"
+    )
     tissue: Positive = Field(0.08, description="optical density from which a cell holds something")
     ink: Signed = Field(
         -0.05, description="pen: share of eosin, negative where red is absorbed more than hematoxylin does"
@@ -356,4 +441,4 @@ class ArtefactSettings(Branch):
     fold_slim: Ratio = Field(3.0, description="fold: least ratio of length to width")
     blur: Positive = Field(0.30, description="out of focus: energy of detail at pixel_um over that at cell_um")
     blur_edge: Positive = Field(0.45, description="out of focus: the same, beside places that are out of focus")
-    blur_blocks: Annotated[int, Field(ge=1)] = Field(2, description="out of focus: least number of 64-um blocks")
+    blur_blocks: Repeats = Field(2, description="out of focus: least number of 64-um blocks")

@@ -10,6 +10,7 @@ import typer
 
 from vitrail import __version__
 from vitrail.errors import SettingsError, VitrailError
+from vitrail.interrupt import until_interrupted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,9 +26,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-
-INTERRUPTED = 130
-"""Exit code after Ctrl-C."""
 
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="The run folder.")]
 Changes = Annotated[
@@ -86,23 +84,30 @@ def predict(  # noqa: PLR0913, PLR0917 - each is an option of the command
     what: Annotated[list[Path], typer.Argument(metavar="RUN | SLIDE...", help="A run; with a model any slides.")],
     classifier: Annotated[Optional[Path], typer.Option(metavar="RUN/classifier", help="Model to apply.")] = None,  # noqa: UP045 - typer reads this at run time
     segmenter: Annotated[Optional[Path], typer.Option(metavar="RUN/segmenter", help="Model to apply.")] = None,  # noqa: UP045 - the same
-    out: Annotated[Path, typer.Option("--out", "-o", help="Where the slides' maps go.")] = Path("predictions"),
+    out: Annotated[Optional[Path], typer.Option("--out", "-o", help="Where the slides' maps go.")] = None,  # noqa: UP045 - the same
     mpp: Annotated[Optional[float], typer.Option(help="um per level-0 pixel, whatever the headers say.")] = None,  # noqa: UP045 - the same
     background: Annotated[bool, typer.Option("--background", help="Classify background tiles, too.")] = False,  # noqa: FBT002 - a flag
     keep_artefacts: Annotated[bool, typer.Option("--keep-artefacts", help="Do not leave artefacts out.")] = False,  # noqa: FBT002 - a flag
     explain: Annotated[bool, typer.Option("--explain", help="Say why, too: Grad-CAM and HR-CAM of slides.")] = False,  # noqa: FBT002 - a flag
     changes: Changes = None,
 ) -> None:
-    """Apply both networks to a run's tiles and test slides; or map any slides with trained models."""
-    wanted = [*(changes or ()), *(["predict.explained=true"] if explain else [])]
+    """Apply both networks to a run's tiles and test slides; or map any slides with trained models.
+
+    Of a run, what changes its predictions is kept in its study.toml.
+    """
+    flags = {"explained=true": explain, "background=true": background, "artefacts=false": keep_artefacts}
+    wanted = [*(changes or ()), *(f"predict.{change}" for change, asked in flags.items() if asked)]
     if classifier is None and segmenter is None:
-        _bring(_only(what), "predict", wanted)
+        run = _only(what)
+        _refuse("--out", out, f"the predictions of a run go to {run / 'predictions'}", "Leave it out")
+        cure = "Set slides.mpp in study.toml, or give slides.csv a column mpp"
+        _refuse("--mpp", mpp, "a run has its own pixel sizes", cure)
+        _bring(run, "predict", wanted)
         return
     from vitrail.apply import Application, apply_models, settings_from  # noqa: PLC0415 - quick start-up
 
-    wanted += ["predict.background=true"] if background else []
-    settings = settings_from([*wanted, *(["predict.artefacts=false"] if keep_artefacts else [])])
-    job = Application(classifier=classifier, segmenter=segmenter, out=out, mpp=mpp, settings=settings)
+    folder, settings = out or Path("predictions"), settings_from(wanted)
+    job = Application(classifier=classifier, segmenter=segmenter, out=folder, mpp=mpp, settings=settings)
     _finish(apply_models(what, job, _progress()))
 
 
@@ -117,16 +122,23 @@ def explain(
         Optional[str],  # noqa: UP045 - the same
         typer.Option("--at", metavar="X,Y", help="Of a slide: the tile's top left corner, in level-0 pixels."),
     ] = None,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Where the picture's explanation goes.")] = Path(),
+    out: Annotated[
+        Optional[Path],  # noqa: UP045 - the same
+        typer.Option("--out", "-o", help="Where the picture's explanation goes; here by default."),
+    ] = None,
     changes: Changes = None,
 ) -> None:
     """Explain every test tile of a run, and check the explanations; or explain one picture."""
     if model is None:
+        cure = "Leave it out, or add --model RUN/classifier to explain one picture"
+        _refuse("--at", corner, "a run explains all its test tiles", cure)
+        _refuse("--out", out, f"the explanations of a run go to {what / 'explanations'}", cure)
         _bring(what, "check", changes)
         return
+    _refuse("--set", changes or None, "one picture is explained as the model's run was set up", "Leave it out")
     from vitrail.single import explain_picture  # noqa: PLC0415 - quick start-up
 
-    _finish(explain_picture(model, what, corner, out))
+    _finish(explain_picture(model, what, corner, out or Path()))
 
 
 @app.command()
@@ -191,6 +203,8 @@ def demo(folder: Annotated[Path, typer.Argument(help="Where to put it.")] = Path
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line, and leave with its exit code; an error of the user's is one line and exit code 2.
 
+    After Ctrl-C the exit code is 130; `interrupt.until_interrupted`, around this, says the line.
+
     Parameters
     ----------
     arguments
@@ -203,10 +217,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except OSError as error:
         what = error.strerror or str(error)
         _end(f"vitrail: {error.filename or 'file system'}: {what}. Check the path, its permissions and the disk.", 2)
-    except SystemExit as ended:
-        if ended.code == INTERRUPTED:  # typer has caught Ctrl-C
-            _end("vitrail: stopped; the same command goes on from here", INTERRUPTED)
-        raise
 
 
 def _bring(folder: Path, until: str, changes: list[str] | None) -> None:
@@ -216,9 +226,22 @@ def _bring(folder: Path, until: str, changes: list[str] | None) -> None:
 
 
 def _only(what: list[Path]) -> Path:
-    if len(what) > 1:
-        raise SettingsError("vitrail predict", "several slides, but no model", "Add --classifier RUN/classifier")
+    if len(what) > 1 or what[0].is_file():
+        slides = "several slides" if len(what) > 1 else "a slide"
+        raise SettingsError("vitrail predict", f"{slides}, but no model", "Add --classifier RUN/classifier")
     return what[0]
+
+
+def _refuse(option: str, value: object, problem: str, cure: str) -> None:
+    """Refuse an option that has no meaning here, where it is given.
+
+    Raises
+    ------
+    SettingsError
+        It is given.
+    """
+    if value is not None:
+        raise SettingsError(option, problem, cure)
 
 
 def _finish(outcome: Outcome) -> None:
@@ -259,4 +282,4 @@ def _vitrail(version: Version = False) -> None:  # noqa: FBT002 - a flag
 
 
 if __name__ == "__main__":
-    main()
+    until_interrupted(main)

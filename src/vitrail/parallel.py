@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import ctypes
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from multiprocessing import resource_tracker
 from typing import TYPE_CHECKING, TypeVar
 
 from vitrail.errors import RunError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Sequence
+    from collections.abc import Callable, Generator, Iterator, Sequence
     from multiprocessing.synchronize import Event
 
     Job = TypeVar("Job")
@@ -59,7 +63,8 @@ def in_processes(
     started, ended = context.Event(), False
     pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_begin, initargs=(started,))
     try:
-        futures = {pool.submit(work, job): job for job in jobs}
+        with interrupts_blocked():  # the workers start here
+            futures = {pool.submit(work, job): job for job in jobs}
         yield from ((futures[future], future.result()) for future in as_completed(futures))
         ended = True
     except BrokenProcessPool:
@@ -87,14 +92,51 @@ def _terminate(pool: ProcessPoolExecutor) -> None:
         process.terminate()
 
 
+@contextmanager
+def interrupts_blocked() -> Iterator[None]:
+    """Block Ctrl-C in the threads and processes that start in this block, and in those that they start, now or later.
+
+    One that comes meanwhile is delivered at the end of the block. A worker is safe from its first moment on; a handler
+    of its own would come too late for one that still imports its modules.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    resource_tracker.ensure_running()  # to start it later would unblock the signal in the thread that does
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _begin(started: Event) -> None:
     """Prepare a worker."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()
     started.set()
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
+    """Let this worker process end as soon as its parent does, however that ends, whatever this one is doing.
+
+    Linux kills it at once. Elsewhere a thread waits for the parent's end; it can act only when the interpreter lets it,
+    not within an import or a long calculation.
+    """
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+    threading.Thread(target=_wait_for_parent, daemon=True).start()
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent.pid:  # it ended before it was asked for
+            os._exit(1)
+
+
+_PR_SET_PDEATHSIG = 1
+
+
+def _wait_for_parent() -> None:
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()

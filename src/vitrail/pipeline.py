@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vitrail.config import KEYWORDS
+from vitrail.errors import SettingsError
 from vitrail.searched import is_searched
 from vitrail.slides.cohort import content_digest, read_cohort
 from vitrail.stage import Run, Stage, Work
@@ -73,13 +74,13 @@ def predict(work: Work) -> None:
 
 def _explaining(run: Run) -> Callable[[Model], Explaining]:
     """Return what makes the run's classifier say why, with what the stage `explain` fitted."""
-    from vitrail.explain.hrcam import load_auxiliary  # noqa: PLC0415 - torch only where it works
+    from vitrail.explain.hrcam import fitted_auxiliary  # noqa: PLC0415 - torch only where it works
     from vitrail.explain.whole import explained_tiles  # noqa: PLC0415 - the same
     from vitrail.predict.engine import Explaining  # noqa: PLC0415 - the same
     from vitrail.predict.slidemap import MAP_PX  # noqa: PLC0415 - the same
 
     def explaining(model: Model) -> Explaining:
-        tiles = explained_tiles(model, MAP_PX, load_auxiliary(run.folder / "explanations" / "classifier"))
+        tiles = explained_tiles(model, MAP_PX, fitted_auxiliary(run.folder / "classifier"))
         return Explaining(module=tiles, methods=tiles.methods)
 
     return explaining
@@ -123,11 +124,21 @@ def _train(work: Work, task: Task) -> None:
 
 
 def started(run: Run) -> Settings:
-    """Return a run's settings with the path of the encoder's weights made absolute, from the run folder."""
+    """Return a run's settings with the path of the encoder's weights made absolute, from the run folder.
+
+    Raises
+    ------
+    SettingsError
+        The path begins with the home folder of a user who is not known here.
+    """
     encoder = run.settings.encoder
     if encoder.weights in KEYWORDS:
         return run.settings
-    path = run.folder.resolve() / Path(encoder.weights).expanduser()
+    try:
+        path = run.folder.resolve() / Path(encoder.weights).expanduser()
+    except RuntimeError:
+        problem = f"{encoder.weights!r} begins with a home folder that is not known"
+        raise SettingsError("encoder.weights", problem, "Write the whole path") from None
     return run.settings.model_copy(update={"encoder": encoder.model_copy(update={"weights": str(path)})})
 
 
@@ -214,7 +225,7 @@ STAGES = (
     Stage(
         name="explain",
         folder="explanations",
-        version=1,
+        version=2,
         settings=("augment", "explain"),
         needs=("tiles", "split", "classifier", "segmenter"),
         inputs=_nothing,
@@ -223,7 +234,7 @@ STAGES = (
     Stage(
         name="check",
         folder="checks",
-        version=1,
+        version=2,
         settings=("check",),
         needs=("tiles", "split", "classifier", "segmenter", "explain"),
         inputs=_truths,
@@ -232,7 +243,7 @@ STAGES = (
     Stage(
         name="report",
         folder="report",
-        version=7,
+        version=8,
         settings=("evaluation",),
         needs=("tiles", "split", "classifier", "segmenter", "predict", "explain", "check"),
         inputs=_attributes_and_search,

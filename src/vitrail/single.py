@@ -14,7 +14,7 @@ from vitrail.classes import TissueClass
 from vitrail.errors import SettingsError, SlideError
 from vitrail.exchange.whole import whole_file
 from vitrail.explain.explainer import Explainer
-from vitrail.explain.hrcam import load_auxiliary
+from vitrail.explain.hrcam import FIT, fitted_auxiliary, unfitted
 from vitrail.files import read_regular
 from vitrail.geometry import Region
 from vitrail.models.classifier import Classifier
@@ -55,7 +55,7 @@ def explain_picture(model_folder: Path, file: Path, corner: str | None, out: Pat
     Parameters
     ----------
     model_folder
-        A run's `classifier` or `segmenter`. HR-CAM needs the run's `explanations` beside it.
+        A run's `classifier` or `segmenter`. HR-CAM needs the run's `explanations` beside it, made with these weights.
     file
         A picture, which must have the model's resolution; or a slide.
     corner
@@ -79,7 +79,9 @@ def explain_picture(model_folder: Path, file: Path, corner: str | None, out: Pat
     keep_memory()
     device = pick_device("auto")
     told = _told(Engine(model, device, engine="torch"), tile)  # for one picture compiling takes longer
-    maps = _maps(Explainer(model, device, engine="torch"), model_folder, tile)
+    explainer, missing = Explainer(model, device, engine="torch"), unfitted(model_folder)
+    maps = explainer.gradcam(tile[None])
+    maps += [] if missing else explainer.hrcam(tile[None], fitted_auxiliary(model_folder))
     out.mkdir(parents=True, exist_ok=True)
     place = corner.replace(" ", "").split(",") if corner else []
     name = "-".join([file.stem, *place, model.spec.task])
@@ -90,7 +92,8 @@ def explain_picture(model_folder: Path, file: Path, corner: str | None, out: Pat
     with whole_file(picture) as temporary:
         save_overlay(temporary, shown, maps, f"{file.name}, {model.spec.task}: {told}")
     lines = [f"{model.spec.task}: {told}", *(_line(saliency) for saliency in maps), str(picture)]
-    return Outcome(lines=lines, warnings=_warnings(model, tile, maps), skipped=[])
+    left_out = [f"no HR-CAM: {missing}; {FIT}"] if missing else []
+    return Outcome(lines=lines, warnings=left_out + _warnings(model, tile, maps), skipped=[])
 
 
 def _pixels(spec: ModelSpec, file: Path, corner: str | None) -> tuple[Pixels, Pixels]:
@@ -149,12 +152,6 @@ def _told(engine: Engine, tile: Pixels) -> str:
     return f"{float((engine.pixel_classes(tile[None]) == TissueClass.TUMOR).mean()):.1%} of the pixels called tumor"
 
 
-def _maps(explainer: Explainer, model_folder: Path, tile: Pixels) -> list[Saliency]:
-    fitted = model_folder.resolve().parent / "explanations" / model_folder.resolve().name
-    maps = explainer.gradcam(tile[None])
-    return maps + explainer.hrcam(tile[None], load_auxiliary(fitted)) if fitted.is_dir() else maps
-
-
 def _line(saliency: Saliency) -> str:
     low, high = float(saliency.values.min()), float(saliency.values.max())
     return f"{saliency.method:<10} {low:.3g} to {high:.3g} for tumor"
@@ -165,8 +162,6 @@ def _warnings(model: Model, tile: Pixels, maps: list[Saliency]) -> list[str]:
     learned = f"the network learned from {side} x {side} at {model.spec.mpp:.3g} um/px"
     other = f"the picture has {found[1]} x {found[0]} pixels; {learned}"
     warnings = [] if found == (side, side) else [other]
-    if len(maps) == 1:
-        warnings.append("no HR-CAM: the run has no explanations yet; make them with vitrail explain RUN")
     if all(saliency.constant for saliency in maps) and not isinstance(model.module, Classifier):
         warnings.append("the map is 0 everywhere: the network calls no pixel tumor")
     return warnings

@@ -1,9 +1,8 @@
 """How far two kinds of maps agree: Pearson's correlation tile by tile, and its distribution over a cohort.
 
-Maps of two methods differ in resolution. Here, and only here, they are brought to one grid: the coarser map is
-enlarged bilinearly to the finer one's grid, each value at the place that its cell looks at. The paper resizes its maps
-to the tile; going on from the finer grid to the tile itself would cost more and change little. Averaging the finer map
-down would throw away the detail that HR-CAM is made for, and call two maps equal that only agree about regions.
+Maps of two methods differ in resolution. Here, and only here, they are brought to one grid, as the paper does: to the
+tile's own pixels, interpolated as `Saliency.upsample` does, each value at the place that its cell looks at. On the
+cells of a coarse map the few at the tile's border would count for far more than the area they cover.
 """
 
 from __future__ import annotations
@@ -13,20 +12,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vitrail.explain.saliency import Frame
-from vitrail.measures.stats import bin_of, bootstrap, by_patient, fullest, pearson
+from vitrail.measures.patients import Interval, estimate
+from vitrail.measures.stats import mode
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from vitrail.explain.saliency import Size
-    from vitrail.measures.stats import Interval
+    from vitrail.explain.saliency import Frame
 
     Floats = NDArray[np.float64]
     Values = NDArray[np.floating[Any]]
 
-_BINS = 30
 _CHUNK = 64
+_ROUNDING = 1e-12  # of a map's highest value: one that varies by less is constant
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -43,8 +41,8 @@ class Agreement:
         Tiles that have none. They are left out of everything else.
     mean, mode
         Of the coefficients; the mode is the centre of the fullest of 30 equal bins from -1 to 1. NaN without any.
-    mean_interval, mode_interval
-        95 % bootstrap intervals over patients.
+    mean_interval
+        Its 95 % interval over patients; the mode has none, see `mode`.
     """
 
     correlations: Floats
@@ -53,7 +51,6 @@ class Agreement:
     mean: float
     mode: float
     mean_interval: Interval
-    mode_interval: Interval
 
     def summary(self) -> dict[str, Any]:
         """Return the numbers as JSON; what is undefined is null."""
@@ -61,7 +58,6 @@ class Agreement:
             "mode": _known(self.mode),
             "mean": _known(self.mean),
             "interval": [_known(end) for end in self.mean_interval],
-            "mode_interval": [_known(end) for end in self.mode_interval],
             "n": self.n,
             "constant": self.constant,
         }
@@ -71,19 +67,20 @@ def _known(value: float) -> float | None:
     return None if np.isnan(value) else value
 
 
-def correlate(
-    first: Values, second: Values, *, relu: bool = False, frames: tuple[Frame, Frame] | None = None
-) -> Floats:
-    """Return Pearson's coefficient of each pair of maps.
+def correlate(first: Values, second: Values, frames: tuple[Frame, Frame], *, relu: bool = False) -> Floats:
+    """Return Pearson's coefficient of each pair of maps over the pixels of their tile.
+
+    No map is enlarged for it. Enlarging is linear: `rows @ map @ columns.T`. So sums over pixels of products of two
+    enlarged maps are sums over the cells of the two, weighted by small matrices such as `rows_1.T @ rows_2`.
 
     Parameters
     ----------
     first, second
         `[n, h, w]` and `[n, h', w']`.
+    frames
+        Where the maps of either kind lie on their tiles.
     relu
         Set what speaks against the target to 0 first, at each map's own resolution.
-    frames
-        Where either map lies on the image. Without them both span it exactly.
 
     Returns
     -------
@@ -96,37 +93,59 @@ def correlate(
     """
     if len(first) != len(second):
         raise ValueError(f"{len(first)} maps cannot be paired with {len(second)}")
-    cells = (first.shape[1], first.shape[2]), (second.shape[1], second.shape[2])
-    onto = _onto(cells, frames or (_WHOLE, _WHOLE))
-    parts = (slice(at, at + _CHUNK) for at in range(0, len(first), _CHUNK))
-    pairs = (
-        [_enlarged(maps[part], *each, relu=relu) for maps, each in zip((first, second), onto, strict=True)]
-        for part in parts
-    )
-    return np.concatenate([np.empty(0), *(pearson(a, b) for a, b in pairs)])
-
-
-_WHOLE = Frame(image_px=(1, 1), span_px=(1, 1))
-
-
-def _onto(cells: tuple[Size, Size], frames: tuple[Frame, Frame]) -> list[tuple[Floats, Floats]]:
-    """Return each map's matrices to the places of the finer one's cells; those beyond the image are left out."""
     if frames[0].image_px != frames[1].image_px:
         raise ValueError(f"images of {frames[0].image_px} and {frames[1].image_px} pixels cannot be compared")
-    centres = (frame.centres(have) for have, frame in zip(cells, frames, strict=True))
-    sides = zip(*centres, frames[0].image_px, strict=True)
-    rows, columns = (at[(at > 0) & (at < side)] for *both, side in sides for at in [max(both, key=len)])
-    return [frame.onto(have, rows, columns) for have, frame in zip(cells, frames, strict=True)]
+    a, b = (_Enlarging.of(maps, frame) for maps, frame in zip((first, second), frames, strict=True))
+    parts = (slice(at, at + _CHUNK) for at in range(0, len(first), _CHUNK))
+    pairs = ((a.unit(first[part], relu=relu), b.unit(second[part], relu=relu)) for part in parts)
+    found = [np.clip(a.products(one, b, other), -1, 1) for one, other in pairs]
+    return np.concatenate([np.empty(0), *found])
 
 
-def _enlarged(maps: Values, rows: Floats, columns: Floats, *, relu: bool) -> Floats:
-    """Interpolate in float64, so that a constant map stays constant as far as `pearson` can tell."""
-    kept = np.maximum(maps, 0) if relu else maps
-    enlarged: Floats = rows @ kept.astype(np.float64) @ columns.T
-    return enlarged
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Enlarging:
+    """How the maps of one kind are enlarged to the tile, `rows @ map[cells] @ columns.T`.
+
+    Attributes
+    ----------
+    cells
+        The part of a map that the tile's pixels are made of: some cells may lie beyond the tile.
+    rows, columns
+        `[pixels, cells]` each.
+    """
+
+    cells: tuple[slice, slice, slice]
+    rows: Floats
+    columns: Floats
+
+    @classmethod
+    def of(cls, maps: Values, frame: Frame) -> _Enlarging:
+        both = frame.matrices((maps.shape[1], maps.shape[2]), frame.image_px)
+        used = [np.flatnonzero(matrix.any(0)) for matrix in both]
+        high, wide = (slice(int(each[0]), int(each[-1]) + 1) for each in used)
+        return cls(cells=(slice(None), high, wide), rows=both[0][:, high], columns=both[1][:, wide])
+
+    def unit(self, maps: Values, *, relu: bool) -> Floats:
+        """Return maps whose enlargement has mean 0 and mean square 1, `[n, *cells]`; NaN for constant ones."""
+        if not np.isfinite(maps).all():
+            raise ValueError("a map holds values that are not finite")
+        kept = np.asarray(np.maximum(maps, 0) if relu else maps, np.float64)[self.cells]
+        highest = np.abs(kept).max((1, 2), keepdims=True)
+        scaled = kept / np.where(highest > 0, highest, 1)  # before squares, which would underflow for weak maps
+        mean = self.rows.mean(0) @ scaled @ self.columns.mean(0)
+        centred = scaled - mean[:, None, None]  # all rows of both matrices add up to 1
+        square = self.products(centred, self, centred)
+        unit: Floats = centred / np.sqrt(np.where(square > _ROUNDING**2, square, np.nan))[:, None, None]
+        return unit
+
+    def products(self, maps: Floats, other: _Enlarging, others: Floats) -> Floats:
+        """Return the mean over pixels of the product of each two maps once enlarged, `[n]`."""
+        rows, columns = self.rows.T @ other.rows / len(self.rows), self.columns.T @ other.columns / len(self.columns)
+        means: Floats = (maps * (rows @ others @ columns.T)).sum((1, 2))
+        return means
 
 
-def agreement(correlations: Floats, patients: NDArray[Any], seed: int, resamples: int = 2000) -> Agreement:
+def agreement(correlations: Floats, patients: NDArray[Any], seed: int) -> Agreement:
     """Sum up the coefficients of a cohort.
 
     Parameters
@@ -135,33 +154,17 @@ def agreement(correlations: Floats, patients: NDArray[Any], seed: int, resamples
         What `correlate` returns, `[tiles]`.
     patients
         Each tile's patient, `[tiles]`.
-    seed, resamples
-        See `bootstrap`.
+    seed
+        See `estimate`.
     """
     known = ~np.isnan(correlations)
     values = correlations[known]
-    parts = by_patient(np.asarray(patients)[known], _parts(values))
-    total = parts.sum(0)[None]
+    mean, low, high = estimate(values, 1, np.asarray(patients)[known], seed, "correlation")
     return Agreement(
         correlations=correlations,
         n=len(values),
         constant=int((~known).sum()),
-        mean=float(_mean(total)[0]),
-        mode=float(_mode(total)[0]),
-        mean_interval=bootstrap(parts, _mean, seed, resamples),
-        mode_interval=bootstrap(parts, _mode, seed, resamples),
+        mean=mean,
+        mode=mode(values),
+        mean_interval=Interval(low, high),
     )
-
-
-def _parts(values: Floats) -> Floats:
-    """Return what each coefficient adds to the sums that mean and mode are made of: its bin, one, and itself."""
-    return np.column_stack([np.eye(_BINS)[bin_of(values, _BINS)], np.ones(len(values)), values])
-
-
-def _mode(sums: Floats) -> Floats:
-    return fullest(sums[:, :-2])
-
-
-def _mean(sums: Floats) -> Floats:
-    mean: Floats = sums[:, -1] / np.where(sums[:, -2] > 0, sums[:, -2], np.nan)
-    return mean

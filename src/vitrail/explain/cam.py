@@ -50,8 +50,9 @@ class Score:
 def classifier_gradcam(network: Classifier, images: Tensor, target: TissueClass = TissueClass.TUMOR) -> Maps:
     """Explain a classifier by its final feature maps, at the cost of a forward pass.
 
-    Behind the feature maps `A` (of `Z` cells) come their means `a`, `h = W1 a + b1`, and the logit
-    `w2 . max(h, 0) + b2`. So the gradient is the same in all cells, `W1' (1[h > 0] * w2) / Z`, and needs no autograd.
+    Behind the feature maps `A` (of `Z` cells) come their means `a`, `h = W1 a + b1`, and the logit `w2 . f(h) + b2`. So
+    the gradient is the same in all cells, `W1' (f'(h) * w2) / Z`, and needs no autograd: `f'` is 1 where the dense
+    layer is linear, so that all images share their weights, and `1[h > 0]` behind a ReLU.
 
     Parameters
     ----------
@@ -81,9 +82,9 @@ def classifier_cam(network: Classifier, images: Tensor) -> tuple[Tensor, Tensor]
     with torch.autocast(features.device.type, enabled=False):  # as the network's own head
         features = features.float()
         hidden = network.dense(features.mean((2, 3)))
-        logits = network.logit(hidden.relu()).squeeze(1)
-        active = (hidden > 0) * network.logit.weight
-        return logits, _weighted(features, active @ network.dense.weight / features[0, 0].numel())
+        logits = network.logit(network.activated(hidden)).squeeze(1)
+        slopes = network.slope(hidden) * network.logit.weight
+        return logits, _weighted(features, slopes @ network.dense.weight / features[0, 0].numel())
 
 
 def classifier_maps(
@@ -109,10 +110,13 @@ def segmenter_gradcam(
 ) -> Maps:
     """Explain a segmenter by the feature maps of its bottleneck.
 
-    The score is the sum of a class's output over a set of pixels (Vinogradova et al. 2020,
-    arXiv:2002.11434). The output is the logit, as there: the softmax also falls when other classes rise,
-    and its gradient vanishes where the network is sure. The gradient goes through the decoder only, see
-    `vitrail.explain.decoder`.
+    The score is the mean of a class's output over a set of pixels; Vinogradova et al. 2020 (arXiv:2002.11434) take the
+    sum, with which a tile's values would grow with its number of pixels, and tiles could not be compared. The output
+    is the logit, as there: the softmax also falls when other classes rise, and its gradient vanishes where the network
+    is sure. The gradient goes through the decoder only, see `vitrail.explain.decoder`.
+
+    The map is signed where the bottleneck lies behind an activation, as in the layout `paper`. Linear projections, as
+    in `timm`, have no zero: half of their values are negative, and so may be the map of a tile that is all tumor.
 
     Parameters
     ----------
@@ -134,11 +138,18 @@ def segmenter_gradcam(
     with frozen(network), torch.no_grad():
         encoded = network.encode(images.detach())
         decoded = decode(network, encoded, (images.shape[2], images.shape[3]))
-        gradient = decoded.gradient(target, _inside(decoded.logits, target, pixels))
+        inside = _inside(decoded.logits, target, pixels)
+        gradient = decoded.gradient(target, inside / inside.sum((1, 2), keepdim=True).clamp(min=1))
         values = _weighted(encoded[-1], gradient.mean((2, 3)))
     (frame,) = frames(network, shape_of(images), (BOTTLENECK,), (_STRIDE,))
     return Maps(
-        method=_NAME, layers=(BOTTLENECK,), target=target.key, values=values, output=decoded.logits, frame=frame
+        method=_NAME,
+        layers=(BOTTLENECK,),
+        target=target.key,
+        values=values,
+        output=decoded.logits,
+        frame=frame,
+        signed=network.activated,
     )
 
 

@@ -6,10 +6,11 @@
 - `randomisation.parquet`: what is left of a map while the network is randomised from the top down. `tile`,
   `patient_id`, `network`, `method`; `number` of the step, 0 for the untouched network, and `step`, the name of what has
   been randomised so far; `draw`; `correlation` with the untouched map, as an absolute value, and `chance`, that with
-  the untouched map of another tile. NaN where a map is constant.
+  the untouched map of another tile. NaN where a map is constant. Of most draws only the last step is there.
 - `truth.parquet`: where a map's weight lies on synthetic slides; empty for others. `tile`, `patient_id`, `key`,
   `region` (`atypical_nuclei`, `nuclei`, `stroma`); `weight`, the share of the map's positive part inside, NaN where it
-  has none, and `area`, the region's share of the tile.
+  has none; `others` and `turned`, the mean of that share of maps of other tiles, and of the map turned and mirrored;
+  and `area`, the region's share of the tile.
 - `summary.json`: what they come to, see `summarise`.
 """
 
@@ -25,7 +26,8 @@ from scipy.integrate import trapezoid
 
 from vitrail.errors import RunError
 from vitrail.explain.stored import KEYS
-from vitrail.measures.stats import bootstrap, by_patient
+from vitrail.explain.verdicts import verdicts
+from vitrail.measures.patients import crossed_estimate, estimate
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -43,12 +45,14 @@ COLUMNS: dict[str, dict[str, str]] = {
     "randomisation": _OWNER
     | {"network": "str", "method": "str", "number": "int64", "step": "str", "draw": "int64"}
     | {"correlation": "float64", "chance": "float64"},
-    "truth": _OWNER | {"key": "str", "region": "str", "weight": "float64", "area": "float64"},
+    "truth": _OWNER
+    | {"key": "str", "region": "str"}
+    | {"weight": "float64", "others": "float64", "turned": "float64", "area": "float64"},
 }
 """Tables of the folder, their columns and types."""
 
-LOST = 0.1
-"""A randomised network's map passes as another one while its correlation is above chance by less than this."""
+CASCADES = 2
+"""Draws of random weights that are explained step by step; the verdict needs only the last step, of many draws."""
 
 SUMMARY = "summary.json"
 _SIGNS = {"deletion": -1, "insertion": 1}  # a good map deletes fast and inserts fast
@@ -101,7 +105,7 @@ def _read(folder: Path, name: str) -> pd.DataFrame:
 
 
 def summarise(tables: dict[str, pd.DataFrame], seed: int) -> dict[str, Any]:
-    """Sum up the tables; means and differences are over tiles, intervals 95 % bootstraps over patients.
+    """Sum up the tables, and decide; means and differences are over tiles, intervals 95 % ones over patients.
 
     Returns
     -------
@@ -109,27 +113,34 @@ def summarise(tables: dict[str, pd.DataFrame], seed: int) -> dict[str, Any]:
 
     `perturbation`: by key of a map, and by `deletion` and `insertion`, the mean `area` under the map's curve and those
     of the orders `random` and `blob`; `over_random` and `over_blob`, how much better the map's area is, as `[mean,
-    low, high]`: positive speaks for the map in both kinds; it `passes` where both intervals are above 0.
+    low, high]`: positive speaks for the map in both kinds.
 
     `ends`: by network the mean score of the tiles as they are and wholly blurred. Where these do not differ, blurring
     deletes nothing, and the curves tell little.
 
     `randomisation`: by key, with all weights randomised, the mean `correlation` and `chance`, and their difference
-    `excess` as `[mean, low, high]`; it `passes` where the interval is below `LOST`. `shared` is the mean `chance` of
-    the untouched network: where maps of all tiles resemble each other, there is little to lose, and passing tells
-    little.
+    `excess` as `[mean, low, high]`, an interval over patients and `draws`. `shared` is the mean `chance` of the
+    untouched network: where maps of all tiles resemble each other, there is little to lose, and passing tells little.
 
     `truth`: null without synthetic slides; by key and region `ratio`, the maps' weight inside over what the area alone
-    would give (1 is chance), its `interval`, and the number of `tiles` whose map points anywhere.
+    would give, and its `interval`; `others` and `turned`, the same of maps of other tiles, and of maps turned and
+    mirrored, which is what chance gives; `over_others` and `over_turned`, what the maps have beyond these, as `[value,
+    low, high]`; and the number of `tiles` whose map points anywhere.
+
+    `patients`: how many the curves are of.
+
+    `verdicts`: see `verdicts`.
     """
     perturbation, randomisation, truth = (tables[name] for name in COLUMNS)
     areas = curve_areas(perturbation)
-    return {
+    summary = {
+        "patients": int(perturbation["patient_id"].nunique()),
         "perturbation": {key: _perturbation(areas, key, seed) for key in KEYS},
         "ends": _ends(perturbation),
         "randomisation": {key: _randomisation(randomisation, key, seed) for key in KEYS},
         "truth": {key: _located(truth[truth["key"] == key], seed) for key in KEYS} if len(truth) else None,
     }
+    return {**summary, "verdicts": verdicts(summary)}
 
 
 def curve_areas(perturbation: pd.DataFrame) -> pd.DataFrame:
@@ -157,14 +168,12 @@ def _area(areas: pd.DataFrame, key: str, kind: str, seed: int) -> dict[str, Any]
         for order in (method, "random", "blob")
     )
     patients = areas.index.get_level_values("patient_id") if len(areas) else np.empty(0, np.str_)
-    over = [mean_over(patients, _SIGNS[kind] * (own - other), seed) for other in (random, blob)]
     return {
         "area": _mean(own),
         "random": _mean(random),
         "blob": _mean(blob),
-        "over_random": over[0],
-        "over_blob": over[1],
-        "passes": all(low is not None and low > 0 for _, low, _ in over),
+        "over_random": estimate(_SIGNS[kind] * (own - random), 1, patients, seed).json,
+        "over_blob": estimate(_SIGNS[kind] * (own - blob), 1, patients, seed).json,
     }
 
 
@@ -182,44 +191,35 @@ def _randomisation(table: pd.DataFrame, key: str, seed: int) -> dict[str, Any]:
     rows = table[(table["network"] == network) & (table["method"] == method)].dropna()
     last = rows[rows["number"] == table.loc[table["network"] == network, "number"].max()]
     same, chance = (last[name].to_numpy(np.float64) for name in ("correlation", "chance"))
-    excess = mean_over(last["patient_id"], same - chance, seed)
     return {
         "correlation": _mean(same),
         "chance": _mean(chance),
         "shared": _mean(rows.loc[rows["number"] == 0, "chance"].to_numpy(np.float64)),
-        "excess": excess,
-        "passes": excess[2] is not None and excess[2] < LOST,
+        "excess": crossed_estimate(same - chance, last["patient_id"], last["draw"], seed).json,
+        "draws": int(last["draw"].nunique()),
     }
 
 
 def _located(table: pd.DataFrame, seed: int) -> dict[str, Any]:
-    known = table.dropna(subset="weight")
+    known = table.dropna(subset=["weight", "others", "turned"])
     return {str(region): _ratio(rows, seed) for region, rows in known.groupby("region", sort=True)}
 
 
 def _ratio(rows: pd.DataFrame, seed: int) -> dict[str, Any]:
-    parts = by_patient(rows["patient_id"], rows[["weight", "area"]].to_numpy(np.float64))
+    def over_area(values: pd.Series[float]) -> list[float | None]:
+        return estimate(values, rows["area"], rows["patient_id"], seed).json
+
+    ratio, *interval = over_area(rows["weight"])
     return {
-        "ratio": _known(float(_over_area(parts.sum(0)))),
-        "interval": [_known(end) for end in bootstrap(parts, _over_area, seed)],
+        "ratio": ratio,
+        "interval": interval,
+        "others": over_area(rows["others"])[0],
+        "turned": over_area(rows["turned"])[0],
+        "over_others": over_area(rows["weight"] - rows["others"]),
+        "over_turned": over_area(rows["weight"] - rows["turned"]),
         "tiles": len(rows),
     }
 
 
-def _over_area(sums: Floats) -> Floats:
-    ratio: Floats = sums[..., 0] / np.where(sums[..., 1] > 0, sums[..., 1], np.nan)
-    return ratio
-
-
-def mean_over(patients: Any, values: Floats, seed: int) -> list[float | None]:
-    """Return the mean of tiles' values and its 95 % bootstrap interval over patients, as JSON."""
-    parts = by_patient(np.asarray(patients), np.column_stack([values, np.ones(len(values))]))
-    return [_mean(values), *(_known(end) for end in bootstrap(parts, _over_area, seed))]
-
-
 def _mean(values: Floats) -> float | None:
     return float(values.mean()) if len(values) else None
-
-
-def _known(value: float) -> float | None:
-    return None if np.isnan(value) else value

@@ -12,8 +12,8 @@ import numpy as np
 import pandas as pd
 
 from vitrail.classes import TissueClass
-from vitrail.explain.checked import SUMMARY, as_table, summarise
-from vitrail.explain.hrcam import load_auxiliary
+from vitrail.explain.checked import CASCADES, SUMMARY, as_table, summarise
+from vitrail.explain.hrcam import fitted_auxiliary
 from vitrail.explain.located import locate
 from vitrail.explain.perturb import Scorer, curves, orders
 from vitrail.explain.randomise import METHODS, Subject, randomisation
@@ -47,8 +47,16 @@ PART = 8
 RANDOMISED = 32
 """Tiles that randomised networks explain, at most: as many as go through in one pass."""
 
+OTHERS = 16
+"""Maps of other tiles that each tile's maps are compared with, at most."""
+
 _CALLED = 0.5
-_CHOICE, _ORDERS, _WEIGHTS = 0xC4EC, 0x0DE1, 0xADEB  # keep these draws apart from the others of the same seed
+_CHOICE, _ORDERS, _WEIGHTS, _OTHERS = (
+    0xC4EC,
+    0x0DE1,
+    0xADEB,
+    0x07E5,
+)  # keep these draws apart from the others of the same seed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -219,12 +227,13 @@ def _cascade(check: _Check, network: str, draw: int, few: Positions) -> pd.DataF
     folder, seed = check.work.run.folder, check.work.run.settings.seed
     subject = Subject(
         model=check.models[network],
-        auxiliary=load_auxiliary(folder / "explanations" / network),
+        auxiliary=fitted_auxiliary(folder / network),
         images=check.images_of(rows),
         device=check.device,
     )
     untouched = {method: np.asarray(check.stored.maps(f"{network}_{method}")[few]) for method in METHODS}
-    found = randomisation(subject, untouched, (seed, _WEIGHTS, NETWORKS.index(network), draw))
+    seeds = (seed, _WEIGHTS, NETWORKS.index(network), draw)
+    found = randomisation(subject, untouched, seeds, every_step=draw < CASCADES)
     owners = rows[["tile", "patient_id"]].iloc[found.pop("index")].reset_index(drop=True)
     return pd.concat([owners, found], axis=1).assign(network=network, draw=draw)
 
@@ -250,6 +259,13 @@ def _on_slide(check: _Check, slide: Path, part: Positions) -> pd.DataFrame:
         row = check.stored.rows.iloc[i]
         region = Region(x=row["x"], y=row["y"], width=row["side"], height=row["side"])
         saliencies = {key: check.stored.saliency(key, i) for key in KEYS}
-        located = pd.DataFrame(locate(saliencies, truth.masks(region, (side_px, side_px))))
+        others = {key: [check.stored.saliency(key, other) for other in _others(check, i)] for key in KEYS}
+        located = pd.DataFrame(locate(saliencies, truth.masks(region, (side_px, side_px)), others))
         found.append(located.assign(tile=row["tile"], patient_id=row["patient_id"]))
     return as_table("truth", found)
+
+
+def _others(check: _Check, i: np.int64) -> Positions:
+    """Draw the tiles whose maps say what chance gives one tile."""
+    rest = check.chosen[check.chosen != i]
+    return np.random.default_rng([check.work.run.settings.seed, _OTHERS, int(i)]).permutation(rest)[:OTHERS]

@@ -61,7 +61,7 @@ class Decoded:
     blocks
         The decoder's blocks, deepest first.
     head
-        The weights of its last convolution, `[classes, c, 3, 3]`.
+        The weights of its last convolution, `[classes, c, k, k]`.
     """
 
     logits: Tensor
@@ -76,12 +76,13 @@ class Decoded:
         target
             The class.
         inside
-            `[n, h, w]`, booleans: the score is the sum of the class's logits there.
+            `[n, h, w]`: the score is the sum of the class's logits, each times the weight here.
         """
         sides = zip(self.blocks[-1].second.shape[2:], inside.shape[1:], strict=True)
         bottom, right = (whole - shown for whole, shown in sides)
         pixels = functional.pad(inside[:, None].to(self.head), (0, right, 0, bottom))
-        gradient = functional.conv_transpose2d(pixels, self.head[None, target], padding=1)
+        kernel = self.head[None, target]
+        gradient = functional.conv_transpose2d(pixels, kernel, padding=kernel.shape[2] // 2)
         for block in reversed(self.blocks):
             gradient = block.back(gradient)
         return gradient

@@ -30,7 +30,7 @@ from vitrail.explain.layers import Layers, run
 from vitrail.explain.logistic import logistic_regression
 from vitrail.explain.saliency import Maps
 from vitrail.files import read_regular, regular_file
-from vitrail.models.store import replace, save_tensors
+from vitrail.models.store import model_digest, replace, save_tensors
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -59,12 +59,15 @@ class Auxiliary:
         Of the logit of tumor.
     l2
         The penalty it was fitted with.
+    fitted_on
+        The digest of the model that it was fitted on, see `model_digest`; empty where nobody knows.
     """
 
     layers: Layers
     weights: Tensor
     bias: float
     l2: float
+    fitted_on: str = ""
 
     def logits(self, pooled: Tensor) -> Tensor:
         """Map pooled features `[n, sum of channels]` to logits of tumor `[n]`."""
@@ -243,7 +246,8 @@ class _File(BaseModel):
     channels: tuple[Annotated[int, Field(ge=1)], ...]
     strides: tuple[Annotated[int, Field(ge=1)], ...]
     bias: float
-    l2: Annotated[float, Field(gt=0)]
+    l2: Annotated[float, Field(ge=0)]
+    fitted_on: str = ""
     vitrail: str = __version__
 
     @model_validator(mode="after")
@@ -260,7 +264,12 @@ def save_auxiliary(folder: Path, auxiliary: Auxiliary) -> None:
     save_tensors(folder / _WEIGHTS, {"weights": auxiliary.weights})
     layers = auxiliary.layers
     content = _File(
-        layers=layers.names, channels=layers.channels, strides=layers.strides, bias=auxiliary.bias, l2=auxiliary.l2
+        layers=layers.names,
+        channels=layers.channels,
+        strides=layers.strides,
+        bias=auxiliary.bias,
+        l2=auxiliary.l2,
+        fitted_on=auxiliary.fitted_on,
     )
     temporary = folder / f"{_JSON}.tmp"
     temporary.write_text(content.model_dump_json(indent=2) + "\n", encoding="utf-8")
@@ -286,4 +295,44 @@ def load_auxiliary(folder: Path) -> Auxiliary:
     if weights.shape != (sum(content.channels),):
         raise ModelError(folder / _WEIGHTS, f"does not fit {_JSON}", cure)
     layers = Layers(names=content.layers, channels=content.channels, strides=content.strides)
-    return Auxiliary(layers=layers, weights=weights, bias=content.bias, l2=content.l2)
+    return Auxiliary(layers=layers, weights=weights, bias=content.bias, l2=content.l2, fitted_on=content.fitted_on)
+
+
+FIT = "fit it with: vitrail explain RUN"
+"""What to do where `unfitted` has a reason."""
+
+
+def fitted_auxiliary(model_folder: Path) -> Auxiliary:
+    """Read HR-CAM's dense layer for a model from the run that it belongs to.
+
+    Raises
+    ------
+    ModelError
+        There is none, it was fitted on other weights (see `unfitted`), or it cannot be read.
+    """
+    folder, reason = _beside(model_folder), unfitted(model_folder)
+    if reason:  # a run's own stages find one, unless files were exchanged by hand
+        raise ModelError(model_folder, reason, f"Remove {folder.parent}, if it is there, and run: vitrail explain RUN")
+    return load_auxiliary(folder)
+
+
+def unfitted(model_folder: Path) -> str | None:
+    """Say why there is no HR-CAM of a model; None where its run has a dense layer that was fitted on these weights.
+
+    Raises
+    ------
+    ModelError
+        The layer is there, but cannot be read.
+    """
+    folder = _beside(model_folder)
+    if not folder.is_dir():
+        return "its run has no dense layer for HR-CAM"
+    if load_auxiliary(folder).fitted_on != model_digest(model_folder):
+        return "HR-CAM's dense layer was fitted on other weights, or before its file said on which"
+    return None
+
+
+def _beside(model_folder: Path) -> Path:
+    """Return the folder of a model's dense layer in the run that the model is in."""
+    own = model_folder.resolve()
+    return own.parent / "explanations" / own.name

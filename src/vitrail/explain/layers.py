@@ -51,8 +51,8 @@ def find_layers(network: nn.Module, names: tuple[str, ...] | None = None, probe:
     network
         A classifier or segmenter; any other module needs `names`.
     names
-        Layers to look at. None takes the encoder's last map at each stride and, for a classifier whose encoder ends in
-        a further convolution, that one (the paper, Table 1).
+        Layers to look at. None takes the encoder's last map at each stride and, where the network looks at what a
+        further convolution makes of the last one, that one (the paper, Table 1).
     probe
         The image to try, `[1, c, h, w]`; sides that divide by the largest stride. None is black and of 64 pixels.
 
@@ -75,7 +75,7 @@ def find_layers(network: nn.Module, names: tuple[str, ...] | None = None, probe:
 
 
 def default_layers(network: nn.Module) -> tuple[str, ...]:
-    """Name the encoder's last layer at each stride and, in a classifier, its final convolution.
+    """Name the encoder's last layer at each stride and, in networks that end in it, its final convolution.
 
     Raises
     ------
@@ -87,7 +87,8 @@ def default_layers(network: nn.Module) -> tuple[str, ...]:
             stages = _stages(network.encoder, "encoder")
             return (*stages, *_final(network, stages))
         case Segmenter():
-            return _stages(network.backbone, "unet.encoder.model")
+            stages = _stages(network.backbone, "unet.encoder.model")
+            return (*stages, *_final(network, stages)) if network.activated else stages
     raise ModelError(
         type(network).__name__, "is no network of Vitrail, so its layers must be named", "Give their names"
     )
@@ -124,14 +125,16 @@ def _stages(encoder: nn.Module, prefix: str) -> tuple[str, ...]:
     return tuple(f"{prefix}.{name}" for name in names)
 
 
-def _final(network: Classifier, stages: tuple[str, ...]) -> tuple[str, ...]:
+def _final(network: Classifier | Segmenter, stages: tuple[str, ...]) -> tuple[str, ...]:
     """Name the layer that gives the final feature map, unless it is the last stage: then there is nothing to add."""
-    inner = [name for name, _ in network.named_modules() if name.startswith("encoder.")]
+    prefix = "encoder." if isinstance(network, Classifier) else "unet.encoder.model."
+    inner = [name for name, _ in network.named_modules() if name.startswith(prefix)]
     outputs: dict[str, object] = {}
     with frozen(network):
         handles = [_note(network, name, outputs) for name in inner]
         try:
-            final = network.features(_black(network))
+            image = _black(network)
+            final = network.features(image) if isinstance(network, Classifier) else network.encode(image)[-1]
         finally:
             for handle in handles:
                 handle.remove()

@@ -190,7 +190,9 @@ def redraw(auxiliary: Auxiliary, seed: int) -> Auxiliary:
     return replace(auxiliary, weights=torch.cat(drawn))
 
 
-def randomise(subject: Subject, seed: int) -> Iterator[tuple[str, int, str, NDArray[np.float32]]]:
+def randomise(
+    subject: Subject, seed: int, *, every_step: bool = True
+) -> Iterator[tuple[str, int, str, NDArray[np.float32]]]:
     """Explain tiles while the network is randomised from the top down, once.
 
     Of a segmenter, Grad-CAM explains the same pixels at every step, those that the untouched network calls tumor: a
@@ -202,6 +204,8 @@ def randomise(subject: Subject, seed: int) -> Iterator[tuple[str, int, str, NDAr
         The network and the tiles.
     seed
         Draws the new weights.
+    every_step
+        Explain at each step; otherwise only at the last, where all weights are random.
 
     Yields
     ------
@@ -210,10 +214,15 @@ def randomise(subject: Subject, seed: int) -> Iterator[tuple[str, int, str, NDAr
     model = Model(spec=subject.model.spec, module=copy.deepcopy(subject.model.module).cpu().eval())
     steps = steps_of(model.module, torch.zeros(1, 3, *subject.images.shape[1:3]))
     pixels = _called_tumor(model, subject)
-    yield from _maps(subject, model, pixels, (0, UNTOUCHED, subject.auxiliary))
+    if every_step:
+        yield from _maps(subject, model, pixels, (0, UNTOUCHED, subject.auxiliary))
+    else:  # where cells look is measured once and kept: as in the cascade, while the weights are still the trained ones
+        Explainer(model, subject.device, engine="torch").hrcam(subject.images[:1], subject.auxiliary)
     dense = redraw(subject.auxiliary, seed)
     for number, step in enumerate(steps, 1):
         forget(model.module.cpu(), step, seed + number)
+        if not every_step and number < len(steps):
+            continue
         settle(model, steps[:number], subject.images, subject.device)
         yield from _maps(subject, model, pixels, (number, step.name, dense))
 
@@ -266,7 +275,7 @@ def likeness(
     return np.abs(pearson(maps, untouched)), np.abs(pearson(maps, untouched[others]))
 
 
-def randomisation(subject: Subject, untouched: Maps, seed: tuple[int, ...]) -> pd.DataFrame:
+def randomisation(subject: Subject, untouched: Maps, seed: tuple[int, ...], *, every_step: bool = True) -> pd.DataFrame:
     """Randomise a network once, and tell how much of its maps is left at each step.
 
     Parameters
@@ -277,6 +286,8 @@ def randomisation(subject: Subject, untouched: Maps, seed: tuple[int, ...]) -> p
         By method the maps of these tiles, `[n, h', w']`, signed.
     seed
         Numbers that decide the new weights, and the other tile of each.
+    every_step
+        See `randomise`.
 
     Returns
     -------
@@ -285,7 +296,7 @@ def randomisation(subject: Subject, untouched: Maps, seed: tuple[int, ...]) -> p
     rng = np.random.default_rng(seed)
     others = derangement(len(subject.images), rng)
     parts = []
-    for method, number, step, maps in randomise(subject, int(rng.integers(2**32))):
+    for method, number, step, maps in randomise(subject, int(rng.integers(2**32)), every_step=every_step):
         same, chance = likeness(maps, untouched[method], others)
         index = np.arange(len(maps))
         parts.append(pd.DataFrame({

@@ -48,7 +48,7 @@ class Course:
     epochs, learning_rate, batch
         Of Adam.
     l2
-        Penalty on the weights of standardised features, as in `logistic_regression`.
+        Penalty on the weights of standardised features, as in `logistic_regression`; 0 for none.
     seed
         Numbers that draw order and augmentation.
     augmenter

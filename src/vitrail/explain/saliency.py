@@ -102,10 +102,14 @@ class Saliency:
     target
         What the map explains: the key of a class, or the name of a user's score.
     values
-        `[h, w]`, at the resolution of the (finest) feature map. Positive speaks for the target, negative against it.
-        Never rescaled, so values of two images can be compared.
+        `[h, w]`, at the resolution of the (finest) feature map. Positive speaks for the target, negative against it, if
+        the map is signed. Never rescaled, so values of two images can be compared.
     frame
         Where the values lie on the image.
+    signed
+        Whether 0 parts what speaks for the target from what speaks against it. Not where a map weighs features that
+        have no zero of their own, such as linear projections: then only differences mean something, between places
+        and between images.
     """
 
     method: str
@@ -113,10 +117,11 @@ class Saliency:
     target: str
     values: Floats
     frame: Frame
+    signed: bool = True
 
     @property
     def relu(self) -> Saliency:
-        """The map with what speaks against the target set to 0, as Grad-CAM was first defined."""
+        """The map with what speaks against the target set to 0, as Grad-CAM was first defined; for signed maps."""
         return replace(self, values=np.maximum(self.values, 0))
 
     @property
@@ -139,7 +144,7 @@ class Maps:
 
     Attributes
     ----------
-    method, layers, target, frame
+    method, layers, target, frame, signed
         As in `Saliency`.
     values
         `[n, h, w]`.
@@ -154,10 +159,18 @@ class Maps:
     values: Tensor
     output: Tensor
     frame: Frame
+    signed: bool = True
 
     def saliencies(self) -> list[Saliency]:
         """Return the maps one by one, as arrays."""
         return [
-            Saliency(method=self.method, layers=self.layers, target=self.target, values=values, frame=self.frame)
+            Saliency(
+                method=self.method,
+                layers=self.layers,
+                target=self.target,
+                values=values,
+                frame=self.frame,
+                signed=self.signed,
+            )
             for values in self.values.cpu().numpy()
         ]

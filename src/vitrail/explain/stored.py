@@ -5,8 +5,8 @@
 - `tiles.parquet`: row i is map i of every kind. `tile`, its row in the tile table; `slide_id`, `patient_id`, `x`, `y`,
   `side`, `label` as there; `classifier`, the probability of tumor, uncalibrated, and `segmenter`, the fraction of
   pixels called tumor, both from the pass that made the maps.
-- `agreement.parquet`: Pearson's coefficient of each tile and pair of kinds, signed maps, and with `_relu` those without
-  what speaks against tumor; NaN where a map is constant.
+- `agreement.parquet`: Pearson's coefficient of each tile and pair of kinds, and with `_relu` of the maps without what
+  speaks against tumor, where both are signed; NaN where a map is constant.
 - `classifier/` and `segmenter/`: the dense layers of HR-CAM, see `vitrail.explain.hrcam`.
 - `summary.json`: what they come to.
 """
@@ -27,7 +27,7 @@ from vitrail.explain.saliency import Frame, Saliency
 from vitrail.files import write_text
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -55,7 +55,7 @@ class Kind:
 
     Attributes
     ----------
-    method, layers, target, frame
+    method, layers, target, frame, signed
         As in `Saliency`.
     size
         Height and width of a map.
@@ -66,6 +66,7 @@ class Kind:
     target: str
     frame: Frame
     size: tuple[int, int]
+    signed: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -128,7 +129,14 @@ class Stored:
     def saliency(self, key: str, i: int) -> Saliency:
         """Return map `i` of one of `KEYS`."""
         kind, values = self.file.kinds[key], np.array(self.maps(key)[i])
-        return Saliency(method=kind.method, layers=kind.layers, target=kind.target, values=values, frame=kind.frame)
+        return Saliency(
+            method=kind.method,
+            layers=kind.layers,
+            target=kind.target,
+            values=values,
+            frame=kind.frame,
+            signed=kind.signed,
+        )
 
 
 def open_stored(folder: Path) -> Stored:
@@ -198,9 +206,17 @@ def open_file(folder: Path, *, writable: bool = False) -> SaliencyFile:
     return SaliencyFile(kinds=kinds, count=count, values=values)
 
 
-def columns_of(pairs: Iterable[str] = PAIRS) -> list[tuple[str, str, bool]]:
-    """List the columns of `agreement.parquet`: name, pair, and whether the maps go through ReLU first."""
-    return [(f"{pair}_relu" if relu else pair, pair, relu) for pair in pairs for relu in (False, True)]
+def columns_of(kinds: Mapping[str, Kind]) -> list[tuple[str, str, bool]]:
+    """List the columns of `agreement.parquet`: name, pair, and whether the maps go through ReLU first.
+
+    Maps that are not signed do not.
+    """
+    columns = [(f"{pair}_relu" if relu else pair, pair, relu) for pair in PAIRS for relu in (False, True)]
+    return [(name, pair, relu) for name, pair, relu in columns if not relu or _all_signed(kinds, pair)]
+
+
+def _all_signed(kinds: Mapping[str, Kind], pair: str) -> bool:
+    return all(kinds[key].signed for key in PAIRS[pair])
 
 
 def write_summary(folder: Path, summary: Mapping[str, Any]) -> None:
@@ -222,6 +238,7 @@ def _index_text(kinds: Mapping[str, Kind], count: int) -> str:
             "method": kind.method,
             "layers": kind.layers,
             "target": kind.target,
+            "signed": kind.signed,
             "frame": asdict(kind.frame),
         }
         for key, kind in kinds.items()
@@ -236,6 +253,7 @@ def _kind(entry: Mapping[str, Any]) -> Kind:
         method=entry["method"],
         layers=tuple(entry["layers"]),
         target=entry["target"],
+        signed=entry.get("signed", True),
         frame=Frame(**frame),
         size=(height, width),
     )

@@ -25,7 +25,7 @@ from vitrail.explain.stored import (
 from vitrail.explain.study_fit import TASKS, Sources, fitted_network
 from vitrail.explain.study_tiles import blocks_of, explain_tiles, kinds_of
 from vitrail.files import write_table
-from vitrail.measures.stats import bootstrap, by_patient
+from vitrail.measures.patients import estimate
 from vitrail.models.device import keep_memory, pick_device, reproducible
 from vitrail.tiles.split import read_split
 from vitrail.tiles.table import read_tiles
@@ -99,10 +99,11 @@ def _explain(sources: Sources, networks: Sequence[Network]) -> None:
     write_table(sources.folder / ROWS, rows)
     write_table(sources.folder / AGREEMENT, correlations)
     summary = {
-        **_agreements(correlations, sources.settings.seed),
+        **_agreements(correlations, columns_of(file.kinds), sources.settings.seed),
         "hrcam_accuracy": {network.task: _accuracy(network, sources, told) for network in networks},
-        "empty": {key: _empty(file.maps(key)) for key in file.kinds},
+        "empty": {key: _empty(file.maps(key)) for key, kind in file.kinds.items() if kind.signed},
         "tiles": len(test),
+        "patients": rows["patient_id"].nunique(),
         "min_share": sources.min_share,
         "layers": {network.task: network.layers(image) for network in networks},
     }
@@ -126,17 +127,17 @@ def _rows(sources: Sources, told: pd.DataFrame) -> pd.DataFrame:
 
 def _correlations(file: SaliencyFile, rows: pd.DataFrame) -> pd.DataFrame:
     found = rows[["tile", "slide_id", "patient_id"]].copy()
-    for column, pair, relu in columns_of():
+    for column, pair, relu in columns_of(file.kinds):
         first, second = PAIRS[pair]
         frames = file.kinds[first].frame, file.kinds[second].frame
-        found[column] = correlate(file.maps(first), file.maps(second), relu=relu, frames=frames)
+        found[column] = correlate(file.maps(first), file.maps(second), frames, relu=relu)
     return found
 
 
-def _agreements(correlations: pd.DataFrame, seed: int) -> dict[str, Any]:
+def _agreements(correlations: pd.DataFrame, columns: Sequence[tuple[str, str, bool]], seed: int) -> dict[str, Any]:
     patients = correlations["patient_id"].to_numpy()
     found: dict[str, Any] = {"agreement": {}, "agreement_relu": {}}
-    for column, pair, relu in columns_of():
+    for column, pair, relu in columns:
         summary = agreement(correlations[column].to_numpy(), patients, seed).summary()
         found["agreement_relu" if relu else "agreement"][pair] = summary
     return found
@@ -148,11 +149,10 @@ def _accuracy(network: Network, sources: Sources, told: pd.DataFrame) -> dict[st
     logits = told[f"{network.task}_hrcam"].to_numpy()[np.searchsorted(test, clear)]
     right = (logits > 0) == sources.tumor(clear)
     patients = sources.tiles.rows["patient_id"].to_numpy()[clear]
-    sums = by_patient(patients, np.column_stack([right, np.ones(len(right))]))
-    interval = bootstrap(sums, lambda drawn: drawn[:, 0] / drawn[:, 1], sources.settings.seed)
+    accuracy, *interval = estimate(right, 1, patients, sources.settings.seed, "share").json
     return {
-        "accuracy": float(right.mean()) if len(right) else None,
-        "interval": [None if np.isnan(end) else end for end in interval],
+        "accuracy": accuracy,
+        "interval": interval,
         "tiles": len(right),
         "train_accuracy": network.train_accuracy,
         "train_tiles": network.train_tiles,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,7 @@ from vitrail.explain.hrcam import fit, load_auxiliary, save_auxiliary
 from vitrail.explain.layers import find_layers
 from vitrail.explain.retrain import Course, Examples, retrain
 from vitrail.files import write_array, write_text
-from vitrail.models.store import load_model
+from vitrail.models.store import load_model, model_digest
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -186,7 +186,7 @@ def fitted_network(task: Task, sources: Sources, augmentation: Augmentation | No
     record = sources.unfinished / f"{task}.json"
     if not record.is_file():
         auxiliary, examples = _trained(explainer, task, sources, augmentation)
-        save_auxiliary(folder, auxiliary)
+        save_auxiliary(folder, replace(auxiliary, fitted_on=model_digest(sources.run.folder / task)))
         accuracy = auxiliary.accuracy(examples.pooled, examples.tumor)
         write_text(record, json.dumps({"train_accuracy": accuracy, "train_tiles": len(examples.rows)}))
     told = json.loads(record.read_text(encoding="utf-8"))

@@ -43,7 +43,14 @@ def kinds_of(networks: Sequence[Network], image: Images) -> dict[str, Kind]:
 
 def _kind(maps: Maps) -> Kind:
     _, height, width = maps.values.shape  # noqa: PD011 - no data frame
-    return Kind(method=maps.method, layers=maps.layers, target=maps.target, frame=maps.frame, size=(height, width))
+    return Kind(
+        method=maps.method,
+        layers=maps.layers,
+        target=maps.target,
+        frame=maps.frame,
+        size=(height, width),
+        signed=maps.signed,
+    )
 
 
 def blocks_of(sources: Sources) -> Path:

@@ -8,7 +8,6 @@ it is linear, and so a product with two small matrices a layer, within the graph
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,13 +18,11 @@ from vitrail.errors import ModelError
 from vitrail.explain.align import FEATURES, frames
 from vitrail.explain.cam import classifier_cam
 from vitrail.explain.hooks import seen, tap
-from vitrail.explain.hrcam import load_auxiliary, weigher
+from vitrail.explain.hrcam import weigher
 from vitrail.explain.layers import final_stride
 from vitrail.models.classifier import Classifier
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from numpy.typing import NDArray
     from torch import Tensor
 
@@ -115,28 +112,6 @@ def explained_tiles(model: Model, pixels: int, auxiliary: Auxiliary | None) -> E
     if not isinstance(model.module, Classifier):
         raise ModelError(f"the {model.spec.task}", "cannot be explained on whole slides", "Give a classifier")
     return ExplainedTiles(model.module, model.spec.side_px, pixels, auxiliary)
-
-
-def fitted_on(model_folder: Path) -> Auxiliary | None:
-    """Find HR-CAM's dense layer in the run that a model folder belongs to.
-
-    Returns
-    -------
-    None where the model is in no run, its tiles have not been explained, or that was with another classifier.
-
-    Raises
-    ------
-    ModelError
-        It is there, but cannot be read.
-    """
-    own = model_folder.resolve()
-    explanations = own.parent / "explanations"
-    try:
-        digest = json.loads((own / "stage.json").read_text(encoding="utf-8"))["digest"]
-        fitted = json.loads((explanations / "stage.json").read_text(encoding="utf-8"))["needs"][own.name]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    return load_auxiliary(explanations / own.name) if fitted == digest else None
 
 
 def _buffer(axis: str, name: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import warnings
 from importlib.util import find_spec
@@ -17,7 +16,7 @@ from vitrail.errors import ModelError
 from vitrail.export.files import write_together
 from vitrail.export.graph import from_bytes, record
 from vitrail.models.classifier import Classifier
-from vitrail.models.store import JSON, WEIGHTS, load_model
+from vitrail.models.store import load_model, model_digest
 
 if TYPE_CHECKING:
     from vitrail.models.store import Model
@@ -59,15 +58,6 @@ def export_onnx(model_folder: Path, out: Path) -> Path:
     graph = _with_metadata(_graph(model, str(model_folder)), _metadata(model, model_folder))
     write_together(path.parent, {path.name: graph})
     return path
-
-
-def model_digest(model_folder: Path) -> str:
-    """Return the SHA-256 of the SHA-256 digests of `model.json` and `weights.safetensors`."""
-    digest = hashlib.sha256()
-    for name in (JSON, WEIGHTS):
-        with (model_folder / name).open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
-    return digest.hexdigest()
 
 
 def _graph(model: Model, where: str) -> bytes:

@@ -11,7 +11,7 @@ import torch
 from vitrail.classes import TissueClass
 from vitrail.learn.data import Loader, cut
 from vitrail.measures.calibration import fit_temperature
-from vitrail.models.device import Precision, precision
+from vitrail.models.device import Precision, half_type, type_name
 from vitrail.models.inputs import Standardiser
 from vitrail.models.spec import HalfCheck
 
@@ -65,16 +65,16 @@ class Examinee:
     batch: int
     seed: int
 
+    @torch.inference_mode()  # as a decorator it holds only while the generator runs, so that two can run in turn
     def logits(self, rows: Rows, dtype: torch.dtype = torch.float32) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield float32 logits, computed in a type, and targets, batch by batch."""
         device = self.loader.device
         standardise, computed = Standardiser(self.spec, device), Precision(device=device, dtype=dtype)
         self.network.eval()
-        with torch.inference_mode():
-            for images, targets in self.loader(cut(rows, self.batch) if len(rows) else []):
-                with computed.autocast():
-                    logits = self.network(standardise(images))
-                yield logits.float(), targets
+        for images, targets in self.loader(cut(rows, self.batch) if len(rows) else []):
+            with computed.autocast():
+                logits = self.network(standardise(images))
+            yield logits.float(), targets
 
 
 def examine(examinee: Examinee, progress: Progress) -> ModelSpec:
@@ -128,32 +128,38 @@ def compare_half(examinee: Examinee) -> HalfCheck | None:
 
     None where there are no tiles, or no units for such a type: emulated, a single tile takes half a second.
     """
-    dtype = precision(examinee.loader.device).dtype
-    if dtype == torch.float32 or not len(examinee.rows):
+    dtype = half_type(examinee.loader.device)
+    if dtype is None or not len(examinee.rows):
         return None
     rng = np.random.default_rng([examinee.seed, *b"half"])
     rows = np.sort(rng.choice(examinee.rows, min(CHECKED, len(examinee.rows)), replace=False))
-    full, half = (_tumor(examinee, rows, chosen) for chosen in (torch.float32, dtype))
-    changed = (full >= _CALLED) != (half >= _CALLED)
+    pairs = zip(examinee.logits(rows), examinee.logits(rows, dtype), strict=True)
+    moved, changed, pixels = zip(*(_compared(full, half) for (full, _), (half, _) in pairs), strict=True)
     return HalfCheck.model_validate(
         {
-            "dtype": str(dtype).removeprefix("torch."),
+            "dtype": type_name(dtype),
             "tiles": len(rows),
-            "largest": float(np.abs(full - half).max()),
-            "changed": float(changed.mean()),
+            "largest": float(np.concatenate(moved).max()),
+            "changed": float(np.concatenate(changed).mean()),
+            "pixels": float(np.concatenate(pixels).mean()) if examinee.spec.task == "segmenter" else None,
         }
     )
+
+
+def _compared(full: Tensor, half: Tensor) -> tuple[Floats, NDArray[np.bool_], Floats]:
+    """Compare logits of the same tiles: by how much each moves, whether it is called otherwise, its pixels' share."""
+    first, second = _tumor_of(full), _tumor_of(half)
+    otherwise = (
+        (full.argmax(1) != half.argmax(1)).double().mean((1, 2)) if full.ndim == _PIXELWISE else full.new_zeros(0)
+    )
+    return np.abs(first - second), (first >= _CALLED) != (second >= _CALLED), otherwise.cpu().numpy()
 
 
 _CALLED = 0.5
 
 
-def _tumor(examinee: Examinee, rows: Rows, dtype: torch.dtype) -> Floats:
-    """Return the tumor probability of tiles, `[n]`: the segmenter's is its share of tumor pixels."""
-    return np.concatenate([_tumor_of(logits) for logits, _ in examinee.logits(rows, dtype)])
-
-
 def _tumor_of(logits: Tensor) -> Floats:
+    """Return the tumor probability of tiles, `[n]`: the segmenter's is its share of tumor pixels."""
     if logits.ndim == _PIXELWISE:
         return np.asarray((logits.argmax(1) == TissueClass.TUMOR).cpu().numpy().mean((1, 2)))
     return torch.sigmoid(logits.cpu().double()).numpy()

@@ -18,7 +18,14 @@ from vitrail.learn.checkpoint import Checkpoint, EpochScores, Trainee, best_epoc
 from vitrail.learn.data import Loader, channel_statistics, cut, shuffled
 from vitrail.learn.finish import Examinee, examine
 from vitrail.learn.objective import OBJECTIVES
-from vitrail.models.device import Precision, keep_memory, pick_device, precision, reproducible
+from vitrail.models.device import (
+    Precision,
+    keep_memory,
+    pick_device,
+    reproducible,
+    training_precision,
+    type_name,
+)
 from vitrail.models.encoder import load_encoder, start_weights
 from vitrail.models.inputs import Standardiser
 from vitrail.models.spec import TrainingInfo
@@ -124,13 +131,16 @@ class _Plan:
     def epochs(self) -> int:
         return self.objective.settings(self.settings).epochs
 
+    def precision(self, device: torch.device) -> Precision:
+        return training_precision(device, self.settings.compute.precision)
+
     def seeds(self, epoch: int) -> tuple[int, int, int]:
         return _seeds(self.settings.seed, self.objective.task, epoch)
 
 
 def _fingerprint_on(plan: _Plan, device: torch.device) -> str:
     """Digest what a training's steps follow from: those of another device or precision must not go on from them."""
-    return f"{plan.fingerprint()} {device.type} {precision(device).dtype}"
+    return f"{plan.fingerprint()} {device.type} {plan.precision(device).dtype}"
 
 
 def _seeds(seed: int, task: str, epoch: int) -> tuple[int, int, int]:
@@ -170,14 +180,15 @@ class _Lesson:
         self.network.train()
         total = torch.zeros((), device=self.precision.device)  # read once an epoch: reading waits for the device
         for images, targets in self.loader(cut(rows, self.plan.batch)):
-            total += self._step(*self.plan.objective.augment(augmenter, images, targets)) * len(images)
+            changed = self.plan.objective.augment(self.plan.settings, augmenter, images, targets)
+            total += self._step(*changed) * len(images)
             step()
         return total.item() / len(rows)
 
     def _step(self, images: Tensor, targets: Tensor) -> Tensor:
         """Change the weights by one batch and return its loss."""
         optimizer, scaler = self.trainee.optimizer, self.trainee.scaler
-        loss = self.plan.objective.loss(self._logits(images), targets)
+        loss = self.plan.objective.loss(self.plan.settings, self._logits(images), targets)
         optimizer.zero_grad(set_to_none=True)
         scaler.scale(loss).backward()  # type: ignore[no-untyped-call]  # torch leaves this one untyped
         scaler.step(optimizer)
@@ -198,7 +209,7 @@ class _Lesson:
         losses, tallies = [], []
         for images, targets in self.loader(cut(rows, self.plan.batch)):
             logits = self._logits(images)
-            losses.append(objective.loss(logits, targets) * len(images))
+            losses.append(objective.loss(self.plan.settings, logits, targets) * len(images))
             tallies.append(objective.tally(logits, targets))
             step()
         return torch.stack(losses).sum().item() / len(rows), objective.rate(torch.stack(tallies).sum(0))
@@ -206,7 +217,7 @@ class _Lesson:
 
 def _lesson(plan: _Plan, device: torch.device) -> _Lesson:
     network = _network(plan).to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # the stubs lack this one
-    rate, chosen = plan.objective.settings(plan.settings).learning_rate, precision(device)
+    rate, chosen = plan.objective.settings(plan.settings).learning_rate, plan.precision(device)
     adam = torch.optim.Adam(network.parameters(), lr=rate, fused=device.type in {"cpu", "cuda"})
     tiles = plan.parts.tiles
     return _Lesson(
@@ -269,8 +280,14 @@ def _write_history(folder: Path, history: list[EpochScores], score: str) -> None
 def _finish(lesson: _Lesson, checkpoint: Checkpoint, history: list[EpochScores], progress: Progress) -> None:
     """Turn the checkpoint into a model folder."""
     best, plan, settings = best_epoch(history), lesson.plan, lesson.plan.settings
-    info = TrainingInfo(
-        epochs=len(history), best_epoch=best, validation_loss=history[best - 1].validation_loss, seed=settings.seed
+    info = TrainingInfo.model_validate(
+        {
+            "epochs": len(history),
+            "best_epoch": best,
+            "validation_loss": history[best - 1].validation_loss,
+            "seed": settings.seed,
+            "precision": type_name(lesson.precision.dtype),
+        }
     )
     lesson.network.load_state_dict(load_file(checkpoint.best_path(history)))
     _write_history(checkpoint.folder, history, plan.objective.score)

@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 import torch
-from segmentation_models_pytorch.losses import JaccardLoss
-from torch.nn.functional import binary_cross_entropy_with_logits
+from torch.nn.functional import binary_cross_entropy_with_logits, one_hot
 
 from vitrail.learn.augment import Augmenter
 from vitrail.learn.data import tumor_labels
+from vitrail.learn.glass import glass_count, glass_tiles
+from vitrail.models.encoder import expansions
 from vitrail.models.spec import ClassifierSpec, SegmenterSpec
 
 if TYPE_CHECKING:
@@ -51,11 +52,13 @@ class Objective(Protocol):
     def augmenter(self, settings: Settings, generator: Generator) -> Augmenter:
         """Return what changes this task's training tiles."""
 
-    def augment(self, augmenter: Augmenter, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """Change images, and the targets with them."""
+    def augment(
+        self, settings: Settings, augmenter: Augmenter, images: Tensor, targets: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Change images, and the targets with them; there may be more of them afterwards."""
 
-    def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Return the batch's mean loss."""
+    def loss(self, settings: Settings, logits: Tensor, targets: Tensor) -> Tensor:
+        """Return the batch's loss; of the settings the task's own branch matters."""
 
     def tally(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Count what the score needs; tallies of batches add up."""
@@ -76,8 +79,8 @@ class Classification:
 
     def spec(self, settings: Settings, colours: Colours) -> ClassifierSpec:
         """Describe the network."""
-        own = settings.classifier
-        return ClassifierSpec.model_validate(_shared(settings, colours) | {"dense": own.dense, "dropout": own.dropout})
+        head = settings.classifier.model_dump(include={"dense", "dropout", "activation"})
+        return ClassifierSpec.model_validate(_shared(settings, colours) | head)
 
     def targets(self, tiles: TileTable) -> NDArray[np.float32]:
         """Return 1 for tumor tiles, else 0."""
@@ -88,11 +91,18 @@ class Classification:
         own = settings.classifier
         return Augmenter(settings.augment, generator, blur_px=own.blur_px, noise=own.noise)
 
-    def augment(self, augmenter: Augmenter, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """Change the images; labels stay."""
-        return augmenter(images)[0], targets
+    def augment(
+        self, settings: Settings, augmenter: Augmenter, images: Tensor, targets: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Change the images, and add tiles of glass, which are no tumor."""
+        images, generator = augmenter(images)[0], augmenter.generator
+        count = glass_count(settings.classifier.glass, len(images), generator)
+        if not count:
+            return images, targets
+        glass = glass_tiles(count, images.shape[-1], generator).to(images.device)
+        return torch.cat([images, glass]), torch.cat([targets, targets.new_zeros(count)])
 
-    def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
+    def loss(self, settings: Settings, logits: Tensor, targets: Tensor) -> Tensor:  # noqa: ARG002 - the protocol's
         """Return the binary cross-entropy of logits `[n]`."""
         return binary_cross_entropy_with_logits(logits, targets)
 
@@ -113,16 +123,16 @@ class Segmentation:
     task: Task = "segmenter"
     score = "validation_jaccard"
 
-    def __init__(self) -> None:
-        self._jaccard = JaccardLoss(mode="multiclass")
-
     def settings(self, settings: Settings) -> SegmenterSettings:
         """Return this task's branch of the settings."""
         return settings.segmenter
 
     def spec(self, settings: Settings, colours: Colours) -> SegmenterSpec:
         """Describe the network."""
-        return SegmenterSpec.model_validate(_shared(settings, colours) | {"decoder": settings.segmenter.decoder})
+        own, expands = settings.segmenter, expansions(settings.encoder.name) is not None
+        layout = own.layout if expands else "timm"
+        network = {"decoder": own.decoder, "layout": layout, "head_px": 1}
+        return SegmenterSpec.model_validate(_shared(settings, colours) | network)
 
     def targets(self, tiles: TileTable) -> NDArray[np.uint8]:
         """Return the masks."""
@@ -132,15 +142,24 @@ class Segmentation:
         """Turn, mirror and recolour."""
         return Augmenter(settings.augment, generator)
 
-    def augment(self, augmenter: Augmenter, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    def augment(
+        self,
+        settings: Settings,  # noqa: ARG002 - the protocol's
+        augmenter: Augmenter,
+        images: Tensor,
+        targets: Tensor,
+    ) -> tuple[Tensor, Tensor]:
         """Change images and masks together."""
         images, masks = augmenter(images, targets)
         return images, targets if masks is None else masks
 
-    def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Return the Jaccard loss of logits `[n, 4, h, w]`; a class that the batch lacks counts as 0."""
-        loss: Tensor = self._jaccard(logits, targets.long())
-        return loss
+    def loss(self, settings: Settings, logits: Tensor, targets: Tensor) -> Tensor:
+        """Return the Jaccard loss of logits `[n, 4, h, w]`."""
+        loss = jaccard_losses(logits, targets)
+        if settings.segmenter.loss == "jaccard_present":
+            present = torch.bincount(targets.flatten().long(), minlength=len(loss)) > 0
+            loss = torch.where(present, loss, 0)
+        return loss.mean()
 
     def tally(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Count pixels by true and predicted class, `[4, 4]`."""
@@ -154,6 +173,34 @@ class Segmentation:
         both = tally.diagonal().double()
         either = tally.sum(0) + tally.sum(1) - tally.diagonal()
         return float((both[either > 0] / either[either > 0]).mean())
+
+
+_SMOOTH = 1e-5  # as in the paper's library, which divides no 0 by 0 with it
+
+
+def jaccard_losses(logits: Tensor, targets: Tensor) -> Tensor:
+    """Return the Jaccard loss of each class: 1 less shared over joint probability, summed over all pixels of a batch.
+
+    As the library that the paper names computes it. A class that the batch lacks comes out as nearly 1, whatever is
+    predicted, and hardly has a gradient.
+
+    Parameters
+    ----------
+    logits
+        `[n, classes, h, w]`.
+    targets
+        The true class of each pixel, `[n, h, w]`.
+
+    Returns
+    -------
+    Tensor
+        `[classes]`.
+    """
+    probability = logits.softmax(1)
+    truth = one_hot(targets.long(), logits.shape[1]).movedim(3, 1)
+    shared = (probability * truth).sum((0, 2, 3))
+    joint = probability.sum((0, 2, 3)) + truth.sum((0, 2, 3)) - shared
+    return 1 - (shared + _SMOOTH) / (joint + _SMOOTH)
 
 
 def _shared(settings: Settings, colours: Colours) -> dict[str, object]:

@@ -8,21 +8,28 @@ on the same rows are paired, and so is their difference.
 The intervals are symmetric studentised bootstrap intervals (Hall 1988, doi:10.1214/aos/1176350933), of shares on the
 logit scale, of correlations on Fisher's, and never narrower than those of the t distribution. Percentile intervals are
 too narrow for the patients that a test part has: with 11 simulated patients they cover 0.88 to 0.93 instead of 0.95,
-with 50 0.92 to 0.945; these cover 0.93 to 0.97 with either.
+with 50 0.92 to 0.945; these cover 0.93 to 0.97 with either. With 2, 3 and 5 patients percentiles cover 0.51, 0.75 and
+0.83; these cover 0.93 to 0.98, by being wide.
+
+What also depends on random draws that all patients share, such as random weights of a network, varies with both. The
+half-widths of the interval over patients and of the one over draws then add up in squares (Banerjee 1960, Sankhya
+22:357): with t intervals of independent normal effects that covers at least 0.95. Simulated with 3 to 21 patients and 2
+to 16 draws these cover 0.94 to 1, where drawing both again, for percentiles, covers 0.63 to 0.95, and Satterthwaite's
+degrees of freedom 0.89 to 0.99. If patients' effects are as skewed as an exponential distribution, it is 0.89 to 1.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import sqrt
-from typing import TYPE_CHECKING, Literal
+from math import hypot, isnan, sqrt
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 from scipy.special import expit, logit
 from scipy.stats import t as student
 
 from vitrail.measures.scores import divided
-from vitrail.measures.stats import Interval, draws
+from vitrail.measures.stats import by_patient, draws
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -30,9 +37,32 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float64]
     Scale = Literal["plain", "share", "correlation"]
 
+RESAMPLES = 2000
+"""Bootstrap samples of an estimate."""
+
 _FEWEST = 2
 _TAIL = 0.975
 _ROUNDING = 1e-12
+
+
+class Interval(NamedTuple):
+    """A confidence interval."""
+
+    low: float
+    high: float
+
+
+class Estimate(NamedTuple):
+    """A statistic and the ends of its 95 % interval; NaN where undefined."""
+
+    value: float
+    low: float
+    high: float
+
+    @property
+    def json(self) -> list[float | None]:
+        """The three numbers, null for what is undefined."""
+        return [None if isnan(number) else number for number in self]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -106,6 +136,52 @@ def interval(drawn: Drawn, weights: Floats) -> Interval:
     reach = max(quantile, widest * float(student.ppf(_TAIL, weights.shape[1] - 1))) * error
     low, high = _back(np.array([middle - reach, middle + reach]), drawn.scale)
     return Interval(float(low), float(high))
+
+
+def estimate(part: ArrayLike, whole: ArrayLike, patients: ArrayLike, seed: int, scale: Scale = "plain") -> Estimate:
+    """Return a sum over tiles over another one, such as a mean, with its 95 % interval over patients.
+
+    Parameters
+    ----------
+    part, whole
+        What each tile adds to the two sums, `[tiles]`; of a mean its value, and 1.
+    patients
+        Whose tile it is, `[tiles]`.
+    seed
+        The same seed draws the same patients.
+    scale
+        See `Drawn`.
+
+    Returns
+    -------
+    NaN where `interval` and the ratio are.
+    """
+    tops, bottoms = np.broadcast_arrays(np.asarray(part, np.float64), np.asarray(whole, np.float64))
+    sums = by_patient(patients, np.column_stack([tops, bottoms]))
+    weights = sample(len(sums), RESAMPLES, seed)
+    drawn = ratio(sums[:, 0], sums[:, 1], weights, scale)
+    return Estimate(float(drawn), *interval(drawn, weights))
+
+
+def crossed_estimate(values: ArrayLike, patients: ArrayLike, shared: ArrayLike, seed: int) -> Estimate:
+    """Return a mean with its 95 % interval over both patients and random draws that patients share.
+
+    Parameters
+    ----------
+    values
+        One for each tile and draw, `[n]`.
+    patients, shared
+        Whose tile, and which draw it is, `[n]`.
+    seed
+        As in `estimate`.
+
+    Returns
+    -------
+    NaN for fewer than two draws or patients, who tell nothing about how others would differ, and where `estimate` is.
+    """
+    over = [estimate(values, 1, units, seed) for units in (patients, shared)]
+    mean, reach = over[0].value, hypot(*((one.high - one.low) / 2 for one in over))
+    return Estimate(mean, mean - reach, mean + reach)
 
 
 def p_value(drawn: Drawn, weights: Floats) -> float:

@@ -1,32 +1,22 @@
-"""Correlation of maps, the mode of a distribution, and intervals by drawing patients again.
+"""Correlation of maps, the mode of a distribution, sums by patient, and how often patients are drawn again.
 
 Tiles of one patient resemble each other, so the patient is what is drawn. What a statistic needs of a patient is
-often a sum over the patient's tiles (a count, a histogram, a confusion matrix); a resample is then a weighted sum
-over patients, and thousands of them are one matrix product.
+often a sum over the patient's tiles (a count, a confusion matrix); a resample is then a weighted sum over patients, and
+thousands of them are one matrix product.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from numpy.typing import ArrayLike, NDArray
 
     Floats = NDArray[np.float64]
 
 _ROUNDING = 1e-12
-_CHUNK = 250
-
-
-class Interval(NamedTuple):
-    """A confidence interval."""
-
-    low: float
-    high: float
 
 
 def pearson(first: ArrayLike, second: ArrayLike) -> Floats:
@@ -89,18 +79,13 @@ def histogram(values: ArrayLike, bins: int = 30, between: tuple[float, float] = 
 def mode(values: ArrayLike, bins: int = 30, between: tuple[float, float] = (-1.0, 1.0)) -> float:
     """Return the centre of the fullest of equal bins, which is what the paper calls a mode correlation.
 
-    Of bins that are equally full the lowest is taken. NaN is left out; without values the mode is NaN.
+    Of bins that are equally full the lowest is taken. NaN is left out; without values the mode is NaN. It jumps from
+    bin to bin as single tiles come and go, so that no bootstrap gives it an interval that covers what it promises.
     """
-    return float(fullest(histogram(values, bins, between), between))
-
-
-def fullest(counts: ArrayLike, between: tuple[float, float] = (-1.0, 1.0)) -> Floats:
-    """Return the mode of histograms `[..., bins]`, as `mode` does of values; `[...]`, NaN where all bins are empty."""
-    full = np.asarray(counts)
-    edges = np.linspace(*between, full.shape[-1] + 1)
-    centres = (edges[:-1] + edges[1:]) / 2
-    result: Floats = np.where(full.any(-1), centres[full.argmax(-1)], np.nan)[()]
-    return result
+    counts = histogram(values, bins, between)
+    edges = np.linspace(*between, bins + 1)
+    fullest = int(counts.argmax())
+    return float((edges[fullest] + edges[fullest + 1]) / 2) if counts.any() else float("nan")
 
 
 def by_patient(patients: ArrayLike, parts: ArrayLike) -> Floats:
@@ -134,40 +119,3 @@ def draws(patients: int, resamples: int, seed: int) -> NDArray[np.int64]:
     """
     generator = np.random.default_rng([seed, patients, resamples])
     return generator.multinomial(patients, np.full(patients, 1 / max(patients, 1)), size=resamples)
-
-
-def bootstrap(parts: ArrayLike, statistic: Callable[[Any], ArrayLike], seed: int, resamples: int = 2000) -> Interval:
-    """Return the 95 % percentile bootstrap interval of a statistic over patients.
-
-    Source: Efron 1979, doi:10.1214/aos/1176344552.
-
-    Parameters
-    ----------
-    parts
-        `[patients, ...]`, what each patient adds: what `by_patient` returns.
-    statistic
-        Maps sums of parts, `[resamples, ...]`, to `[resamples]`.
-    seed
-        The same seed draws the same patients, so that statistics of one cohort are compared on the same resamples.
-    resamples
-        How many.
-
-    Returns
-    -------
-    2.5th and 97.5th percentile of the resamples that have the statistic. NaN for fewer than two patients, who tell
-    nothing about how patients differ.
-    """
-    given = np.asarray(parts, np.float64)
-    if len(given) < 2:  # noqa: PLR2004 - see above
-        return Interval(np.nan, np.nan)
-    counts = draws(len(given), resamples, seed)
-    chunks = (counts[start : start + _CHUNK] for start in range(0, resamples, _CHUNK))
-    return percentiles(np.concatenate([np.asarray(statistic(np.tensordot(chunk, given, 1))) for chunk in chunks]))
-
-
-def percentiles(values: ArrayLike) -> Interval:
-    """Return the 2.5th and the 97.5th percentile of what is not NaN."""
-    known = np.asarray(values, np.float64)
-    known = known[~np.isnan(known)]
-    low, high = np.quantile(known, (0.025, 0.975)) if len(known) else (np.nan, np.nan)
-    return Interval(float(low), float(high))

@@ -35,6 +35,7 @@ class Classifier(nn.Module):
         super().__init__()
         self.encoder = create_encoder(spec.encoder)
         self.dense = nn.Linear(feature_channels(spec.encoder), spec.dense)
+        self.activation = spec.activation
         self.dropout = nn.Dropout(spec.dropout)
         self.logit = nn.Linear(spec.dense, 1)
 
@@ -50,8 +51,16 @@ class Classifier(nn.Module):
     def head(self, features: Tensor) -> Tensor:
         """Map feature maps `[n, c, h', w']` to logits `[n]`, in float32: in bfloat16 scores would tie."""
         with torch.autocast(features.device.type, enabled=False):
-            hidden = self.dense(features.float().mean((2, 3))).relu()
+            hidden = self.activated(self.dense(features.float().mean((2, 3))))
             return cast("Tensor", self.logit(self.dropout(hidden)).squeeze(1))
+
+    def activated(self, hidden: Tensor) -> Tensor:
+        """Apply the dense layer's activation to its values."""
+        return hidden.relu() if self.activation == "relu" else hidden
+
+    def slope(self, hidden: Tensor) -> Tensor:
+        """Return the derivative of the activation at the dense layer's values."""
+        return (hidden > 0).to(hidden) if self.activation == "relu" else torch.ones_like(hidden)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map standardised images `[n, 3, h, w]` to logits `[n]`; the sigmoid is the probability of tumor."""

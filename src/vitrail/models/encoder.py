@@ -6,11 +6,12 @@ import pickle
 import socket
 import struct
 import urllib.request
+from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
 
 import timm
@@ -18,6 +19,9 @@ import torch
 from huggingface_hub import constants, try_to_load_from_cache
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from timm.models._efficientnet_blocks import InvertedResidual
+from timm.models.efficientnet import EfficientNet
+from torch import nn
 
 from vitrail.config import EMBEDDED_ENCODER
 from vitrail.errors import ModelError
@@ -27,7 +31,7 @@ from vitrail.models.depthwise import quicken
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from torch import Tensor, nn
+    from torch import Tensor
 
     from vitrail.branches import EncoderSettings
 
@@ -69,6 +73,55 @@ def feature_channels(name: str) -> int:
             f"encoder {name!r}", "gives no convolutional feature maps", f"Take a CNN such as {EMBEDDED_ENCODER}"
         )
     return int(shape[1])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Expansion:
+    """An activation behind an expanding convolution: its layer's name and its number of channels."""
+
+    name: str
+    channels: int
+
+
+_HALVINGS = 4
+"""Stages of an EfficientNet that halve the map, behind its stem."""
+
+
+@cache
+def expansions(name: str) -> tuple[Expansion, ...] | None:
+    """Find the activations in front of each halving of an EfficientNet, finest first.
+
+    An inverted bottleneck widens its input by a 1x1 convolution before the depthwise one that halves it; between them
+    lies the widest activation of that stride.
+
+    Returns
+    -------
+    tuple of Expansion, or None
+        None for other networks, and for those that widen and halve in one convolution.
+
+    Raises
+    ------
+    ModelError
+        timm knows no network of this name.
+    """
+    with torch.device("meta"):
+        encoder: Any = create_encoder(name)
+    if not isinstance(encoder, EfficientNet):
+        return None
+    halving = [
+        (f"blocks.{i}.{j}.bn1", block)
+        for i, stage in enumerate(cast("Any", encoder).blocks)
+        for j, block in enumerate(stage)
+        if max(_strides(block)) > 1
+    ]
+    if len(halving) != _HALVINGS or not all(type(block) is InvertedResidual for _, block in halving):
+        return None
+    return tuple(Expansion(name=layer, channels=block.conv_pw.out_channels) for layer, block in halving)
+
+
+def _strides(block: nn.Module) -> list[int]:
+    """Return the strides of a block's convolutions, at least one."""
+    return [1, *(max(module.stride) for module in block.modules() if isinstance(module, nn.Conv2d))]
 
 
 def start_weights(settings: EncoderSettings) -> StateDict | None:

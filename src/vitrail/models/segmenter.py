@@ -1,17 +1,27 @@
-"""The segmenter: a U-Net on the same encoder, through segmentation_models_pytorch."""
+"""The segmenter: a U-Net on the same encoder, its decoder from segmentation_models_pytorch.
+
+Two layouts take the encoder's feature maps at different places. `paper` is that of the library which the paper names
+(Iakubovskii, Segmentation Models, for Keras) for EfficientNets: skip connections from the activations behind the
+expanding convolution of the first block of each stage that halves the map (of EfficientNet-B0 96, 144, 240 and 672
+channels), and as bottleneck the encoder's final activation (1280). `timm` takes what the stages give (16, 24, 40, 112
+and 320 channels), which are linear projections.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import segmentation_models_pytorch as smp
 import torch
+from segmentation_models_pytorch.base import SegmentationHead
+from segmentation_models_pytorch.base.initialization import initialize_decoder, initialize_head
+from segmentation_models_pytorch.decoders.unet.decoder import UnetDecoder
 from torch import nn
 
 from vitrail.errors import ModelError
 from vitrail.models.depthwise import quicken
 from vitrail.models.doubling import DoublingBlock
-from vitrail.models.encoder import feature_channels
+from vitrail.models.encoder import create_encoder, expansions, feature_channels
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,26 +39,28 @@ class Segmenter(nn.Module):
     Parameters
     ----------
     spec
-        Encoder, decoder channels and classes; the weights start random.
+        Encoder, layout, decoder channels and classes; the weights start random.
+
+    Attributes
+    ----------
+    activated
+        Whether the bottleneck lies behind an activation, so that a channel's 0 means that what it looks for is absent.
 
     Raises
     ------
     ModelError
-        The encoder is unknown, or does not give five feature maps that halve step by step.
+        The encoder is unknown, does not give five feature maps that halve step by step, or has no expanding
+        convolutions for the layout `paper`.
     """
 
     def __init__(self, spec: SegmenterSpec) -> None:
         super().__init__()
         feature_channels(spec.encoder)  # for its errors, which are then the classifier's
-        try:
-            self.unet = smp.Unet(
-                f"tu-{spec.encoder}", encoder_weights=None, decoder_channels=spec.decoder, classes=len(spec.classes)
-            )
-        except (ValueError, RuntimeError, AttributeError, IndexError, AssertionError) as error:
-            where, problem = f"encoder {spec.encoder!r}", f"does not fit a U-Net ({error})"
-            raise ModelError(where, problem, "Take an encoder whose feature maps halve five times") from None
-        quicken(self.unet.encoder)
-        self.unet.decoder.blocks = nn.ModuleList(DoublingBlock(block) for block in self.unet.decoder.blocks)
+        self.activated = spec.layout == "paper"
+        unet: Any = _Unet(ExpandedEncoder(spec.encoder), spec) if self.activated else _staged_unet(spec)
+        quicken(unet.encoder)
+        unet.decoder.blocks = nn.ModuleList(DoublingBlock(block) for block in unet.decoder.blocks)
+        self.unet = unet
 
     @property
     def backbone(self) -> nn.Module:
@@ -72,6 +84,79 @@ class Segmenter(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map standardised images `[n, 3, h, w]` to logits `[n, classes, h, w]`; the softmax are the probabilities."""
         return self.decode(self.encode(x), (x.shape[2], x.shape[3]))
+
+
+class ExpandedEncoder(nn.Module):
+    """An EfficientNet that gives its widest activations at each stride, as the paper's library takes them.
+
+    Parameters
+    ----------
+    name
+        timm's name of the network.
+
+    Raises
+    ------
+    ModelError
+        It has no expanding convolution in front of each halving.
+    """
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        places = expansions(name)
+        if places is None:
+            problem, cure = "has no activation to take before each halving", 'Set segmenter.layout = "timm"'
+            raise ModelError(f"encoder {name!r}, layout 'paper'", problem, cure)
+        self._names = tuple(place.name for place in places)
+        self.model = create_encoder(name)
+        self.out_channels = [3, *(place.channels for place in places), feature_channels(name)]
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """Map images `[n, 3, h, w]` to themselves and five feature maps, finest first."""
+        skips: list[Tensor] = []
+
+        def keep(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
+            skips.append(output)
+
+        handles = [self.model.get_submodule(name).register_forward_hook(keep) for name in self._names]
+        try:
+            top: Tensor = cast("Any", self.model).forward_features(x)
+        finally:
+            for handle in handles:
+                handle.remove()
+        return [x, *skips, top]
+
+
+class _Unet(nn.Module):
+    """Encoder, decoder and head under the names that segmentation_models_pytorch gives them."""
+
+    def __init__(self, encoder: ExpandedEncoder, spec: SegmenterSpec) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.decoder = UnetDecoder(
+            encoder_channels=encoder.out_channels, decoder_channels=spec.decoder, n_blocks=len(spec.decoder)
+        )
+        self.segmentation_head = _head(spec)
+        initialize_decoder(self.decoder)
+
+
+def _staged_unet(spec: SegmenterSpec) -> Any:
+    """Build a U-Net on what the encoder's stages give."""
+    try:
+        unet = smp.Unet(
+            f"tu-{spec.encoder}", encoder_weights=None, decoder_channels=spec.decoder, classes=len(spec.classes)
+        )
+    except (ValueError, RuntimeError, AttributeError, IndexError, AssertionError) as error:
+        where, problem = f"encoder {spec.encoder!r}", f"does not fit a U-Net ({error})"
+        raise ModelError(where, problem, "Take an encoder whose feature maps halve five times") from None
+    if spec.head_px == 1:  # the library's own is 3x3
+        unet.segmentation_head = _head(spec)
+    return unet
+
+
+def _head(spec: SegmenterSpec) -> SegmentationHead:
+    head = SegmentationHead(spec.decoder[-1], len(spec.classes), kernel_size=spec.head_px)
+    initialize_head(head)
+    return head
 
 
 def _pad(x: Tensor) -> Tensor:

@@ -7,9 +7,18 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from vitrail import __version__
-from vitrail.branches import Reading  # noqa: TC001 - pydantic reads it
+from vitrail.branches import (  # noqa: TC001 - pydantic reads them
+    Activation,
+    DecoderChannels,
+    Layout,
+    Neurons,
+    Positive,
+    Reading,
+    SideUm,
+)
 from vitrail.classes import CLASSES
 from vitrail.errors import ModelError
+from vitrail.files import read_regular
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -17,12 +26,20 @@ if TYPE_CHECKING:
 Task = Literal["classifier", "segmenter"]
 ClassKey = Literal["tumor", "non_tumor", "other", "background"]
 FourClasses = tuple[Literal["tumor"], Literal["non_tumor"], Literal["other"], Literal["background"]]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1)]
-Channels = tuple[float, float, float]
+Deviation = Annotated[float, Field(ge=1e-4, le=100)]
+
+MOST_SPEC_BYTES = 1 << 20
+"""Of a `model.json`; those that are written here have 1 KiB."""
 
 MOST_CHANGED = 0.001
 """Share of tiles that a 16-bit type may call otherwise than float32."""
+
+MOST_MOVED = 0.01
+"""By how much it may move any tile's tumor probability."""
+
+MOST_PIXELS = 0.002
+"""Share of a segmenter's pixels that it may call otherwise."""
 
 
 class _Part(BaseModel):
@@ -57,12 +74,15 @@ class TrainingInfo(_Part):
         Its loss on the validation tiles.
     seed
         The study's seed.
+    precision
+        The type it was computed in; none where that was not stored.
     """
 
     epochs: Annotated[int, Field(ge=1)]
     best_epoch: Annotated[int, Field(ge=1)]
     validation_loss: float
     seed: int
+    precision: Literal["float32", "bfloat16", "float16"] | None = None
 
 
 class HalfCheck(_Part):
@@ -78,17 +98,21 @@ class HalfCheck(_Part):
         Largest difference of a tile's tumor probability; the segmenter's is its share of tumor pixels.
     changed
         Share of the tiles that are called otherwise at a threshold of one half.
+    pixels
+        Share of all pixels that a segmenter calls otherwise; none of a classifier, and where nobody has looked.
     """
 
     dtype: Literal["bfloat16", "float16"]
     tiles: Annotated[int, Field(ge=1)]
     largest: Share
     changed: Share
+    pixels: Share | None = None
 
-    @property
-    def agrees(self) -> bool:
-        """Whether so few tiles change that the type may be used for predictions."""
-        return self.changed <= MOST_CHANGED
+    def agrees(self, task: Task) -> bool:
+        """Tell whether so little changes that the type may be used for predictions; unseen pixels count as changed."""
+        pixels = self.pixels if task == "segmenter" else 0.0
+        few = pixels is not None and pixels <= MOST_PIXELS
+        return few and self.changed <= MOST_CHANGED and self.largest <= MOST_MOVED
 
 
 class ModelSpec(_Part):
@@ -120,12 +144,12 @@ class ModelSpec(_Part):
     """
 
     task: Task
-    encoder: Annotated[str, Field(min_length=1)]
+    encoder: Annotated[str, Field(min_length=1, max_length=200)]
     classes: tuple[ClassKey, ...]
-    side_um: Positive
-    side_px: Annotated[int, Field(ge=1)]
-    mean: Channels
-    std: tuple[Positive, Positive, Positive]
+    side_um: SideUm
+    side_px: Annotated[int, Field(ge=1, le=4096)]
+    mean: tuple[Share, Share, Share]
+    std: tuple[Deviation, Deviation, Deviation]
     reading: ReadingInfo = ReadingInfo()
     vitrail: str = __version__
     training: TrainingInfo | None = None
@@ -147,12 +171,15 @@ class ClassifierSpec(ModelSpec):
         Neurons of the dense layer.
     dropout
         Rate of the dropout behind it.
+    activation
+        Of the dense layer; `relu` in what was written before it was stored.
     """
 
     task: Literal["classifier"] = "classifier"
     classes: tuple[Literal["tumor"]] = ("tumor",)
-    dense: Annotated[int, Field(ge=1)]
+    dense: Neurons
     dropout: Annotated[float, Field(ge=0, lt=1)]
+    activation: Activation = "relu"
 
 
 class SegmenterSpec(ModelSpec):
@@ -162,11 +189,18 @@ class SegmenterSpec(ModelSpec):
     ----------
     decoder
         Channels of the five decoder blocks, deepest first.
+    layout
+        Where the encoder's feature maps are taken, see `vitrail.models.segmenter`; what was written before there were
+        two had been `timm`.
+    head_px
+        Side of the last convolution's kernel. The paper's is 1; what was written before it was stored had 3.
     """
 
     task: Literal["segmenter"] = "segmenter"
     classes: FourClasses = Field(default=tuple(tissue.key for tissue in CLASSES), validate_default=True)
-    decoder: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=5, max_length=5)]
+    decoder: Annotated[tuple[DecoderChannels, ...], Field(min_length=5, max_length=5)]
+    layout: Layout = "timm"
+    head_px: Literal[1, 3] = 3
 
 
 AnySpec: TypeAdapter[ClassifierSpec | SegmenterSpec] = TypeAdapter(
@@ -181,13 +215,12 @@ def read_spec(path: Path) -> ClassifierSpec | SegmenterSpec:
     Raises
     ------
     ModelError
-        It is missing or not valid.
+        It is missing, too large or not valid.
     """
+    content = read_regular(path, ModelError, "Give the folder of a trained model", MOST_SPEC_BYTES)
     try:
-        return AnySpec.validate_json(path.read_bytes())
-    except FileNotFoundError:
-        raise ModelError(path, "no such file", "Give the folder of a trained model") from None
+        return AnySpec.validate_json(content)
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False)[0]
         field = ".".join(str(part) for part in first["loc"] if part not in {"classifier", "segmenter"})
-        raise ModelError(path, f"{field or 'content'}: {first['msg']}", "Mend this field") from None
+        raise ModelError(path, f"{field[:80] or 'content'}: {first['msg']}", "Mend this field") from None

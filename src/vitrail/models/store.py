@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -55,7 +56,8 @@ def build(spec: ModelSpec) -> Classifier | Segmenter:
 def check_fit(spec: ModelSpec, batch: int) -> None:
     """Make sure that a network can be trained on `batch` tiles at once, by a try on the CPU with an untrained one.
 
-    Two tiles stand for all larger batches. Torch's generators are put back.
+    Two tiles stand for all larger batches, and 1024 pixels for all larger tiles: maps that fit them fit those, and
+    memory is bounded. Torch's generators are put back.
 
     Raises
     ------
@@ -64,11 +66,15 @@ def check_fit(spec: ModelSpec, batch: int) -> None:
     """
     try:
         with torch.random.fork_rng(devices=[]), torch.no_grad():
-            build(spec).train()(torch.zeros(min(batch, 2), 3, spec.side_px, spec.side_px))
+            side_px = min(spec.side_px, _TRIED_PX)
+            build(spec).train()(torch.zeros(min(batch, 2), 3, side_px, side_px))
     except (RuntimeError, ValueError, IndexError) as error:
         problem = f"cannot be trained on tiles of {spec.side_px} pixels, {batch} a batch ({first_line(error)})"
         cure = f"Raise tiles.side_px or {spec.task}.batch, or take another encoder"
         raise ModelError(f"encoder {spec.encoder!r}, {spec.task}", problem, cure) from None
+
+
+_TRIED_PX = 1024
 
 
 def save_model(folder: Path, module: Classifier | Segmenter, spec: ModelSpec, fingerprint: str = "") -> None:
@@ -94,6 +100,15 @@ def saved_fingerprint(folder: Path) -> str | None:
             return (file.metadata() or {}).get(_FINGERPRINT)
     except (FileNotFoundError, SafetensorError):
         return None
+
+
+def model_digest(folder: Path) -> str:
+    """Return the SHA-256 of the SHA-256 digests of `model.json` and `weights.safetensors`."""
+    digest = hashlib.sha256()
+    for name in (JSON, WEIGHTS):
+        with (folder / name).open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
 
 
 def load_model(folder: Path) -> Model:

@@ -12,8 +12,9 @@ from torch import nn
 from vitrail.classes import CLASSES
 from vitrail.errors import ModelError
 from vitrail.models.compiled import Compiled, use_openvino
-from vitrail.models.device import Precision, precision
+from vitrail.models.device import Precision, half_type, type_name
 from vitrail.models.inputs import FromBytes, Standardiser, intensities
+from vitrail.models.trial import is_faster
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -21,12 +22,14 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from vitrail.branches import EngineName
+    from vitrail.branches import EngineName, PrecisionName
     from vitrail.models.spec import ModelSpec
     from vitrail.models.store import Model
 
 BATCH = 64
 """Images in one pass through a network, where the device's memory allows it."""
+
+_TRIED = 16  # images that tell which type is faster
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -58,6 +61,9 @@ class Engine:
         Whether probabilities are of logits divided by the model's temperature; no class depends on it.
     engine
         What computes: OpenVINO, which `"auto"` takes on a CPU where it is installed, or torch.
+    precision
+        The type to compute in. `"auto"` takes 16 bits where the model's own check allows them and, on a CPU, where they
+        were measured to be faster; see `vitrail.models.trial`.
     explaining
         What runs in place of the model's own module, with the same weights; in float32, because in 16 bits the maps of
         single tiles were seen to correlate with those in 32 by no more than 0.9.
@@ -75,6 +81,7 @@ class Engine:
         *,
         calibrated: bool = True,
         engine: EngineName = "auto",
+        precision: PrecisionName = "auto",
         explaining: Explaining | None = None,
     ) -> None:
         self.spec, self.device = model.spec, device
@@ -82,14 +89,45 @@ class Engine:
         module = explaining.module if explaining else model.module
         self.module = module.to(device).to(memory_format=torch.channels_last).eval()
         self._standardise = Standardiser(model.spec, device)
-        exact = Precision(device=device, dtype=torch.float32)
-        self._precision = exact if explaining else checked_precision(model.spec, device)
         self.methods = explaining.methods if explaining else {}
         self._batch = BATCH
-        self._compiled = None
-        if use_openvino(engine, device):
-            half = self._precision.dtype == torch.bfloat16
-            self._compiled = Compiled(FromBytes(self.module, model.spec).eval(), half=half)
+        self._openvino = use_openvino(engine, device)
+        self._to_try = False
+        if explaining:
+            self._use(torch.float32)
+        elif precision == "auto":
+            half = agreed_type(model.spec, device)
+            self._to_try = half is not None and device.type == "cpu"
+            self._use(half or torch.float32)
+        else:
+            self._use(torch.bfloat16 if precision == "bfloat16" else torch.float32)
+
+    def _use(self, dtype: torch.dtype) -> None:
+        """Compute in a type from now on."""
+        self._precision, self._compiled = Precision(device=self.device, dtype=dtype), None
+        if self._openvino:
+            half = dtype == torch.bfloat16
+            self._compiled = Compiled(FromBytes(self.module, self.spec).eval(), half=half)
+
+    def _try(self) -> None:
+        """Stay with 16 bits only where they are faster here."""
+        self._to_try = False
+        side = self.spec.side_px
+        images = np.random.default_rng(0).integers(0, 256, (_TRIED, side, side, 3), np.uint8)
+        ways = {}
+        for dtype in (torch.float32, self._precision.dtype):
+            self._use(dtype)
+            ways[dtype] = self._precision, self._compiled
+
+        def work(dtype: torch.dtype) -> None:
+            self._precision, self._compiled = ways[dtype]
+            for _ in self._passes(images):
+                pass
+
+        full, half = ways
+        package = "openvino" if self._openvino else "torch"
+        faster = is_faster(self.spec, package, lambda: work(half), lambda: work(full))
+        self._precision, self._compiled = ways[half if faster else full]
 
     @property
     def pools_globally(self) -> bool:
@@ -115,6 +153,8 @@ class Engine:
 
     def _passes(self, images: NDArray[np.uint8]) -> Iterator[tuple[Tensor, ...]]:
         """Yield all outputs of the network, batch by batch."""
+        if self._to_try:
+            self._try()
         if self._compiled is not None:
             for start in range(0, len(images), BATCH):
                 yield tuple(torch.from_numpy(each) for each in self._compiled(images[start : start + BATCH]))
@@ -191,11 +231,11 @@ class Engine:
         return np.concatenate([np.empty((0, len(CLASSES), *images.shape[1:3]), np.float32), *outputs])
 
 
-def checked_precision(spec: ModelSpec, device: torch.device) -> Precision:
-    """Return the device's fastest type where the model was seen to agree in it, else float32."""
-    fastest = precision(device)
-    seen = spec.half is not None and spec.half.agrees and str(fastest.dtype) == f"torch.{spec.half.dtype}"
-    return fastest if seen else Precision(device=device, dtype=torch.float32)
+def agreed_type(spec: ModelSpec, device: torch.device) -> torch.dtype | None:
+    """Return the device's 16-bit type where the model was seen to agree in it with float32, else None."""
+    half = half_type(device)
+    seen = spec.half is not None and half is not None and spec.half.dtype == type_name(half)
+    return half if seen and spec.half is not None and spec.half.agrees(spec.task) else None
 
 
 def _power_of_two(number: int) -> int:

@@ -55,7 +55,11 @@ def predict_study(
     device = pick_device(settings.compute.device)
     classifier, segmenter = (
         Engine(
-            load_model(folder / task), device, engine=settings.compute.engine, calibrated=settings.predict.calibrated
+            load_model(folder / task),
+            device,
+            engine=settings.compute.engine,
+            precision=settings.compute.precision,
+            calibrated=settings.predict.calibrated,
         )
         for task in ("classifier", "segmenter")
     )
@@ -78,6 +82,7 @@ def _explaining(work: Work, device: torch.device, explaining: Callable[[Model], 
         model,
         device,
         engine=settings.compute.engine,
+        precision=settings.compute.precision,
         calibrated=settings.predict.calibrated,
         explaining=explaining(model),
     )

@@ -29,6 +29,7 @@ _ORDERS = {
     "blob": ("Centred blob", (0, (3, 1.2, 1, 1.2)), None),
     "random": ("Random order", (0, (1, 1.3)), None),
 }
+_CHANCE = {"others": ("Maps of other tiles", "s"), "turned": ("The map turned and mirrored", "D")}
 _KIND_LABELS = {
     "deletion": "of the tile blurred, what matters most first",
     "insertion": "of the tile brought back, what matters most first",
@@ -93,7 +94,7 @@ def _step(names: Sequence[str]) -> str:
 
 
 def truth_figure(summary: dict[str, Any], titles: dict[str, str]) -> Figure:
-    """Draw the weight inside nuclei and stroma over what their area alone would give, with 95 % intervals.
+    """Draw the weight inside nuclei and stroma over their area, with 95 % intervals, and that of maps without a clue.
 
     Parameters
     ----------
@@ -104,7 +105,9 @@ def truth_figure(summary: dict[str, Any], titles: dict[str, str]) -> Figure:
     """
     figure = Figure(figsize=(10, 3.0), layout="constrained")
     table = truth_table(summary)
-    highest = float(np.nanmax([*table["high"], *table["ratio"], 1.4]))
+    highest = max(
+        1.4, 2 * float(np.nanmax([*table["ratio"], *table["others"], *table["turned"], 0]))
+    )  # wider intervals are cut off
     for axes, (region, name) in zip(figure.subplots(1, len(REGIONS), sharey=True), REGIONS.items(), strict=True):
         axes.axvline(1, color=INK, linewidth=0.9, linestyle=(0, (1, 1.5)))
         rows = table[table["region"] == region].set_index("maps").reindex(list(titles))
@@ -113,8 +116,11 @@ def truth_figure(summary: dict[str, Any], titles: dict[str, str]) -> Figure:
         bare(axes)
         axes.grid(visible=True, axis="x")
         axes.set_yticks(range(len(titles)), list(titles.values()))
-        axes.set(xlim=(0, 1.12 * highest), xlabel="Weight over chance", ylim=(len(titles) - 0.5, -0.5))
+        axes.set(xlim=(0, highest), xlabel="Share of weight over share of area", ylim=(len(titles) - 0.5, -0.5))
         axes.set_title(name)
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    named = dict(zip(labels, handles, strict=True))
+    figure.legend(list(named.values()), list(named), loc="outside lower center", ncols=max(len(named), 1))
     return figure
 
 
@@ -125,6 +131,8 @@ def _dot(axes: Axes, place: int, colour: str, found: pd.Series[float]) -> None:
     if np.isfinite([found["low"], found["high"]]).all():
         axes.plot([found["low"], found["high"]], [place, place], color=colour, linewidth=2.2, solid_capstyle="butt")
     axes.plot(found["ratio"], place, "o", color=colour, markeredgecolor=PAPER, markersize=8)
+    for name, (label, marker) in _CHANCE.items():
+        axes.plot(found[name], place + 0.28, marker, color=MUTED, markersize=5, label=label)
     axes.annotate(
         f"{found['ratio']:.2f}", (found["ratio"], place), (0, 6), textcoords="offset points", ha="center", fontsize=8
     )

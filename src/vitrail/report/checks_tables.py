@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from vitrail.explain.stored import KEYS
+from vitrail.explain.verdicts import CAUSE, LEAST_FALL, fall
 
 if TYPE_CHECKING:
     from vitrail.explain.checked import Checked
@@ -18,11 +19,15 @@ KINDS = {"deletion": "Deletion", "insertion": "Insertion"}
 REGIONS = {"atypical_nuclei": "Atypical nuclei", "nuclei": "All nuclei", "stroma": "Stroma"}
 """Where the cause of tumor is known on synthetic slides."""
 
-_CHANCE = 1.0
-_WORDS = {"passes": "passes", "fails": "fails", "undecided": "undecided on"}
+RIVALS = {
+    "deletion": ("over_random", "over_blob"),
+    "insertion": ("over_random", "over_blob"),
+    "randomisation": ("excess",),
+    "localisation": ("over_others", "over_turned"),
+}
+"""By check, what its verdict rests on: names of estimates in the summary."""
 
-LEAST_FALL = 0.1
-"""Where blurring whole tiles lowers a network's mean score by less, its curves say nothing about maps."""
+_WORDS = {"passes": "passes", "fails": "fails", "undecided": "undecided on"}
 
 ALIKE = 0.6
 """Where maps of different tiles correlate by this much, they are mostly one pattern, and losing it proves little."""
@@ -54,64 +59,48 @@ def randomisation_curves(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def truth_table(summary: dict[str, Any]) -> pd.DataFrame:
-    """Return by kind of map and region the share of weight over the share of area."""
+    """Return by kind of map and region the weight over the area, what chance gives, and the differences."""
     rows = [
-        {"maps": key, "region": region, "ratio": found["ratio"], "low": found["interval"][0],
-         "high": found["interval"][1], "tiles": found["tiles"]}
+        {"maps": key, "region": region, "ratio": found["ratio"]} | _ends("", found["interval"])
+        | {"others": found["others"], "turned": found["turned"]}
+        | {"over_others": found["over_others"][0]} | _ends("over_others_", found["over_others"][1:])
+        | {"over_turned": found["over_turned"][0]} | _ends("over_turned_", found["over_turned"][1:])
+        | {"tiles": found["tiles"]}
         for key, regions in (summary["truth"] or {}).items()
         for region, found in regions.items()
     ]  # fmt: skip
-    columns = {"maps": str, "region": str, "ratio": float, "low": float, "high": float, "tiles": int}
-    return pd.DataFrame(rows, columns=list(columns)).astype(columns)
+    nulls = [f"{name}{end}" for name in ("over_others", "over_turned") for end in ("", "_low", "_high")]
+    names = ["maps", "region", "ratio", "low", "high", "others", "turned", *nulls, "tiles"]
+    types = dict.fromkeys(names, float) | {"maps": str, "region": str, "tiles": int}
+    return pd.DataFrame(rows, columns=names).astype(types)
+
+
+def _ends(name: str, interval: list[float | None]) -> dict[str, float | None]:
+    return {f"{name}low": interval[0], f"{name}high": interval[1]}
 
 
 def verdict_table(summary: dict[str, Any]) -> pd.DataFrame:
-    """Return one row a kind of map and check: what was compared, by how much, and whether it passes."""
-    rows = []
-    for key in KEYS:
-        said = outcomes(summary, key)
-        for kind in KINDS:
-            found = summary["perturbation"][key][kind]
-            rows += [
-                _verdict((key, kind, f"over {rival}"), found[f"over_{rival}"], said[kind])
-                for rival in ("random", "blob")
-            ]
-        excess = summary["randomisation"][key]["excess"]
-        rows.append(_verdict((key, "randomisation", "over chance"), excess, said["randomisation"]))
-    columns = ["maps", "check", "compared", "difference", "low", "high", "outcome"]
-    return pd.DataFrame(rows, columns=columns)
+    """Return one row a kind of map, check and comparison: by how much, and the check's verdict."""
+    rows = [
+        (key, check, name, *(np.nan if value is None else float(value) for value in numbers), verdict)
+        for key in KEYS
+        for check, verdict in summary["verdicts"][key].items()
+        for name, numbers in _compared(summary, key, check)
+    ]
+    return pd.DataFrame(rows, columns=["maps", "check", "compared", "difference", "low", "high", "verdict"])
 
 
-def _verdict(names: tuple[str, str, str], found: list[float | None], outcome: str) -> tuple[Any, ...]:
-    return (*names, *(np.nan if value is None else float(value) for value in found), outcome)
-
-
-def outcomes(summary: dict[str, Any], key: str) -> dict[str, str]:
-    """Return by check whether a kind of map `passes` or `fails`.
-
-    It is `undecided` for want of tiles or patients, and on curves of a network that blurring does not disturb.
-    """
-    curves = summary["perturbation"][key]
-    intervals = {kind: [*curves[kind]["over_random"], *curves[kind]["over_blob"]] for kind in KINDS}
-    intervals["randomisation"] = summary["randomisation"][key]["excess"]
-    passes = {kind: curves[kind]["passes"] for kind in KINDS}
-    passes["randomisation"] = summary["randomisation"][key]["passes"]
-    deaf = _fall(summary, key) < LEAST_FALL
-    unknown = {check for check, found in intervals.items() if None in found or (deaf and check in KINDS)}
-    return {
-        check: "undecided" if check in unknown else "passes" if passed else "fails" for check, passed in passes.items()
-    }
-
-
-def _fall(summary: dict[str, Any], key: str) -> float:
-    """Return by how much blurring whole tiles lowers the mean score; infinite where that is not known."""
-    ends = summary.get("ends", {}).get(key.partition("_")[0], {})
-    tile, blurred = ends.get("tile"), ends.get("blurred")
-    return float("inf") if tile is None or blurred is None else float(tile - blurred)
+def _compared(summary: dict[str, Any], key: str, check: str) -> list[tuple[str, list[float | None]]]:
+    """Return what a check's verdict rests on."""
+    if check == "localisation":
+        found = summary["truth"][key].get(CAUSE, {})
+    else:
+        found = summary["perturbation"][key][check] if check in KINDS else summary["randomisation"][key]
+    return [(name, found.get(name, [None] * 3)) for name in RIVALS[check]]
 
 
 def sentences(summary: dict[str, Any], titles: dict[str, str]) -> list[str]:
-    """Say for each kind of map which checks it passes and which it fails.
+    """Say for each kind of map which checks it passes, which it fails, and what is undecided.
 
     Parameters
     ----------
@@ -124,17 +113,17 @@ def sentences(summary: dict[str, Any], titles: dict[str, str]) -> list[str]:
 
 
 def _said(summary: dict[str, Any], key: str) -> str:
-    said = outcomes(summary, key)
-    named = {outcome: [check for check, found in said.items() if found == outcome] for outcome in _WORDS}
-    parts = [f"{_WORDS[outcome]} {_listed(checks)}" for outcome, checks in named.items() if checks]
-    truth = (summary["truth"] or {}).get(key, {}).get("atypical_nuclei")
+    said = summary["verdicts"][key]
+    named = {verdict: [check for check, found in said.items() if found == verdict] for verdict in _WORDS}
+    parts = [f"{_WORDS[verdict]} {_listed(checks)}" for verdict, checks in named.items() if checks]
+    truth = (summary["truth"] or {}).get(key, {}).get(CAUSE)
     return "; ".join([*parts, *_doubts(summary, key), *([_about_truth(truth)] if truth else [])])
 
 
 def _doubts(summary: dict[str, Any], key: str) -> list[str]:
     """Say what makes a check weak."""
-    doubts, shared = [], summary["randomisation"][key].get("shared")
-    if _fall(summary, key) < LEAST_FALL:
+    doubts, shared = [], summary["randomisation"][key]["shared"]
+    if fall(summary, key) < LEAST_FALL:
         ends = summary["ends"][key.partition("_")[0]]
         doubts.append(
             f"blurring whole tiles moves the network's mean score from {ends['tile']:.2f} to only "
@@ -146,11 +135,12 @@ def _doubts(summary: dict[str, Any], key: str) -> list[str]:
 
 
 def _about_truth(found: dict[str, Any]) -> str:
-    ratio, (low, high) = found["ratio"], found["interval"]
-    if ratio is None or low is None or high is None:
-        return "no weight on atypical nuclei could be measured"
-    where = "more than" if low > _CHANCE else "less than" if high < _CHANCE else "no more than"
-    return f"puts {ratio:.2f} times as much weight on atypical nuclei as their area would give, {where} chance"
+    if found["ratio"] is None:
+        return "no checked tile holds atypical nuclei"
+    return (
+        f"puts {found['ratio']:.2f} times as much weight on atypical nuclei as their area would give, where maps of "
+        f"other tiles put {found['others']:.2f} and the map turned and mirrored {found['turned']:.2f}"
+    )
 
 
 def _listed(names: list[str]) -> str:

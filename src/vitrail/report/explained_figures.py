@@ -44,7 +44,7 @@ def agreement_figure(agreement: pd.DataFrame, summary: dict[str, Any]) -> Figure
     """
     figure = Figure(figsize=(10, 6.6), layout="constrained")
     for axes, letter, (pair, title) in zip(figure.subplots(2, 2).ravel(), "abcd", PANELS.items(), strict=True):
-        _panel(axes, (agreement[pair], agreement[f"{pair}_relu"]), summary["agreement"][pair])
+        _panel(axes, agreement[pair], agreement.get(f"{pair}_relu"), summary["agreement"][pair])
         _mark(axes, summary["agreement"][pair], PAPER_MODES[pair])
         axes.set_title(f"{letter}  {title}")
         axes.set(xlim=(-1, 1), xlabel="Pearson's r of a tile's two maps", ylabel="Tiles")
@@ -53,21 +53,24 @@ def agreement_figure(agreement: pd.DataFrame, summary: dict[str, Any]) -> Figure
     return figure
 
 
-def _panel(axes: Axes, columns: tuple[pd.Series[float], pd.Series[float]], found: dict[str, Any]) -> None:
-    signed, relu = (histogram(column.to_numpy(np.float64), BINS) for column in columns)
-    axes.stairs(signed, _EDGES, fill=True, facecolor=_FILL, edgecolor=_FILL, label="Signed maps")
-    axes.stairs(relu, _EDGES, color=_OUTLINE, linewidth=1.2, label="After ReLU")
-    axes.set_ylim(0, 1.5 * max(int(signed.max()), int(relu.max()), 1))
+def _panel(axes: Axes, r: pd.Series[float], after_relu: pd.Series[float] | None, found: dict[str, Any]) -> None:
+    counts = histogram(r.to_numpy(np.float64), BINS)
+    axes.stairs(counts, _EDGES, fill=True, facecolor=_FILL, edgecolor=_FILL, label="Maps as they are")
+    lines, highest = [f"n = {found['n']:,}, constant {found['constant']:,}"], int(counts.max())
+    if after_relu is not None:
+        relu = histogram(after_relu.to_numpy(np.float64), BINS)
+        axes.stairs(relu, _EDGES, color=_OUTLINE, linewidth=1.2, label="After ReLU")
+        lines.append(f"after ReLU: n = {int(after_relu.notna().sum()):,}, constant {int(after_relu.isna().sum()):,}")
+        highest = max(highest, int(relu.max()))
+    axes.set_ylim(0, 1.5 * max(highest, 1))
     axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
-    lines = [f"n = {found['n']:,}, constant {found['constant']:,}"]
-    lines.append(f"after ReLU: n = {int(columns[1].notna().sum()):,}, constant {int(columns[1].isna().sum()):,}")
     axes.text(0.015, 0.975, "\n".join(lines), transform=axes.transAxes, va="top", fontsize=8, color=MUTED)
     if not found["n"]:
         axes.text(0.5, 0.5, "no tile has two maps that vary", transform=axes.transAxes, ha="center", color=MUTED)
 
 
 def _mark(axes: Axes, found: dict[str, Any], paper: float) -> None:
-    """Mark the mode with its interval, and the paper's mode on the axis."""
+    """Mark the mode, the mean with its interval, and the paper's mode on the axis."""
     axes.plot(
         [paper],
         [0],
@@ -83,11 +86,11 @@ def _mark(axes: Axes, found: dict[str, Any], paper: float) -> None:
         return
     top = axes.get_ylim()[1]
     axes.vlines(found["mode"], 0, 0.76 * top, color=INK, linewidth=1.1, linestyle=(0, (3, 2)), label="Mode")
-    low, high = found["mode_interval"]
+    low, high = found["interval"]
     if low is not None:
         axes.errorbar(
-            found["mode"], 0.76 * top, xerr=[[max(found["mode"] - low, 0)], [max(high - found["mode"], 0)]], color=INK,
-            capsize=3, linewidth=1.1, label="its 95 % interval",
+            found["mean"], 0.68 * top, xerr=[[found["mean"] - low], [high - found["mean"]]], color=INK, fmt="o",
+            markersize=3.5, capsize=3, linewidth=1.1, label="Mean, 95 % interval",
         )  # fmt: skip
     axes.annotate(
         f"{found['mode']:.2f}".replace("-", "\N{MINUS SIGN}"), (found["mode"], 0.76 * top), (0, 4),

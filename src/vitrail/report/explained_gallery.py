@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from numpy.typing import NDArray
 
+    from vitrail.explain.saliency import Saliency
     from vitrail.report.data import Explained
 
     Image = NDArray[np.uint8]
@@ -139,8 +140,15 @@ def _maps(explained: Explained, rows: Sequence[int], kind: tuple[str, Scale], no
         label=f"{SHORT[network]}\n{METHODS[method]}",
         pictures=[overlay(explained.pictures[row], one, scale) for row, one in zip(rows, found, strict=True)],
         notes=notes,
-        remarks=["" if one.values.any() else "0 everywhere" for one in found],
+        remarks=[_remark(one) for one in found],
     )
+
+
+def _remark(saliency: Saliency) -> str:
+    """Say what a pale picture does not show: that a map is constant, or has no value that speaks for its target."""
+    if not saliency.values.any():
+        return "0 everywhere"
+    return "the same everywhere" if saliency.constant else ""
 
 
 def _scales(explained: Explained, shown: dict[str, Sequence[int]]) -> dict[str, Scale]:
@@ -157,7 +165,7 @@ def gallery(blocks: Sequence[Block], scales: dict[str, Scale], side_um: float) -
     for block, height in zip(blocks, heights, strict=True):
         _draw_block(figure, block, top, side_um)
         top -= height
-    for number, (key, scale) in enumerate((key, scale) for key, scale in scales.items() if scale.limit):
+    for number, (key, scale) in enumerate((key, scale) for key, scale in scales.items() if not scale.empty):
         width = (_WIDTH - _LEFT) / max(len(scales), 2)
         place = (_LEFT + number * width, 0.24, min(width - 0.5, 4.0), 0.1)
         colour_bar(_axes(figure, place), scale, key_title(key))

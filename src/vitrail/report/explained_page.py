@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from vitrail.explain.checked import LOST
+from vitrail.explain.checked import CASCADES
 from vitrail.explain.stored import KEYS
+from vitrail.explain.verdicts import LOST
 from vitrail.report import checks, checks_tables
 from vitrail.report.data import NETWORKS
 from vitrail.report.explained import MIXED
@@ -13,6 +14,7 @@ from vitrail.report.explained_figures import agreement_figure
 from vitrail.report.explained_gallery import correct_figure, disagreement_figure, key_title, wrong_figure
 from vitrail.report.explained_tables import PAIR_TITLES, accuracy_table, agreement_table, empty_table, layers_table
 from vitrail.report.overlay import PERCENTILE
+from vitrail.report.statistics import FEWEST_PATIENTS
 from vitrail.report.style import CITED
 
 if TYPE_CHECKING:
@@ -30,7 +32,8 @@ TITLES = {key: key_title(key) for key in KEYS}
 _SCALE = (
     "Orange speaks for tumor, blue against it, the stronger the less the tissue, in grey, shows through. All maps of "
     f"one kind in the figure share one scale: full colour stands for the {PERCENTILE}th percentile of the magnitudes "
-    "of their values, given at the colour bar. A map that looks empty is weak beside the others."
+    "of their values, given at the colour bar. A map that looks empty is weak beside the others. Maps in yellow to "
+    "violet have no zero: pale is less, dark is more."
 )
 _AS_ABOVE = "Colours as above; scales of this figure's own maps."
 _SPREAD = "Each patient gives one tile before any gives a second."
@@ -72,6 +75,8 @@ def section(explained: Explained) -> dict[str, Any]:
     layers = layers_table(summary)
     return {
         "tiles": summary["tiles"],
+        "patients": summary["patients"],
+        "fewest": FEWEST_PATIENTS,
         "min_share": summary["min_share"],
         "agreement": agreement_table(summary).to_dict("records"),
         "pairs": PAIR_TITLES,
@@ -87,10 +92,12 @@ def section(explained: Explained) -> dict[str, Any]:
 def _checks(summary: dict[str, Any], tiles: int) -> dict[str, Any]:
     return {
         "tiles": tiles,
+        "patients": summary["patients"],
+        "draws": max(found["draws"] for found in summary["randomisation"].values()),
         "lost": LOST,
         "sentences": checks_tables.sentences(summary, TITLES),
         "verdicts": _verdicts(summary),
-        "names": {**checks_tables.KINDS, "randomisation": "Randomisation"},
+        "names": {name: name.capitalize() for name in checks_tables.RIVALS},
         "truth": checks_tables.truth_table(summary).to_dict("records"),
         "regions": checks_tables.REGIONS,
     }
@@ -100,7 +107,7 @@ def _verdicts(summary: dict[str, Any]) -> list[dict[str, Any]]:
     """Return a row for each kind of map and check, with what decides side by side."""
     table = checks_tables.verdict_table(summary)
     return [
-        {"maps": maps, "check": check, "outcome": rows["outcome"].iloc[0], "against": rows.to_dict("records")}
+        {"maps": maps, "check": check, "verdict": rows["verdict"].iloc[0], "against": rows.to_dict("records")}
         for (maps, check), rows in table.groupby(["maps", "check"], sort=False)
     ]
 
@@ -136,10 +143,11 @@ def _wrong_caption(explained: Explained) -> str:
 
 def _agreement_caption() -> str:
     return (
-        "How Pearson's coefficient of two maps of a tile is distributed over the test tiles, in 30 equal bins. Filled: "
-        "signed maps; outline: maps after ReLU, without what speaks against tumor. The mode is the centre of the "
-        "fullest bin of the signed maps; its 95 % interval is a bootstrap over patients. Tiles with a constant map "
-        f"have no coefficient and are left out. Triangles mark the modes that {CITED} report for their own data. "
+        "How Pearson's coefficient of two maps over a tile's pixels is distributed over the test tiles, in 30 equal "
+        "bins. Filled: the maps as they are; outline: after ReLU, without what speaks against tumor, where both are "
+        "signed. The mode is the centre of the fullest bin of the former; dots: their mean, with its 95 % interval "
+        "over patients. Tiles with a constant map have no coefficient and are left out. Triangles mark the modes that "
+        f"{CITED} report for their own data. "
         "Corresponds to Fig. S4 there."
     )
 
@@ -157,14 +165,15 @@ def _randomisation_caption() -> str:
     return (
         "A map has to change when the network forgets: its weights are randomised from the top down, and each step's "
         "map is correlated with that of the untouched network. Grey: the correlation with another tile's map, which is "
-        "what chance gives. Means of the magnitude over tiles and draws. After Adebayo et al. 2018; the paper has no "
-        "such figure."
+        f"what chance gives. Means of the magnitude over tiles and draws: {CASCADES} at most for the steps, all for "
+        "the last. After Adebayo et al. 2018; the paper has no such figure."
     )
 
 
 def _truth_caption() -> str:
     return (
         "On synthetic slides the cause of tumor is known: atypical nuclei. The share of a map's positive weight inside "
-        "these, inside all nuclei and in stroma, over the share of the area that they fill; 1 is chance. Bars: 95 % "
-        "bootstrap intervals over patients. The paper has no such figure."
+        "these, inside all nuclei and in stroma, over the share of the area that they fill. Bars: 95 % intervals over "
+        "patients, cut off at the frame. Grey: the same of maps that know nothing of the tile, which is what chance "
+        "gives. The paper has no such figure."
     )

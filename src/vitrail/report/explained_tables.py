@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from vitrail.explain.stored import PAIRS
 from vitrail.report import checks_tables
 from vitrail.report.data import NETWORKS
 
@@ -37,10 +36,10 @@ def explanation_metrics(explained: Explained) -> dict[str, Any]:
     -------
     `agreement` and `agreement_relu` by pair of maps, `hrcam_accuracy` by network, `min_share` (the tiles it
     learnt from hold at least this share of one class), `empty` (maps that are 0 everywhere
-    after ReLU) by kind, the number of `tiles`, and `checks`, None where nobody has checked.
+    after ReLU) by kind, the numbers of `tiles` and `patients`, and `checks`, None where nobody has checked.
     """
     summary = explained.stored.summary
-    kept = ("agreement", "agreement_relu", "hrcam_accuracy", "min_share", "empty", "tiles")
+    kept = ("agreement", "agreement_relu", "hrcam_accuracy", "min_share", "empty", "tiles", "patients")
     checked = explained.checked
     return {name: summary[name] for name in kept} | {"checks": None if checked is None else checked.summary}
 
@@ -59,19 +58,20 @@ def explanation_tables(explained: Explained) -> dict[str, pd.DataFrame]:
 
 
 def agreement_table(summary: dict[str, Any]) -> pd.DataFrame:
-    """Return the agreement of each pair of maps, signed and after ReLU, and the paper's mode beside it."""
+    """Return the agreement of each pair of maps, signed and after ReLU, and the paper's mode beside it.
+
+    Pairs with a kind of maps whose zero means nothing have no row after ReLU.
+    """
     rows = []
     for maps, name in (("signed", "agreement"), ("relu", "agreement_relu")):
-        for pair in PAIRS:
-            found = summary[name][pair]
+        for pair, found in summary[name].items():
             low, high = found["interval"]
-            mode_low, mode_high = found["mode_interval"]
             rows.append(
-                {"pair": pair, "maps": maps, "mode": found["mode"], "mode_low": mode_low, "mode_high": mode_high,
-                 "mean": found["mean"], "mean_low": low, "mean_high": high, "n": found["n"],
-                 "constant": found["constant"], "mode_in_the_paper": PAPER_MODES[pair]}
+                {"pair": pair, "maps": maps, "mode": found["mode"], "mean": found["mean"], "mean_low": low,
+                 "mean_high": high, "n": found["n"], "constant": found["constant"],
+                 "mode_in_the_paper": PAPER_MODES[pair]}
             )  # fmt: skip
-    return _numbers(pd.DataFrame(rows), ("mode", "mode_low", "mode_high", "mean", "mean_low", "mean_high"))
+    return _numbers(pd.DataFrame(rows), ("mode", "mean", "mean_low", "mean_high"))
 
 
 def accuracy_table(summary: dict[str, Any]) -> pd.DataFrame:

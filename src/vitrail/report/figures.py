@@ -14,7 +14,7 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from vitrail.classes import CLASSES, LABELS, TissueClass
+from vitrail.classes import CLASSES, LABELS
 from vitrail.report.attributes import attributes, patients_by
 from vitrail.report.data import NETWORKS, SPLITS
 from vitrail.report.style import FIRST, INK, MUTED, PAPER, SECOND, bare, drawable
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from matplotlib.axes import Axes
+
+    from vitrail.classes import TissueClass
 
 COLOURS = dict(zip(NETWORKS, (FIRST, SECOND), strict=True))
 _NAMES = {"accuracy": "accuracy", "jaccard": "mean Jaccard"}
@@ -81,10 +83,9 @@ def kept_epoch(table: pd.DataFrame) -> int | None:
 def confusion_figure(measured: dict[str, Any]) -> Figure:
     """Draw three row-normalised confusion matrices with their counts (the paper's Fig. 3d-f)."""
     figure = Figure(figsize=(12, _HEIGHT))
-    tile = [TissueClass.NON_TUMOR, TissueClass.TUMOR]
     wanted: list[tuple[str, str, Sequence[TissueClass]]] = [
-        ("classifier", "d  Classification network, tiles", tile),
-        ("segmenter", "e  Segmentation network, tiles", tile),
+        ("classifier", "d  Classification network, tiles", LABELS),
+        ("segmenter", "e  Segmentation network, tiles", LABELS),
         ("pixels", "f  Segmentation network, pixels", CLASSES),
     ]
     for number, (name, title, classes) in enumerate(wanted):

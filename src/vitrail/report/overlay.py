@@ -59,7 +59,7 @@ DIVERGING = Palette(above=((255, 160, 40), (205, 60, 0)), below=((70, 180, 240),
 """For signed maps: orange speaks for the target, blue against it."""
 
 SEQUENTIAL = Palette(above=((255, 214, 92), (238, 98, 42), (140, 0, 84)), below=())
-"""For maps after ReLU."""
+"""For maps whose zero means nothing: pale is less, dark is more."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,30 +69,57 @@ class Scale:
     Attributes
     ----------
     limit
-        The magnitude that is painted in full colour, and any above it; 0 paints nothing.
-    palette
-        The colours.
+        The value that is painted in full colour, and any above it.
+    low
+        The value that is not painted, nor any below it; None for signed maps, of which the magnitude counts.
     """
 
     limit: float
-    palette: Palette = DIVERGING
+    low: float | None = None
+
+    @property
+    def palette(self) -> Palette:
+        """The colours."""
+        return DIVERGING if self.low is None else SEQUENTIAL
 
     @property
     def ends(self) -> tuple[float, float]:
         """The values at both ends of the colour bar."""
-        return (-self.limit if self.palette.below else 0.0), self.limit
+        return (-self.limit if self.low is None else self.low), self.limit
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing is painted: all values are 0, or the same."""
+        return self.limit == (self.low or 0.0)
+
+    def strength(self, values: Floats) -> Floats:
+        """Return how strongly values are painted, 0 to 1; NaN is not."""
+        if self.empty:
+            return np.zeros(values.shape)
+        low = self.low
+        strength = np.abs(values) / self.limit if low is None else (values - low) / (self.limit - low)
+        return np.clip(np.nan_to_num(strength), 0, 1)
 
 
-def common_scale(saliencies: Iterable[Saliency], palette: Palette = DIVERGING) -> Scale:
-    """Return one scale for several maps: up to the 99th percentile of the magnitudes of all their values."""
-    return scale_of([saliency.values for saliency in saliencies], palette)
+def common_scale(saliencies: Iterable[Saliency]) -> Scale:
+    """Return one scale for several maps of one kind.
+
+    Signed ones: up to the 99th percentile of the magnitudes of all their values. Others, whose zero means nothing:
+    from the 1st to the 99th percentile of the values.
+    """
+    maps = list(saliencies)
+    return scale_of([saliency.values for saliency in maps], signed=all(saliency.signed for saliency in maps))
 
 
-def scale_of(maps: Iterable[NDArray[np.floating]], palette: Palette = DIVERGING) -> Scale:
+def scale_of(maps: Iterable[NDArray[np.floating]], *, signed: bool = True) -> Scale:
     """Return one scale for the values of several maps, as `common_scale` does; NaN does not count."""
-    sizes = [np.abs(values[np.isfinite(values)]).ravel() for values in maps]
-    found = np.concatenate([np.empty(0), *sizes])
-    return Scale(limit=float(np.percentile(found, PERCENTILE)) if len(found) else 0.0, palette=palette)
+    values = np.concatenate([np.empty(0), *(each[np.isfinite(each)].ravel() for each in maps)])
+    if not len(values):
+        return Scale(limit=0.0)
+    if signed:
+        return Scale(limit=float(np.percentile(np.abs(values), PERCENTILE)))
+    low, high = np.percentile(values, (100 - PERCENTILE, PERCENTILE))
+    return Scale(low=float(low), limit=float(high))
 
 
 def overlay(image: Image, saliency: Saliency, scale: Scale) -> Image:
@@ -128,24 +155,26 @@ def grey(image: Image) -> Floats:
 
 def overlaid(image: Image, values: Floats, scale: Scale) -> Image:
     """Lay values `[h, w]` over a picture `[h, w, 3]` of the same size; NaN paints nothing."""
-    return _painted(grey(image), np.nan_to_num(values), scale)
+    return _painted(grey(image), values, scale)
 
 
 def colour_bar(axes: Axes, scale: Scale, title: str) -> None:
     """Fill axes with the colours of a scale, its ends in numbers, and what they speak for."""
     low, high = scale.ends
     ramp = np.linspace(low, high, _BAR_PX)[None]
-    extent = (low, high, 0.0, 1.0) if high > low else (0.0, 1.0, 0.0, 1.0)
+    extent = (low, high, 0.0, 1.0) if high > low else (low, low + 1.0, 0.0, 1.0)
     axes.imshow(_painted(np.full((1, _BAR_PX, 3), 255.0), ramp, scale), extent=extent, aspect="auto")
     axes.set(yticks=[], xlim=extent[:2])
     axes.grid(visible=False)
     axes.spines[:].set(visible=True, color=LINE, linewidth=0.8)
     axes.tick_params(length=0, pad=3)
     axes.set_title(title, fontsize=8.5, pad=4)
-    marks: list[tuple[float, str, Side]] = (
-        [(low, f"against {_number(low)}", "left"), (0.0, "0", "center")] if low < 0 else [(0.0, "0", "left")]
-    )
-    marks.append((extent[1], f"{_number(high)} for tumor", "right"))
+    marks: list[tuple[float, str, Side]] = [
+        (extent[0], f"against {_number(low)}" if scale.low is None else f"{_number(low)}, less", "left"),
+        (extent[1], f"{_number(high)} for tumor" if scale.low is None else f"{_number(high)}, more for tumor", "right"),
+    ]
+    if scale.low is None:
+        marks.insert(1, (0.0, "0", "center"))
     axes.set_xticks([place for place, _, _ in marks], [text for _, text, _ in marks], fontsize=7.5)
     for label, (_, _, side) in zip(axes.get_xticklabels(), marks, strict=True):
         label.set_horizontalalignment(side)
@@ -208,12 +237,16 @@ def _row(figure: Figure, shown: tuple[Image, Saliency], place: tuple[float, floa
         axes.set_title(name, fontsize=9.5, pad=4)
     bar = figure.add_axes((4.35 / 12.6, (bottom - 0.2) / total, 3.9 / 12.6, 0.1 / total))
     colour_bar(bar, scale, "")
-    said = "no evidence: the map is 0 everywhere" if not scale.limit else _about_scale()
+    said = _about_scale(saliency, scale)
     figure.text(8.45 / 12.6, (bottom - 0.15) / total, said, fontsize=7.5, color=MUTED, va="center")
 
 
-def _about_scale() -> str:
-    return f"full colour: the {PERCENTILE}th percentile of this map's magnitudes"
+def _about_scale(saliency: Saliency, scale: Scale) -> str:
+    if scale.empty:
+        return "the map is 0 everywhere" if not saliency.values.any() else "the map is the same everywhere"
+    if scale.low is None:
+        return f"full colour: the {PERCENTILE}th percentile of this map's magnitudes"
+    return f"of this map's values the {100 - PERCENTILE}st to {PERCENTILE}th percentile; its zero means nothing"
 
 
 def show(axes: Axes, image: Image) -> None:
@@ -226,10 +259,10 @@ def show(axes: Axes, image: Image) -> None:
 
 def _painted(base: Floats, values: Floats, scale: Scale) -> Image:
     """Blend colours over a base `[h, w, 3]` as strongly as the values `[h, w]` are large."""
-    strength = np.clip(np.abs(values) / scale.limit, 0, 1) if scale.limit else np.zeros(values.shape)
-    above = values > 0
-    colours = np.where(above[..., None], _on(scale.palette.above, strength), _on(scale.palette.below, strength))
-    alpha = np.where(above | bool(scale.palette.below), strength * _STRONGEST, 0)[..., None]
+    strength, palette = scale.strength(values), scale.palette
+    above = (values > 0) | (not palette.below)
+    colours = np.where(above[..., None], _on(palette.above, strength), _on(palette.below, strength))
+    alpha = (strength * _STRONGEST)[..., None]
     return np.rint(base + alpha * (colours - base)).astype(np.uint8)
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vitrail.classes import CLASSES, TissueClass
+from vitrail.classes import CLASSES, LABELS, TissueClass
 from vitrail.measures.bland_altman import pair_parts
 from vitrail.measures.calibration import equal_count, reliability
 from vitrail.measures.ensembles import cross_stacked, stacked, voting
@@ -118,11 +118,13 @@ def metrics(rated: Rated) -> dict[str, Any]:
     `{"test": ...}` with
 
     - `tiles`, `patients`: how many;
-    - by the names of `ROWS`: the scores of `SCORES` and `CALIBRATION`, `confusion` `[[tn, fp], [fn, tp]]` (for
+    - `classes`: the order of the classes in the confusion matrices of `tiles` and of `pixels`;
+    - by the names of `ROWS`: the scores of `SCORES` and `CALIBRATION`, `confusion` `[[tp, fn], [fp, tn]]` (for
       `stacking` the mean over iterations), `interval` of each score, and `missing`, a reason, where there is none;
     - `pixels`: `jaccard` by class, `mean_jaccard`, the 4 x 4 `confusion`, rows = truth, and `interval`;
     - `differences`: by `first_minus_second`, each score's `difference`, `interval` and `p`, the AUC's also by DeLong's
-      test for clusters, `p_delong`;
+      test for clusters, `p_delong`; the scores of `CALIBRATION` are of probabilities before any temperature, which
+      ensembles are made of, and the segmenter's shares have none;
     - `calibration`: by network and for voting, the expected calibration error in bins of equal count; for networks
       their `temperature`; for the classifier the scores of `CALIBRATION` and their intervals `before` and `after` its
       logits are divided by it, and `applied`, whether they are in all other figures;
@@ -138,6 +140,7 @@ def metrics(rated: Rated) -> dict[str, Any]:
     return {
         "test": {
             **counts,
+            "classes": {"tiles": [kind.key for kind in LABELS], "pixels": [kind.key for kind in CLASSES]},
             **rows,
             "pixels": _pixels(rated),
             "differences": {f"{a}_minus_{b}": _difference(rated, a, b) for a, b in DIFFERENCES},
@@ -183,7 +186,7 @@ def _row(rated: Rated, name: str) -> dict[str, Any]:
         none = {score: [float("nan")] * 2 for score in undefined}
         return {**undefined, "confusion": None, "interval": none, "missing": rated.missing[name]}
     weights = rated.weights(rated.test)
-    confusion = np.mean([one.confusion.sum(0) for one in parts], axis=0)
+    confusion = np.mean([one.confusion.sum(0) for one in parts], axis=0)[::-1, ::-1]  # tumor first, as everywhere
     whole = confusion.astype(np.int64).tolist() if len(parts) == 1 else confusion.tolist()
     return {**with_intervals(mean_scores(parts, weights), weights), "confusion": whole}
 
@@ -207,7 +210,9 @@ def _difference(rated: Rated, first: str, second: str) -> dict[str, Any]:
     if not all(sides):
         none = {"difference": float("nan"), "interval": [float("nan")] * 2, "p": float("nan")}
         return {score: dict(none) for score in (*SCORES, *CALIBRATION)}
-    a, b = (mean_scores(parts, weights) for parts in sides)
+    a, b = (
+        mean_scores(parts, weights) | _before(rated, name) for name, parts in zip((first, second), sides, strict=True)
+    )
     found: dict[str, Any] = {}
     for score in a:
         gap = a[score] - b[score]
@@ -217,22 +222,28 @@ def _difference(rated: Rated, first: str, second: str) -> dict[str, Any]:
     return found
 
 
+def _before(rated: Rated, name: str) -> dict[str, Drawn]:
+    """Return the classifier's scores of `CALIBRATION` before its temperature; nothing of others, which have none."""
+    return _sureness(rated, 1.0) if name == "classifier" else {}
+
+
 def _calibration(rated: Rated, name: str) -> dict[str, Any]:
     (score,) = rated.said[name]
     found: dict[str, Any] = {"ece_equal_count": reliability(is_tumor(rated.test), score, equal_count(score)).error}
     if name in rated.temperatures:
         found["temperature"] = rated.temperatures[name]
     if name == "classifier":
-        found |= {"before": _sureness(rated, 1.0), "after": _sureness(rated, rated.temperatures[name])}
+        weights, at = rated.weights(rated.test), {"before": 1.0, "after": rated.temperatures[name]}
+        found |= {when: with_intervals(_sureness(rated, temperature), weights) for when, temperature in at.items()}
         found["applied"] = rated.calibrated
     return found
 
 
-def _sureness(rated: Rated, temperature: float) -> dict[str, Any]:
+def _sureness(rated: Rated, temperature: float) -> dict[str, Drawn]:
     """Tell how far the classifier's probabilities at a temperature are from what is true."""
-    weights = rated.weights(rated.test)
-    scores = parts_of(rated.test, tempered(rated.test, temperature), rated.evaluation.threshold).scores(weights)
-    return with_intervals({name: scores[name] for name in CALIBRATION}, weights)
+    parts = parts_of(rated.test, tempered(rated.test, temperature), rated.evaluation.threshold)
+    scores = parts.scores(rated.weights(rated.test))
+    return {name: scores[name] for name in CALIBRATION}
 
 
 def _operating(rated: Rated, name: str) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from vitrail.classes import CLASSES, TissueClass
+from vitrail.classes import CLASSES, LABELS
 from vitrail.measures import scores
 from vitrail.measures.calibration import equal_count, equal_width, reliability
 from vitrail.report.data import NETWORKS
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    from vitrail.classes import TissueClass
     from vitrail.report.data import ReportData
     from vitrail.report.statistics import Rated
 
@@ -148,8 +149,7 @@ def _flat(entry: Mapping[str, Any], names: Mapping[str, str] | tuple[str, ...]) 
 
 
 def _confusions(measured: Measured) -> dict[str, pd.DataFrame]:
-    tile = [TissueClass.NON_TUMOR, TissueClass.TUMOR]
-    wanted = dict.fromkeys(ROWS, tile) | {"pixels": list(CLASSES)}
+    wanted: dict[str, tuple[TissueClass, ...]] = dict.fromkeys(ROWS, LABELS) | {"pixels": CLASSES}
     return {
         name: pd.DataFrame(
             [[kind.key, *row] for kind, row in zip(kinds, measured["test"][name]["confusion"], strict=True)],

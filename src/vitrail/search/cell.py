@@ -214,6 +214,8 @@ def _probabilities(parts: Parts, folder: Path, settings: Settings) -> NDArray[np
     from vitrail.models.store import load_model  # noqa: PLC0415 - the same
     from vitrail.predict.engine import Engine  # noqa: PLC0415 - the same
 
-    engine = Engine(load_model(folder), pick_device(settings.compute.device), engine="torch")
+    engine = Engine(
+        load_model(folder), pick_device(settings.compute.device), engine="torch", precision=settings.compute.precision
+    )
     chunks = [parts.validation[i : i + _CHUNK] for i in range(0, len(parts.validation), _CHUNK)]
     return np.concatenate([engine.tumor_probability(parts.tiles.images[chunk]) for chunk in chunks])

@@ -8,20 +8,18 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 import tempfile
 from collections import deque
 from contextlib import contextmanager
 from dataclasses import dataclass
-from multiprocessing import resource_tracker
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import dask
-from distributed import Client, KilledWorker, Nanny, Scheduler, SpecCluster, as_completed
+from distributed import Client, KilledWorker, Nanny, Scheduler, SpecCluster, Worker, as_completed
 
 import vitrail
 from vitrail.errors import RunError, VitrailError
-from vitrail.parallel import cores
+from vitrail.parallel import cores, end_with_parent, interrupts_blocked
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Sequence
@@ -137,16 +135,33 @@ def _quiet() -> Iterator[None]:
             logger.setLevel(level)
 
 
+class LocalWorker(Worker):
+    """A worker of this machine, which ends with the process that started it.
+
+    Dask's own workers wait for their parent's end in a thread, which cannot act while the worker imports torch.
+    """
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        end_with_parent()
+        super().__init__(*args, **options)
+
+
 def _started(place: Place, scratch: str) -> SpecCluster:
     options = {"host": "127.0.0.1", "protocol": "tcp://", "dashboard": False, "dashboard_address": "127.0.0.1:0"}
-    worker = options | {"nthreads": 1, "memory_limit": 0, "local_directory": scratch, "silence_logs": _NEVER}
+    worker = options | {
+        "worker_class": LocalWorker,
+        "nthreads": 1,
+        "memory_limit": 0,
+        "local_directory": scratch,
+        "silence_logs": _NEVER,
+    }
     specs = {i: {"cls": Nanny, "options": worker | {"env": _environment(place, i)}} for i in range(place.workers)}
     limits: dict[str, object] = {
         "distributed.scheduler.allowed-failures": DEATHS,
         "distributed.scheduler.worker-saturation": 1.0,
         "temporary-directory": scratch,  # of the scheduler, too
     }
-    with dask.config.set(limits), _interrupts_kept():
+    with dask.config.set(limits), interrupts_blocked():
         try:
             return SpecCluster(
                 workers=specs, scheduler={"cls": Scheduler, "options": options | {"port": 0}}, silence_logs=_NEVER
@@ -159,20 +174,6 @@ def _started(place: Place, scratch: str) -> SpecCluster:
 def _environment(place: Place, number: int) -> dict[str, str]:
     gpu = {"CUDA_VISIBLE_DEVICES": place.gpus[number % len(place.gpus)]} if place.gpus else {}
     return {"OMP_NUM_THREADS": "1"} | gpu
-
-
-@contextmanager
-def _interrupts_kept() -> Iterator[None]:
-    """Block Ctrl-C in the threads that start in this block, and so in the workers that these start, now or later."""
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    resource_tracker.ensure_running()  # to start it later would unblock the signal in the thread that does
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _check(client: Client, place: Place) -> None:

@@ -17,6 +17,8 @@ from vitrail.slides.crossings import MOST_CORNERS, MOST_CROSSINGS, corners, cros
 from vitrail.slides.geojson import Feature, read_features
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from shapely.geometry.base import BaseGeometry
 
 _DRAW = "Draw outlines in QuPath, give each a class and export them again"
@@ -34,7 +36,7 @@ class ClassNames:
     tumor, non_tumor
         The classes of each label.
     ignore
-        Classes to leave out.
+        Classes of what is not annotated: cut out of the outlines around them, see `read_annotations`.
 
     Raises
     ------
@@ -89,7 +91,8 @@ class Annotation:
     label
         Tumor or non-tumor.
     geometry
-        Valid and not empty, in level-0 pixels from the top left corner of the slide's bounds.
+        Valid and not empty, in level-0 pixels from the top left corner of the slide's bounds; without what ignored
+        outlines cut out of it.
     """
 
     label: TissueClass
@@ -156,7 +159,9 @@ def read_annotations(path: str | Path, names: ClassNames) -> Annotations:
     """Read the outlines of a slide.
 
     Cells, detections and TMA cores are passed over. Points, lines and outlines without a class are left out with a
-    warning. Outlines that cross themselves are mended: all they enclose is inside.
+    warning. Outlines that cross themselves are mended: all they enclose is inside. An ignored outline is cut out of
+    every outline that does not lie wholly within it: necrosis inside tumor is not annotated, but an island of tumor
+    drawn inside that necrosis is.
 
     Parameters
     ----------
@@ -183,7 +188,9 @@ def read_annotations(path: str | Path, names: ClassNames) -> Annotations:
     except shapely.errors.ShapelyError as error:
         raise AnnotationError(path, f"its outlines cannot be mended ({error})", _DRAW) from error
     counts = (len(features) - len(areas), len(areas) - len(classed), mended, len(classed) - len(outlines))
-    kept = tuple(Annotation(label=label, geometry=geometry) for label, geometry in outlines if label is not None)
+    ignored = [geometry for label, geometry in outlines if label is None]
+    labelled = [Annotation(label=label, geometry=geometry) for label, geometry in outlines if label is not None]
+    kept = tuple(_without(labelled, ignored) if ignored else labelled)
     return Annotations(outlines=kept, warnings=_warnings(path, counts, some=bool(kept)))
 
 
@@ -226,6 +233,19 @@ def _understood(
             outlines.append((names.label_of(feature.name or ""), _simplest(area)))
             mended += area is not drawn
     return outlines, mended
+
+
+def _without(drawn: list[Annotation], ignored: list[Polygon | MultiPolygon]) -> Iterator[Annotation]:
+    """Yield what is left of outlines once ignored ones are cut out of those that do not lie wholly within them."""
+    tree = shapely.STRtree(ignored)
+    for outline in drawn:
+        near = [ignored[i] for i in tree.query(outline.geometry, predicate="intersects")]
+        holes = [hole for hole in near if not shapely.covers(hole, outline.geometry)]
+        left = _polygonal(shapely.difference(outline.geometry, shapely.union_all(holes))) if holes else None
+        if left is None:
+            yield outline
+        elif left.area > 0.0:
+            yield Annotation(label=outline.label, geometry=_simplest(left))
 
 
 def _mended(drawn: MultiPolygon) -> MultiPolygon:

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 _NAMES_LISTED, _FILES_NAMED = 20, 3
 """Unknown names that a message lists at most, and files that it names for each."""
 
-VERSION = 3
+VERSION = 4
 """Raised when the same slide, outlines and settings come to give other tiles."""
 
 

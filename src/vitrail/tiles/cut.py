@@ -140,17 +140,16 @@ def cut_tiles(plan: TilePlan, settings: Settings) -> Iterator[CutTile]:
     SlideError
         The slide cannot be decoded somewhere.
     """
-    side_px = settings.tiles.side_px
+    side_px, white, inside = settings.tiles.side_px, settings.tiles.white, settings.tiles.white_inside
     size, masks = (side_px, side_px), {name: np.full((side_px, side_px), label, np.uint8) for name, label in _VALUES}
     places = list(plan.rows[["x", "y", "side", "label"]].itertuples(index=False))
     for row in _reading_order(plan.rows):
         x, y, side, label = places[row]
         region = Region(x=x, y=y, width=side, height=side)
         image = read_region(plan.slide, region, size)
-        if plan.whole[row]:
-            mask = masks[label]
-        else:
-            mask = complete_mask(annotated(plan.annotations, region, size), image, settings.tiles.white)
+        mask = masks[label] if plan.whole[row] else annotated(plan.annotations, region, size)
+        if inside == "background" or not plan.whole[row]:
+            mask = complete_mask(mask, image, white, inside)
         yield CutTile(row=row, image=image, mask=mask)
 
 

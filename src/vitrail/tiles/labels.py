@@ -15,6 +15,7 @@ from vitrail.slides.raster import rasterize
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from vitrail.branches import WhiteInside
     from vitrail.geometry import Region
     from vitrail.slides.annotations import Annotations
 
@@ -58,13 +59,19 @@ def is_white(image: NDArray[np.uint8], white: int) -> NDArray[np.bool_]:
     return result
 
 
-def complete_mask(labels: NDArray[np.uint8], image: NDArray[np.uint8], white: int) -> NDArray[np.uint8]:
+def complete_mask(
+    labels: NDArray[np.uint8], image: NDArray[np.uint8], white: int, inside: WhiteInside = "outline"
+) -> NDArray[np.uint8]:
     """Turn unannotated pixels into background where the image is white, and into other tissue elsewhere.
 
-    What is annotated stays, as the smaller value: the classes are in this order, and `UNANNOTATED` is beyond them.
+    What is annotated stays, as the smaller value: the classes are in this order, and `UNANNOTATED` is beyond them. But
+    with `inside = "background"` what is white is background there, too.
     """
-    rest = is_white(image, white).view(np.uint8) + np.uint8(TissueClass.OTHER)
-    return np.asarray(np.minimum(labels, rest))
+    glass = is_white(image, white)
+    mask = np.asarray(np.minimum(labels, glass.view(np.uint8) + np.uint8(TissueClass.OTHER)))
+    if inside == "background":
+        mask[glass] = TissueClass.BACKGROUND
+    return mask
 
 
 def shares(mask: NDArray[np.uint8]) -> list[float]:

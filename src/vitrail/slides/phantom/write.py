@@ -75,7 +75,7 @@ def write_cohort(
     return _write_csv(folder / "slides.csv", [row for _, row in pairs])
 
 
-def write_slide(  # noqa: PLR0913 - the few arguments of a SlideSpec that a caller wants to choose
+def write_slide(
     folder: Path,
     slide_id: str,
     *,
