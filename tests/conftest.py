@@ -82,6 +82,7 @@ def undrawn(monkeypatch):
 SLOW = (
     "test_readme",
     "test_run",
+    "test_fuzz",
     "test_bad_input",
     "test_search",
     "test_report_explained",

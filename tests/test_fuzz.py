@@ -204,7 +204,7 @@ def test_every_kind_of_input_is_tried():
 @pytest.mark.skipif(not READERS.is_dir(), reason="the shared slides are not here")
 def test_a_broken_real_slide_ends_in_one_line(tmp_path):
     (tmp_path / "real.svs").write_bytes((READERS / "cmu-1-small-region.svs").read_bytes())
-    assert run(tmp_path, ("slide",), CASES // 20) == []
+    assert run(tmp_path, ("slide",), CASES // 60) == []
 
 
 @pytest.mark.parametrize("kinds", SHARES, ids="-".join)

@@ -403,3 +403,12 @@ def test_a_slide_without_mpp(real):
 def test_files_that_openslide_refuses(real, name):
     with pytest.raises(SlideError, match=name):
         open_slide(real / name)
+
+
+def test_a_damaged_name_in_a_header_is_passed_over(tmp_path):
+    text = b"Aperio Image Library v11\n|\xff\xfe = 1|MPP = 0.5"
+    image, path = np.full((64, 64, 3), 200, np.uint8), tmp_path / "odd.svs"
+    tifffile.imwrite(path, image, tile=(64, 64), photometric="rgb", compression="jpeg", description=text, metadata=None)
+    with openslide.OpenSlide(path) as direct, pytest.raises(KeyError):
+        dict(direct.properties)
+    assert open_slide(path).mpp == 0.5

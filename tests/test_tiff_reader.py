@@ -26,7 +26,7 @@ from vitrail.slides import slide as slide_module
 from vitrail.slides import tiff_pages, tiff_reader, tile_streams
 from vitrail.slides.openslide_reader import OpenSlideReader
 from vitrail.slides.slide import open_slide, read_region, read_thumbnail
-from vitrail.slides.tiff_pages import TiffError, check_claims, read_pages
+from vitrail.slides.tiff_pages import TiffError, check_claims, read_bytes, read_pages
 from vitrail.slides.tiff_reader import open_tiff
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
@@ -415,3 +415,10 @@ def test_more_tiles_than_a_slide_has_are_not_read(plain, monkeypatch):
     monkeypatch.setattr(tiff_pages, "_MOST_VALUES", 20)
     with pytest.raises(TiffError, match="more tiles than any slide has"):
         read_pages(lambda at, length: plain.read_bytes()[at : at + length])
+
+
+@pytest.mark.parametrize("offset", [-(1 << 62), -1, 1 << 62, 1 << 70])
+def test_bytes_outside_a_file_are_none(plain, offset):
+    with plain.open("rb") as file:
+        assert read_bytes(file, offset, 1 << 40) == b""
+        assert read_bytes(file, 0, 1 << 70) == plain.read_bytes()

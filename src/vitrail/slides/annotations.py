@@ -183,7 +183,10 @@ def read_annotations(path: str | Path, names: ClassNames) -> Annotations:
     _check_names(path, areas, names)
     drawn = [feature.area() for feature in classed]
     _check_crossings(path, drawn)
-    outlines, mended = _understood(classed, drawn, names)
+    try:
+        outlines, mended = _understood(classed, drawn, names)
+    except shapely.errors.ShapelyError as error:
+        raise AnnotationError(path, f"its outlines cannot be mended ({error})", _DRAW) from error
     counts = (len(features) - len(areas), len(areas) - len(classed), mended, len(classed) - len(outlines))
     ignored = [geometry for label, geometry in outlines if label is None]
     labelled = [Annotation(label=label, geometry=geometry) for label, geometry in outlines if label is not None]

@@ -6,6 +6,7 @@ touches OpenSlide's associated images.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Protocol
 
@@ -125,7 +126,7 @@ def level_sizes(path: Path) -> tuple[str, tuple[tuple[int, int], ...]]:
         As `open_with_openslide` does.
     """
     with open_with_openslide(path) as handle:
-        return handle.properties[openslide.PROPERTY_NAME_VENDOR], handle.level_dimensions
+        return properties_of(handle)[openslide.PROPERTY_NAME_VENDOR], handle.level_dimensions
 
 
 def open_with_openslide(path: Path) -> openslide.OpenSlide:
@@ -155,10 +156,7 @@ def open_with_openslide(path: Path) -> openslide.OpenSlide:
 
 def _check_levels(path: Path, slide: openslide.OpenSlide) -> None:
     """Refuse what OpenSlide opens and cannot decode: it ends the process where it has no memory for a tile."""
-    try:
-        properties = dict(slide.properties)
-    except UnicodeDecodeError as error:
-        raise SlideError(path, f"its header is no text in UTF-8 ({error})", "Copy it again from its source") from error
+    properties = properties_of(slide)
     for level in range(slide.level_count):
         sides = (properties.get(f"openslide.level[{level}].tile-{side}", "0") for side in ("width", "height"))
         check_tile(path, *map(int, sides))
@@ -166,6 +164,21 @@ def _check_levels(path: Path, slide: openslide.OpenSlide) -> None:
     if max(width, height) > _MOST_SIDE_PX:
         problem = f"claims {width:,} x {height:,} pixels, and no slide has a side of more than {_MOST_SIDE_PX:,}"
         raise SlideError(path, problem, "The file is damaged: copy it again from its source")
+
+
+def properties_of(slide: openslide.OpenSlide) -> dict[str, str]:
+    """Return what OpenSlide says of an open slide; a damaged name that it lists, and does not know again, is left out.
+
+    Returns
+    -------
+    dict[str, str]
+        Values by name.
+    """
+    properties: dict[str, str] = {}
+    for name in slide.properties:
+        with suppress(KeyError):
+            properties[name] = slide.properties[name]
+    return properties
 
 
 def _check_readable(path: Path) -> None:

@@ -18,7 +18,7 @@ import numpy as np
 from vitrail.errors import SlideError
 from vitrail.geometry import Region
 from vitrail.slides.header import bounds_of, check_mpp, downsample_of, header_mpp
-from vitrail.slides.openslide_reader import LevelReader, OpenSlideReader, open_with_openslide
+from vitrail.slides.openslide_reader import LevelReader, OpenSlideReader, open_with_openslide, properties_of
 from vitrail.slides.resample import area_resample, means_resample
 from vitrail.slides.tiff_reader import open_tiff
 
@@ -101,7 +101,7 @@ def open_slide(
     path = Path(path)
     check_mpp(path, mpp, fallback_mpp)
     with open_with_openslide(path) as handle:
-        properties = dict(handle.properties)
+        properties = properties_of(handle)
         sizes = handle.level_dimensions
     alone = len(sizes) == 1 and properties.get("openslide.vendor") == "generic-tiff"
     if alone and (tiff := open_tiff(path)):

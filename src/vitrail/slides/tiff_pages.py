@@ -184,7 +184,7 @@ def check_tile(path: Path, width: int, height: int) -> None:
 def read_bytes(file: BinaryIO, offset: int, length: int) -> bytes:
     """Return the bytes at an offset; fewer, where the file ends, whatever is asked for."""
     left = os.fstat(file.fileno()).st_size - offset
-    if min(left, length) <= 0:
+    if offset < 0 or min(left, length) <= 0:
         return b""
     file.seek(offset)
     return file.read(min(left, length)) or b""
