@@ -15,7 +15,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +24,7 @@ from scipy.integrate import trapezoid
 
 from vitrail.errors import RunError
 from vitrail.explain.stored import KEYS
+from vitrail.files import read_json, read_table
 from vitrail.measures.stats import bootstrap, by_patient
 
 if TYPE_CHECKING:
@@ -82,10 +82,10 @@ def open_checked(folder: Path) -> Checked:
     """
     try:
         perturbation, randomisation, truth = (_read(folder, name) for name in COLUMNS)
-        summary = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
-    except (OSError, ValueError, KeyError) as error:
+        summary = read_json(folder / SUMMARY)
+    except (RunError, KeyError) as error:
         problem = f"no complete checks ({' '.join(str(error).split())[:200]})"
-        raise RunError(folder, problem, "Check the explanations with: vitrail check RUN") from None
+        raise RunError(folder, problem, f"Remove this folder, and run: vitrail explain {folder.parent}") from None
     return Checked(perturbation=perturbation, randomisation=randomisation, truth=truth, summary=summary)
 
 
@@ -97,7 +97,7 @@ def as_table(name: str, parts: Iterable[pd.DataFrame]) -> pd.DataFrame:
 
 
 def _read(folder: Path, name: str) -> pd.DataFrame:
-    return pd.read_parquet(folder / f"{name}.parquet")[list(COLUMNS[name])]
+    return read_table(folder / f"{name}.parquet")[list(COLUMNS[name])]
 
 
 def summarise(tables: dict[str, pd.DataFrame], seed: int) -> dict[str, Any]:

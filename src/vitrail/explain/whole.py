@@ -8,19 +8,19 @@ it is linear, and so a product with two small matrices a layer, within the graph
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import nn
 
-from vitrail.errors import ModelError
+from vitrail.errors import ModelError, RunError
 from vitrail.explain.align import FEATURES, frames
 from vitrail.explain.cam import classifier_cam
 from vitrail.explain.hooks import seen, tap
 from vitrail.explain.hrcam import load_auxiliary, weigher
 from vitrail.explain.layers import final_stride
+from vitrail.files import read_json
 from vitrail.models.classifier import Classifier
 
 if TYPE_CHECKING:
@@ -132,9 +132,9 @@ def fitted_on(model_folder: Path) -> Auxiliary | None:
     own = model_folder.resolve()
     explanations = own.parent / "explanations"
     try:
-        digest = json.loads((own / "stage.json").read_text(encoding="utf-8"))["digest"]
-        fitted = json.loads((explanations / "stage.json").read_text(encoding="utf-8"))["needs"][own.name]
-    except (OSError, ValueError, KeyError, TypeError):
+        digest = read_json(own / "stage.json")["digest"]
+        fitted = read_json(explanations / "stage.json")["needs"][own.name]
+    except (RunError, KeyError, TypeError):
         return None
     return load_auxiliary(explanations / own.name) if fitted == digest else None
 
