@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import time
 import tracemalloc
@@ -17,6 +18,7 @@ from shapely import MultiPolygon, Polygon
 from vitrail.classes import TissueClass
 from vitrail.errors import AnnotationError, SettingsError
 from vitrail.geometry import Region
+from vitrail.slides import annotations, crossings
 from vitrail.slides.annotations import Annotation, Annotations, ClassNames, names_found, read_annotations
 from vitrail.slides.raster import covered, rasterize
 
@@ -309,7 +311,7 @@ def test_malformed_coordinates_name_the_feature(read, geometry):
 
 
 def test_a_missing_file(tmp_path):
-    with pytest.raises(AnnotationError, match=r"gone\.geojson: cannot be opened"):
+    with pytest.raises(AnnotationError, match=r"gone\.geojson: no such file"):
         names_found(tmp_path / "gone.geojson")
 
 
@@ -317,8 +319,9 @@ def test_a_file_that_cannot_be_read(tmp_path, monkeypatch):
     def denied(*_args, **_more):
         raise PermissionError(13, "Permission denied")
 
-    with pytest.raises(AnnotationError, match=r"cannot be opened \(Is a directory\)"):
+    with pytest.raises(AnnotationError, match="a folder, not a file"):
         read_annotations(tmp_path, NAMES)
+    (tmp_path / "P01.geojson").touch()
     monkeypatch.setattr(Path, "open", denied)
     with pytest.raises(AnnotationError, match=r"cannot be opened \(Permission denied\)"):
         read_annotations(tmp_path / "P01.geojson", NAMES)
@@ -454,3 +457,58 @@ def test_a_long_outline_is_painted_quickly():
         outline.intersection(shapely.box(0.3, 5000.2, 22_400.3, 5224.2)).area, rel=1e-3
     )
     assert spent < 1.0  # about 0.03 s; the limit is for crowded machines
+
+
+def tangle(corners, seed=0):
+    """An outline whose sides cross each other about corners squared over nine times."""
+    ring = np.random.default_rng(seed).integers(0, 10_000, (corners, 2)).tolist()
+    return {"type": "Polygon", "coordinates": [[*ring, ring[0]]]}
+
+
+def comb(along):
+    """A valid outline of 300 teeth, along one of the two axes."""
+    side = [[0, -10], *([x, y] for i in range(300) for x, y in ((4 * i, 1200), (4 * i + 2, 1200), (4 * i + 2, 0)))]
+    ring = [point[::along] for point in [*side, [1200, -10], side[0]]]
+    return {"type": "Polygon", "coordinates": [ring]}
+
+
+def test_outlines_that_cross_thousands_of_times_are_mended(read):
+    outline = read([feature(geometry=tangle(250))])
+    shape = outline.outlines[0].geometry
+    assert "crossed itself" in outline.warnings[0]
+    assert shapely.is_valid(shape)
+    hull = shapely.convex_hull(shapely.geometry.shape(tangle(250)))
+    assert 0.5 * hull.area < shape.area < hull.area
+
+
+@pytest.mark.parametrize("drawn", [[tangle(3000)], [tangle(250, seed) for seed in range(6)], [comb(1), comb(-1)]])
+def test_outlines_that_would_take_minutes_to_mend_are_refused(read, drawn, monkeypatch):
+    monkeypatch.setattr(shapely, "make_valid", None)
+    monkeypatch.setattr(shapely, "union_all", None)
+    with pytest.raises(AnnotationError, match=r"P01\.geojson: its outlines cross .* more than 20,000 times\. Draw"):
+        read([feature(geometry=one) for one in drawn])
+
+
+def test_crossings_are_counted_as_a_loop_over_pairs_of_sides_does(monkeypatch):
+    polygon = shapely.geometry.shape(tangle(40))
+    sides = [shapely.LineString(pair) for pair in itertools.pairwise(polygon.exterior.coords)]
+    meet = sum(one.intersects(other) for one in sides for other in sides)
+    monkeypatch.setattr(crossings, "_NEIGHBOURS", 0)
+    for most, too_often in ((meet // 2 - 1, True), (meet // 2, False)):
+        monkeypatch.setattr(crossings, "MOST_CROSSINGS", most)
+        assert crossings.cross_too_often([MultiPolygon([polygon])]) is too_often
+
+
+def test_many_outlines_side_by_side_are_not_taken_for_crossing_ones(read):
+    cells = [
+        {"type": "Polygon", "coordinates": [[[x, y], [x + 9, y], [x + 9, y + 9], [x, y + 9], [x, y]]]}
+        for x in range(0, 900, 9)
+        for y in range(0, 900, 9)
+    ]
+    assert read([feature(geometry=cell) for cell in cells]).area(TissueClass.TUMOR) == 810_000
+
+
+def test_more_corners_than_any_outline_has_are_refused(read, monkeypatch):
+    monkeypatch.setattr(annotations, "MOST_CORNERS", 100)
+    with pytest.raises(AnnotationError, match="its outlines have 251 corners, more than 100"):
+        read([feature(geometry=tangle(250))])

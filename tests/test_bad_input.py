@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
 from shapely.geometry import Polygon, box
 
 from conftest import FAST, SIDE, outline, tissue, write_outlines, write_tiff
+from mutations import with_tag
 from test_run import vitrail
 from vitrail.study import new_run
 
@@ -54,6 +56,25 @@ def far_away(cohort):
     write_outlines(cohort.parent / "S1.geojson", outline("Tumor", box(9000, 9000, 9100, 9100)))
 
 
+def giant_tiles(cohort):
+    path = cohort.parent / "S1.tif"
+    path.write_bytes(with_tag(with_tag(path.read_bytes(), 322, 100_000), 323, 100_000))
+
+
+def slide_is_a_pipe(cohort):
+    (cohort.parent / "S1.tif").unlink()
+    os.mkfifo(cohort.parent / "S1.tif")
+
+
+def endless_outlines(cohort):
+    (cohort.parent / "S1.geojson").unlink()
+    (cohort.parent / "S1.geojson").symlink_to("/dev/zero")
+
+
+def tangled(cohort):
+    write_outlines(cohort.parent / "S1.geojson", outline("Tumor", Polygon(tissue(1)[:50, :60, :2].reshape(-1, 2))))
+
+
 def real_broken(cohort):
     if not BROKEN.is_file():
         pytest.skip("the shared slides are not here")
@@ -67,6 +88,10 @@ def real_broken(cohort):
         (real_broken, "not a slide"),
         (no_mpp, "gives no mpp"),
         (truncated, "S1.tif"),
+        (giant_tiles, "S1.tif: its tiles claim 100,000 x 100,000 pixels"),
+        (slide_is_a_pipe, "S1.tif: a named pipe, not a file"),
+        (endless_outlines, "S1.geojson: a device, not a file"),
+        (tangled, "S1.geojson: its outlines cross themselves and each other more than 20,000 times"),
         (missing_slide, "S1.tif"),
         (missing_outlines, "S1.geojson"),
         (empty_outlines, "no outlines"),
@@ -91,6 +116,18 @@ def unknown_class(cohort):
     )
 
 
+def unknown_classes_in_two_files(cohort):
+    for name in ("S1", "S4"):
+        write_outlines(cohort.parent / f"{name}.geojson", outline("Tumour", box(0, 0, 99, 99)))
+
+
+def unknown_classes_everywhere(cohort):
+    for number, path in enumerate(sorted(cohort.parent.glob("*.geojson"))):
+        write_outlines(path, *(outline(f"K{number}{i:02}", box(0, 0, 9, 9)) for i in range(4)))
+        if number < 5:
+            write_outlines(path, outline("Tumour", box(0, 0, 9, 9)), outline("Tumour", box(0, 0, 9, 9)))
+
+
 def no_tumor(cohort):
     for path in cohort.parent.glob("*.geojson"):
         write_outlines(path, outline("Non-tumor", box(0, 0, SIDE, SIDE)))
@@ -104,7 +141,10 @@ def all_missing(cohort):
 @pytest.mark.parametrize(
     ("spoil", "said"),
     [
-        (unknown_class, "unknown names: 'Stroma: loose' (1), 'Tumour' (1)"),
+        (unknown_class, "S1.geojson: outlines with unknown names: 'Stroma: loose' (1), 'Tumour' (1)"),
+        (unknown_classes_in_two_files, "2 annotation files: outlines with unknown names: 'Tumour' (2 in S1"),
+        (unknown_classes_in_two_files, ".geojson, S4.geojson). Add each name"),
+        (unknown_classes_everywhere, "'Tumour' (10 in S0.geojson, S1.geojson, S2.geojson and 2 more)"),
         (no_tumor, "not one of them is tumor"),
         (all_missing, "6 slides: none gave tiles"),
     ],

@@ -63,5 +63,12 @@ def test_files_and_links_to_files_are(tmp_path):
 def test_a_file_that_is_too_large_is_not_read_to_its_end(tmp_path):
     with (tmp_path / "sparse").open("wb") as file:
         file.truncate(1 << 40)
-    with pytest.raises(CohortError, match="has more than 2 MiB"):
+    with pytest.raises(CohortError, match="has 1048576 MiB, more than 2"):
         read_regular(tmp_path / "sparse", CohortError, "Name a file", 2 << 20)
+
+
+def test_a_line_stays_one_that_can_be_read_whatever_is_in_it():
+    line = str(CohortError("slides.csv", "column \x1b[31m\n\ud800" + "x" * 10**6 + "end", "Mend it"))
+    assert line.startswith("slides.csv: column \\x1b[31m \\ud800xxx")
+    assert line.endswith("xxend. Mend it.")
+    assert len(line) < 1000

@@ -107,7 +107,7 @@ def test_weights_of_a_vitrail_classifier(tmp_path):
 @pytest.mark.parametrize(
     ("content", "problem"),
     [
-        (None, "no such weights file"),
+        (None, "no such file"),
         (b"nonsense", "not a readable weights file"),
         (b"hello", "not a readable"),
         (b".", "not a readable"),

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import struct
+import zlib
+
 import numpy as np
 import pytest
 import torch
@@ -13,6 +17,7 @@ from vitrail.explain.explainer import Explainer
 from vitrail.explain.hrcam import fit, save_auxiliary
 from vitrail.models.spec import ClassifierSpec, SegmenterSpec
 from vitrail.models.store import build, load_model, save_model
+from vitrail.single import explain_picture
 
 SHARED = {"encoder": "test_efficientnet", "side_um": 32.0, "side_px": 64, "mean": (0.6,) * 3, "std": (0.2,) * 3}
 SPECS = {
@@ -88,6 +93,8 @@ def test_the_name_of_a_file_stays_as_it_is(study, picture, tmp_path):
         (("--at", "7"), "'7' is not X,Y"),
         (("--at", "250,0"), "lies beyond the slide"),
         (("--at", "-1,0"), "lies beyond the slide"),
+        (("--at", "nan,0"), "lies beyond the slide"),
+        (("--at", "0,inf"), "lies beyond the slide"),
     ],
 )
 def test_mistakes_about_a_place_are_one_line(study, tmp_path, capsys, options, problem):
@@ -102,7 +109,7 @@ def test_mistakes_about_a_place_are_one_line(study, tmp_path, capsys, options, p
     ("name", "content", "problem"),
     [
         ("gone.png", None, "no such file"),
-        ("broken.png", b"no picture", "cannot be read"),
+        ("broken.png", b"no picture", "cannot be read (cannot identify image file its content)"),
         ("gone.svs", None, "no such file"),
     ],
 )
@@ -113,6 +120,68 @@ def test_mistakes_about_a_file_are_one_line(study, tmp_path, capsys, name, conte
     said = capsys.readouterr().err
     assert problem in said
     assert len(said.splitlines()) == 1
+
+
+def chunk(kind, content):
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+def png(width, height, *more):
+    """A PNG of 8-bit RGB that claims a size; its pixels are missing."""
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + b"".join(more)
+
+
+DATA = chunk(b"IDAT", zlib.compress(bytes(64 * (1 + 64 * 3))))
+TEXT = chunk(b"zTXt", b"Comment\0\0" + zlib.compress(bytes(100 << 20)))
+BMP = b"BM" + struct.pack("<IHHI", 54 + 64 * 192, 0, 0, 54) + struct.pack("<IiiHHIIiiII", 40, -64, 64, 1, 24, *[0] * 6)
+SGI = struct.pack(">HBBHHHH", 474, 1, 1, 3, 64, 64, 3) + bytes(600)
+DDS = b"DDS " + struct.pack("<IIII", 124, 0x1007, 64, 64) + bytes(112)
+WMF = b"\xd7\xcd\xc6\x9a" + struct.pack("<HhhhhHIH", 0, 0, 0, 64, 64, 96, 0, 0) + b"\x01\0\x09\0\0\x03" + bytes(99)
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (png(12_000, 12_000, DATA), "has 12,000 x 12,000 pixels, more than the 1,048,576"),
+        (png(50_000, 50_000, DATA), "cannot be read (Image size (2500000000 pixels) exceeds limit"),
+        (png(1 << 31, 1 << 31, DATA), "cannot be read"),
+        (png(2000, 2000, chunk(b"IDAT", b"")), "give the slide that it is of, and the place with --at X,Y"),
+        (png(64, 64, TEXT, DATA, chunk(b"IEND", b"")), "cannot be read"),
+        (png(64, 64, DATA[:20]), "cannot be read"),
+        (png(64, 64, chunk(b"gAMA", b""), DATA), "cannot be read"),
+        (BMP, "cannot be read"),
+        (SGI, "cannot be read (cannot identify"),
+        (DDS, "cannot be read (cannot identify"),
+        (WMF, "cannot be read (cannot identify"),
+    ],
+    ids=["large", "bomb", "negative", "2000", "text", "cut", "chunk", "BMP", "SGI", "DDS", "WMF"],
+)
+def test_a_hostile_picture_is_one_line(study, tmp_path, capsys, content, problem):
+    (tmp_path / "hostile.png").write_bytes(content)
+    assert vitrail("explain", tmp_path / "hostile.png", "--model", study / "classifier", "-o", tmp_path / "out") == 2
+    said = capsys.readouterr().err
+    assert problem in said
+    assert len(said.splitlines()) == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_picture_that_is_a_pipe_is_not_waited_for(study, tmp_path, capsys):
+    os.mkfifo(tmp_path / "pipe.png")
+    assert vitrail("explain", tmp_path / "pipe.png", "--model", study / "classifier") == 2
+    assert "pipe.png: a named pipe, not a file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("writer", "suffix"), [("save_overlay", ".png"), ("np.save", ".npy")])
+def test_what_is_killed_while_it_writes_leaves_no_half_a_file(study, picture, tmp_path, monkeypatch, writer, suffix):
+    def killed(file, *_):
+        (file.write_bytes if suffix == ".png" else file.write)(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(f"vitrail.single.{writer}", killed)
+    with pytest.raises(KeyboardInterrupt):
+        explain_picture(study / "classifier", picture, None, tmp_path)
+    assert not [path for path in tmp_path.iterdir() if path.suffix == suffix]
 
 
 def test_a_small_picture_and_an_unusual_one(study, tmp_path, capsys):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import pickle
+import struct
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import product
@@ -12,18 +13,20 @@ from pathlib import Path
 import numpy as np
 import openslide
 import pytest
+import simplejpeg
 import tifffile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mutations import with_tag
 from tiffs import APERIO, Kind, tissue_like, write_jpeg_tiff
 from vitrail.errors import SlideError
 from vitrail.geometry import Region
 from vitrail.slides import slide as slide_module
-from vitrail.slides import tiff_reader, tile_streams
+from vitrail.slides import tiff_pages, tiff_reader, tile_streams
 from vitrail.slides.openslide_reader import OpenSlideReader
 from vitrail.slides.slide import open_slide, read_region, read_thumbnail
-from vitrail.slides.tiff_pages import TiffError, read_pages
+from vitrail.slides.tiff_pages import TiffError, check_claims, read_pages
 from vitrail.slides.tiff_reader import open_tiff
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
@@ -339,3 +342,76 @@ def test_real_slides(name):
                 int(rng.integers(-10, length - part + 10)) for length, part in zip(size, (wide, high), strict=True)
             )
             assert np.array_equal(fast.read(level, at, (wide, high)), slow.read(level, at, (wide, high)))
+
+
+def entry(tag, kind, count, value):
+    return struct.pack("<HHII", tag, kind, count, value)
+
+
+def directory(*entries, following=0):
+    return struct.pack("<H", len(entries)) + b"".join(entries) + struct.pack("<I", following)
+
+
+SIDES = [(322, 1 << 31), (323, 1 << 31), (322, 1 << 21)]
+
+
+@pytest.mark.parametrize(("tag", "side"), SIDES)
+def test_tiles_that_would_not_fit_in_memory_are_refused_before_openslide_is_asked(
+    path, tmp_path, monkeypatch, tag, side
+):
+    (tmp_path / "huge.tif").write_bytes(with_tag(path.read_bytes(), tag, side))
+    monkeypatch.setattr(openslide, "OpenSlide", None)
+    with pytest.raises(SlideError, match=rf"huge\.tif: its tiles claim .*{side:,}.* pixels, and more than 67,108,864"):
+        open_slide(tmp_path / "huge.tif")
+
+
+@pytest.mark.parametrize("length", [1 << 28, (1 << 32) - 1])
+def test_tiles_longer_than_their_file_are_refused(plain, tmp_path, length):
+    (tmp_path / "long.tif").write_bytes(with_tag(plain.read_bytes(), 325, length))
+    with pytest.raises(SlideError, match=rf"long\.tif: a tile claims {length:,} bytes, where [\d,]+ are possible"):
+        open_slide(tmp_path / "long.tif")
+
+
+@pytest.mark.parametrize(
+    ("entries", "problem"),
+    [
+        ([entry(322, 4, 1, 64), entry(322, 4, 1, 1 << 30)], "tag 322 is there twice"),
+        ([entry(322, 12, 1, 8)], "tag 322 is no number"),
+        ([entry(322, 4, 1, 64), entry(325, 4, 1 << 25, 8)], "tag 325 has 33554432 values"),
+        ([entry(322, 4, 1, 64), entry(325, 17, 1 << 20, 8)], "cut short"),
+        ([entry(322, 9, 1, (1 << 32) - 64)], "its tiles claim -64 x 0 pixels"),
+        ([entry(322, 4, 1, 64), entry(325, 9, 1, (1 << 32) - 1)], "a tile claims 18,446,744,073,709,551,615 bytes"),
+    ],
+)
+def test_directories_that_openslide_would_read_otherwise_are_refused(tmp_path, entries, problem):
+    (tmp_path / "odd.tif").write_bytes(b"II*\0" + struct.pack("<I", 8) + directory(*entries))
+    with pytest.raises(SlideError, match=rf"odd\.tif: .*{problem}"):
+        open_slide(tmp_path / "odd.tif")
+
+
+def test_files_of_hamamatsus_are_left_to_openslide(tmp_path):
+    """Their directories lie at 64-bit offsets; followed by 32 bits, a chain would lead anywhere."""
+    own = directory(entry(322, 4, 1, 1 << 31), entry(323, 4, 1, 64), entry(65420, 4, 1, 1))
+    (tmp_path / "scan.ndpi").write_bytes(b"II*\0" + struct.pack("<Q", 12) + own)
+    check_claims(tmp_path / "scan.ndpi")
+    (tmp_path / "scan.ndpi").write_bytes(b"II*\0" + struct.pack("<Q", 12) + own.replace(b"\x8c\xff", b"\x8d\xff"))
+    with pytest.raises(SlideError, match="its tiles claim"):
+        check_claims(tmp_path / "scan.ndpi")
+
+
+def test_a_stream_that_claims_more_than_its_tile_is_not_decoded(plain, monkeypatch):
+    page = read_pages(lambda at, length: plain.read_bytes()[at : at + length])[0]
+    stream = simplejpeg.encode_jpeg(IMAGE[:64, :64].copy(), colorsubsampling="420")
+    decoder = tile_streams.JpegDecoder(page)
+    assert decoder.decode(stream, (64, 64), 1).shape == (64, 64, 3)
+    assert decoder.decode(stream, (16, 16), 4).shape == (16, 16, 3)
+    monkeypatch.setattr(tile_streams.simplejpeg, "decode_jpeg", None)
+    claims = stream.replace(struct.pack(">HH", 64, 64), struct.pack(">HH", 40_000, 40_000))
+    assert decoder.decode(claims, (64, 64), 1) is None
+    assert decoder.decode(claims, (16, 16), 4) is None
+
+
+def test_more_tiles_than_a_slide_has_are_not_read(plain, monkeypatch):
+    monkeypatch.setattr(tiff_pages, "_MOST_VALUES", 20)
+    with pytest.raises(TiffError, match="more tiles than any slide has"):
+        read_pages(lambda at, length: plain.read_bytes()[at : at + length])

@@ -48,6 +48,8 @@ def test_grids_lie_within_or_cover(tmp_path):
     assert (inner_grid(slide, 199.1).rows, covering_grid(slide, 199.1).rows) == (7, 8)
     assert (inner_grid(slide, 25 * MPP).rows, covering_grid(slide, 25 * MPP).rows) == (10, 10)
     assert inner_grid(slide, 2000).columns == 0
+    with pytest.raises(SlideError, match=r"tiles of 0\.01 um, more than 10,000,000\. Take larger tiles"):
+        inner_grid(slide, 0.01)
 
 
 def test_a_fractional_grid_does_not_drift():

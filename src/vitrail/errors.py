@@ -40,7 +40,23 @@ class VitrailError(Exception):
 
     def __str__(self) -> str:
         end = "" if self.cure.endswith("?") else "."
-        return " ".join(f"{self.where}: {self.problem}. {self.cure[:1].upper()}{self.cure[1:]}{end}".split())
+        problem, cure = _shortened(self.problem), _shortened(self.cure)
+        line = " ".join(f"{self.where}: {problem}. {cure[:1].upper()}{cure[1:]}{end}".split())
+        return line if line.isprintable() else "".join(map(_visible, line))
+
+
+_LONGEST = 1000
+"""Characters of a problem and of a cure: files can have names and values of any length in them."""
+
+
+def _shortened(text: str) -> str:
+    """Leave out the middle of a text that is too long to be read."""
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST // 2]} ... {text[-_LONGEST // 4 :]}"
+
+
+def _visible(character: str) -> str:
+    """Return a character; one that a terminal would obey, or that no file can hold, as its code."""
+    return character if character.isprintable() else character.encode("unicode_escape").decode()
 
 
 class SettingsError(VitrailError):

@@ -84,13 +84,13 @@ def read_regular(path: Path, error: type[VitrailError], cure: str, most_bytes: i
     """
     regular_file(path, error, cure)
     try:
+        size = path.stat().st_size
+        if size > most_bytes:
+            raise error(path, f"has {size >> 20} MiB, more than {most_bytes >> 20}", cure)
         with path.open("rb") as file:
-            content = file.read(most_bytes + 1)
+            return file.read(size)  # and no more, should it grow
     except OSError as reason:
         raise error(path, f"cannot be opened ({reason.strerror})", cure) from reason
-    if len(content) > most_bytes:
-        raise error(path, f"has more than {most_bytes >> 20} MiB", cure)
-    return content
 
 
 def write_text(path: Path, text: str) -> None:

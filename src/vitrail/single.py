@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import io
+import math
+import warnings
 from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from vitrail.classes import TissueClass
 from vitrail.errors import SettingsError, SlideError
+from vitrail.exchange.whole import whole_file
 from vitrail.explain.explainer import Explainer
 from vitrail.explain.hrcam import load_auxiliary
+from vitrail.files import read_regular
 from vitrail.geometry import Region
 from vitrail.models.classifier import Classifier
 from vitrail.models.device import keep_memory, pick_device
@@ -31,10 +36,16 @@ if TYPE_CHECKING:
 
     Pixels = NDArray[np.uint8]
 
-PICTURES = {".png", ".jpg", ".jpeg", ".bmp"}
+PICTURES = {".png", ".jpg", ".jpeg", ".bmp", ".webp"}
 """Files that are taken for a picture at the model's own resolution; every other is taken for a slide."""
 
+_FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "TIFF")
+"""What such a file may hold, as Pillow calls it; it knows forty more, which nobody stores tissue in."""
+
 _LEAST_PX = 32
+_MOST_PX, _MOST_BYTES = 1 << 20, 64 << 20
+"""Of a picture: 1,024 squared, which take 4.5 GB to explain; and what its file may have."""
+
 _SHOWN = 4  # times the network's resolution, so that nuclei can be seen
 
 
@@ -59,7 +70,9 @@ def explain_picture(model_folder: Path, file: Path, corner: str | None, out: Pat
     SettingsError
         The corner is missing, or is none.
     SlideError
-        The file cannot be read, or is too small.
+        The file cannot be read, or is too small or too large.
+    ExchangeError
+        A result cannot be written.
     """
     model = load_model(model_folder)
     tile, shown = _pixels(model.spec, file, corner)
@@ -70,10 +83,12 @@ def explain_picture(model_folder: Path, file: Path, corner: str | None, out: Pat
     out.mkdir(parents=True, exist_ok=True)
     place = corner.replace(" ", "").split(",") if corner else []
     name = "-".join([file.stem, *place, model.spec.task])
-    for saliency in maps:
-        np.save(out / f"{name}-{saliency.method}.npy", saliency.values)
     picture = out / f"{name}.png"
-    save_overlay(picture, shown, maps, f"{file.name}, {model.spec.task}: {told}")
+    for saliency in maps:
+        with whole_file(out / f"{name}-{saliency.method}.npy") as temporary, temporary.open("wb") as values:
+            np.save(values, saliency.values)
+    with whole_file(picture) as temporary:
+        save_overlay(temporary, shown, maps, f"{file.name}, {model.spec.task}: {told}")
     lines = [f"{model.spec.task}: {told}", *(_line(saliency) for saliency in maps), str(picture)]
     return Outcome(lines=lines, warnings=_warnings(model, tile, maps), skipped=[])
 
@@ -81,7 +96,7 @@ def explain_picture(model_folder: Path, file: Path, corner: str | None, out: Pat
 def _pixels(spec: ModelSpec, file: Path, corner: str | None) -> tuple[Pixels, Pixels]:
     """Return what the network is given, and the same for the eye, `[h, w, 3]` each."""
     if file.suffix.lower() in PICTURES:
-        picture = _picture(file)
+        picture = _picture(file, max(_MOST_PX, spec.side_px**2))
         return picture, picture
     if corner is None:
         raise SettingsError("--at", f"is missing, and {file.name} is a slide", "Add for example --at 10240,8192")
@@ -89,24 +104,35 @@ def _pixels(spec: ModelSpec, file: Path, corner: str | None) -> tuple[Pixels, Pi
     x, y = _corner(corner)
     side = spec.side_um / slide.mpp
     region = Region(x=x, y=y, width=side, height=side)
-    if x + side > slide.region.width or y + side > slide.region.height or min(x, y) < 0:
+    if not (0 <= x <= slide.region.width - side and 0 <= y <= slide.region.height - side):  # nor is NaN
         cure = f"It has {slide.region.width:g} x {slide.region.height:g} pixels, and a tile {side:.0f}"
         raise SlideError(file, f"a tile at {corner} lies beyond the slide", cure)
     large = spec.side_px * _SHOWN
     return read_region(slide, region, (spec.side_px, spec.side_px)), read_region(slide, region, (large, large))
 
 
-def _picture(file: Path) -> Pixels:
+def _picture(file: Path, most_px: int) -> Pixels:
+    """Read a picture; how large it is stands in its header, and is looked at before its pixels are decoded."""
+    content = io.BytesIO(read_regular(file, SlideError, "Give a PNG or JPEG picture, or a slide", _MOST_BYTES))
     try:
-        with Image.open(file) as opened:
+        with warnings.catch_warnings(action="ignore"), Image.open(content, formats=_FORMATS) as opened:
+            _check_size(file, opened.size, most_px)
             picture = np.asarray(opened.convert("RGB"))
-    except FileNotFoundError:
-        raise SlideError(file, "no such file", "Check the path") from None
-    except (UnidentifiedImageError, OSError) as error:
-        raise SlideError(file, f"cannot be read ({error})", "Give a PNG or JPEG picture, or a slide") from None
-    if min(picture.shape[:2]) < _LEAST_PX:
-        raise SlideError(file, f"has only {picture.shape[1]} x {picture.shape[0]} pixels", "Give at least 32 x 32")
+    except SlideError:
+        raise
+    except Exception as error:  # noqa: BLE001 - broken pictures end in any type of Pillow's, of struct's and zlib's
+        reason = str(error).replace(repr(content), "its content") or type(error).__name__
+        raise SlideError(file, f"cannot be read ({reason})", "Give a PNG or JPEG picture, or a slide") from None
+    _check_size(file, (picture.shape[1], picture.shape[0]), most_px)
     return picture
+
+
+def _check_size(file: Path, size: tuple[int, int], most_px: int) -> None:
+    if min(size) < _LEAST_PX:
+        raise SlideError(file, f"has only {size[0]} x {size[1]} pixels", "Give at least 32 x 32")
+    if math.prod(size) > most_px:
+        problem = f"has {size[0]:,} x {size[1]:,} pixels, more than the {most_px:,} that can be explained at once"
+        raise SlideError(file, problem, "Cut it, or give the slide that it is of, and the place with --at X,Y")
 
 
 def _corner(text: str) -> tuple[float, float]:

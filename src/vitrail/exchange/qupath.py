@@ -26,6 +26,7 @@ import shapely
 import vitrail
 from vitrail.classes import CLASSES, TissueClass
 from vitrail.exchange.whole import ExchangeError, whole_file
+from vitrail.files import regular_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -128,14 +129,14 @@ def read_tiles_geojson(path: str | Path) -> pd.DataFrame:
     """
     path = Path(path)
     try:
-        with path.open(encoding="utf-8-sig") as file:
+        with regular_file(path, ExchangeError, _AGAIN).open(encoding="utf-8-sig") as file:
             common, features = _opened(file)
             rows = _tiles(common, features)
             tables = [_table(common, part) for part in iter(lambda: list(islice(rows, _CHUNK)), [])]
         return _joined(common, tables)
     except OSError as error:
         raise ExchangeError(path, f"cannot be opened ({error.strerror})", _AGAIN) from error
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError) as error:
         raise ExchangeError(path, f"no GeoJSON with tiles ({error})", _AGAIN) from error
 
 

@@ -29,6 +29,7 @@ from vitrail.explain.hooks import frozen, seen, tap
 from vitrail.explain.layers import Layers, run
 from vitrail.explain.logistic import logistic_regression
 from vitrail.explain.saliency import Maps
+from vitrail.files import read_regular, regular_file
 from vitrail.models.store import replace, save_tensors
 
 if TYPE_CHECKING:
@@ -276,11 +277,9 @@ def load_auxiliary(folder: Path) -> Auxiliary:
     """
     cure = "Fit HR-CAM again"
     try:
-        content = _File.model_validate(json.loads((folder / _JSON).read_bytes()))
-        weights = load_file(folder / _WEIGHTS)["weights"]
-    except FileNotFoundError as error:
-        raise ModelError(str(error.filename or folder / _WEIGHTS), "no such file", cure) from None
-    except (ValidationError, ValueError) as error:
+        content = _File.model_validate(json.loads(read_regular(folder / _JSON, ModelError, cure)))
+        weights = load_file(regular_file(folder / _WEIGHTS, ModelError, cure))["weights"]
+    except (ValidationError, ValueError, RecursionError) as error:
         raise ModelError(folder / _JSON, f"not valid ({' '.join(str(error).split())[:200]})", cure) from None
     except (SafetensorError, KeyError):
         raise ModelError(folder / _WEIGHTS, "not a readable weights file", cure) from None

@@ -21,6 +21,7 @@ from safetensors.torch import load_file
 
 from vitrail.config import EMBEDDED_ENCODER
 from vitrail.errors import ModelError
+from vitrail.files import regular_file
 from vitrail.models.depthwise import quicken
 
 if TYPE_CHECKING:
@@ -253,11 +254,8 @@ def _rename(key: str, names: dict[str, str]) -> str:
 def _weights_path(settings: EncoderSettings) -> Path:
     """Return the path that the setting gives, where there is a file; `~` is the user's home."""
     path = Path(settings.weights).expanduser()
-    if not path.is_file():
-        raise ModelError(
-            path, "no such weights file", 'Give a path, or "imagenet", "embedded" or "random" as encoder.weights'
-        )
-    return path
+    cure = 'Give a path to weights, or "imagenet", "embedded" or "random", as encoder.weights'
+    return regular_file(path, ModelError, cure)
 
 
 def _from_file(path: Path) -> StateDict:

@@ -11,6 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 
 from vitrail.errors import ModelError
+from vitrail.files import regular_file
 from vitrail.models.classifier import Classifier
 from vitrail.models.encoder import first_line
 from vitrail.models.segmenter import Segmenter
@@ -110,13 +111,12 @@ def load_model(folder: Path) -> Model:
     """
     spec = read_spec(folder / JSON)
     module = build(spec)
+    cure = "Copy the whole model folder, or train it again"
     try:
-        module.load_state_dict(load_file(folder / WEIGHTS))
-    except FileNotFoundError:
-        raise ModelError(folder / WEIGHTS, "no such file", "Copy the whole model folder, or train it again") from None
-    except (SafetensorError, RuntimeError) as error:
+        module.load_state_dict(load_file(regular_file(folder / WEIGHTS, ModelError, cure)))
+    except (SafetensorError, RuntimeError, OSError) as error:
         problem = f"does not fit {JSON} ({' '.join(str(error).split())[:200]})"
-        raise ModelError(folder / WEIGHTS, problem, "Copy the whole model folder, or train it again") from None
+        raise ModelError(folder / WEIGHTS, problem, cure) from None
     return Model(spec=spec, module=module.eval())
 
 

@@ -13,6 +13,7 @@ from shapely import MultiPolygon, Polygon
 
 from vitrail.classes import TissueClass
 from vitrail.errors import AnnotationError, SettingsError
+from vitrail.slides.crossings import MOST_CORNERS, MOST_CROSSINGS, corners, cross_too_often
 from vitrail.slides.geojson import Feature, read_features
 
 if TYPE_CHECKING:
@@ -167,14 +168,17 @@ def read_annotations(path: str | Path, names: ClassNames) -> Annotations:
     Raises
     ------
     AnnotationError
-        If there is no such file, it is no GeoJSON of QuPath, no outline in it has a class, or a class is unknown.
+        If there is no such file, it is no GeoJSON of QuPath, no outline in it has a class, a class is unknown, or the
+        outlines cross more often than can be mended.
     """
     path = Path(path)
     features = read_features(path)
     areas = [feature for feature in features if feature.is_area]
     classed = [feature for feature in areas if feature.name]
     _check_names(path, areas, names)
-    outlines, mended = _understood(classed, names)
+    drawn = [feature.area() for feature in classed]
+    _check_crossings(path, drawn)
+    outlines, mended = _understood(classed, drawn, names)
     counts = (len(features) - len(areas), len(areas) - len(classed), mended, len(classed) - len(outlines))
     kept = tuple(Annotation(label=label, geometry=geometry) for label, geometry in outlines if label is not None)
     return Annotations(outlines=kept, warnings=_warnings(path, counts, some=bool(kept)))
@@ -197,14 +201,23 @@ def _check_names(path: Path, areas: list[Feature], names: ClassNames) -> None:
         )
 
 
+def _check_crossings(path: Path, drawn: list[MultiPolygon]) -> None:
+    """Refuse outlines that would take minutes and gigabytes to mend and to join."""
+    count, cure = corners(drawn), "Draw them again with fewer corners, or simplify their shapes in QuPath"
+    if count > MOST_CORNERS:
+        raise AnnotationError(path, f"its outlines have {count:,} corners, more than {MOST_CORNERS:,}", cure)
+    if cross_too_often(drawn):
+        problem = f"its outlines cross themselves and each other more than {MOST_CROSSINGS:,} times"
+        raise AnnotationError(path, problem, cure)
+
+
 def _understood(
-    classed: list[Feature], names: ClassNames
+    classed: list[Feature], areas: list[MultiPolygon], names: ClassNames
 ) -> tuple[list[tuple[TissueClass | None, Polygon | MultiPolygon]], int]:
     """Return label and area of every outline that has an area, and how many of those were mended."""
     outlines = []
     mended = 0
-    for feature in classed:
-        drawn = feature.area()
+    for feature, drawn in zip(classed, areas, strict=True):
         area = drawn if shapely.is_valid(drawn) else _mended(drawn)
         if area.area > 0.0:
             outlines.append((names.label_of(feature.name or ""), _simplest(area)))

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vitrail.errors import CohortError
+from vitrail.files import read_regular
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -32,6 +33,9 @@ RESERVED = frozenset(
     | {"classifier", "classifier_logit", "segmenter", "pixels"}
 )
 """Columns of a run's own tables: an attribute of that name would be taken for them."""
+
+_MOST_BYTES = 16 << 20
+"""Of a table: fifty thousand slides and more."""
 
 _LONGEST_ID = 100
 _SAFE_ID = re.compile(r"[^/\\\x00-\x1f]+")
@@ -209,12 +213,9 @@ def _read_table(path: Path) -> list[tuple[int, dict[str, str]]]:
 
 
 def _text(path: Path) -> str:
+    cure = f"Write a table with the columns {', '.join(REQUIRED)}"
     try:
-        text = path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise CohortError(path, "no such file", f"Write one with the columns {', '.join(REQUIRED)}") from None
-    except OSError as error:
-        raise CohortError(path, f"cannot be read ({error.strerror})", "Name a file that you may read") from error
+        text = read_regular(path, CohortError, cure, _MOST_BYTES).decode("utf-8-sig")
     except UnicodeDecodeError:
         text = "\0"
     if "\0" in text:
@@ -228,11 +229,13 @@ def _lines(path: Path, text: str) -> list[tuple[int, list[str]]]:
     rows, line = [], 1
     try:
         for row in reader:
-            rows.append((line, [cell.strip() for cell in row]))
+            cells = [cell.strip() for cell in row]
+            if any(cells):
+                rows.append((line, cells))
             line = reader.line_num + 1
     except csv.Error as error:
         raise CohortError(f"{path}, line {line}", f"no CSV ({error})", "Check its quotation marks") from error
-    return [(line, row) for line, row in rows if any(row)]
+    return rows
 
 
 def _separator(text: str) -> str:

@@ -15,6 +15,7 @@ import shapely
 from shapely import MultiPolygon, Polygon
 
 from vitrail.errors import AnnotationError
+from vitrail.files import read_regular
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _EXPORT = "Export the outlines from QuPath again (File, Export objects as GeoJSON)"
+_COLUMN = "Check the annotations column of slides.csv, and export annotations without cells and detections"
+_MOST_BYTES = 1 << 30
+"""Of a file: a million cells, or some thousand times as many outlines as a slide has."""
+
 _NOT_OUTLINES = frozenset(
     {"detection", "cell", "tile", "tmacore", "tma_core", "root"}
     | {"pathdetectionobject", "pathcellobject", "pathtileobject", "tmacoreobject", "pathrootobject"}
@@ -123,12 +128,7 @@ def _understood(path: Path, content: list[Any]) -> Iterator[Feature]:
 
 
 def _load(path: Path) -> Any:
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise AnnotationError(
-            path, f"cannot be opened ({error.strerror})", "Check the annotations column of slides.csv"
-        ) from error
+    content = read_regular(path, AnnotationError, _COLUMN, _MOST_BYTES)
     if not content.strip():
         raise AnnotationError(path, "an empty file", _EXPORT)
     try:
@@ -147,7 +147,7 @@ def _lightened(found: dict[str, Any]) -> dict[str, Any]:
 
 def _top_level(path: Path, content: Any) -> list[Any]:
     kind = content.get("type") if isinstance(content, dict) else None
-    if kind in _GEOMETRIES:
+    if isinstance(kind, str) and kind in _GEOMETRIES:
         raise AnnotationError(path, f"holds a bare {kind} without a classification", _EXPORT)
     if kind == "Feature":
         return [content]

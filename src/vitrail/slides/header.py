@@ -25,8 +25,8 @@ _LARGEST_SCAN_UM = 20.0
 _MPP_CURE = "Give it in the mpp column of slides.csv or as slides.mpp in study.toml, or as --mpp to vitrail predict"
 _UNITS_UM = {"centimeter": 10_000.0, "inch": 25_400.0}
 
-_OME_PIXELS = re.compile(r"<(?:\w+:)?Pixels\s([^>]*)>")
-_OME_FIELD = re.compile(r"""(\w+)\s*=\s*(?:"([^"]*)"|'([^']*)')""")
+_OME_PIXELS = re.compile(r"<(?:\w+:)?Pixels\s([^<>]*)>")
+_OME_FIELD = re.compile(r"""\b(\w+)\s*=\s*(?:"([^"]*)"|'([^']*)')""")
 _OME_UNITS_UM = {"pm": 1e-6, "nm": 1e-3, "\u00b5m": 1.0, "\u03bcm": 1.0, "um": 1.0, "mm": 1e3, "cm": 1e4, "m": 1e6}
 """Units of length of the OME data model; micro is written with either of two characters. Without one it is um."""
 

@@ -14,6 +14,8 @@ import openslide
 from PIL import Image
 
 from vitrail.errors import SlideError
+from vitrail.files import regular_file
+from vitrail.slides.tiff_pages import check_claims, check_tile
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
 
 _WHITE = (255, 255, 255)
 _OPAQUE = 255
+_MOST_SIDE_PX = 1 << 22
+"""Of a slide: ten times the longest known."""
 
 
 class LevelReader(Protocol):
@@ -134,7 +138,7 @@ def open_with_openslide(path: Path) -> openslide.OpenSlide:
     """
     _check_readable(path)
     try:
-        return openslide.OpenSlide(path)
+        slide = openslide.OpenSlide(path)
     except openslide.OpenSlideUnsupportedFormatError as error:
         raise SlideError(
             path,
@@ -145,17 +149,30 @@ def open_with_openslide(path: Path) -> openslide.OpenSlide:
         raise SlideError(
             path, f"cannot be opened ({error})", "The file is damaged or incomplete: copy it again from its source"
         ) from error
+    _check_levels(path, slide)
+    return slide
+
+
+def _check_levels(path: Path, slide: openslide.OpenSlide) -> None:
+    """Refuse what OpenSlide opens and cannot decode: it ends the process where it has no memory for a tile."""
+    try:
+        properties = dict(slide.properties)
+    except UnicodeDecodeError as error:
+        raise SlideError(path, f"its header is no text in UTF-8 ({error})", "Copy it again from its source") from error
+    for level in range(slide.level_count):
+        sides = (properties.get(f"openslide.level[{level}].tile-{side}", "0") for side in ("width", "height"))
+        check_tile(path, *map(int, sides))
+    width, height = slide.dimensions
+    if max(width, height) > _MOST_SIDE_PX:
+        problem = f"claims {width:,} x {height:,} pixels, and no slide has a side of more than {_MOST_SIDE_PX:,}"
+        raise SlideError(path, problem, "The file is damaged: copy it again from its source")
 
 
 def _check_readable(path: Path) -> None:
-    """Say what OpenSlide does not: it calls whatever it cannot read an unknown format."""
-    column = "Check the slide column of slides.csv"
+    """Say what OpenSlide does not: it calls whatever it cannot read an unknown format, or ends the process."""
+    regular_file(path, SlideError, "Check the slide column of slides.csv")
     try:
-        if path.is_dir():
-            raise SlideError(path, "a folder, not a file", column)
-        if not path.is_file():
-            raise SlideError(path, "no such file", column)
-        path.open("rb").close()
+        check_claims(path)
     except OSError as error:
         raise SlideError(path, f"cannot be opened ({error.strerror})", "Check its permissions and its disk") from error
 

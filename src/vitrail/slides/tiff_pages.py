@@ -1,12 +1,17 @@
-"""What the directories of a tiled TIFF say, read without touching a pixel.
+"""What the directories of a tiled TIFF say, read without touching a pixel, and whether it can be true.
 
 Classic TIFF and BigTIFF in either byte order (Adobe, TIFF 6.0, 1992; Aware Systems, BigTIFF). Pages without tiles, as
 the thumbnail, label and macro image of Aperio slides, are passed over: nothing of them is kept. OME-TIFF hides the
 levels of a pyramid in tag 330 of the image that they reduce (OME-TIFF specification 6); only the first image is asked.
+
+A file may claim anything. Whatever is read from it is held against its length and the limits below before memory is
+asked for, also on behalf of OpenSlide, which ends the whole process where it does not get it.
 """
 
 from __future__ import annotations
 
+import math
+import os
 import struct
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -14,8 +19,12 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from vitrail.errors import SlideError
+
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+    from typing import BinaryIO
 
     from numpy.typing import NDArray
 
@@ -26,15 +35,37 @@ if TYPE_CHECKING:
 
     Coding = Literal["jpeg", "jpeg2000"]
 
-_MOST_PAGES = 512
+_MOST_PAGES = 4096
 """More directories than any slide has: a chain that does not end."""
 
-_INTEGERS = {1: "u1", 3: "u2", 4: "u4", 7: "u1", 13: "u4", 16: "u8", 18: "u8"}
-"""Types of the tags that are read: BYTE, SHORT, LONG, UNDEFINED, IFD, LONG8 and IFD8."""
+_MOST_REDUCTIONS = 64
+"""Of a page: each is smaller than the one before."""
+
+_MOST_ENTRIES = 1 << 16
+"""Of a directory."""
+
+_MOST_VALUES = 1 << 24
+"""Of all directories together: places and lengths of eight million tiles."""
+
+MOST_TILE_PX = 1 << 26
+"""Pixels of a tile: 8,192 squared."""
+
+_MOST_STREAM_BYTES = 1 << 28
+"""Of a compressed tile: what the largest takes uncompressed."""
+
+_INTEGERS = {
+    1: "u1", 3: "u2", 4: "u4", 7: "u1", 13: "u4", 16: "u8", 18: "u8",
+    6: "i1", 8: "i2", 9: "i4", 17: "i8",
+}  # fmt: skip
+"""Types of the tags that are read: BYTE, SHORT, LONG, UNDEFINED, IFD, LONG8 and IFD8; and those with a sign, since
+libtiff reads them in the place of the others."""
 
 _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC, _ORIENTATION = 256, 257, 258, 259, 262, 274
 _SAMPLES, _PLANAR, _TILE_WIDTH, _TILE_HEIGHT, _OFFSETS, _LENGTHS, _TABLES = 277, 284, 322, 323, 324, 325, 347
 _KIND, _REDUCTIONS = 254, 330
+_NDPI = 65420
+"""Marks Hamamatsu's files, which are no true TIFFs: their offsets have 64 bits. They hold no tiles."""
+
 _READ = {
     _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC, _ORIENTATION, _SAMPLES, _PLANAR, _TILE_WIDTH, _TILE_HEIGHT,
     _OFFSETS, _LENGTHS, _TABLES, _KIND, _REDUCTIONS,
@@ -112,25 +143,106 @@ def read_pages(read: Read) -> tuple[TiffPage, ...]:
         The file is no TIFF, or its directories are damaged or cut short.
     """
     layout, at = _header(read)
-    pages, seen = list[TiffPage](), set[int]()
+    pages, first = list[TiffPage](), at
+    for place, tags in _chain(read, layout, at, _READ):
+        if _TILE_WIDTH in tags:
+            page = _page(tags)
+            pages.append(replace(page, reductions=_reductions(read, layout, tags)) if place == first else page)
+    return tuple(pages)
+
+
+def check_claims(path: Path) -> None:
+    """Make sure that OpenSlide can be handed a file; one that is no TIFF is left to it.
+
+    Raises
+    ------
+    SlideError
+        It is a TIFF, and its directories are damaged, or one of its tiles cannot be true or held in memory.
+    """
+    with path.open("rb", buffering=0) as file:
+        try:
+            _check_tiles(path, file)
+        except TiffError as error:
+            problem = f"not a slide, or cut short (its TIFF directories: {error})"
+            cure = "Check that the copy is complete, or convert it to a tiled pyramidal TIFF"
+            raise SlideError(path, problem, cure) from error
+
+
+def check_tile(path: Path, width: int, height: int) -> None:
+    """Refuse a tile that would not fit in memory.
+
+    Raises
+    ------
+    SlideError
+        If it would not.
+    """
+    if not 0 <= width * height <= MOST_TILE_PX or min(width, height) < 0:
+        problem = f"its tiles claim {width:,} x {height:,} pixels, and more than {MOST_TILE_PX:,} are not read"
+        raise SlideError(path, problem, "The file is damaged: copy it again from its source, or convert it")
+
+
+def read_bytes(file: BinaryIO, offset: int, length: int) -> bytes:
+    """Return the bytes at an offset; fewer, where the file ends, whatever is asked for."""
+    left = os.fstat(file.fileno()).st_size - offset
+    if min(left, length) <= 0:
+        return b""
+    file.seek(offset)
+    return file.read(min(left, length)) or b""
+
+
+def _check_tiles(path: Path, file: BinaryIO) -> None:
+    def read(offset: int, length: int) -> bytes:
+        return read_bytes(file, offset, length)
+
+    try:
+        layout, at = _header(read)
+    except TiffError:
+        return  # not a TIFF
+    if layout.order == "<" and _is_ndpi(read):
+        return
+    most = min(_MOST_STREAM_BYTES, os.fstat(file.fileno()).st_size)
+    for _, tags in _chain(read, layout, at, {_TILE_WIDTH, _TILE_HEIGHT, _LENGTHS}):
+        check_tile(path, _one(tags, _TILE_WIDTH), _one(tags, _TILE_HEIGHT))
+        lengths = tags.get(_LENGTHS, np.empty(0, np.int64))
+        wrong = lengths[(lengths < 0) | (lengths > most)]
+        if len(wrong) and _TILE_WIDTH in tags:
+            problem = f"a tile claims {int(wrong[0]) % (1 << 64):,} bytes, where {most:,} are possible"
+            raise SlideError(path, problem, "The file is damaged or cut short: copy it again from its source")
+
+
+def _is_ndpi(read: Read) -> bool:
+    """Tell a file of Hamamatsu's by its mark, read as its own offsets are."""
+    form = _Layout(order="<", count="<H", offset="<I")
+    try:
+        return _NDPI in _directory(read, form, _number(read(4, 8), "<Q"), {_NDPI})[0]
+    except TiffError:
+        return False
+
+
+def _chain(read: Read, layout: _Layout, at: int, wanted: set[int]) -> Iterator[tuple[int, Tags]]:
+    """Yield where each directory is, and its tags that are wanted; a file's are bounded in number."""
+    seen, values = set[int](), 0
     while at:
         if at in seen or len(seen) == _MOST_PAGES:
             raise TiffError("the chain of directories does not end")
-        first = not seen
         seen.add(at)
-        tags, at = _directory(read, layout, at)
-        if _TILE_WIDTH in tags:
-            page = _page(tags)
-            pages.append(replace(page, reductions=_reductions(read, layout, tags)) if first else page)
-    return tuple(pages)
+        tags, following = _directory(read, layout, at, wanted)
+        values += sum(len(tag) for tag in tags.values())
+        if values > _MOST_VALUES:
+            raise TiffError("more tiles than any slide has")
+        yield at, tags
+        at = following
 
 
 def _reductions(read: Read, layout: _Layout, tags: Tags) -> tuple[TiffPage, ...]:
     """Return the pages below a page; a damaged one is passed over, since the page does without."""
-    pages = list[TiffPage]()
-    for at in tags.get(_REDUCTIONS, np.empty(0, np.int64))[:_MOST_PAGES].tolist():
+    pages, values = list[TiffPage](), 0
+    for at in tags.get(_REDUCTIONS, np.empty(0, np.int64))[:_MOST_REDUCTIONS].tolist():
         with suppress(TiffError):
-            own, _ = _directory(read, layout, at)
+            own, _ = _directory(read, layout, at, _READ)
+            values += sum(len(tag) for tag in own.values())
+            if values > _MOST_VALUES:
+                break
             if _TILE_WIDTH in own and not _one(own, _KIND) & _MASK:
                 pages.append(_page(own))
     return tuple(pages)
@@ -155,16 +267,22 @@ def _number(content: bytes, form: str) -> int:
     return int(struct.unpack(form, content)[0])
 
 
-def _directory(read: Read, layout: _Layout, at: int) -> tuple[Tags, int]:
-    """Return the tags of a directory that are of use, and where the next directory is."""
+def _directory(read: Read, layout: _Layout, at: int, wanted: set[int]) -> tuple[Tags, int]:
+    """Return the tags of a directory that are wanted, and where the next directory is."""
     first, last = struct.calcsize(layout.count), struct.calcsize(layout.offset)
     count = _number(read(at, first), layout.count)
+    if count > _MOST_ENTRIES:
+        raise TiffError(f"a directory of {count} entries")
     length = count * layout.entry.itemsize
     content = read(at + first, length + last)
     following = _number(content[length:], layout.offset)
     entries = np.frombuffer(content, layout.entry, count)
-    known = (entry for entry in entries if int(entry["tag"]) in _READ)
-    return {int(entry["tag"]): _values(read, layout, entry) for entry in known}, following
+    tags: Tags = {}
+    for entry in entries[np.isin(entries["tag"], list(wanted))]:
+        if int(entry["tag"]) in tags:
+            raise TiffError(f"tag {entry['tag']} is there twice")
+        tags[int(entry["tag"])] = _values(read, layout, entry)
+    return tags, following
 
 
 def _values(read: Read, layout: _Layout, entry: np.void) -> NDArray[np.int64]:
@@ -173,6 +291,8 @@ def _values(read: Read, layout: _Layout, entry: np.void) -> NDArray[np.int64]:
         raise TiffError(f"tag {entry['tag']} is no number")
     dtype, content = np.dtype(layout.order + kind), entry["value"].tobytes()
     length = int(entry["count"]) * dtype.itemsize
+    if int(entry["count"]) > _MOST_VALUES:
+        raise TiffError(f"tag {entry['tag']} has {entry['count']} values")
     if length > len(content):
         content = read(_number(content, layout.offset), length)
     if len(content) < length:
@@ -194,6 +314,8 @@ def _page(tags: Tags) -> TiffPage:
         ycbcr=_stores_ycbcr(tags),
         coding=_coding(tags),
     )
+    if math.prod(page.tile) > MOST_TILE_PX:
+        raise TiffError("a tile that would not fit in memory")
     if min(*page.size, *page.tile) < 1 or not len(page.offsets) == len(page.lengths) == page.grid[0] * page.grid[1]:
         raise TiffError("a page whose tiles do not cover it")
     return page

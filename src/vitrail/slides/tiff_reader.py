@@ -17,7 +17,7 @@ import numpy as np
 from vitrail.errors import SlideError
 from vitrail.slides.openslide_reader import OpenSlideReader, level_sizes
 from vitrail.slides.resample import area_resample
-from vitrail.slides.tiff_pages import TiffError, TiffPage, read_pages
+from vitrail.slides.tiff_pages import TiffError, TiffPage, read_bytes, read_pages
 from vitrail.slides.tile_streams import decoder_of
 
 if TYPE_CHECKING:
@@ -102,8 +102,7 @@ class _File:
     def read(self, offset: int, length: int) -> bytes:
         """Return the bytes at an offset; fewer, where the file ends."""
         with self._lock:
-            self._file.seek(offset)
-            return self._file.read(length) or b""
+            return read_bytes(self._file, offset, length)
 
 
 class _Recent:

@@ -109,6 +109,9 @@ class JpegDecoder:
         """Return a tile's pixels; see `TileDecoder.decode`."""
         whole = self._prefix + _without_colour_markers(stream)
         try:
+            claimed = simplejpeg.decode_jpeg_header(whole, min_width=size[0], min_height=size[1], min_factor=scale)
+            if claimed[:2] != (size[1], size[0]):  # looked at first: its pixels may be too many to be held
+                return None
             pixels = simplejpeg.decode_jpeg(whole, min_width=size[0], min_height=size[1], min_factor=scale)
         except ValueError:
             return None

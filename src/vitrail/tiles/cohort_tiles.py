@@ -34,6 +34,9 @@ if TYPE_CHECKING:
     from vitrail.slides.cohort import CohortSlide
     from vitrail.tiles.table import StoredTiles
 
+_NAMES_LISTED, _FILES_NAMED = 20, 3
+"""Unknown names that a message lists at most, and files that it names for each."""
+
 VERSION = 3
 """Raised when the same slide, outlines and settings come to give other tiles."""
 
@@ -110,17 +113,29 @@ def check_names(entries: tuple[CohortSlide, ...], settings: Settings) -> None:
     AnnotationError
         Some are neither mapped nor ignored; all of them are listed.
     """
-    names, unknown = class_names(settings), dict[str, int]()
+    names = class_names(settings)
+    unknown: dict[str, dict[Path, int]] = {}
     files = {entry.annotations for entry in entries if os.path.isfile(entry.annotations)}  # noqa: PTH113 - never raises
     for path in sorted(files):
         for name, count in _names_in(path).items():
             if not names.knows(name):
-                unknown[name] = unknown.get(name, 0) + count
+                unknown.setdefault(name, {})[path] = count
     if unknown:
-        found = ", ".join(f"{name!r} ({count})" for name, count in sorted(unknown.items()))
-        where = files.pop() if len(files) == 1 else f"{len(files)} annotation files"
+        places = {path for counts in unknown.values() for path in counts}
+        listed = [_listed(name, counts, len(places) > 1) for name, counts in sorted(unknown.items())]
+        found = ", ".join(listed[:_NAMES_LISTED]) + f" and {len(listed) - _NAMES_LISTED} more names" * (
+            len(listed) > _NAMES_LISTED
+        )
+        where = next(iter(places)) if len(places) == 1 else f"{len(places)} annotation files"
         cure = "Add each name to tumor, non_tumor or ignore under [annotations] in study.toml"
         raise AnnotationError(where, f"outlines with unknown names: {found}", cure)
+
+
+def _listed(name: str, counts: dict[Path, int], with_files: bool) -> str:  # noqa: FBT001 - whether they differ
+    """Say how often a name is there, and in which files, if these are not said already."""
+    total, files = sum(counts.values()), [path.name for path in counts]
+    more = f" and {len(files) - _FILES_NAMED} more" if len(files) > _FILES_NAMED else ""
+    return f"{name!r} ({total} in {', '.join(files[:_FILES_NAMED])}{more})" if with_files else f"{name!r} ({total})"
 
 
 def _names_in(path: Path) -> dict[str, int]:

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from vitrail.errors import SlideError
 from vitrail.geometry import Region
 
 if TYPE_CHECKING:
@@ -38,21 +39,40 @@ class TileGrid:
 
 
 def inner_grid(slide: Slide, side_um: float) -> TileGrid:
-    """Return the grid of the tiles that lie wholly on the slide."""
+    """Return the grid of the tiles that lie wholly on the slide.
+
+    Raises
+    ------
+    SlideError
+        It has more tiles than can be held.
+    """
     return _grid(slide, side_um, lambda length: math.floor(length + _SLACK))
 
 
 def covering_grid(slide: Slide, side_um: float) -> TileGrid:
-    """Return the grid that covers the slide; the last row and column may reach beyond it."""
+    """Return the grid that covers the slide; the last row and column may reach beyond it.
+
+    Raises
+    ------
+    SlideError
+        It has more tiles than can be held.
+    """
     return _grid(slide, side_um, lambda length: math.ceil(length - _SLACK))
 
+
+_MOST_TILES = 10_000_000
+"""Of a grid: what is known of each takes some hundred bytes."""
 
 _SLACK = 1e-6  # tiles; a slide of exactly five tiles must not lose one to rounding
 
 
 def _grid(slide: Slide, side_um: float, count: _Count) -> TileGrid:
     side, whole = side_um / slide.mpp, slide.region
-    return TileGrid(side=side, rows=count(whole.height / side), columns=count(whole.width / side))
+    rows, columns = count(whole.height / side), count(whole.width / side)
+    if rows * columns > _MOST_TILES:
+        problem = f"has {columns:,} x {rows:,} tiles of {side_um:g} um, more than {_MOST_TILES:,}"
+        raise SlideError(slide.path, problem, "Take larger tiles, or check its um per pixel")
+    return TileGrid(side=side, rows=rows, columns=columns)
 
 
 if TYPE_CHECKING:

@@ -102,14 +102,21 @@ def read_truth(slide: Path) -> Truth | None:
     """
     place = slide.resolve()
     nuclei, types = (place.parent.parent / "truth" / f"{place.stem}.{kind}" for kind in ("geojson", "npz"))
-    if not (nuclei.is_file() and types.is_file() and _is_phantom(place)):
+    if not (nuclei.is_file() and types.is_file() and place.is_file() and _is_phantom(place)):
         return None
     try:
         outlines, names = _read_nuclei(nuclei)
         return Truth(nuclei=outlines, atypical=names == _ATYPICAL, types=_read_types(types))
-    except (ValueError, TypeError, LookupError, OSError, zipfile.BadZipFile, shapely.errors.ShapelyError) as error:
+    except _DAMAGED as error:
         problem = f"the truth of this synthetic slide is damaged ({type(error).__name__}: {error})"
         raise SlideError(slide, problem, f"Remove {nuclei} and draw the cohort again") from None
+
+
+_DAMAGED = (
+    ValueError, TypeError, LookupError, OSError, RecursionError, MemoryError, OverflowError, zipfile.BadZipFile,
+    shapely.errors.ShapelyError,
+)  # fmt: skip
+"""What a file ends in that is no GeoJSON of nuclei, or no archive of arrays."""
 
 
 def _is_phantom(slide: Path) -> bool:
@@ -117,7 +124,7 @@ def _is_phantom(slide: Path) -> bool:
     try:
         with tifffile.TiffFile(slide) as tiff:
             record: Any = json.loads(tiff.pages.first.description)
-    except (tifffile.TiffFileError, OSError, ValueError, LookupError):  # no TIFF, or one of somebody else
+    except Exception:  # noqa: BLE001 - no TIFF, or one of somebody else: tifffile fails on a broken one in any way
         return False
     return isinstance(record, dict) and (record.get("drawing"), record.get("slide_id")) == (DRAWING, slide.stem)
 
