@@ -5,10 +5,12 @@ A named pipe in the place of a file would be waited for without end, and `/dev/z
 
 from __future__ import annotations
 
+import csv
 import io
 import json
 import re
 import stat
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from vitrail.errors import RunError
@@ -127,7 +129,9 @@ def write_csv(path: Path, rows: pd.DataFrame, float_format: str | None = None) -
     texts = [at for at, kind in enumerate(rows.dtypes) if kind.kind not in "biufc"]
     for at in texts:
         safe.isetitem(at, rows.iloc[:, at].astype(object).map(_without_formula))
-    write_text(path, safe.to_csv(index=False, lineterminator="\n", float_format=float_format))
+    write = partial(safe.to_csv, index=False, lineterminator="\n", float_format=float_format)
+    text = write()
+    write_text(path, write(quoting=csv.QUOTE_NONNUMERIC) if "\r" in text else text)  # else a cell could end its row
 
 
 def read_csv(path: Path, columns: Collection[str]) -> pd.DataFrame:
