@@ -10,8 +10,7 @@ import io
 import json
 import re
 import stat
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from vitrail.errors import RunError
 
@@ -128,10 +127,13 @@ def write_csv(path: Path, rows: pd.DataFrame, float_format: str | None = None) -
     safe = rows.set_axis([_without_formula(name) for name in rows.columns], axis="columns")
     texts = [at for at, kind in enumerate(rows.dtypes) if kind.kind not in "biufc"]
     for at in texts:
-        safe.isetitem(at, rows.iloc[:, at].astype(object).map(_without_formula))
-    write = partial(safe.to_csv, index=False, lineterminator="\n", float_format=float_format)
-    text = write()
-    write_text(path, write(quoting=csv.QUOTE_NONNUMERIC) if "\r" in text else text)  # else a cell could end its row
+        safe.isetitem(at, rows.iloc[:, at].astype(object).map(_without_formula).to_numpy())
+
+    def text(quoting: Literal[0, 2]) -> str:
+        return safe.to_csv(index=False, lineterminator="\n", float_format=float_format, quoting=quoting)
+
+    plain = text(csv.QUOTE_MINIMAL)
+    write_text(path, text(csv.QUOTE_NONNUMERIC) if "\r" in plain else plain)  # unquoted it would end a row
 
 
 def read_csv(path: Path, columns: Collection[str]) -> pd.DataFrame:

@@ -83,7 +83,7 @@ def open_checked(folder: Path) -> Checked:
     try:
         perturbation, randomisation, truth = (_read(folder, name) for name in COLUMNS)
         summary = read_json(folder / SUMMARY)
-    except (RunError, KeyError) as error:
+    except KeyError as error:
         problem = f"no complete checks ({' '.join(str(error).split())[:200]})"
         raise RunError(folder, problem, f"Remove this folder, and run: vitrail explain {folder.parent}") from None
     return Checked(perturbation=perturbation, randomisation=randomisation, truth=truth, summary=summary)

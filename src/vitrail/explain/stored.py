@@ -144,7 +144,7 @@ def open_stored(folder: Path) -> Stored:
         rows, agreement = (read_table(folder / name) for name in (ROWS, AGREEMENT))
         summary = read_json(folder / SUMMARY)
         file = open_file(folder)
-    except (RunError, OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         problem = f"no complete explanations ({' '.join(str(error).split())[:200]})"
         raise RunError(folder, problem, cure) from None
     if not len(rows) == len(agreement) == file.count:

@@ -119,7 +119,7 @@ def split_of(folder: Path) -> dict[str, str]:
     split = read_csv(path, ("patient_id", "split")).set_index("patient_id")["split"]
     if not split.index.is_unique or not set(split) <= set(SPLITS):
         raise damaged(path, f"not every patient is in one of {', '.join(SPLITS)}")
-    return split.to_dict()
+    return {str(patient): part for patient, part in split.items()}
 
 
 _SPLIT = 0x5711  # keeps this draw apart from the others of the same seed
