@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import csv
 import os
+import re
 import socket
 import tempfile
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 
-from vitrail.errors import CohortError
-from vitrail.files import read_regular, regular_file
+from vitrail.errors import CohortError, RunError
+from vitrail.files import read_csv, read_json, read_regular, read_table, regular_file, write_csv
 
 
 def pipe(folder):
@@ -72,3 +76,74 @@ def test_a_line_stays_one_that_can_be_read_whatever_is_in_it():
     assert line.startswith("slides.csv: column \\x1b[31m \\ud800xxx")
     assert line.endswith("xxend. Mend it.")
     assert len(line) < 1000
+
+
+TEXTS = (
+    "=1+1", "+cmd|' /C calc'!A0", "-2+3", "@SUM(A1)", "\tx", "\rx", "a\rb", "\n=x", "'=1", "''@", "'", "''", "'plain",
+    "plain", "", "-1.5", "+2", "-1e-3", "-.5", "- 1", "-", "a=b", "é=", 'a,b;"c"', "two\nlines", "NA", "nan", "1/2",
+)  # fmt: skip
+
+
+def tables():
+    return pd.DataFrame({
+        "slide_id": TEXTS,
+        "=header": ["x"] * len(TEXTS),
+        "number": np.linspace(-1, 1, len(TEXTS)),
+        "count": np.arange(len(TEXTS)) - 3,
+        "kind": pd.Categorical(TEXTS),
+    })  # fmt: skip
+
+
+def test_no_text_of_a_table_is_a_formula_and_numbers_are_numbers(tmp_path):
+    write_csv(tmp_path / "a.csv", tables())
+    with (tmp_path / "a.csv").open(encoding="utf-8", newline="") as file:
+        header, *rows = csv.reader(file)
+    shown = [cell for row in [header, *rows] for cell in row if cell[:1] in set("=+-@\t\r\n")]
+    assert [float(cell) for cell in shown] == [
+        float(cell) for row in tables().astype(str).to_numpy() for cell in row if re.fullmatch(r"[+-][\d.e-]+", cell)
+    ]
+    assert [float(row[2]) for row in rows] == tables()["number"].tolist()
+    assert [int(row[3]) for row in rows] == tables()["count"].tolist()
+
+
+def test_a_table_is_read_back_as_it_was(tmp_path):
+    write_csv(tmp_path / "a.csv", tables())
+    pd.testing.assert_frame_equal(read_csv(tmp_path / "a.csv", ("=header", "kind")), tables().astype(str))
+
+
+def test_a_table_that_was_written_before_apostrophes_is_read_as_it_is(tmp_path):
+    (tmp_path / "a.csv").write_text("slide_id\n=1\nplain\n")
+    assert read_csv(tmp_path / "a.csv", ())["slide_id"].tolist() == ["=1", "plain"]
+
+
+READERS = {"a.csv": lambda path: read_csv(path, ("x",)), "a.json": read_json, "a.parquet": read_table}
+
+
+@pytest.mark.parametrize("name", READERS)
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda _: b"\xff\xfe\x00 no UTF-8",
+        lambda _: b"",
+        lambda whole: whole[: len(whole) // 2],
+        lambda _: b"[" * 100_000,
+        lambda _: b'"' * 101,
+        lambda _: b"1",
+        lambda whole: whole[:4] + b"\xff" * (len(whole) - 8) + whole[-4:],
+        None,
+    ],
+)
+def test_a_damaged_file_of_a_run_is_one_line_with_its_stages_folder(tmp_path, name, spoil):
+    stage, path = tmp_path / "stage", tmp_path / "stage" / "maps" / name
+    path.parent.mkdir(parents=True)
+    (stage / "stage.json").write_text("{}")
+    write_csv(stage / "maps" / "a.csv", pd.DataFrame({"x": ["one, two", "three"]}))
+    (stage / "maps" / "a.json").write_text('{"x": [1, 2]}')
+    pd.DataFrame({"x": range(1000)}).to_parquet(stage / "maps" / "a.parquet")
+    READERS[name](path)
+    path.write_bytes(spoil(path.read_bytes())) if spoil else path.unlink()
+    with pytest.raises(RunError) as caught:
+        READERS[name](path)
+    assert str(caught.value).startswith(f"{path}: ")
+    assert str(caught.value).endswith(f"Remove the folder {stage}, and run the same command again.")
+    assert len(str(caught.value).splitlines()) == 1

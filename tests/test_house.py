@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
+
+from vitrail.cli import app
 
 SOURCE = Path(__file__).parents[1] / "src" / "vitrail"
 
@@ -61,6 +64,20 @@ def test_no_import_goes_up_or_sideways():
 def test_every_room_has_a_floor():
     rooms = {path.stem for path in SOURCE.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()}
     assert rooms - {"__init__"} == {name for floor in FLOORS for name in floor}
+
+
+def test_every_command_that_a_message_names_exists():
+    texts = [
+        node.value
+        for path in SOURCE.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    ]
+    named = {
+        name for text in texts for name in re.findall(r"(?:with:?|run:|again:|:|through) vitrail ([a-z]+)", text)
+    } | {name for text in texts for name in re.findall(r"\bvitrail ([a-z]+) (?:RUN|SLIDE|PICTURE)", text)}
+    assert len(named) >= 5
+    assert named <= {command.name or command.callback.__name__ for command in app.registered_commands}
 
 
 def test_what_worker_processes_import_is_free_of_torch():

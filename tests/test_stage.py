@@ -127,9 +127,10 @@ def test_files_of_an_earlier_making_do_not_stay(folder):
     assert not (folder / "a" / "stale.txt").exists()
 
 
-def test_a_broken_record_is_made_anew(folder):
+@pytest.mark.parametrize("content", [b"{", b"\xff\xfe", b"[1]", b"", b"[" * 100_000])
+def test_a_broken_record_is_made_anew(folder, content):
     bring(folder, [])
-    (folder / "d" / "stage.json").write_text("{")
+    (folder / "d" / "stage.json").write_bytes(content)
     assert bring(folder, []) == ["d"]
 
 

@@ -16,11 +16,11 @@ import pandas as pd
 from vitrail import __version__
 from vitrail.classes import TissueClass
 from vitrail.config import Settings, changed_text, preset, settings_text
-from vitrail.errors import ModelError, SettingsError, SlideError
+from vitrail.errors import ModelError, RunError, SettingsError, SlideError
 from vitrail.exchange.whole import ExchangeError, not_written
 from vitrail.explain.hrcam import FIT, fitted_auxiliary, unfitted
 from vitrail.explain.whole import explained_tiles
-from vitrail.files import write_table, write_text
+from vitrail.files import read_csv, read_json, read_table, write_csv, write_table, write_text
 from vitrail.models.device import keep_memory, pick_device, reproducible
 from vitrail.models.store import JSON, WEIGHTS, load_model
 from vitrail.predict.engine import Engine, Explaining
@@ -322,10 +322,9 @@ def _digest(parts: list[Any]) -> str:
 def _facts(files: MapFiles) -> dict[str, Any]:
     """Read the facts; none where there are none, or where the file is no JSON."""
     try:
-        facts = json.loads(files.facts.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
+        return read_json(files.facts)
+    except RunError:
         return {}
-    return facts if isinstance(facts, dict) else {}
 
 
 def _whole(files: MapFiles, networks: Networks, *, explained: bool) -> bool:
@@ -360,7 +359,7 @@ def _publish(files: MapFiles, slide: Slide, threshold: float) -> dict[str, Any]:
     """Name the tiles, write GeoJSON and figure, and return the facts with what came of it."""
     facts = {name: value for name, value in _facts(files).items() if name not in {"threshold", "summary"}}
     _write_facts(files, facts)  # until all is written, nothing is published
-    tiles = pd.read_parquet(files.tiles)
+    tiles = read_table(files.tiles)
     tiles["class"] = name_tiles(tiles, threshold)
     write_table(files.tiles, tiles)
     row = publish(files, files.base, threshold) | {f"{key}_share": share for key, share in facts["artefacts"].items()}
@@ -378,14 +377,14 @@ def _write_facts(files: MapFiles, facts: dict[str, Any]) -> None:
 def _read_summary(path: Path) -> dict[str, dict[str, Any]]:
     """Read the rows of earlier calls, so that slides may be given bit by bit."""
     try:
-        table = pd.read_csv(path, dtype={"slide_id": str, "reason": str})
-        known = table.dropna(subset="slide_id").reindex(columns=_COLUMNS)
-        rows = known.fillna({"reason": ""}).to_dict("records")
-    except (FileNotFoundError, ValueError, KeyError):
+        table = read_csv(path, ("slide_id", "reason")).reindex(columns=_COLUMNS, fill_value="")
+        figures = {name: float for name in _COLUMNS if name not in {"slide_id", "reason"}}
+        rows = table[table["slide_id"] != ""].replace("", "nan").astype(figures).to_dict("records")
+    except (RunError, ValueError):
         return {}
     return {str(row["slide_id"]): {str(name): value for name, value in row.items()} for row in rows}
 
 
 def _write_summary(path: Path, rows: dict[str, dict[str, Any]]) -> None:
     table = pd.DataFrame(list(rows.values()), columns=_COLUMNS).sort_values("slide_id", kind="stable")
-    write_text(path, table.to_csv(index=False, lineterminator="\n", float_format="%.6g"))
+    write_csv(path, table, "%.6g")

@@ -5,10 +5,17 @@ A named pipe in the place of a file would be waited for without end, and `/dev/z
 
 from __future__ import annotations
 
+import csv
+import io
+import json
+import re
 import stat
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
+
+from vitrail.errors import RunError
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
     from pathlib import Path
 
     import pandas as pd
@@ -99,6 +106,128 @@ def write_table(path: Path, rows: pd.DataFrame) -> None:
     temporary = _temporary(path)
     rows.to_parquet(temporary)
     temporary.replace(path)
+
+
+def write_csv(path: Path, rows: pd.DataFrame, float_format: str | None = None) -> None:
+    """Write a CSV file, in which no text is a formula.
+
+    Spreadsheet programs take a cell that begins with = + - @, a tab or a line break for a formula, whoever wrote it. An
+    apostrophe before such a text, and before one that begins with apostrophes and then so, makes it text. Numbers stay
+    as they are, also where they are text.
+
+    Parameters
+    ----------
+    path
+        Where to.
+    rows
+        The table; its index is not written.
+    float_format
+        How numbers are written; None writes every digit.
+    """
+    safe = rows.set_axis([_without_formula(name) for name in rows.columns], axis="columns")
+    texts = [at for at, kind in enumerate(rows.dtypes) if kind.kind not in "biufc"]
+    for at in texts:
+        safe.isetitem(at, rows.iloc[:, at].astype(object).map(_without_formula).to_numpy())
+
+    def text(quoting: Literal[0, 2]) -> str:
+        return safe.to_csv(index=False, lineterminator="\n", float_format=float_format, quoting=quoting)
+
+    plain = text(csv.QUOTE_MINIMAL)
+    write_text(path, text(csv.QUOTE_NONNUMERIC) if "\r" in plain else plain)  # unquoted it would end a row
+
+
+def read_csv(path: Path, columns: Collection[str]) -> pd.DataFrame:
+    """Read what `write_csv` wrote into a run; all cells are text, and empty ones empty text.
+
+    Parameters
+    ----------
+    path
+        Its path.
+    columns
+        Those that must be there; others may be.
+
+    Returns
+    -------
+    pd.DataFrame
+        The table.
+
+    Raises
+    ------
+    RunError
+        The file is missing, no text, no table, or lacks a column.
+    """
+    import pandas as pd  # noqa: PLC0415 - settings are read without it
+
+    content = read_regular(path, RunError, _again(path))
+    try:
+        rows = pd.read_csv(io.BytesIO(content), dtype=str, keep_default_na=False)
+    except ValueError as error:  # also where bytes are no UTF-8
+        raise damaged(path, error) from None
+    rows = rows.map(_as_it_was).rename(columns=_as_it_was)
+    missing = [name for name in columns if name not in rows]
+    if missing:
+        raise damaged(path, f"without a column {missing[0]}")
+    return rows
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    """Read a Parquet file of a run.
+
+    Raises
+    ------
+    RunError
+        The file is missing or damaged.
+    """
+    import pandas as pd  # noqa: PLC0415 - settings are read without it
+    from pyarrow import ArrowException  # noqa: PLC0415 - the same
+
+    try:
+        return pd.read_parquet(regular_file(path, RunError, _again(path)))
+    except (OSError, ValueError, LookupError, TypeError, ArrowException) as error:
+        raise damaged(path, error) from None
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object of a run.
+
+    Raises
+    ------
+    RunError
+        The file is missing, too large or damaged.
+    """
+    content = read_regular(path, RunError, _again(path))
+    try:
+        values = json.loads(content)
+    except (ValueError, RecursionError) as error:  # also where bytes are no UTF-8
+        raise damaged(path, error) from None
+    if not isinstance(values, dict):
+        raise damaged(path, "no JSON object")
+    return values
+
+
+def damaged(path: Path, reason: object) -> RunError:
+    """Return the error of a file of a run that is not as it was written."""
+    return RunError(path, f"is damaged ({' '.join(str(reason).split())[:200]})", _again(path))
+
+
+def _again(path: Path) -> str:
+    """Say how a file of a run is made again: without its folder, its stage is not finished."""
+    stage = next((folder for folder in path.parents if (folder / "stage.json").is_file()), path.parent)
+    return f"Remove the folder {stage}, and run the same command again"
+
+
+_FORMULA = re.compile(r"'*[=+\-@\t\r\n]")
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+
+
+def _without_formula(cell: Any) -> Any:
+    if isinstance(cell, str) and _FORMULA.match(cell) and not _NUMBER.fullmatch(cell):
+        return f"'{cell}"
+    return cell
+
+
+def _as_it_was(cell: str) -> str:
+    return cell[1:] if cell.startswith("'") and _FORMULA.match(cell) else cell
 
 
 def write_array(path: Path, values: NDArray[Any]) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import pandas as pd
 
 from vitrail.errors import RunError
-from vitrail.files import write_table, write_text
+from vitrail.files import read_csv, read_json, write_csv, write_table, write_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -120,12 +120,17 @@ def read_search(folder: Path) -> SearchResult:
     if not is_searched(folder):
         raise RunError(folder, "no finished search", f"Make one with: vitrail search {folder.parent}")
     try:
-        summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-        rows: list[Any] = pd.read_csv(folder / "table.csv").to_dict("records")
+        cells = read_csv(folder / "table.csv", tuple(_TYPES)).replace("", "nan")
+        rows: list[Any] = cells.astype(_TYPES).to_dict("records")
         combinations = tuple(Combination(**row) for row in rows)
-        return _result(summary, combinations)
-    except (OSError, ValueError, TypeError, KeyError) as error:
+        return _result(read_json(folder / "summary.json"), combinations)
+    except (ValueError, TypeError, KeyError) as error:
         raise RunError(folder, f"does not fit together ({error})", "Run vitrail search again") from None
+
+
+_TYPES = {
+    "side_um": float, "side_px": int, "accuracy": float, "spread": float, "auc": float, "n": int, "state": str,
+}  # fmt: skip
 
 
 def _result(summary: dict[str, Any], combinations: tuple[Combination, ...]) -> SearchResult:
@@ -144,7 +149,7 @@ def write_search(folder: Path, result: SearchResult, cells: pd.DataFrame) -> Non
     """Write the tables, the summary and the lines for `study.toml`; `cells` has `CELL_COLUMNS`."""
     write_table(folder / "cells.parquet", cells[list(CELL_COLUMNS)])
     rows = pd.DataFrame([asdict(one) for one in result.combinations])
-    write_text(folder / "table.csv", rows.to_csv(index=False, lineterminator="\n"))
+    write_csv(folder / "table.csv", rows)
     write_text(folder / "chosen.toml", _toml(result.chosen))
     write_text(folder / "summary.json", json.dumps(_summary(result), indent=1))
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import vitrail
 from vitrail.config import Settings, read_settings
 from vitrail.errors import RunError
-from vitrail.files import write_text
+from vitrail.files import read_json, write_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -160,8 +160,8 @@ def _digest(recipe: dict[str, Any]) -> str:
 
 def _finished(folder: Path, digest: str) -> bool:
     try:
-        record = json.loads((folder / "stage.json").read_text(encoding="utf-8"))
-    except (FileNotFoundError, json.JSONDecodeError):
+        record = read_json(folder / "stage.json")
+    except RunError:
         return False
     return bool(record.get("digest") == digest)
 

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any
 
 from vitrail.config import change_settings, changed_text, preset, settings_text
 from vitrail.errors import RunError
-from vitrail.files import write_text
+from vitrail.files import damaged, read_csv, read_json, write_text
 from vitrail.pipeline import STAGES, stages_of, started
 from vitrail.slides.cohort import copy_cohort, read_cohort
 from vitrail.stage import alone, bring_up_to_date, chain, open_run
@@ -99,7 +96,7 @@ def _check_start(run: Run, stages: tuple[Stage, ...]) -> None:
 
 
 def _outcome(run: Run, until: str) -> Outcome:
-    rows = pd.read_csv(run.folder / "tiles" / "slides.csv", dtype=str, keep_default_na=False)
+    rows = read_csv(run.folder / "tiles" / "slides.csv", ("slide_id", "skipped", "warnings"))
     bad = rows.loc[rows["skipped"] != "", ["slide_id", "skipped"]].itertuples(index=False)
     return Outcome(
         lines=_lines(run, until),
@@ -112,15 +109,19 @@ def _lines(run: Run, until: str) -> list[str]:
     folder = run.folder / next(stage.folder for stage in STAGES if stage.name == until)
     if until != "report":
         return [f"{until}: {folder}"]
-    test = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["test"]
-    figures = [_figures(test, network) for network in ("classifier", "segmenter")]
+    try:
+        figures = _test_lines(read_json(folder / "metrics.json")["test"])
+    except (LookupError, TypeError, ValueError):
+        raise damaged(folder / "metrics.json", "without the figures of the test tiles") from None
+    return [*figures, str(folder / "index.html")]
+
+
+def _test_lines(test: dict[str, Any]) -> list[str]:
     pixels = test["pixels"]
-    jaccard = f"pixels       mean Jaccard {_show(pixels['mean_jaccard'])}, tumor {_show(pixels['jaccard']['tumor'])}"
     return [
         f"test: {test['tiles']} tiles of {test['patients']} patients",
-        *figures,
-        jaccard,
-        str(folder / "index.html"),
+        *(_figures(test, network) for network in ("classifier", "segmenter")),
+        f"pixels       mean Jaccard {_show(pixels['mean_jaccard'])}, tumor {_show(pixels['jaccard']['tumor'])}",
     ]
 
 

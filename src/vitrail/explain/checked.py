@@ -16,7 +16,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +26,7 @@ from scipy.integrate import trapezoid
 from vitrail.errors import RunError
 from vitrail.explain.stored import KEYS
 from vitrail.explain.verdicts import verdicts
+from vitrail.files import read_json, read_table
 from vitrail.measures.patients import crossed_estimate, estimate
 
 if TYPE_CHECKING:
@@ -86,10 +86,10 @@ def open_checked(folder: Path) -> Checked:
     """
     try:
         perturbation, randomisation, truth = (_read(folder, name) for name in COLUMNS)
-        summary = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
-    except (OSError, ValueError, KeyError) as error:
+        summary = read_json(folder / SUMMARY)
+    except KeyError as error:
         problem = f"no complete checks ({' '.join(str(error).split())[:200]})"
-        raise RunError(folder, problem, "Check the explanations with: vitrail check RUN") from None
+        raise RunError(folder, problem, f"Remove this folder, and run: vitrail explain {folder.parent}") from None
     return Checked(perturbation=perturbation, randomisation=randomisation, truth=truth, summary=summary)
 
 
@@ -101,7 +101,7 @@ def as_table(name: str, parts: Iterable[pd.DataFrame]) -> pd.DataFrame:
 
 
 def _read(folder: Path, name: str) -> pd.DataFrame:
-    return pd.read_parquet(folder / f"{name}.parquet")[list(COLUMNS[name])]
+    return read_table(folder / f"{name}.parquet")[list(COLUMNS[name])]
 
 
 def summarise(tables: dict[str, pd.DataFrame], seed: int) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from vitrail.explain.located import locate
 from vitrail.explain.perturb import Scorer, curves, orders
 from vitrail.explain.randomise import METHODS, Subject, randomisation
 from vitrail.explain.stored import KEYS, open_stored
-from vitrail.files import write_table, write_text
+from vitrail.files import read_table, write_table, write_text
 from vitrail.geometry import Region
 from vitrail.models.device import keep_memory, pick_device, reproducible
 from vitrail.models.store import load_model
@@ -91,7 +91,7 @@ class _Check:
         path = _parts(self.work) / f"{name}.parquet"
         if not path.is_file():
             write_table(path, make())
-        return pd.read_parquet(path)
+        return read_table(path)
 
     def images_of(self, rows: pd.DataFrame) -> NDArray[np.uint8]:
         return np.asarray(self.images[rows["tile"].to_numpy()])

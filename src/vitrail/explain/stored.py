@@ -20,16 +20,16 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 
 from vitrail.errors import RunError
 from vitrail.explain.saliency import Frame, Saliency
-from vitrail.files import write_text
+from vitrail.files import read_json, read_table, write_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    import pandas as pd
     from numpy.typing import NDArray
 
     Floats = NDArray[np.float32]
@@ -147,16 +147,16 @@ def open_stored(folder: Path) -> Stored:
     RunError
         A file is missing or not valid, or they do not belong together.
     """
-    cure = "Explain the tiles with: vitrail explain RUN"
+    cure = f"Remove this folder, and run: vitrail explain {folder.parent}"
     try:
-        rows, agreement = (pd.read_parquet(folder / name) for name in (ROWS, AGREEMENT))
-        summary = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
+        rows, agreement = (read_table(folder / name) for name in (ROWS, AGREEMENT))
+        summary = read_json(folder / SUMMARY)
         file = open_file(folder)
     except (OSError, ValueError, KeyError, TypeError) as error:
         problem = f"no complete explanations ({' '.join(str(error).split())[:200]})"
         raise RunError(folder, problem, cure) from None
     if not len(rows) == len(agreement) == file.count:
-        raise RunError(folder, "tables and maps differ in number", f"Remove this folder. {cure}")
+        raise RunError(folder, "tables and maps differ in number", cure)
     return Stored(rows=rows, agreement=agreement, summary=summary, file=file)
 
 
@@ -183,7 +183,7 @@ def create_file(folder: Path, kinds: Mapping[str, Kind], count: int) -> Saliency
 def has_file(folder: Path, kinds: Mapping[str, Kind], count: int) -> bool:
     """Tell whether a folder has a file for these very maps."""
     index = folder / INDEX
-    same = index.is_file() and index.read_text(encoding="utf-8") == _index_text(kinds, count)
+    same = index.is_file() and index.read_bytes() == _index_text(kinds, count).encode()
     return same and (folder / VALUES).is_file()
 
 
@@ -194,10 +194,10 @@ def open_file(folder: Path, *, writable: bool = False) -> SaliencyFile:
     ------
     OSError
         A file is missing.
-    ValueError, KeyError, TypeError
+    RunError, ValueError, KeyError, TypeError
         One is not valid, or they do not fit each other.
     """
-    index: dict[str, dict[str, Any]] = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+    index: dict[str, dict[str, Any]] = read_json(folder / INDEX)
     kinds = {key: _kind(entry) for key, entry in index.items()}
     (count,) = {entry["shape"][0] for entry in index.values()}
     values: Floats = np.load(folder / VALUES, mmap_mode="r+" if writable else "r")

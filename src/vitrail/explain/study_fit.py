@@ -17,7 +17,7 @@ from vitrail.explain.hooks import tap
 from vitrail.explain.hrcam import fit, load_auxiliary, save_auxiliary
 from vitrail.explain.layers import find_layers
 from vitrail.explain.retrain import Course, Examples, retrain
-from vitrail.files import write_array, write_text
+from vitrail.files import read_json, write_array, write_text
 from vitrail.models.store import load_model, model_digest
 
 if TYPE_CHECKING:
@@ -189,8 +189,7 @@ def fitted_network(task: Task, sources: Sources, augmentation: Augmentation | No
         save_auxiliary(folder, replace(auxiliary, fitted_on=model_digest(sources.run.folder / task)))
         accuracy = auxiliary.accuracy(examples.pooled, examples.tumor)
         write_text(record, json.dumps({"train_accuracy": accuracy, "train_tiles": len(examples.rows)}))
-    told = json.loads(record.read_text(encoding="utf-8"))
-    return Network(task=task, explainer=explainer, auxiliary=load_auxiliary(folder), **told)
+    return Network(task=task, explainer=explainer, auxiliary=load_auxiliary(folder), **read_json(record))
 
 
 def chosen_layers(network: nn.Module, task: Task, settings: ExplainSettings) -> Layers:

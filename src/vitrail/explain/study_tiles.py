@@ -11,7 +11,7 @@ import torch
 from vitrail.classes import TissueClass
 from vitrail.errors import ModelError
 from vitrail.explain.stored import Kind
-from vitrail.files import write_table
+from vitrail.files import read_table, write_table
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -84,7 +84,7 @@ def explain_tiles(networks: Sequence[Network], sources: Sources, file: SaliencyF
             told = [_explain(network, images, maps, step) for network in networks]
             file.flush()
             write_table(path, pd.concat(told, axis=1))
-    return pd.concat([pd.read_parquet(path) for path in paths], ignore_index=True)
+    return pd.concat([read_table(path) for path in paths], ignore_index=True)
 
 
 def _explain(network: Network, images: Images, into: Mapping[str, NDArray[np.float32]], step: Step) -> pd.DataFrame:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from vitrail.files import write_table, write_text
+from vitrail.files import read_json, write_table, write_text
 from vitrail.predict.explained import write_explained
 from vitrail.predict.ground import find_ground, mean_colour
 from vitrail.predict.pixels import Counted, write_class_map
@@ -141,7 +141,7 @@ class _Clock:
 
     def __init__(self, path: Path) -> None:
         self._path, self._last, self._saved = path, time.perf_counter(), -math.inf
-        self._seconds: dict[str, float] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        self._seconds: dict[str, float] = read_json(path) if path.is_file() else {}
 
     @property
     def seconds(self) -> dict[str, float]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from vitrail.classes import CLASSES, TissueClass
-from vitrail.files import write_table
+from vitrail.files import read_table, write_table
 from vitrail.measures.scores import confusion
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def predict_tiles(tiles: TileTable, engines: tuple[Engine, Engine], blocks: Path
             if not path.is_file():
                 write_table(path, _predict_block(tiles.images[start:stop], tiles.masks[start:stop], engines))
             step(stop - start)
-    predictions = pd.concat([pd.read_parquet(blocks / f"{start:09d}.parquet") for start in starts], ignore_index=True)
+    predictions = pd.concat([read_table(blocks / f"{start:09d}.parquet") for start in starts], ignore_index=True)
     return pd.concat([tiles.rows.reset_index(drop=True), predictions], axis=1)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +11,7 @@ import shapely
 
 from vitrail.classes import LABELS, TissueClass
 from vitrail.config import settings_text
+from vitrail.files import damaged, read_csv, read_json, read_table
 from vitrail.geometry import Region
 from vitrail.models.spec import read_spec
 from vitrail.predict.slidemap import LEFT_OUT, MapFiles
@@ -29,6 +29,8 @@ from vitrail.tiles.cut import class_names, open_cohort_slide
 from vitrail.tiles.table import read_tiles, tiles_of
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from numpy.typing import NDArray
 
     from vitrail.searched import SearchResult
@@ -52,10 +54,8 @@ def collect(run: Run) -> ReportData:
     """
     folder, settings = run.folder, run.settings
     entries = read_cohort(run.cohort)
-    cut = pd.read_csv(
-        folder / "tiles" / "slides.csv", dtype={"slide_id": str, "patient_id": str}, keep_default_na=False
-    )
-    predictions = pd.read_parquet(folder / "predictions" / "tiles.parquet")
+    cut = _cut_slides(folder / "tiles" / "slides.csv")
+    predictions = read_table(folder / "predictions" / "tiles.parquet")
     mapped = _mapped(run, entries, predictions)
     search = read_search(folder / "search") if is_searched(folder / "search") else None
     return ReportData(
@@ -68,7 +68,7 @@ def collect(run: Run) -> ReportData:
         warnings=[line for cell in cut["warnings"] if cell for line in cell.split(" | ")]
         + _left_out(run)
         + _seen(search, predictions),
-        history={task: pd.read_csv(folder / task / "history.csv") for task in ("classifier", "segmenter")},
+        history={task: _history(folder / task / "history.csv") for task in ("classifier", "segmenter")},
         predictions=predictions,
         maps=[maps for maps, _ in mapped],
         mapped=[files for _, files in mapped],
@@ -82,10 +82,30 @@ def collect(run: Run) -> ReportData:
     )
 
 
+_MEASURED = {"mpp": float, "tumor_tiles": int, "non_tumor_tiles": int}
+
+
+def _cut_slides(path: Path) -> pd.DataFrame:
+    """Return what became of each slide; of those with tiles, the cells of `_MEASURED` are numbers."""
+    cut = read_csv(path, ("slide_id", "patient_id", "skipped", "warnings", *_MEASURED))
+    try:
+        cut[cut["skipped"] == ""].astype(_MEASURED)
+    except ValueError as error:
+        raise damaged(path, error) from None
+    return cut
+
+
+def _history(path: Path) -> pd.DataFrame:
+    """Return the losses and scores of a training, a row an epoch."""
+    try:
+        return read_csv(path, ("epoch", "train_loss", "validation_loss")).astype(float).astype({"epoch": int})
+    except ValueError as error:
+        raise damaged(path, error) from None
+
+
 def _slides(cut: pd.DataFrame, entries: tuple[CohortSlide, ...], predictions: pd.DataFrame) -> pd.DataFrame:
     """Return a row for each slide with tiles, its attributes last."""
-    kept = cut.loc[cut["skipped"] == "", ["slide_id", "patient_id", "mpp", "tumor_tiles", "non_tumor_tiles"]]
-    kept = kept.astype({"mpp": float})
+    kept = cut.loc[cut["skipped"] == "", ["slide_id", "patient_id", *_MEASURED]].astype(_MEASURED)
     splits = predictions.drop_duplicates("slide_id").set_index("slide_id")["split"]
     kept.insert(2, "split", kept["slide_id"].map(splits))
     attributes = pd.DataFrame([entry.attributes for entry in entries]).apply(_known)
@@ -111,7 +131,7 @@ def _mapped(run: Run, entries: tuple[CohortSlide, ...], predictions: pd.DataFram
 def _left_out(run: Run) -> list[str]:
     """Say which slides were to be mapped and could not be."""
     path = run.folder / "predictions" / "maps" / LEFT_OUT
-    reasons = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    reasons = read_json(path) if path.is_file() else {}
     return [f"{slide_id} could not be mapped as a whole: {reason}" for slide_id, reason in reasons.items()]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,6 +9,7 @@ from PIL import Image
 
 from vitrail.exchange.classmap import read_class_map
 from vitrail.exchange.whole import whole_file
+from vitrail.files import read_json
 from vitrail.predict.ground import looked_up
 from vitrail.predict.slidemap import MapFiles
 from vitrail.report.maps import SPOILT, Panel, panel_figure, probability_panels, slide_panel
@@ -42,7 +42,7 @@ def save_explained_figure(maps: SlideMaps, files: MapFiles) -> None:
     ExchangeError
         The map of explanations cannot be read, or the figure cannot be written.
     """
-    agreement = json.loads(files.facts.read_text(encoding="utf-8"))["explained"]["agreement"]
+    agreement = read_json(files.facts)["explained"]["agreement"]
     with style(), whole_file(files.explained_picture) as temporary:
         save_png(explained_figure(maps, read_explained(files, maps), agreement), temporary)
 

@@ -15,6 +15,7 @@ from markupsafe import Markup
 
 from vitrail import __version__
 from vitrail.classes import CLASSES
+from vitrail.files import write_csv
 from vitrail.report.captions import (
     LABELS,
     captions,
@@ -93,7 +94,7 @@ def write_report(data: ReportData, folder: Path) -> Path:
     more = {"explanations": explanation_metrics(data.explained)} if data.explained else {}
     _write(folder / "metrics.json", as_json(measured | more))
     mapped = publish_all(data.mapped, folder / "qupath", data.threshold)
-    mapped.to_csv(folder / "tables" / "mapped.csv", index=False, lineterminator="\n")
+    write_csv(folder / "tables" / "mapped.csv", mapped)
     tables = [*write_tables(data, rated, measured, folder / "tables"), "mapped.csv"]
     figures = {maps.slide_id: name for name, maps in _named(data.maps).items()}
     drawn = {

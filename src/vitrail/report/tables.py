@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from vitrail.classes import CLASSES, LABELS
+from vitrail.files import write_csv
 from vitrail.measures import scores
 from vitrail.measures.calibration import equal_count, equal_width, reliability
 from vitrail.report.data import NETWORKS
@@ -59,7 +60,7 @@ def write_tables(data: ReportData, rated: Rated, measured: Measured, folder: Pat
         **({"search": pd.DataFrame([asdict(one) for one in data.search.combinations])} if data.search else {}),
     }
     for name, table in tables.items():
-        table.to_csv(folder / f"{name}.csv", index=False, lineterminator="\n")
+        write_csv(folder / f"{name}.csv", table)
     return [f"{name}.csv" for name in tables]
 
 

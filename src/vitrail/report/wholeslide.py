@@ -6,7 +6,6 @@ more has no class; neither counts in the statistics.
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,6 +16,7 @@ from vitrail.exchange.classmap import read_class_map
 from vitrail.exchange.qupath import MEASUREMENTS, SlideObjects, write_geojson
 from vitrail.exchange.regions import MapFrame, find_regions
 from vitrail.exchange.whole import whole_file
+from vitrail.files import read_json, read_table
 from vitrail.predict.slidemap import load_map
 from vitrail.report.data import SlideMaps
 from vitrail.report.maps import SPOILT, map_figure
@@ -91,8 +91,7 @@ def publish(files: MapFiles, out: Path, threshold: float) -> dict[str, Any]:
     ExchangeError
         The GeoJSON cannot be written, or the class map cannot be read.
     """
-    facts = json.loads(files.facts.read_text(encoding="utf-8"))
-    tiles = pd.read_parquet(files.tiles)
+    facts, tiles = read_json(files.facts), read_table(files.tiles)
     names = name_tiles(tiles, threshold)
     objects = SlideObjects(
         slide_id=files.base.name,

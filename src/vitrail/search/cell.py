@@ -13,10 +13,10 @@ from threading import Lock
 from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 
 from vitrail.classes import TissueClass
 from vitrail.errors import RunError
+from vitrail.files import read_json, read_table
 from vitrail.measures import scores
 from vitrail.search.folds import fold_of_rows
 from vitrail.search.plan import cell_settings
@@ -87,8 +87,8 @@ class CellScore:
 def read_score(folder: Path, cell: Cell) -> CellScore | None:
     """Read the score of a cell from the folder of a search; None where there is none."""
     try:
-        return CellScore(**json.loads(_file(folder, cell).read_text(encoding="utf-8"))["score"])
-    except (FileNotFoundError, ValueError, TypeError, KeyError):
+        return CellScore(**read_json(_file(folder, cell))["score"])
+    except (RunError, TypeError, KeyError):
         return None
 
 
@@ -191,7 +191,7 @@ def cell_parts(job: CellJob) -> Parts:
     """
     from vitrail.learn.data import Parts  # noqa: PLC0415 - the process that sends cells does without torch
 
-    rows = pd.read_parquet(job.rows)
+    rows = read_table(job.rows)
     fold = fold_of_rows(rows, job.settings.search.folds, (job.settings.seed, _FOLDS, job.cell.iteration))
     images = np.load(job.images, mmap_mode="r")
     masks = np.broadcast_to(np.uint8(TissueClass.BACKGROUND), images.shape[:3])  # the classifier reads none

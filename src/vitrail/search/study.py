@@ -14,7 +14,7 @@ import pandas as pd
 
 import vitrail
 from vitrail.errors import RunError
-from vitrail.files import write_text
+from vitrail.files import read_table, write_text
 from vitrail.pipeline import started
 from vitrail.progress import Silent
 from vitrail.search.cell import CellJob, read_score, run_cell
@@ -25,6 +25,7 @@ from vitrail.searched import CELL_COLUMNS, Combination, SearchResult, choose, wr
 from vitrail.slides.cohort import read_cohort
 from vitrail.stage import alone, open_run
 from vitrail.study import Outcome, bring_run
+from vitrail.tiles.split import split_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -97,8 +98,7 @@ def _grid(run: Run) -> Grid:
 
 
 def _split(run: Run) -> dict[str, str]:
-    path = run.folder / "split" / "patients.csv"
-    return dict(pd.read_csv(path, dtype=str, keep_default_na=False).itertuples(index=False))
+    return split_of(run.folder / "split")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,7 +151,7 @@ class _Search:
 
     def _check_folds(self, cells: list[Cell]) -> None:
         for side_um in sorted({cell.side_um for cell in cells}):
-            rows = pd.read_parquet(size_folder(self.grid, self.target, side_um).rows)
+            rows = read_table(size_folder(self.grid, self.target, side_um).rows)
             fold_of_rows(rows, self.grid.settings.search.folds, (0,))
 
     def _job(self, cell: Cell) -> CellJob:

@@ -18,6 +18,7 @@ import pandas as pd
 
 from vitrail.classes import LABELS
 from vitrail.errors import AnnotationError, SlideError, TileError
+from vitrail.files import read_csv, write_csv
 from vitrail.parallel import in_processes
 from vitrail.slides.annotations import names_found
 from vitrail.slides.cohort import content_digest, file_digest
@@ -162,7 +163,7 @@ def _earlier(folder: Path) -> pd.DataFrame:
     """Return the slides with tiles of an earlier tile table; none where there is no finished one."""
     if not (folder / "stage.json").is_file():
         return pd.DataFrame(columns=["slide_id", "mpp", "warnings", "digest"])
-    rows = pd.read_csv(folder / "slides.csv", dtype=str, keep_default_na=False)
+    rows = read_csv(folder / "slides.csv", ("slide_id", "mpp", "skipped", "warnings", "digest"))
     return rows[rows["skipped"] == ""]
 
 
@@ -202,7 +203,7 @@ def _assemble(summary: pd.DataFrame, slides: list[StoredTiles], folder: Path, si
     join_arrays(folder / "images.npy", (*shape, 3), [(tiles.images, tiles.span) for tiles in slides])
     join_arrays(folder / "masks.npy", shape, [(tiles.masks, tiles.span) for tiles in slides])
     rows.to_parquet(folder / "tiles.parquet")
-    _counted(summary, rows).to_csv(folder / "slides.csv", index=False)
+    write_csv(folder / "slides.csv", _counted(summary, rows))
 
 
 def _check_labels(rows: pd.DataFrame) -> None:

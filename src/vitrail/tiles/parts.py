@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
-import pandas as pd
 
 from vitrail.classes import CLASSES
 from vitrail.errors import VitrailError
-from vitrail.files import write_text
+from vitrail.files import read_json, read_table, write_text
 from vitrail.tiles.cut import cut_tiles, plan_slide
 from vitrail.tiles.labels import shares
 from vitrail.tiles.table import StoredTiles, start_array
@@ -22,6 +21,7 @@ from vitrail.tiles.table import StoredTiles, start_array
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    import pandas as pd
     from numpy.typing import NDArray
 
     from vitrail.config import Settings
@@ -88,13 +88,13 @@ def _write_arrays(job: CutJob, plan: TilePlan) -> pd.DataFrame:
 def finished_part(part: Path) -> Outcome | None:
     """Return what became of a slide whose part is there already."""
     record = _record(part)
-    return Outcome(**json.loads(record.read_text(encoding="utf-8"))) if record.is_file() else None
+    return Outcome(**read_json(record)) if record.is_file() else None
 
 
 def read_part(part: Path) -> StoredTiles:
     """Read a part's rows, and tell where its pixels are."""
     images, masks = (_array(part, name) for name in ("images", "masks"))
-    return StoredTiles(rows=pd.read_parquet(_rows(part)), images=images, masks=masks)
+    return StoredTiles(rows=read_table(_rows(part)), images=images, masks=masks)
 
 
 def _record(part: Path) -> Path:

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from vitrail.errors import CohortError
+from vitrail.files import damaged, read_csv, write_csv
 from vitrail.slides.cohort import SPLITS
 
 if TYPE_CHECKING:
@@ -88,13 +89,37 @@ def draw_split(holds: NDArray[np.bool_], sizes: Sequence[float], seed: int) -> l
 
 def write_split(folder: Path, split: pd.Series) -> None:
     """Write a split as `patients.csv`."""
-    split.to_csv(folder / "patients.csv")
+    write_csv(folder / "patients.csv", split.reset_index())
 
 
 def read_split(folder: Path, rows: pd.DataFrame) -> NDArray[np.str_]:
-    """Read the split of each of the tile table's rows, `[n]`."""
-    patients = pd.read_csv(folder / "patients.csv", dtype=str, keep_default_na=False).set_index("patient_id")["split"]
-    return rows["patient_id"].map(patients).to_numpy(dtype=np.str_)
+    """Read the split of each of the tile table's rows, `[n]`.
+
+    Raises
+    ------
+    RunError
+        The file is missing or damaged, or lacks a patient.
+    """
+    patients = split_of(folder)
+    split = rows["patient_id"].map(patients)
+    if split.isna().any():
+        raise damaged(folder / "patients.csv", f"without patient {rows['patient_id'][split.isna()].iloc[0]}")
+    return split.to_numpy(dtype=np.str_)
+
+
+def split_of(folder: Path) -> dict[str, str]:
+    """Read the split of each patient.
+
+    Raises
+    ------
+    RunError
+        The file is missing or damaged.
+    """
+    path = folder / "patients.csv"
+    split = read_csv(path, ("patient_id", "split")).set_index("patient_id")["split"]
+    if not split.index.is_unique or not set(split) <= set(SPLITS):
+        raise damaged(path, f"not every patient is in one of {', '.join(SPLITS)}")
+    return {str(patient): part for patient, part in split.items()}
 
 
 _SPLIT = 0x5711  # keeps this draw apart from the others of the same seed

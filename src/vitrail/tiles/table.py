@@ -12,14 +12,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
-import pandas as pd
 
 from vitrail.errors import RunError
+from vitrail.files import read_table
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
+    import pandas as pd
     from numpy.typing import NDArray
 
 
@@ -79,10 +80,11 @@ def read_tiles(folder: Path) -> TileTable:
         A file is missing, or the three do not belong together.
     """
     try:
-        rows = pd.read_parquet(folder / "tiles.parquet")
+        rows = read_table(folder / "tiles.parquet")
         images, masks = (np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("images", "masks"))
     except (FileNotFoundError, ValueError) as error:
-        raise RunError(folder, f"no complete tile table ({error})", "Cut the tiles with: vitrail tiles RUN") from None
+        cure = f"Remove this folder, and run: vitrail tiles {folder.parent}"
+        raise RunError(folder, f"no complete tile table ({error})", cure) from None
     if not len(rows) == len(images) == len(masks):
         raise RunError(folder, "rows and arrays differ in number", "Remove this folder and run: vitrail tiles RUN")
     return TileTable(rows=rows, images=images, masks=masks)
