@@ -243,7 +243,7 @@ STAGES = (
     Stage(
         name="report",
         folder="report",
-        version=7,
+        version=8,
         settings=("evaluation",),
         needs=("tiles", "split", "classifier", "segmenter", "predict", "explain", "check"),
         inputs=_attributes_and_search,
