@@ -185,7 +185,7 @@ DEEP, LONG = "[" * 5000 + "]" * 5000, "9" * 5000
         ("x" * 100_000 + " = 1", "there is no setting 'xxx"),
         (f"[encoder]\nname = '{'a' * 1000}'", "at most 200 characters"),
         ("# \xff", "not a text in UTF-8"),
-        ("#" * (1 << 20) + "\n", "has more than 1 MiB"),
+        ("#" * (1 << 20) + "\n", "MiB, more than 1"),
     ],
 )
 def test_a_typo_in_the_file_is_named(tmp_path, text, said):
