@@ -185,8 +185,11 @@ def test_an_mpp_can_be_given(bench, tmp_path):
 def test_later_slides_join_the_summary(bench, slide, tmp_path):
     other = write_slide(tmp_path / "slides" / "B.tif")
     bench.run([other], tmp_path / "out")
-    bench.run([slide], tmp_path / "out")
-    assert pd.read_csv(tmp_path / "out" / "summary.csv")["slide_id"].tolist() == ["A", "B"]
+    outcome = bench.run([slide], tmp_path / "out")
+    summary = pd.read_csv(tmp_path / "out" / "summary.csv", keep_default_na=False)
+    assert summary["slide_id"].tolist() == ["A", "B"]
+    assert summary["reason"].tolist() == ["", ""]
+    assert outcome.lines[0] == "1 slides mapped, 2 in the summary"
 
 
 def test_two_slides_of_one_name_stop_before_anything_starts(bench, slide, tmp_path):
@@ -309,7 +312,7 @@ def test_explained_slides_get_a_map_and_a_picture_more(bench, slide, tmp_path, m
     more = ("explanations.ome.tiff", "explanations.png")
     assert names(out) == {"summary.csv", *(f"A.{ending}" for ending in (*ENDINGS, *more))}
     (told,) = [line for line in outcome.warnings if "Grad-CAM alone" in line]
-    assert told.endswith("its run has no dense layer for HR-CAM; fit it with: vitrail explain RUN")
+    assert told.endswith("and fit it with: vitrail explain RUN")
     first, seen = contents(out), engine.seen
     (out / "A.explanations.png").unlink()
     bench.run([slide], out, explained=True)

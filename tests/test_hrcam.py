@@ -138,11 +138,11 @@ def enlarged(maps, own, onto, shape):
 
 
 def naive(network, auxiliary, x):
-    """Enlarge every feature map first, each value where its cell looks, then weight and add up."""
+    """Enlarge every feature map first, each value where its cell looks, then weight, add up, and add the bias."""
     layers = auxiliary.layers
     maps, weights = feature_maps(network, layers, x), auxiliary.weights.double().split(layers.channels)
     places = frames(network, tuple(x.shape[1:]), layers.names, layers.strides)
-    shape, total = maps[0].shape[2:], 0
+    shape, total = maps[0].shape[2:], auxiliary.bias
     for each, own, weight in zip(maps, places, weights, strict=True):
         large = np.stack([enlarged(image, own, places[0], shape) for image in each])
         total = total + np.einsum("nchw,c->nhw", large, weight.numpy())
@@ -156,6 +156,14 @@ def test_heatmap_is_the_naive_one(network):
     scale = expected.abs().max()
     torch.testing.assert_close(found.values / scale, expected / scale, atol=1e-5, rtol=1e-5)
     assert found.frame.span_px == (64, 96)
+
+
+def test_where_all_layers_have_one_size_the_maps_mean_is_the_logit(network):
+    """So its zero parts what speaks for tumor from what speaks against it."""
+    x, layers = images(3, 3, 64, 64), find_layers(network, find_layers(network).names[-1:])
+    found = hrcam(network, x, random_auxiliary(layers))
+    torch.testing.assert_close(found.values.mean((1, 2)), found.output, rtol=1e-4, atol=1e-4)
+    assert found.output.abs().min() > 1e-3
 
 
 def test_the_dense_layer_tells_its_logits_along(network):

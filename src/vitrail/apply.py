@@ -312,7 +312,8 @@ def _tumor(engine: Engine, tile: np.ndarray[Any, np.dtype[np.uint8]]) -> float:
 
 def _relevant(settings: Settings) -> list[Any]:
     dumped = settings.model_dump(mode="json")
-    return [__version__, _COLUMNS, *(dumped[name] for name in ("predict", "tissue", "artefacts"))]
+    precision = [] if settings.compute.precision == "auto" else [settings.compute.precision]  # it changes numbers
+    return [__version__, _COLUMNS, *(dumped[name] for name in ("predict", "tissue", "artefacts")), *precision]
 
 
 def _digest(parts: list[Any]) -> str:
@@ -378,8 +379,9 @@ def _read_summary(path: Path) -> dict[str, dict[str, Any]]:
     """Read the rows of earlier calls, so that slides may be given bit by bit."""
     try:
         table = read_csv(path, ("slide_id", "reason")).reindex(columns=_COLUMNS, fill_value="")
-        figures = {name: float for name in _COLUMNS if name not in {"slide_id", "reason"}}
-        rows = table[table["slide_id"] != ""].replace("", "nan").astype(figures).to_dict("records")
+        figures = [name for name in _COLUMNS if name not in {"slide_id", "reason"}]
+        table[figures] = table[figures].replace("", "nan").astype(float)
+        rows = table[table["slide_id"] != ""].to_dict("records")
     except (RunError, ValueError):
         return {}
     return {str(row["slide_id"]): {str(name): value for name, value in row.items()} for row in rows}

@@ -299,7 +299,8 @@ class CheckSettings(Branch):
     draws: Repeats = Field(
         12,
         description="times that the weights are randomised: draws differ as much as patients do, and a verdict needs "
-        "to know by how much. The first two are explained step by step, the others at the end",
+        "to know by how much, which one draw does not tell. The first two are explained step by step, the others at "
+        "the end",
     )
 
 
@@ -317,7 +318,7 @@ class EvaluationSettings(Branch):
 
 
 class ComputeSettings(Branch):
-    """What the work runs on. These change how fast a result comes, and redo nothing."""
+    """What the work runs on. These change how fast a result comes, and redo nothing, but for a precision by name."""
 
     device: Literal["auto", "cpu", "cuda", "mps"] = Field(
         "auto", description="auto takes a CUDA GPU where there is one"
@@ -330,8 +331,8 @@ class ComputeSettings(Branch):
     precision: PrecisionName = Field(
         "auto",
         description="that networks compute in. auto: on a CPU training is in float32, and predictions are in bfloat16 "
-        "only where that was measured to be faster on this machine and the model's own check allows it; on a GPU both "
-        "are in 16 bits. float32: always. bfloat16: always. Explanations stay in float32",
+        "only where that was measured to be faster on this machine, the model's own check allows it, and torch "
+        "computes; on a GPU both are in 16 bits. float32, bfloat16: always. Explanations stay in float32",
     )
     workers: Annotated[int, Field(ge=0, le=1024)] = Field(
         0, description="processes that cut slides; 0 means one a core"

@@ -89,7 +89,7 @@ KEYWORDS = ("imagenet", "embedded", "random")
 QUICK: dict[str, dict[str, Any]] = {
     "tiles": {"side_px": 96},
     "encoder": {"name": EMBEDDED_ENCODER, "weights": "embedded"},
-    "classifier": {"activation": "relu", "glass": 0.05, "learning_rate": 3e-4, "epochs": 8},
+    "classifier": {"activation": "relu", "glass": 0.02, "learning_rate": 3e-4, "epochs": 8},
     "segmenter": {"learning_rate": 1e-3, "epochs": 6},
     "predict": {"window": 0, "overlap": 0.25, "background": False, "artefacts": True, "calibrated": True},
     "explain": {"training": "exact", "l2": 1.0},

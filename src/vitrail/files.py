@@ -212,8 +212,9 @@ def damaged(path: Path, reason: object) -> RunError:
 
 def _again(path: Path) -> str:
     """Say how a file of a run is made again: without its folder, its stage is not finished."""
-    stage = next((folder for folder in path.parents if (folder / "stage.json").is_file()), path.parent)
-    return f"Remove the folder {stage}, and run the same command again"
+    stage = next((folder for folder in path.parents if (folder / "stage.json").is_file()), None)
+    what = f"the folder {stage}" if stage else "this file"
+    return f"Remove {what}, and run the same command again"
 
 
 _FORMULA = re.compile(r"'*[=+\-@\t\r\n]")

@@ -160,10 +160,18 @@ def _attributes_and_search(run: Run) -> Any:
     return {"attributes": _attributes(run), "search": found}
 
 
-def _weights(run: Run) -> Any:
-    """Digest the file that the encoder starts from, where it is one."""
+def _start(run: Run) -> Any:
+    """Digest the file that the encoder starts from, where it is one; and name the type to compute in, where one is."""
     weights = started(run).encoder.weights
-    return None if weights in KEYWORDS else content_digest(Path(weights))
+    found = None if weights in KEYWORDS else content_digest(Path(weights))
+    precision = _precision(run)
+    return [found, precision] if precision else found
+
+
+def _precision(run: Run) -> Any:
+    """Return the type that the settings name, which changes numbers; None where it is chosen."""
+    precision = run.settings.compute.precision
+    return None if precision == "auto" else precision
 
 
 def _truths(run: Run) -> Any:
@@ -201,7 +209,7 @@ STAGES = (
         version=2,
         settings=("encoder", "augment", "classifier"),
         needs=("tiles", "split"),
-        inputs=_weights,
+        inputs=_start,
         make=train_classifier,
     ),
     Stage(
@@ -210,16 +218,16 @@ STAGES = (
         version=2,
         settings=("encoder", "augment", "segmenter"),
         needs=("tiles", "split"),
-        inputs=_weights,
+        inputs=_start,
         make=train_segmenter,
     ),
     Stage(
         name="predict",
         folder="predictions",
-        version=3,
+        version=4,
         settings=("tiles", "predict", "tissue", "artefacts"),
         needs=("tiles", "split", "classifier", "segmenter"),
-        inputs=_nothing,
+        inputs=_precision,
         make=predict,
     ),
     Stage(

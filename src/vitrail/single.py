@@ -61,7 +61,7 @@ def explain_picture(model_folder: Path, file: Path, corner: str | None, out: Pat
     corner
         `X,Y` of the tile on a slide, in level-0 pixels; None for a picture.
     out
-        The folder for `<name>-<network>.png` and `<name>-<network>-<method>.npy`, the map's signed values.
+        The folder for `<name>-<network>.png` and `<name>-<network>-<method>.npy`, the map's values.
 
     Raises
     ------
@@ -78,7 +78,9 @@ def explain_picture(model_folder: Path, file: Path, corner: str | None, out: Pat
     tile, shown = _pixels(model.spec, file, corner)
     keep_memory()
     device = pick_device("auto")
-    told = _told(Engine(model, device, engine="torch"), tile)  # for one picture compiling takes longer
+    told = _told(
+        Engine(model, device, engine="torch", precision="float32"), tile
+    )  # for one picture compiling takes longer
     explainer, missing = Explainer(model, device, engine="torch"), unfitted(model_folder)
     maps = explainer.gradcam(tile[None])
     maps += [] if missing else explainer.hrcam(tile[None], fitted_auxiliary(model_folder))
@@ -154,7 +156,8 @@ def _told(engine: Engine, tile: Pixels) -> str:
 
 def _line(saliency: Saliency) -> str:
     low, high = float(saliency.values.min()), float(saliency.values.max())
-    return f"{saliency.method:<10} {low:.3g} to {high:.3g} for tumor"
+    zero = "" if saliency.signed else "; its zero means nothing"
+    return f"{saliency.method:<10} {low:.3g} to {high:.3g} for tumor{zero}"
 
 
 def _warnings(model: Model, tile: Pixels, maps: list[Saliency]) -> list[str]:

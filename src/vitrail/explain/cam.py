@@ -1,6 +1,7 @@
 """Grad-CAM: feature maps, weighted by the mean gradient of a score (Selvaraju et al. 2017, doi:10.1109/ICCV.2017.74).
 
-Maps are signed; `Saliency.relu` is the map as first defined. The gradient never goes through the encoder.
+Where features have a zero, maps are signed; `Saliency.relu` is the map as first defined. The gradient never goes
+through the encoder.
 """
 
 from __future__ import annotations

@@ -5,6 +5,10 @@ Source: doi:10.1007/978-3-030-32251-9_33.
 The classifier on top of a frozen network is replaced by global average pooling of several layers and one dense layer.
 With the network frozen, training that layer is a convex problem on pooled features: each image runs through the
 network once, and the solution is exact.
+
+A map is the weighted sum of the feature maps, as in the source, and the layer's bias in every cell: so its mean is the
+layer's logit, and a cell's value is the logit of an image that looked like this place everywhere. Without the bias its
+zero would mean nothing, for most of the feature maps are linear projections.
 """
 
 from __future__ import annotations
@@ -188,10 +192,10 @@ class Watched:
         parts = [seen(self.weighted, name) for name in layers.names]
         places = frames(self.network, (self.channels, *image_px), layers.names, layers.strides)
         values = sum((_onto(parts[0], places[0], *each) for each in zip(parts[1:], places[1:], strict=True)), parts[0])
-        logits = torch.stack([part.mean((1, 2)) for part in parts]).sum(0) + self.auxiliary.bias
-        return Maps(
-            method=_NAME, layers=layers.names, target=target.key, values=values * sign, output=logits, frame=places[0]
-        )
+        bias = self.auxiliary.bias
+        logits = torch.stack([part.mean((1, 2)) for part in parts]).sum(0) + bias
+        values = (values + bias) * sign
+        return Maps(method=_NAME, layers=layers.names, target=target.key, values=values, output=logits, frame=places[0])
 
 
 @contextmanager
@@ -298,7 +302,7 @@ def load_auxiliary(folder: Path) -> Auxiliary:
     return Auxiliary(layers=layers, weights=weights, bias=content.bias, l2=content.l2, fitted_on=content.fitted_on)
 
 
-FIT = "fit it with: vitrail explain RUN"
+FIT = "remove RUN/explanations, if it is there, and fit it with: vitrail explain RUN"
 """What to do where `unfitted` has a reason."""
 
 

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 def weights_inside(values: Values, inside: NDArray[np.bool_]) -> NDArray[np.float64]:
     """Return the share of a map's positive part that lies in each region, `[regions]`; NaN where the map has none.
 
+    Of a map that is not signed what lies above its lowest value is meant; see `locate`.
+
     Parameters
     ----------
     values, inside

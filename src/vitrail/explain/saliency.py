@@ -1,4 +1,4 @@
-"""What an explanation is: a map of signed values, and where its cells lie on the image."""
+"""What an explanation is: a map of values, signed where it has a zero, and where its cells lie on the image."""
 
 from __future__ import annotations
 

@@ -76,7 +76,8 @@ class ExplainedTiles(nn.Module):
         with tap(self.network, names, weigher(self._auxiliary, images.device)) as weighted:
             logits, values = classifier_cam(self.network, images)
         layers = [self._placed(name, seen(weighted, name)) for name in names]
-        return logits, torch.stack([self._placed(FEATURES, values), torch.stack(layers).sum(0)], 1)
+        hrcam = torch.stack(layers).sum(0) + self._auxiliary.bias
+        return logits, torch.stack([self._placed(FEATURES, values), hrcam], 1)
 
     def _place_layers(self, auxiliary: Auxiliary, shape: tuple[int, int, int]) -> None:
         """Find each layer's matrices: from its cells to those of the finest layer, and from there to pixels."""
@@ -139,5 +140,5 @@ def _about_gradcam(cells: Size) -> dict[str, Any]:
 
 
 def _about_hrcam(auxiliary: Auxiliary) -> dict[str, Any]:
-    unit = "logit of tumor of HR-CAM's dense layer, from the feature maps at each place alone and without its bias"
+    unit = "logit of tumor of HR-CAM's dense layer, from the feature maps at each place alone"
     return {"layers": list(auxiliary.layers.names), "bias": auxiliary.bias, "unit": unit}

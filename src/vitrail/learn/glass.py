@@ -44,5 +44,5 @@ def glass_tiles(count: int, side_px: int, generator: Generator) -> Tensor:
 
 
 def glass_count(share: float, tiles: int, generator: Generator) -> int:
-    """Draw how many tiles of glass join a batch, so that they are a share of all tiles on average."""
+    """Draw how many tiles of glass join a batch, so that on average they are a share of its number of tiles."""
     return int(torch.rand((), generator=generator) + share * tiles)

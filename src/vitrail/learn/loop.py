@@ -119,6 +119,8 @@ class _Plan:
         """Digest everything that the result depends on, except machine and libraries."""
         branches = {"seed", "tiles", "encoder", "augment", self.objective.task}
         content = self.spec.model_dump_json() + self.settings.model_dump_json(include=branches)
+        precision = self.settings.compute.precision
+        content += "" if precision == "auto" else precision
         rows = pd.util.hash_pandas_object(self.parts.tiles.rows, index=False).to_numpy()
         arrays = (rows, self.parts.train, self.parts.validation)
         return hashlib.sha256(content.encode() + b"".join(array.tobytes() for array in arrays)).hexdigest()

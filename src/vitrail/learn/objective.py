@@ -95,11 +95,11 @@ class Classification:
         self, settings: Settings, augmenter: Augmenter, images: Tensor, targets: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Change the images, and add tiles of glass, which are no tumor."""
-        images, generator = augmenter(images)[0], augmenter.generator
-        count = glass_count(settings.classifier.glass, len(images), generator)
+        images, generator, share = augmenter(images)[0], augmenter.generator, settings.classifier.glass
+        count = glass_count(share, len(images), generator) if share else 0
         if not count:
             return images, targets
-        glass = glass_tiles(count, images.shape[-1], generator).to(images.device)
+        glass = glass_tiles(count, images.shape[-1], generator).to(images.device, memory_format=torch.channels_last)
         return torch.cat([images, glass]), torch.cat([targets, targets.new_zeros(count)])
 
     def loss(self, settings: Settings, logits: Tensor, targets: Tensor) -> Tensor:  # noqa: ARG002 - the protocol's

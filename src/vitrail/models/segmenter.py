@@ -44,7 +44,8 @@ class Segmenter(nn.Module):
     Attributes
     ----------
     activated
-        Whether the bottleneck lies behind an activation, so that a channel's 0 means that what it looks for is absent.
+        Whether the bottleneck is known to lie behind an activation, so that a channel's 0 means that what it looks for
+        is absent: in the layout `paper`. Of what the stages of any other encoder give nothing is assumed.
 
     Raises
     ------

@@ -12,7 +12,6 @@ import json
 import os
 import platform
 from contextlib import suppress
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING
@@ -34,15 +33,13 @@ ROUNDS = 5
 """Times that each of two ways is run, in turn; their medians count."""
 
 
-def is_faster(spec: ModelSpec, engine: str, half: Callable[[], object], full: Callable[[], object]) -> bool:
+def is_faster(spec: ModelSpec, half: Callable[[], object], full: Callable[[], object]) -> bool:
     """Tell whether one way of computing is at least `LEAST_GAIN` times as fast as another; measured once a machine.
 
     Parameters
     ----------
     spec
         The network.
-    engine
-        The name of the package that computes.
     half, full
         Compute the same images in 16 bits and in float32.
 
@@ -51,7 +48,10 @@ def is_faster(spec: ModelSpec, engine: str, half: Callable[[], object], full: Ca
     bool
         False, too, where the answer cannot be kept: the next time it might be another.
     """
-    path = _folder() / f"{_key(spec, engine)}.json"
+    try:
+        path = _folder() / f"{_key(spec)}.json"
+    except RuntimeError:  # nobody's home
+        return False
     known = _read(path)
     if known is None:
         gain = _gain(half, full)
@@ -79,10 +79,10 @@ def _folder() -> Path:
     return Path(caches) / "vitrail" / "bfloat16"
 
 
-def _key(spec: ModelSpec, engine: str) -> str:
-    """Digest what the answer depends on: processor, threads, libraries and the network but for its weights."""
+def _key(spec: ModelSpec) -> str:
+    """Digest what the answer depends on: processor, threads, torch and the network but for its weights."""
     network = spec.model_dump(mode="json", exclude={"training", "temperature", "half", "mean", "std", "reading"})
-    parts = [_processor(), torch.get_num_threads(), torch.__version__, _version(engine), engine, network]
+    parts = [_processor(), torch.get_num_threads(), torch.__version__, network]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
 
 
@@ -93,13 +93,6 @@ def _processor() -> str:
         return platform.processor()
     named = ("model name", "flags")  # virtual machines may hide the name
     return "\n".join(dict.fromkeys(line for line in lines if line.startswith(named)))
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return ""
 
 
 def _read(path: Path) -> float | None:

@@ -63,7 +63,8 @@ class Engine:
         What computes: OpenVINO, which `"auto"` takes on a CPU where it is installed, or torch.
     precision
         The type to compute in. `"auto"` takes 16 bits where the model's own check allows them and, on a CPU, where they
-        were measured to be faster; see `vitrail.models.trial`.
+        were measured to be faster, see `vitrail.models.trial`; not with OpenVINO, which rounds other layers than the
+        check has seen.
     explaining
         What runs in place of the model's own module, with the same weights; in float32, because in 16 bits the maps of
         single tiles were seen to correlate with those in 32 by no more than 0.9.
@@ -96,7 +97,7 @@ class Engine:
         if explaining:
             self._use(torch.float32)
         elif precision == "auto":
-            half = agreed_type(model.spec, device)
+            half = None if self._openvino else agreed_type(model.spec, device)
             self._to_try = half is not None and device.type == "cpu"
             self._use(half or torch.float32)
         else:
@@ -112,22 +113,15 @@ class Engine:
     def _try(self) -> None:
         """Stay with 16 bits only where they are faster here."""
         self._to_try = False
-        side = self.spec.side_px
+        side, half = self.spec.side_px, self._precision.dtype
         images = np.random.default_rng(0).integers(0, 256, (_TRIED, side, side, 3), np.uint8)
-        ways = {}
-        for dtype in (torch.float32, self._precision.dtype):
-            self._use(dtype)
-            ways[dtype] = self._precision, self._compiled
 
         def work(dtype: torch.dtype) -> None:
-            self._precision, self._compiled = ways[dtype]
+            self._use(dtype)
             for _ in self._passes(images):
                 pass
 
-        full, half = ways
-        package = "openvino" if self._openvino else "torch"
-        faster = is_faster(self.spec, package, lambda: work(half), lambda: work(full))
-        self._precision, self._compiled = ways[half if faster else full]
+        self._use(half if is_faster(self.spec, lambda: work(half), lambda: work(torch.float32)) else torch.float32)
 
     @property
     def pools_globally(self) -> bool:

@@ -172,7 +172,8 @@ def _randomisation_caption() -> str:
 
 def _truth_caption() -> str:
     return (
-        "On synthetic slides the cause of tumor is known: atypical nuclei. The share of a map's positive weight inside "
+        "On synthetic slides the cause of tumor is known: atypical nuclei. The share of a map's positive weight (of a "
+        "map without a zero: above its lowest value) inside "
         "these, inside all nuclei and in stroma, over the share of the area that they fill. Bars: 95 % intervals over "
         "patients, cut off at the frame. Grey: the same of maps that know nothing of the tile, which is what chance "
         "gives. The paper has no such figure."

@@ -63,7 +63,7 @@ def agreement_table(summary: dict[str, Any]) -> pd.DataFrame:
     Pairs with a kind of maps whose zero means nothing have no row after ReLU.
     """
     rows = []
-    for maps, name in (("signed", "agreement"), ("relu", "agreement_relu")):
+    for maps, name in (("as they are", "agreement"), ("relu", "agreement_relu")):
         for pair, found in summary[name].items():
             low, high = found["interval"]
             rows.append(

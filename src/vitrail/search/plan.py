@@ -102,7 +102,8 @@ class Grid:
         weights = settings.encoder.weights
         start = None if weights in KEYWORDS else content_digest(Path(weights))
         branches["encoder"]["weights"] = start or weights  # what the file holds counts, not where it lies
-        return [VERSION, self.tiles_digest(pair[0]), branches, start, self.settings.search.folds]
+        precision = [] if settings.compute.precision == "auto" else [settings.compute.precision]
+        return [VERSION, self.tiles_digest(pair[0]), branches, start, self.settings.search.folds, *precision]
 
 
 def cut_settings(settings: Settings, side_um: float) -> Settings:
