@@ -192,7 +192,9 @@ def test_a_cpu_trains_in_float32_whatever_its_flags(tmp_path, monkeypatch, units
     train("classifier", part, chosen, folder=tmp_path / "flag")
     fixed = chosen.model_copy(update={"compute": ComputeSettings(device="cpu", precision="float32")})
     train("classifier", part, fixed, folder=tmp_path / "fixed")
-    assert contents(tmp_path / "flag") == contents(tmp_path / "fixed")
+    flag, fixed = (load_file(tmp_path / name / "weights.safetensors") for name in ("flag", "fixed"))
+    assert all(torch.equal(flag[key], fixed[key]) for key in fixed)
+    assert contents(tmp_path / "flag")["history.csv"] == contents(tmp_path / "fixed")["history.csv"]
     spec = load_model(tmp_path / "flag").spec
     assert spec.training.precision == "float32"
     assert (spec.half is not None) == units
@@ -407,4 +409,4 @@ def test_blur_and_noise_are_the_classifiers_alone():
     images, targets = torch.rand(2, 3, SIDE, SIDE), torch.zeros(2, SIDE, SIDE, dtype=torch.uint8)
     for task, same in (("classifier", False), ("segmenter", True)):
         augmenter = OBJECTIVES[task].augmenter(chosen, torch.Generator().manual_seed(0))
-        assert torch.equal(OBJECTIVES[task].augment(settings(), augmenter, images, targets)[0], images) == same
+        assert torch.equal(OBJECTIVES[task].augment(augmenter, images, targets)[0], images) == same

@@ -7,15 +7,19 @@ import pytest
 import torch
 from segmentation_models_pytorch.losses import JaccardLoss
 
-from test_loop import settings
+from test_loop import make_parts, settings
 from vitrail.config import Settings
 from vitrail.errors import ModelError
 from vitrail.explain.layers import default_layers
+from vitrail.learn.data import parts
 from vitrail.learn.glass import glass_count, glass_tiles
+from vitrail.learn.loop import train
 from vitrail.learn.objective import OBJECTIVES, jaccard_losses
 from vitrail.models.encoder import expansions
 from vitrail.models.spec import AnySpec, SegmenterSpec
-from vitrail.models.store import build
+from vitrail.models.store import build, load_model
+from vitrail.predict.engine import Engine
+from vitrail.tiles.table import TileTable
 
 SHARED = {"side_um": 199.1, "side_px": 64, "mean": (0.7, 0.5, 0.6), "std": (0.2, 0.25, 0.15)}
 PAPER = {"layout": "paper", "head_px": 1, "decoder": (16, 8, 8, 8, 8)}
@@ -117,20 +121,35 @@ def test_glass_is_pale_and_nearly_even():
     assert (tiles.mean((2, 3)).amax(1) - tiles.mean((2, 3)).amin(1)).max() < 0.05
 
 
-def test_glass_joins_the_classifiers_batches_as_no_tumor():
+def test_glass_is_learnt_beside_the_classifiers_batches_as_no_tumor():
     chosen, generator = settings(), torch.Generator().manual_seed(0)
     with_glass = chosen.model_copy(update={"classifier": chosen.classifier.model_copy(update={"glass": 0.25})})
     objective = OBJECTIVES["classifier"]
-    images, targets = torch.zeros(8, 3, 32, 32), torch.ones(8)
-    added = []
-    for _ in range(200):
-        augmenter = objective.augmenter(with_glass, generator)
-        more, labels = objective.augment(with_glass, augmenter, images, targets)
-        added.append(len(more) - 8)
-        assert labels.tolist() == [1.0] * 8 + [0.0] * added[-1]
-        assert more[8:].numel() == 0 or more[8:].mean() > 0.7
-    assert set(added) == {2}
-    assert len(objective.augment(chosen, augmenter, images, targets)[0]) == 8
+    images = torch.zeros(8, 3, 32, 32)
+    glass, labels = objective.negatives(with_glass, images, generator)
+    assert (len(glass), labels.tolist()) == (2, [0.0, 0.0])
+    assert glass.mean() > 0.7
+    before = generator.get_state()
+    assert objective.negatives(chosen, images, generator) is None
+    assert OBJECTIVES["segmenter"].negatives(with_glass, images, generator) is None
+    assert torch.equal(generator.get_state(), before)  # without glass a training draws what it always drew
     counts = [glass_count(0.05, 32, generator) for _ in range(2000)]
     assert set(counts) == {1, 2}
     assert np.mean(counts) == pytest.approx(1.6, abs=0.05)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.2])
+def test_a_classifier_that_has_seen_glass_does_not_call_it_tumor(tmp_path, share):
+    """Where dark tissue is no tumor and pale one is, glass looks like tumor to a network that has never seen it."""
+    tiles = make_parts().tiles
+    labels = np.where(tiles.rows["label"] == "tumor", "non_tumor", "tumor")
+    turned = TileTable(rows=tiles.rows.assign(label=labels), images=tiles.images.copy(), masks=tiles.masks)
+    turned.images[:, 24:] = turned.images[:, :8]  # no white rim
+    chosen = settings(epochs=12)
+    chosen = chosen.model_copy(update={"classifier": chosen.classifier.model_copy(update={"glass": share})})
+    train("classifier", parts(turned, np.where(np.arange(48) < 32, "train", "validation")), chosen, folder=tmp_path)
+    engine = Engine(load_model(tmp_path), torch.device("cpu"), engine="torch")
+    glass = np.full((1, 32, 32, 3), 250, np.uint8)
+    assert (engine.tumor_probability(glass)[0] > 0.5) == (share == 0)
+    found = engine.tumor_probability(turned.images) > 0.5
+    assert (found == (labels == "tumor")).mean() > 0.9

@@ -181,8 +181,8 @@ class ClassifierSettings(Branch):
     )
     glass: Annotated[float, Field(ge=0, le=0.5)] = Field(
         0.0,
-        description="tiles of empty glass, drawn at random, that join the training as non-tumor, as a share of its "
-        "tiles. The paper has none; no outlined tile shows glass alone, and such a network may call it anything",
+        description="tiles of empty glass, drawn at random, that are learnt as non-tumor beside each batch, as a share "
+        "of its tiles. The paper has none; no outlined tile shows glass alone, and such a network may call it anything",
     )
     learning_rate: Positive = Field(1e-5, description='Paper: "The learning rate was set to 10^-5"')
     batch: Batch = Field(128, description='Paper: "and the batch size to 128"')

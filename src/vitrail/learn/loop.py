@@ -182,20 +182,28 @@ class _Lesson:
         self.network.train()
         total = torch.zeros((), device=self.precision.device)  # read once an epoch: reading waits for the device
         for images, targets in self.loader(cut(rows, self.plan.batch)):
-            changed = self.plan.objective.augment(self.plan.settings, augmenter, images, targets)
-            total += self._step(*changed) * len(images)
+            negatives = self.plan.objective.negatives(self.plan.settings, images, augmenter.generator)
+            total += self._step(*self.plan.objective.augment(augmenter, images, targets), negatives) * len(images)
             step()
         return total.item() / len(rows)
 
-    def _step(self, images: Tensor, targets: Tensor) -> Tensor:
-        """Change the weights by one batch and return its loss."""
+    def _step(self, images: Tensor, targets: Tensor, negatives: tuple[Tensor, Tensor] | None) -> Tensor:
+        """Change the weights by one batch and return its loss, that of the negatives left out."""
         optimizer, scaler = self.trainee.optimizer, self.trainee.scaler
         loss = self.plan.objective.loss(self.plan.settings, self._logits(images), targets)
+        wanted = loss if negatives is None else loss + self._beside(*negatives) * len(negatives[0]) / len(images)
         optimizer.zero_grad(set_to_none=True)
-        scaler.scale(loss).backward()  # type: ignore[no-untyped-call]  # torch leaves this one untyped
+        scaler.scale(wanted).backward()  # type: ignore[no-untyped-call]  # torch leaves this one untyped
         scaler.step(optimizer)
         scaler.update()
         return loss.detach()
+
+    def _beside(self, images: Tensor, targets: Tensor) -> Tensor:
+        """Return the loss of images that no tile shows, in eval mode: in the batch they would move its statistics."""
+        self.network.eval()
+        loss = self.plan.objective.loss(self.plan.settings, self._logits(images), targets)
+        self.network.train()
+        return loss
 
     def _logits(self, images: Tensor) -> Tensor:
         with self.precision.autocast():

@@ -52,10 +52,11 @@ class Objective(Protocol):
     def augmenter(self, settings: Settings, generator: Generator) -> Augmenter:
         """Return what changes this task's training tiles."""
 
-    def augment(
-        self, settings: Settings, augmenter: Augmenter, images: Tensor, targets: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Change images, and the targets with them; there may be more of them afterwards."""
+    def augment(self, augmenter: Augmenter, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Change images, and the targets with them."""
+
+    def negatives(self, settings: Settings, images: Tensor, generator: Generator) -> tuple[Tensor, Tensor] | None:
+        """Return images that no tile shows, and their targets, to be learnt beside a batch; or None."""
 
     def loss(self, settings: Settings, logits: Tensor, targets: Tensor) -> Tensor:
         """Return the batch's loss; of the settings the task's own branch matters."""
@@ -91,16 +92,18 @@ class Classification:
         own = settings.classifier
         return Augmenter(settings.augment, generator, blur_px=own.blur_px, noise=own.noise)
 
-    def augment(
-        self, settings: Settings, augmenter: Augmenter, images: Tensor, targets: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Change the images, and add tiles of glass, which are no tumor."""
-        images, generator, share = augmenter(images)[0], augmenter.generator, settings.classifier.glass
+    def augment(self, augmenter: Augmenter, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Change the images; labels stay."""
+        return augmenter(images)[0], targets
+
+    def negatives(self, settings: Settings, images: Tensor, generator: Generator) -> tuple[Tensor, Tensor] | None:
+        """Return tiles of glass, which are no tumor."""
+        share = settings.classifier.glass
         count = glass_count(share, len(images), generator) if share else 0
         if not count:
-            return images, targets
-        glass = glass_tiles(count, images.shape[-1], generator).to(images.device, memory_format=torch.channels_last)
-        return torch.cat([images, glass]), torch.cat([targets, targets.new_zeros(count)])
+            return None
+        glass = glass_tiles(count, images.shape[-1], generator).to(images.device)
+        return glass, torch.zeros(count, device=images.device)
 
     def loss(self, settings: Settings, logits: Tensor, targets: Tensor) -> Tensor:  # noqa: ARG002 - the protocol's
         """Return the binary cross-entropy of logits `[n]`."""
@@ -142,16 +145,13 @@ class Segmentation:
         """Turn, mirror and recolour."""
         return Augmenter(settings.augment, generator)
 
-    def augment(
-        self,
-        settings: Settings,  # noqa: ARG002 - the protocol's
-        augmenter: Augmenter,
-        images: Tensor,
-        targets: Tensor,
-    ) -> tuple[Tensor, Tensor]:
+    def augment(self, augmenter: Augmenter, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Change images and masks together."""
         images, masks = augmenter(images, targets)
         return images, targets if masks is None else masks
+
+    def negatives(self, settings: Settings, images: Tensor, generator: Generator) -> None:
+        """Return none: tiles show enough glass beside their tissue."""
 
     def loss(self, settings: Settings, logits: Tensor, targets: Tensor) -> Tensor:
         """Return the Jaccard loss of logits `[n, 4, h, w]`."""
