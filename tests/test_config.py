@@ -53,7 +53,7 @@ def test_quick_differs_only_in_what_it_says():
     assert changed == {
         "tiles": {"side_px"},
         "encoder": {"name", "weights"},
-        "classifier": {"activation", "epochs", "glass", "learning_rate"},
+        "classifier": {"activation", "epochs", "learning_rate"},
         "segmenter": {"epochs", "learning_rate"},
         "predict": {"window", "overlap", "background", "artefacts", "calibrated"},
         "explain": {"training", "l2"},

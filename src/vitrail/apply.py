@@ -205,7 +205,7 @@ class _Applied:
     fresh: int = 0
 
     def __post_init__(self) -> None:
-        self.warnings += check_networks(self.networks, self.job.settings.evaluation.threshold)
+        self.warnings += check_networks(self.networks, self.job.settings)
         missing = unfitted(self.job.classifier) if self.explained and self.job.classifier else None
         if missing:
             self.warnings.append(f"explained by Grad-CAM alone: {missing}; {FIT}")
@@ -257,16 +257,16 @@ class _Applied:
         if facts.get("threshold") != threshold or not all(one.is_file() for one in _published(files)):
             facts = _publish(files, slide, threshold)
         _tidy(files)
-        self.warnings += check_slide(self.networks, path.name, facts, threshold)
+        self.warnings += check_slide(self.networks, path.name, facts, settings)
         return {name: float("nan") if value is None else value for name, value in facts["summary"].items()}
 
 
-def check_networks(networks: Networks, threshold: float) -> list[str]:
-    """Warn of networks that see tumor on a white tile."""
-    return _glass_warnings(networks, (255.0, 255.0, 255.0), ("white glass", threshold))
+def check_networks(networks: Networks, settings: Settings) -> list[str]:
+    """Warn of networks that see tumor on a white tile, if such tiles are shown to them; see `check_slide`."""
+    return _glass_warnings(networks, (255.0, 255.0, 255.0), "white glass", settings)
 
 
-def check_slide(networks: Networks, name: str, facts: dict[str, Any], threshold: float) -> list[str]:
+def check_slide(networks: Networks, name: str, facts: dict[str, Any], settings: Settings) -> list[str]:
     """Warn of networks that see tumor on a slide's own glass, and of tissue in colours unlike those of the training.
 
     Parameters
@@ -277,12 +277,13 @@ def check_slide(networks: Networks, name: str, facts: dict[str, Any], threshold:
         The slide's.
     facts
         What `map_slide` wrote in `MapFiles.facts`.
-    threshold
-        A tile is tumor when its tumor probability reaches this.
+    settings
+        A tile is tumor when its tumor probability reaches `evaluation.threshold`. A classifier is shown tiles without
+        tissue only with `predict.background`, and is not asked about glass without it.
     """
     warnings = []
     if facts["glass"] is not None:
-        warnings += _glass_warnings(networks, tuple(facts["glass"]), (f"the glass of {name}", threshold))
+        warnings += _glass_warnings(networks, tuple(facts["glass"]), f"the glass of {name}", settings)
     for engine in networks.engines:
         off = (np.array(facts["colour"]) / 255 - engine.spec.mean) / engine.spec.std
         worst = int(np.abs(off).argmax())
@@ -295,12 +296,15 @@ def check_slide(networks: Networks, name: str, facts: dict[str, Any], threshold:
     return warnings
 
 
-def _glass_warnings(networks: Networks, glass: tuple[float, ...], told: tuple[str, float]) -> list[str]:
-    (what, threshold), warnings = told, []
+def _glass_warnings(networks: Networks, glass: tuple[float, ...], what: str, settings: Settings) -> list[str]:
+    warnings = []
     for engine in networks.engines:
+        if engine.spec.task == "classifier" and not settings.predict.background:
+            continue
         tile = np.broadcast_to(np.rint(glass).astype(np.uint8), (1, engine.spec.side_px, engine.spec.side_px, 3))
-        if _tumor(engine, np.ascontiguousarray(tile)) >= threshold:
-            warnings.append(f"the {engine.spec.task} calls {what} tumor; it should not be trusted")
+        if _tumor(engine, np.ascontiguousarray(tile)) >= settings.evaluation.threshold:
+            cure = "; classifier.glass trains one that does not" if engine.spec.task == "classifier" else ""
+            warnings.append(f"the {engine.spec.task} calls {what} tumor: do not trust it where there is none{cure}")
     return warnings
 
 

@@ -89,7 +89,7 @@ KEYWORDS = ("imagenet", "embedded", "random")
 QUICK: dict[str, dict[str, Any]] = {
     "tiles": {"side_px": 96},
     "encoder": {"name": EMBEDDED_ENCODER, "weights": "embedded"},
-    "classifier": {"activation": "relu", "glass": 0.02, "learning_rate": 3e-4, "epochs": 8},
+    "classifier": {"activation": "relu", "learning_rate": 3e-4, "epochs": 8},
     "segmenter": {"learning_rate": 1e-3, "epochs": 6},
     "predict": {"window": 0, "overlap": 0.25, "background": False, "artefacts": True, "calibrated": True},
     "explain": {"training": "exact", "l2": 1.0},
@@ -100,7 +100,7 @@ QUICK: dict[str, dict[str, Any]] = {
 For 2 CPU cores: resolution, encoder, learning rates, epochs, the search's grid, HR-CAM's dense layer solved exactly
 instead of trained, and no background tiles. Because the paper's way has a fault that it names itself or that was
 measured: blended windows (it has tile-shaped borders), artefacts left out (it recommends that), calibrated
-probabilities, a penalty on HR-CAM's weights, a dense layer with a ReLU, and empty glass among the training tiles."""
+probabilities, a penalty on HR-CAM's weights, and a dense layer with a ReLU."""
 
 
 def preset(name: Preset) -> Settings:

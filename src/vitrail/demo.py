@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from vitrail.study import Outcome
 
 PATIENTS, SIDE_PX = 12, 4096
-SETTINGS = ("classifier.batch=32", "segmenter.batch=16", "check.tiles=24", "check.draws=6")
+SETTINGS = ("classifier.batch=32", "segmenter.batch=16", "classifier.glass=0.05", "check.tiles=24", "check.draws=6")
 """The demo's cohort is small: smaller batches give its training enough steps, and fewer tiles are enough to check."""
 
 NEW, NEW_PX, NEW_SEED = "NEW", 3072, 1000
