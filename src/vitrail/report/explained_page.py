@@ -33,7 +33,8 @@ _SCALE = (
     "Orange speaks for tumor, blue against it, the stronger the less the tissue, in grey, shows through. All maps of "
     f"one kind in the figure share one scale: full colour stands for the {PERCENTILE}th percentile of the magnitudes "
     "of their values, given at the colour bar. A map that looks empty is weak beside the others. Maps in yellow to "
-    "violet have no zero: pale is less, dark is more."
+    "violet have no zero: pale is less, dark is more. Colours show what a map claims; the checks ask whether the score "
+    "agrees."
 )
 _AS_ABOVE = "Colours as above; scales of this figure's own maps."
 _SPREAD = "Each patient gives one tile before any gives a second."
