@@ -115,8 +115,5 @@ def _processor(tmp_path_factory):
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         forced = os.environ.get("VITRAIL_TEST_BFLOAT16")
         if forced:
-            from vitrail.models import device  # noqa: PLC0415 - most tests need no torch
-
-            flags = {"on": {"avx512_bf16"}, "off": set()}[forced]
-            patch.setattr(device, "_cpu_flags", lambda _path: flags)
+            patch.setenv("VITRAIL_CPU_BFLOAT16", forced)  # also for the processes that tests start
         yield

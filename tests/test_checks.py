@@ -336,7 +336,7 @@ def test_better_than_both_in_all_patients_passes_and_one_of_two_does_not():
 
 
 def test_a_folder_without_checks_is_named(tmp_path):
-    with pytest.raises(RunError, match=r"no such file\. Remove the folder"):
+    with pytest.raises(RunError, match=r"no such file\. Remove this file"):
         open_checked(tmp_path)
 
 

@@ -459,6 +459,7 @@ def test_generators_of_all_gpus_are_kept(monkeypatch, kind, used, forked):
     [("flags : avx2 amx_bf16", torch.bfloat16), ("flags : avx2 avx512f", None), (None, None)],
 )
 def test_bfloat16_only_where_the_cpu_has_it(tmp_path, monkeypatch, flags, dtype):
+    monkeypatch.delenv("VITRAIL_CPU_BFLOAT16", raising=False)
     cpuinfo = tmp_path / "cpuinfo"
     if flags:
         cpuinfo.write_text(f"processor : 0\n{flags}\n")

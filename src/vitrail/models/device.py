@@ -99,7 +99,13 @@ NAMED_TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 def _cpu_flags(cpuinfo: Path) -> set[str]:
-    """Read the CPU's flags; none where the system has no such file."""
+    """Read the CPU's flags; none where the system has no such file.
+
+    The variable VITRAIL_CPU_BFLOAT16, `on` or `off`, says in their place whether there are units for bfloat16.
+    """
+    said = os.environ.get("VITRAIL_CPU_BFLOAT16")
+    if said in {"on", "off"}:
+        return {"avx512_bf16"} if said == "on" else set()
     try:
         lines = cpuinfo.read_text(encoding="utf-8").splitlines()
     except OSError:
