@@ -1,4 +1,4 @@
-"""Empty glass as training tiles: what a network is asked on every slide, and no outlined tile shows."""
+"""Empty glass as training tiles: no outlined tile shows it, and a network that never saw it may call it anything."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ def is_faster(spec: ModelSpec, half: Callable[[], object], full: Callable[[], ob
     """
     try:
         path = _folder() / f"{_key(spec)}.json"
-    except RuntimeError:  # nobody's home
+    except RuntimeError:  # the user has no home folder
         return False
     known = _read(path)
     if known is None:
