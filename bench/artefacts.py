@@ -20,11 +20,11 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage
 
-from vitrail.slides.artefacts import ARTEFACTS, ArtefactKind, Artefacts, find_artefacts
-from vitrail.slides.phantom import SlideSpec, TissueType, write_slide
-from vitrail.slides.phantom.layout import draw_layout, draw_style
-from vitrail.slides.phantom.spec import LAYOUT_STEP
+from vitrail.quality.artefacts import ARTEFACTS, ArtefactKind, Artefacts, find_artefacts
 from vitrail.slides.slide import open_slide
+from vitrail.synthetic import SlideSpec, TissueType, write_slide
+from vitrail.synthetic.layout import draw_layout, draw_style
+from vitrail.synthetic.spec import LAYOUT_STEP
 
 FIRST_SEED, TILE_UM, TENTH = 9900, 199.1, 0.1
 MIXES = (
@@ -115,7 +115,7 @@ def clean_share(path: Path, folds: np.ndarray | None = None) -> str:
     begun = time.perf_counter()
     found = find_artefacts(slide)
     taken = time.perf_counter() - begun
-    from vitrail.slides.artefact_cells import glass_light, optical_density  # noqa: PLC0415 - for this figure alone
+    from vitrail.quality.features import glass_light, optical_density  # noqa: PLC0415 - for this figure alone
     from vitrail.slides.slide import read_thumbnail  # noqa: PLC0415
 
     thumbnail = read_thumbnail(slide, 1024)

@@ -27,21 +27,21 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from vitrail.branches import ClassifierSettings, SegmenterSettings
 from vitrail.classes import TissueClass
-from vitrail.config import EMBEDDED_ENCODER
-from vitrail.explain.align import frames
-from vitrail.explain.cam import classifier_gradcam, segmenter_gradcam
-from vitrail.explain.compiled import CompiledClassifier
-from vitrail.explain.hooks import tap
-from vitrail.explain.hrcam import Auxiliary, hrcam, watching
+from vitrail.explain.fused import CompiledClassifier
+from vitrail.explain.hooks import record_activations
 from vitrail.explain.layers import default_layers, find_layers
+from vitrail.explain.methods.gradcam import classifier_gradcam, segmenter_gradcam
+from vitrail.explain.methods.hrcam import HRCamHead, hrcam, watching
+from vitrail.explain.receptive_field import frames
 from vitrail.explain.saliency import Maps
-from vitrail.models.compiled import Compiled
 from vitrail.models.device import keep_memory
-from vitrail.models.inputs import FromBytes, Standardiser, intensities
+from vitrail.models.openvino import Compiled
+from vitrail.models.preprocessing import FromBytes, Normalizer, intensities
 from vitrail.models.spec import ClassifierSpec, ModelSpec, SegmenterSpec
 from vitrail.models.store import build
+from vitrail.settings.load import EMBEDDED_ENCODER
+from vitrail.settings.schema import ClassifierSettings, SegmenterSettings
 
 TUMOR = TissueClass.TUMOR
 FORWARD, GRADCAM, HRCAM, BOTH = "plain forward pass", "Vitrail Grad-CAM", "Vitrail HR-CAM", "Vitrail both in one pass"
@@ -63,7 +63,7 @@ class Subject:
     pixels: Tensor
     images: Tensor
     layer: str
-    auxiliary: Auxiliary
+    hrcam_head: HRCamHead
     explain: Explain
     score: Callable[[Tensor], Tensor]
     scores: Callable[[Tensor], Tensor]
@@ -103,16 +103,16 @@ def random_network(spec: ModelSpec, images: Tensor) -> nn.Module:
     return network.eval()
 
 
-def random_auxiliary(network: nn.Module) -> Auxiliary:
+def random_head(network: nn.Module) -> HRCamHead:
     """Draw HR-CAM's dense layer over the default layers."""
     layers = find_layers(network)
     weights = torch.randn(sum(layers.channels), generator=torch.Generator().manual_seed(2))
-    return Auxiliary(layers=layers, weights=weights, bias=0.0, l2=1.0)
+    return HRCamHead(layers=layers, weights=weights, bias=0.0, l2=1.0)
 
 
 def standardised(spec: ModelSpec, pixels: Tensor) -> Tensor:
     """Return what a network takes, `[n, 3, h, w]`."""
-    return Standardiser(spec, torch.device("cpu"))(intensities(pixels))
+    return Normalizer(spec, torch.device("cpu"))(intensities(pixels))
 
 
 def classifier(encoder: str, pixels: Tensor) -> Subject:
@@ -125,7 +125,7 @@ def classifier(encoder: str, pixels: Tensor) -> Subject:
     network = random_network(spec, images)
     return Subject(
         name="classifier", network=network, pixels=pixels, images=images, layer=default_layers(network)[-1],
-        auxiliary=random_auxiliary(network), explain=classifier_gradcam, score=torch.Tensor.clone,
+        hrcam_head=random_head(network), explain=classifier_gradcam, score=torch.Tensor.clone,
         scores=torch.Tensor.clone, compiled=CompiledClassifier(network, spec) if compiles else None,
         plain=Compiled(FromBytes(network, spec)) if compiles else None,
     )  # fmt: skip
@@ -138,7 +138,7 @@ def segmenter(encoder: str, pixels: Tensor) -> Subject:
     network = random_network(spec, images)
     return Subject(
         name="segmenter", network=network, pixels=pixels, images=images, layer=default_layers(network)[-1],
-        auxiliary=random_auxiliary(network), explain=segmenter_gradcam,
+        hrcam_head=random_head(network), explain=segmenter_gradcam,
         score=lambda logits: (logits[TUMOR] * (logits.argmax(0) == TUMOR)).sum(),
         scores=lambda logits: (logits[:, TUMOR] * (logits.argmax(1) == TUMOR)).sum((1, 2)),
     )  # fmt: skip
@@ -157,12 +157,12 @@ def vitrail_gradcam(subject: Subject):
 
 def vitrail_hrcam(subject: Subject):
     """Explain with HR-CAM."""
-    return hrcam(subject.network, subject.images, subject.auxiliary).saliencies()
+    return hrcam(subject.network, subject.images, subject.hrcam_head).saliencies()
 
 
 def vitrail_both(subject: Subject):
     """Explain with both, as `Explainer.both` does; but that standardises bytes, which the others here need not."""
-    with watching(subject.network, subject.auxiliary) as watched:
+    with watching(subject.network, subject.hrcam_head) as watched:
         maps = subject.explain(subject.network, subject.images)
     return maps.saliencies(), watched.maps(maps.frame.image_px).saliencies()
 
@@ -179,7 +179,7 @@ def gradcam_openvino(subject: Subject):
 
 def both_openvino(subject: Subject):
     """Explain from bytes with both, compiled."""
-    grad, high = subject.compiled.both(subject.pixels.numpy(), subject.auxiliary, TUMOR)
+    grad, high = subject.compiled.both(subject.pixels.numpy(), subject.hrcam_head, TUMOR)
     return grad.saliencies(), high.saliencies()
 
 
@@ -296,14 +296,14 @@ def captum_raw(subject: Subject) -> Tensor:
 @torch.no_grad()
 def naive_hrcam(subject: Subject) -> Tensor:
     """Write HR-CAM out: enlarge every feature map to the places of the finest one's cells, then weight, then add up."""
-    network, images, auxiliary = subject.network, subject.images, subject.auxiliary
-    names = auxiliary.layers.names
-    with tap(network, names, lambda _, maps: maps.clone()) as maps:
+    network, images, hrcam_head = subject.network, subject.images, subject.hrcam_head
+    names = hrcam_head.layers.names
+    with record_activations(network, names, lambda _, maps: maps.clone()) as maps:
         network(images)
-    places = frames(network, tuple(images.shape[1:]), names, auxiliary.layers.strides)
+    places = frames(network, tuple(images.shape[1:]), names, hrcam_head.layers.strides)
     at = places[0].centres(tuple(maps[names[0]].shape[2:]))
     enlarged = [sample(maps[name], frame, at) for name, frame in zip(names, places, strict=True)]
-    return torch.einsum("nchw,c->nhw", torch.cat(enlarged, 1), auxiliary.weights)
+    return torch.einsum("nchw,c->nhw", torch.cat(enlarged, 1), hrcam_head.weights)
 
 
 def sample(maps: Tensor, frame, at: tuple[np.ndarray, np.ndarray]) -> Tensor:

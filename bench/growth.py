@@ -35,7 +35,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import tifffile
 
-from vitrail.slides.phantom import write_slide
+from vitrail.synthetic import write_slide
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -172,7 +172,7 @@ def alone(prepare: Callable[..., Callable[[], object]], *given) -> Spent:
 
 def prediction(slide: Path, models: Path, out: Path) -> Callable[[], object]:
     """Prepare to map a slide."""
-    from vitrail.apply import Application, apply_models  # noqa: PLC0415 - only here
+    from vitrail.pipeline.predict_slides import Application, apply_models  # noqa: PLC0415 - only here
 
     job = Application(classifier=models / "classifier", segmenter=models / "segmenter", out=out)
     return lambda: apply_models([slide], job)
@@ -180,10 +180,10 @@ def prediction(slide: Path, models: Path, out: Path) -> Callable[[], object]:
 
 def tiling(slides: list[Path], count: int, folder: Path) -> Callable[[], object]:
     """Prepare to cut a cohort of so many slides."""
-    from vitrail.config import Settings  # noqa: PLC0415 - only here
-    from vitrail.progress import Silent  # noqa: PLC0415 - as above
+    from vitrail.core.progress import Silent  # noqa: PLC0415 - as above
+    from vitrail.settings.load import Settings  # noqa: PLC0415 - only here
     from vitrail.slides.cohort import CohortSlide  # noqa: PLC0415 - as above
-    from vitrail.tiles.cohort_tiles import Folders, cut_cohort  # noqa: PLC0415 - as above
+    from vitrail.tiles.cohort import Folders, cut_cohort  # noqa: PLC0415 - as above
 
     (folder / "parts").mkdir(parents=True)
     listed = [(f"S{number:04}", slides[number % len(slides)]) for number in range(count)]

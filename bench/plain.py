@@ -25,11 +25,11 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from vitrail.config import read_settings
 from vitrail.models.device import keep_memory
 from vitrail.models.encoder import start_weights
+from vitrail.settings.load import read_settings
 from vitrail.tiles.split import read_split
-from vitrail.tiles.table import read_tiles
+from vitrail.tiles.store import read_tiles
 
 CLASSES = 4
 

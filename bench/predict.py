@@ -30,15 +30,15 @@ from bench.explain import random_network
 from bench.read import Worker
 from bench.wsinfer import WITHOUT_REGISTRY
 
-from vitrail.config import Settings
-from vitrail.export import export_wsinfer
+from vitrail.core.progress import Silent
 from vitrail.geometry import Region
+from vitrail.inference.context import find_ground
+from vitrail.interop import export_wsinfer
 from vitrail.models.spec import ClassifierSpec, SegmenterSpec
 from vitrail.models.store import load_model, save_model
-from vitrail.predict.ground import find_ground
-from vitrail.progress import Silent
-from vitrail.slides.phantom import write_slide
+from vitrail.settings.load import Settings
 from vitrail.slides.slide import open_slide, read_region
+from vitrail.synthetic import write_slide
 
 TASKS = ("classifier", "segmenter")
 TIA, PLAIN, WHY = "TIAToolbox PatchPredictor", "OpenSlide and eager torch", ", both maps"
@@ -95,7 +95,7 @@ def work(folder, images):
 ENGINE = """
 from vitrail.models.device import keep_memory
 from vitrail.models.store import load_model
-from vitrail.predict.engine import Engine
+from vitrail.inference.predictor import Engine
 keep_memory()
 engines = {{}}
 def work(folder, images):
@@ -108,17 +108,17 @@ SLIDE = """
 import tempfile
 import pandas as pd
 from bench.explain import random_auxiliary
-from vitrail.config import Settings
-from vitrail.explain.hrcam import fitted_auxiliary, unfitted
+from vitrail.settings.load import Settings
+from vitrail.explain.methods.hrcam import fitted_auxiliary, unfitted
 from vitrail.explain.whole import explained_tiles
 from vitrail.models.device import keep_memory
 from vitrail.models.store import load_model
-from vitrail.predict.engine import Engine, Explaining
-from vitrail.predict.explained import write_explained
-from vitrail.predict.ground import find_ground
-from vitrail.predict.slidemap import MAP_PX
-from vitrail.predict.wholeslide import SlideWork, classify_slide
-from vitrail.progress import Silent
+from vitrail.inference.predictor import Engine, Explaining
+from vitrail.inference.explanation_map import write_explained
+from vitrail.inference.context import find_ground
+from vitrail.inference.outputs import MAP_PX
+from vitrail.inference.sliding import SlideWork, classify_slide
+from vitrail.core.progress import Silent
 from vitrail.slides.slide import open_slide
 keep_memory()
 settings = Settings.model_validate({{"predict": {{"artefacts": False}}}})

@@ -26,7 +26,7 @@ import numpy as np
 import openslide
 import tifffile
 
-from vitrail.slides.phantom import write_slide
+from vitrail.synthetic import write_slide
 
 SIDE, OUT = 1024, 224
 OFFSET = 137, 89

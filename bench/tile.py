@@ -27,7 +27,7 @@ import numpy as np
 from bench.growth import enlarge
 from bench.read import Worker, without_pyramid
 
-from vitrail.slides.phantom import write_slide
+from vitrail.synthetic import write_slide
 
 BLOCK_PX = 4096
 FASTER, FASTER_FLAT = 2.0, 5.0
@@ -35,10 +35,10 @@ MPP = 0.2217
 """Of the phantom: a tile of 199.1 um has 898 pixels, four times 224."""
 
 VITRAIL = """
-from vitrail.config import Settings
-from vitrail.progress import Silent
+from vitrail.settings.load import Settings
+from vitrail.core.progress import Silent
 from vitrail.slides.cohort import CohortSlide
-from vitrail.tiles.cohort_tiles import Folders, cut_cohort
+from vitrail.tiles.cohort import Folders, cut_cohort
 cap = 10**9
 def tile(path, folder):
     settings = Settings.model_validate({{

@@ -26,13 +26,13 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 
-from vitrail.branches import TissueSettings
+from vitrail.quality.tissue import tissue_mask
+from vitrail.settings.schema import TissueSettings
 from vitrail.slides.annotations import ClassNames, read_annotations
-from vitrail.slides.phantom import write_slide
-from vitrail.slides.raster import rasterize
-from vitrail.slides.resample import area_resample
+from vitrail.slides.rasterize import rasterize
+from vitrail.slides.readers.resample import area_resample
 from vitrail.slides.slide import open_slide, read_region
-from vitrail.slides.tissue import tissue_mask
+from vitrail.synthetic import write_slide
 
 SCALES_UM = (2.0, 4.0, 8.0)
 PHANTOMS = ((201, 2048), (202, 2048), (203, 3072), (204, 4096), (205, 3072), (206, 3072), (207, 2048), (208, 3072))

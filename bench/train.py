@@ -7,7 +7,7 @@ Tiles are drawn: noise in the colours of their classes, stored as a tile table, 
 All contenders train the same encoder from random weights, with Adam, batches and learning rate alike, and change the
 tiles in the same ways.
 
-Vitrail is `vitrail.learn.loop.train` as the commands call it. The plain loops are what a user writes: timm's
+Vitrail is `vitrail.training.trainer.train` as the commands call it. The plain loops are what a user writes: timm's
 classifier or smp's U-Net, a DataLoader without or with 2 workers, torchvision's transforms. The bare network is
 Vitrail's, with its settings of memory, its order of channels and its precision, on one batch that lies in memory as
 the network wants it: nothing is read, changed or copied.
@@ -41,14 +41,14 @@ from bench.plain import CLASSES, Tiles
 from torch.utils.data import DataLoader
 
 from vitrail.classes import LABELS, TissueClass
-from vitrail.config import Settings
-from vitrail.learn.data import Parts, channel_statistics
-from vitrail.learn.loop import train
-from vitrail.learn.objective import OBJECTIVES
+from vitrail.core.progress import Silent
 from vitrail.models.device import keep_memory, pick_device, training_precision
 from vitrail.models.store import build
-from vitrail.progress import Silent
-from vitrail.tiles.table import new_array, read_tiles
+from vitrail.settings.load import Settings
+from vitrail.tiles.store import new_array, read_tiles
+from vitrail.training.loader import Parts, channel_statistics
+from vitrail.training.tasks import TRAINING_TASKS
+from vitrail.training.trainer import train
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
@@ -224,7 +224,7 @@ def plain_network(job: Job) -> torch.nn.Module:
 def bare(job: Job, laps: Laps) -> list[float]:
     """Train on one batch that lies in memory."""
     keep_memory()
-    device, parts, objective = pick_device("auto"), job.parts, OBJECTIVES[job.task]
+    device, parts, objective = pick_device("auto"), job.parts, TRAINING_TASKS[job.task]
     torch.manual_seed(0)
     spec = objective.spec(job.settings, channel_statistics(parts.tiles.images, parts.train))
     model = build(spec).to(device, memory_format=torch.channels_last)
@@ -259,7 +259,7 @@ def memory_batch(job: Job, device: torch.device) -> tuple[torch.Tensor, torch.Te
     """Return a batch of standardised images in channels-last memory, and its targets."""
     tiles = job.parts.tiles
     x = torch.from_numpy(tiles.images[: job.batch].copy()).to(device).permute(0, 3, 1, 2).float().div_(128).sub_(1)
-    return x, torch.from_numpy(OBJECTIVES[job.task].targets(tiles)[: job.batch].copy()).to(device)
+    return x, torch.from_numpy(TRAINING_TASKS[job.task].targets(tiles)[: job.batch].copy()).to(device)
 
 
 CONTENDERS: dict[str, Contender] = {

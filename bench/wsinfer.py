@@ -23,12 +23,12 @@ import tifffile
 import torch
 from PIL import Image
 
-from vitrail.export import export_wsinfer
 from vitrail.geometry import Region
-from vitrail.models.inputs import Standardiser, intensities
+from vitrail.interop import export_wsinfer
+from vitrail.models.preprocessing import Normalizer, intensities
 from vitrail.models.store import load_model
-from vitrail.slides.phantom import write_slide
 from vitrail.slides.slide import open_slide, read_region
+from vitrail.synthetic import write_slide
 
 WITHOUT_REGISTRY = (
     "import wsinfer_zoo.client as zoo; zoo.load_registry = lambda: zoo.ModelRegistry(models={}); "
@@ -83,7 +83,7 @@ def vitrails(model, slide, rows: pd.DataFrame, scale):
         Region(x=x, y=y, width=w, height=h) for x, y, w, h in rows[["minx", "miny", "width", "height"]].to_numpy()
     )
     tiles = torch.tensor(np.stack([scale(slide, place, model.spec.side_px) for place in places]))
-    standardise = Standardiser(model.spec, torch.device("cpu"))
+    standardise = Normalizer(model.spec, torch.device("cpu"))
     return torch.cat([model.module(standardise(intensities(part))).sigmoid() for part in tiles.split(32)]).numpy()
 
 

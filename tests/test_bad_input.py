@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from shapely.geometry import Polygon, box
 
-from conftest import FAST, SIDE, outline, tissue, write_outlines, write_tiff
-from mutations import with_tag
-from test_run import vitrail
-from vitrail.study import new_run
+from helpers.cohort import FAST, SIDE, outline, tissue, write_outlines, write_tiff
+from helpers.command import vitrail
+from helpers.mutations import with_tag
+from vitrail.pipeline.run import new_run
 
 BROKEN = Path(__file__).parents[2] / "shared" / "data" / "readers" / "broken.svs"
 

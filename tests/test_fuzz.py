@@ -14,15 +14,15 @@ import torch
 from PIL import Image
 from shapely.geometry import Polygon, box
 
-from conftest import outline, tissue, write_outlines
-from fuzzing import TARGETS, run
-from mutations import with_count, with_tag
-from tiffs import APERIO, Kind, tissue_like, write_jpeg_tiff, write_ome
-from vitrail.config import preset, settings_text
-from vitrail.explain.hrcam import fit, save_auxiliary
+from helpers.cohort import outline, tissue, write_outlines
+from helpers.fuzzing import TARGETS, run
+from helpers.mutations import with_count, with_tag
+from helpers.tiffs import APERIO, Kind, tissue_like, write_jpeg_tiff, write_ome
 from vitrail.explain.layers import find_layers
+from vitrail.explain.methods.hrcam import fit, save_auxiliary
 from vitrail.models.spec import ClassifierSpec
 from vitrail.models.store import build, save_model
+from vitrail.settings.load import preset, settings_text
 
 CASES = int(os.environ.get("VITRAIL_FUZZ", "1200"))
 """`make fuzz` takes 30,000."""

@@ -6,9 +6,9 @@ import json
 
 import pytest
 
-from vitrail.config import preset, settings_text
+from vitrail.core.progress import Silent
 from vitrail.errors import RunError
-from vitrail.progress import Silent
+from vitrail.settings.load import preset, settings_text
 from vitrail.stage import Stage, alone, bring_up_to_date, chain, open_run
 
 

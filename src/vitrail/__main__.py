@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vitrail.interrupt import until_interrupted
+from vitrail.core.interrupt import until_interrupted
 
 
 def program() -> None:

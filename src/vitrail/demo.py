@@ -6,14 +6,14 @@ from dataclasses import replace
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
+from vitrail.pipeline.run import bring_run, gather_qupath, new_run
 from vitrail.stage import alone
-from vitrail.study import bring_run, gather_qupath, new_run
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from vitrail.progress import Progress
-    from vitrail.study import Outcome
+    from vitrail.core.progress import Progress
+    from vitrail.pipeline.run import Outcome
 
 PATIENTS, SIDE_PX = 12, 4096
 SETTINGS = ("classifier.batch=32", "segmenter.batch=16", "classifier.glass=0.05", "check.tiles=24", "check.draws=6")
@@ -50,7 +50,7 @@ def demo_run(folder: Path, progress: Progress) -> Outcome:
 
 
 def _study(folder: Path, progress: Progress) -> Outcome:
-    from vitrail.slides.phantom import PhantomCohort, write_cohort  # noqa: PLC0415 - quick start-up
+    from vitrail.synthetic import PhantomCohort, write_cohort  # noqa: PLC0415 - quick start-up
 
     cohort = PhantomCohort(patients=PATIENTS, side_px=SIDE_PX)
     folder.mkdir(parents=True, exist_ok=True)
@@ -64,8 +64,8 @@ def _study(folder: Path, progress: Progress) -> Outcome:
 
 def _map_new(folder: Path, progress: Progress) -> Outcome:
     """Do what `vitrail predict SLIDE --classifier ... --segmenter ... --explain` does."""
-    from vitrail.apply import Application, apply_models, settings_from  # noqa: PLC0415 - torch only where it works
-    from vitrail.slides.phantom import write_slide  # noqa: PLC0415 - quick start-up
+    from vitrail.pipeline.predict_slides import Application, apply_models, settings_from  # noqa: PLC0415 - torch only where it works
+    from vitrail.synthetic import write_slide  # noqa: PLC0415 - quick start-up
 
     progress.say("a new slide, which nobody annotated")
     slide = write_slide(folder / "unseen", NEW, side_px=NEW_PX, seed=NEW_SEED, artefacts=ARTEFACTS)
@@ -78,7 +78,8 @@ def _map_new(folder: Path, progress: Progress) -> Outcome:
 
 def _export(folder: Path, progress: Progress) -> list[str]:
     """Do what `vitrail export` does; returns a line for each kind."""
-    from vitrail.export import export_onnx, export_wsinfer  # noqa: PLC0415 - torch only where it works
+    from vitrail.interop.onnx import export_onnx  # noqa: PLC0415 - torch only where it works
+    from vitrail.interop.wsinfer import export_wsinfer  # noqa: PLC0415 - the same
 
     progress.say("exports")
     run, out = folder / "study", folder / "exports"

@@ -17,15 +17,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import vitrail
-from vitrail.config import Settings, read_settings
+from vitrail.core.files import read_json, write_text
 from vitrail.errors import RunError
-from vitrail.files import read_json, write_text
+from vitrail.settings.load import Settings, read_settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from vitrail.progress import Progress
+    from vitrail.core.progress import Progress
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,7 +3,7 @@
 Explain tiles `[n, h, w, 3]` of bytes with a run's classifier::
 
     from vitrail.explain.explainer import Explainer
-    from vitrail.explain.hrcam import fit
+    from vitrail.explain.methods.hrcam import fit
     from vitrail.models.store import load_model
 
     explainer = Explainer(load_model(run / "classifier"), torch.device("cpu"))

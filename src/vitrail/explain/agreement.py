@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vitrail.measures.patients import Interval, estimate
-from vitrail.measures.stats import mode
+from vitrail.metrics.bootstrap import Interval, estimate
+from vitrail.metrics.correlation import mode
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

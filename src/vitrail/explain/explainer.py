@@ -10,13 +10,13 @@ import torch
 
 from vitrail.classes import TissueClass
 from vitrail.errors import ModelError
-from vitrail.explain.cam import classifier_gradcam, segmenter_gradcam
-from vitrail.explain.compiled import CompiledClassifier
-from vitrail.explain.hrcam import hrcam, pool, watching
+from vitrail.explain.fused import CompiledClassifier
 from vitrail.explain.layers import find_layers
+from vitrail.explain.methods.gradcam import classifier_gradcam, segmenter_gradcam
+from vitrail.explain.methods.hrcam import hrcam, pool, watching
 from vitrail.models.classifier import Classifier
-from vitrail.models.compiled import use_openvino
-from vitrail.models.inputs import Standardiser, intensities
+from vitrail.models.openvino import use_openvino
+from vitrail.models.preprocessing import Normalizer, intensities
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from vitrail.branches import EngineName
-    from vitrail.explain.cam import Pixels
-    from vitrail.explain.hrcam import Auxiliary
     from vitrail.explain.layers import Layers
+    from vitrail.explain.methods.gradcam import Pixels
+    from vitrail.explain.methods.hrcam import HRCamHead
     from vitrail.explain.saliency import Maps, Saliency
     from vitrail.models.store import Model
+    from vitrail.settings.schema import EngineName
 
     Images = NDArray[np.uint8]
 
@@ -76,7 +76,7 @@ class Explainer:
     ) -> None:
         self.device, self.batch, self._layers = device, batch, layers
         self.network = model.module.to(device).to(memory_format=torch.channels_last)
-        self._standardise = Standardiser(model.spec, device)
+        self._standardise = Normalizer(model.spec, device)
         self._compiled = None
         if isinstance(self.network, Classifier) and use_openvino(engine, device):
             self._compiled = CompiledClassifier(self.network, model.spec)
@@ -100,26 +100,26 @@ class Explainer:
 
         return [saliency for batch in self._each(images, explain) for saliency in batch]
 
-    def hrcam(self, images: Images, auxiliary: Auxiliary, target: TissueClass = TissueClass.TUMOR) -> list[Saliency]:
+    def hrcam(self, images: Images, hrcam_head: HRCamHead, target: TissueClass = TissueClass.TUMOR) -> list[Saliency]:
         """Explain images `[n, h, w, 3]` with HR-CAM."""
         if self._compiled is not None:
-            return [saliency for _, maps in self.both(images, auxiliary, target) for saliency in maps.saliencies()]
+            return [saliency for _, maps in self.both(images, hrcam_head, target) for saliency in maps.saliencies()]
 
         def explain(_part: slice, batch: Tensor) -> list[Saliency]:
-            return hrcam(self.network, batch, auxiliary, target).saliencies()
+            return hrcam(self.network, batch, hrcam_head, target).saliencies()
 
         return [saliency for batch in self._each(images, explain) for saliency in batch]
 
     def both(
-        self, images: Images, auxiliary: Auxiliary, target: TissueClass = TissueClass.TUMOR
+        self, images: Images, hrcam_head: HRCamHead, target: TissueClass = TissueClass.TUMOR
     ) -> Iterator[tuple[Maps, Maps]]:
         """Yield Grad-CAM and HR-CAM of images `[n, h, w, 3]` batch by batch, from one forward pass."""
         if self._compiled is not None:
             compiled = self._compiled
-            return (compiled.both(images[part], auxiliary, target) for part in self._parts(images))
+            return (compiled.both(images[part], hrcam_head, target) for part in self._parts(images))
 
         def explain(_part: slice, batch: Tensor) -> tuple[Maps, Maps]:
-            with watching(self.network, auxiliary) as watched:
+            with watching(self.network, hrcam_head) as watched:
                 maps = self._gradcam(batch, target)
             return maps, watched.maps(maps.frame.image_px, target)
 

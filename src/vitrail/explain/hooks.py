@@ -27,8 +27,8 @@ _ASIDE: ContextVar[int] = ContextVar("aside", default=0)
 
 
 @contextmanager
-def aside() -> Iterator[None]:
-    """Run a network on something else in between: `tap` and `cut` around this block do not notice."""
+def suspend_hooks() -> Iterator[None]:
+    """Run a network on something else in between, unseen by `record_activations` and `leaf_at` around this block."""
     token = _ASIDE.set(_ASIDE.get() + 1)
     try:
         yield
@@ -63,7 +63,9 @@ def _switch(modules: list[nn.Module], parameters: list[nn.Parameter], *, on: boo
 
 
 @contextmanager
-def tap(network: nn.Module, layers: tuple[str, ...], read: Callable[[str, Tensor], T]) -> Iterator[dict[str, T]]:
+def record_activations(
+    network: nn.Module, layers: tuple[str, ...], read: Callable[[str, Tensor], T]
+) -> Iterator[dict[str, T]]:
     """Read the feature maps of named layers during one forward pass.
 
     Parameters
@@ -102,7 +104,7 @@ def tap(network: nn.Module, layers: tuple[str, ...], read: Callable[[str, Tensor
 
 
 @contextmanager
-def cut(network: nn.Module, layer: str) -> Iterator[dict[str, Tensor]]:
+def leaf_at(network: nn.Module, layer: str) -> Iterator[dict[str, Tensor]]:
     """Let gradients begin at a named layer's output during one forward pass.
 
     Yields
@@ -112,7 +114,7 @@ def cut(network: nn.Module, layer: str) -> Iterator[dict[str, Tensor]]:
     Raises
     ------
     ModelError
-        As for `tap`.
+        As for `record_activations`.
     """
     found: dict[str, Tensor] = {}
     depth = _ASIDE.get()

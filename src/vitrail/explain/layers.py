@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 
 from vitrail.errors import ModelError
-from vitrail.explain.hooks import frozen, seen, tap
+from vitrail.explain.hooks import frozen, record_activations, seen
 from vitrail.models.classifier import Classifier
 from vitrail.models.segmenter import Segmenter
 
@@ -63,7 +63,7 @@ def find_layers(network: nn.Module, names: tuple[str, ...] | None = None, probe:
     """
     names = default_layers(network) if names is None else names
     image = _black(network) if probe is None else probe
-    with frozen(network), tap(network, names, lambda _, maps: maps.shape) as shapes:
+    with frozen(network), record_activations(network, names, lambda _, maps: maps.shape) as shapes:
         run(network, image)
     found = {name: seen(shapes, name) for name in names}
     ordered = sorted(names, key=lambda name: -found[name][2])  # stable: as named where strides are equal

@@ -33,7 +33,7 @@ class Frame:
         pads: two cells of stride 32 over an image of 50 pixels cover 64. Less where its convolutions do not.
     shift_px
         Rows and columns by which the place that a cell looks at lies below, and right of, its rectangle's centre;
-        see `vitrail.explain.align`.
+        see `vitrail.explain.receptive_field`.
     """
 
     image_px: Size

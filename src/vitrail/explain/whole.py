@@ -15,18 +15,18 @@ import torch
 from torch import nn
 
 from vitrail.errors import ModelError
-from vitrail.explain.align import FEATURES, frames
-from vitrail.explain.cam import classifier_cam
-from vitrail.explain.hooks import seen, tap
-from vitrail.explain.hrcam import weigher
+from vitrail.explain.hooks import record_activations, seen
 from vitrail.explain.layers import final_stride
+from vitrail.explain.methods.gradcam import classifier_cam
+from vitrail.explain.methods.hrcam import weight_maps
+from vitrail.explain.receptive_field import FEATURES, frames
 from vitrail.models.classifier import Classifier
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from vitrail.explain.hrcam import Auxiliary
+    from vitrail.explain.methods.hrcam import HRCamHead
     from vitrail.explain.saliency import Frame, Size
     from vitrail.models.store import Model
 
@@ -56,16 +56,16 @@ class ExplainedTiles(nn.Module):
         What there is to know of each method's map, by key, in the order of the maps.
     """
 
-    def __init__(self, network: Classifier, side_px: int, pixels: int, auxiliary: Auxiliary | None) -> None:
+    def __init__(self, network: Classifier, side_px: int, pixels: int, hrcam_head: HRCamHead | None) -> None:
         super().__init__()
-        self.network, self._auxiliary, self._pixels = network, auxiliary, pixels
+        self.network, self._auxiliary, self._pixels = network, hrcam_head, pixels
         stride, shape = final_stride(network), (3, side_px, side_px)
         (frame,) = frames(network, shape, (FEATURES,), (stride,))
         self._keep(FEATURES, *_onto_pixels(frame, _cells(frame, stride), pixels))
         self.methods: dict[str, dict[str, Any]] = {"gradcam": _about_gradcam(_cells(frame, stride))}
-        if auxiliary is not None:
-            self._place_layers(auxiliary, shape)
-            self.methods["hrcam"] = _about_hrcam(auxiliary)
+        if hrcam_head is not None:
+            self._place_layers(hrcam_head, shape)
+            self.methods["hrcam"] = _about_hrcam(hrcam_head)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Map standardised images `[n, 3, h, w]` to logits `[n]` and maps `[n, methods, pixels, pixels]`."""
@@ -73,15 +73,15 @@ class ExplainedTiles(nn.Module):
             logits, values = classifier_cam(self.network, images)
             return logits, self._placed(FEATURES, values)[:, None]
         names = self._auxiliary.layers.names
-        with tap(self.network, names, weigher(self._auxiliary, images.device)) as weighted:
+        with record_activations(self.network, names, weight_maps(self._auxiliary, images.device)) as weighted:
             logits, values = classifier_cam(self.network, images)
         layers = [self._placed(name, seen(weighted, name)) for name in names]
         hrcam = torch.stack(layers).sum(0) + self._auxiliary.bias
         return logits, torch.stack([self._placed(FEATURES, values), hrcam], 1)
 
-    def _place_layers(self, auxiliary: Auxiliary, shape: tuple[int, int, int]) -> None:
+    def _place_layers(self, hrcam_head: HRCamHead, shape: tuple[int, int, int]) -> None:
         """Find each layer's matrices: from its cells to those of the finest layer, and from there to pixels."""
-        layers = auxiliary.layers
+        layers = hrcam_head.layers
         places = frames(self.network, shape, layers.names, layers.strides)
         cells = [_cells(*each) for each in zip(places, layers.strides, strict=True)]
         finest = _onto_pixels(places[0], cells[0], self._pixels)
@@ -102,7 +102,7 @@ class ExplainedTiles(nn.Module):
             return rows @ (values @ columns)
 
 
-def explained_tiles(model: Model, pixels: int, auxiliary: Auxiliary | None) -> ExplainedTiles:
+def explained_tiles(model: Model, pixels: int, hrcam_head: HRCamHead | None) -> ExplainedTiles:
     """Make a classifier that `load_model` returned say why.
 
     Raises
@@ -112,7 +112,7 @@ def explained_tiles(model: Model, pixels: int, auxiliary: Auxiliary | None) -> E
     """
     if not isinstance(model.module, Classifier):
         raise ModelError(f"the {model.spec.task}", "cannot be explained on whole slides", "Give a classifier")
-    return ExplainedTiles(model.module, model.spec.side_px, pixels, auxiliary)
+    return ExplainedTiles(model.module, model.spec.side_px, pixels, hrcam_head)
 
 
 def _buffer(axis: str, name: str) -> str:
@@ -139,6 +139,6 @@ def _about_gradcam(cells: Size) -> dict[str, Any]:
     return {"layers": [FEATURES], "cells": list(cells), "unit": unit}
 
 
-def _about_hrcam(auxiliary: Auxiliary) -> dict[str, Any]:
+def _about_hrcam(hrcam_head: HRCamHead) -> dict[str, Any]:
     unit = "logit of tumor of HR-CAM's dense layer, from the feature maps at each place alone"
-    return {"layers": list(auxiliary.layers.names), "bias": auxiliary.bias, "unit": unit}
+    return {"layers": list(hrcam_head.layers.names), "bias": hrcam_head.bias, "unit": unit}

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-def quicken(network: nn.Module) -> None:
+def replace_depthwise(network: nn.Module) -> None:
     """Turn a network's depthwise convolutions into `DepthwiseConvolution`, in place: the same layers and weights."""
     for module in network.modules():
         # one that pads by itself, as timm's for TensorFlow's networks, is another class

@@ -16,7 +16,7 @@ from vitrail.errors import SettingsError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from vitrail.branches import PrecisionName
+    from vitrail.settings.schema import PrecisionName
 
 
 def pick_device(setting: str) -> torch.device:

@@ -23,17 +23,17 @@ from timm.models._efficientnet_blocks import InvertedResidual
 from timm.models.efficientnet import EfficientNet
 from torch import nn
 
-from vitrail.config import EMBEDDED_ENCODER
+from vitrail.core.files import regular_file
 from vitrail.errors import ModelError
-from vitrail.files import regular_file
-from vitrail.models.depthwise import quicken
+from vitrail.models.depthwise import replace_depthwise
+from vitrail.settings.load import EMBEDDED_ENCODER
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from torch import Tensor
 
-    from vitrail.branches import EncoderSettings
+    from vitrail.settings.schema import EncoderSettings
 
     StateDict = dict[str, Tensor]
 
@@ -51,7 +51,7 @@ def create_encoder(name: str) -> nn.Module:
     """
     _check_name(name)
     encoder: nn.Module = timm.create_model(name, pretrained=False, num_classes=0)
-    quicken(encoder)
+    replace_depthwise(encoder)
     return encoder
 
 

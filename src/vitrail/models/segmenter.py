@@ -19,9 +19,9 @@ from segmentation_models_pytorch.decoders.unet.decoder import UnetDecoder
 from torch import nn
 
 from vitrail.errors import ModelError
-from vitrail.models.depthwise import quicken
-from vitrail.models.doubling import DoublingBlock
+from vitrail.models.depthwise import replace_depthwise
 from vitrail.models.encoder import create_encoder, expansions, feature_channels
+from vitrail.models.fused_decoder import DoublingBlock
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -59,7 +59,7 @@ class Segmenter(nn.Module):
         feature_channels(spec.encoder)  # for its errors, which are then the classifier's
         self.activated = spec.layout == "paper"
         unet: Any = _Unet(ExpandedEncoder(spec.encoder), spec) if self.activated else _staged_unet(spec)
-        quicken(unet.encoder)
+        replace_depthwise(unet.encoder)
         unet.decoder.blocks = nn.ModuleList(DoublingBlock(block) for block in unet.decoder.blocks)
         self.unet = unet
 

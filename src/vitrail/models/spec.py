@@ -7,7 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from vitrail import __version__
-from vitrail.branches import (  # noqa: TC001 - pydantic reads them
+from vitrail.classes import CLASSES
+from vitrail.core.files import read_regular
+from vitrail.errors import ModelError
+from vitrail.settings.schema import (  # noqa: TC001 - pydantic reads them
     Activation,
     DecoderChannels,
     Layout,
@@ -16,9 +19,6 @@ from vitrail.branches import (  # noqa: TC001 - pydantic reads them
     Reading,
     SideUm,
 )
-from vitrail.classes import CLASSES
-from vitrail.errors import ModelError
-from vitrail.files import read_regular
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -11,8 +11,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 
+from vitrail.core.files import regular_file
 from vitrail.errors import ModelError
-from vitrail.files import regular_file
 from vitrail.models.classifier import Classifier
 from vitrail.models.encoder import first_line
 from vitrail.models.segmenter import Segmenter

@@ -9,8 +9,8 @@ from markupsafe import Markup
 from vitrail.report.style import CITED
 
 if TYPE_CHECKING:
-    from vitrail.branches import EvaluationSettings
     from vitrail.report.data import CutExample, Overlaid, SlideMaps
+    from vitrail.settings.schema import EvaluationSettings
 
 LABELS = {
     "cohort": "Figure 1",

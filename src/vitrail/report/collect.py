@@ -10,30 +10,30 @@ import pandas as pd
 import shapely
 
 from vitrail.classes import LABELS, TissueClass
-from vitrail.config import settings_text
-from vitrail.files import damaged, read_csv, read_json, read_table
+from vitrail.core.files import damaged, read_csv, read_json, read_table
 from vitrail.geometry import Region
+from vitrail.inference.outputs import LEFT_OUT, MapFiles
 from vitrail.models.spec import read_spec
-from vitrail.predict.slidemap import LEFT_OUT, MapFiles
-from vitrail.report.cut_figure import choose_tiles
+from vitrail.report.collect_explanations import collect_explained
 from vitrail.report.data import NETWORKS, CutExample, Overlaid, ReportData, SlideMaps
-from vitrail.report.explained_collect import collect_explained
-from vitrail.report.overlaid import SECTION_PX, choose_sections, choose_slide
+from vitrail.report.figures.predictions_over_slide import SECTION_PX, choose_sections, choose_slide
+from vitrail.report.figures.tiles_of_a_slide import choose_tiles
 from vitrail.report.scored import slides_table, worst_slides
-from vitrail.report.wholeslide import THUMBNAIL_PX, read_slide_maps
-from vitrail.searched import is_searched, read_search
+from vitrail.report.whole_slide import THUMBNAIL_PX, read_slide_maps
+from vitrail.search.results import is_searched, read_search
+from vitrail.settings.load import settings_text
 from vitrail.slides.annotations import read_annotations
 from vitrail.slides.cohort import read_cohort
 from vitrail.slides.slide import read_region, read_thumbnail
-from vitrail.tiles.cut import class_names, open_cohort_slide
-from vitrail.tiles.table import read_tiles, tiles_of
+from vitrail.tiles.extract import class_names, open_cohort_slide
+from vitrail.tiles.store import read_tiles, tiles_of
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
 
-    from vitrail.searched import SearchResult
+    from vitrail.search.results import SearchResult
     from vitrail.slides.annotations import Annotations
     from vitrail.slides.cohort import CohortSlide
     from vitrail.slides.slide import Slide

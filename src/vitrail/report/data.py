@@ -12,12 +12,12 @@ if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import NDArray
 
-    from vitrail.branches import EvaluationSettings
     from vitrail.classes import TissueClass
-    from vitrail.explain.checked import Checked
-    from vitrail.explain.stored import Stored
-    from vitrail.predict.slidemap import MapFiles
-    from vitrail.searched import SearchResult
+    from vitrail.explain.checks.store import Checked
+    from vitrail.explain.study.store import Stored
+    from vitrail.inference.outputs import MapFiles
+    from vitrail.search.results import SearchResult
+    from vitrail.settings.schema import EvaluationSettings
 
 SPLITS = ("train", "validation", "test")
 """The three parts of a cohort, in the order of every figure."""

@@ -15,7 +15,7 @@ from markupsafe import Markup
 
 from vitrail import __version__
 from vitrail.classes import CLASSES
-from vitrail.files import write_csv
+from vitrail.core.files import write_csv
 from vitrail.report.captions import (
     LABELS,
     captions,
@@ -24,20 +24,20 @@ from vitrail.report.captions import (
     probability_caption,
     slide_caption,
 )
-from vitrail.report.cut_figure import cut_figure
 from vitrail.report.data import NETWORKS, SPLITS, ReportData, SlideMaps
-from vitrail.report.explained_page import planned_figures
-from vitrail.report.explained_page import section as explained_section
-from vitrail.report.explained_tables import explanation_metrics
-from vitrail.report.figures import cohort_figure, confusion_figure, training_figure
-from vitrail.report.maps import probability_figure, slide_figure
-from vitrail.report.overlaid import overlaid_figure
-from vitrail.report.search_figure import search_caption, search_figure
+from vitrail.report.figures.cohort import cohort_figure, confusion_figure, training_figure
+from vitrail.report.figures.predictions_over_slide import overlaid_figure
+from vitrail.report.figures.search import search_caption, search_figure
+from vitrail.report.figures.slide_maps import probability_figure, slide_figure
+from vitrail.report.figures.tiles_of_a_slide import cut_figure
+from vitrail.report.sections.agreement import explanation_metrics
+from vitrail.report.sections.explanations import planned_figures
+from vitrail.report.sections.explanations import section as explained_section
+from vitrail.report.sections.scores import planned, section
 from vitrail.report.statistics import metrics, rate
-from vitrail.report.statistics_page import planned, section
 from vitrail.report.style import FIRST, INK, LINE, MUTED, PAPER, SECOND, save, style
 from vitrail.report.tables import as_json, write_tables
-from vitrail.report.wholeslide import publish_all
+from vitrail.report.whole_slide import publish_all
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
-    from vitrail.predict.slidemap import MapFiles
+    from vitrail.inference.outputs import MapFiles
     from vitrail.report.statistics import Rated
 
 __all__ = ["ReportData", "SlideMaps", "metrics", "rate", "write_report"]
@@ -206,7 +206,7 @@ def _page(data: ReportData, measured: dict[str, Any], drawn: dict[str, Any]) -> 
 
 
 def _template(name: str) -> str:
-    return files("vitrail.report").joinpath(name).read_text(encoding="utf-8")
+    return files("vitrail.report").joinpath("templates", name).read_text(encoding="utf-8")
 
 
 def _parts(slides: pd.DataFrame) -> list[dict[str, Any]]:

@@ -9,7 +9,7 @@ import pandas as pd
 from scipy.special import expit
 
 from vitrail.classes import CLASSES, LABELS, TissueClass
-from vitrail.measures import scores
+from vitrail.metrics import scores
 from vitrail.report.data import NETWORKS
 
 if TYPE_CHECKING:

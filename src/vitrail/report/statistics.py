@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vitrail.classes import CLASSES, LABELS, TissueClass
-from vitrail.measures.bland_altman import pair_parts
-from vitrail.measures.calibration import equal_count, reliability
-from vitrail.measures.ensembles import cross_stacked, stacked, voting
-from vitrail.measures.operating import for_sensitivity, youden
-from vitrail.measures.parts import clustered_delong, jaccard_scores, mean_scores, tile_parts
-from vitrail.measures.patients import interval, p_value, sample
-from vitrail.measures.stats import by_patient
+from vitrail.metrics.bland_altman import pair_parts
+from vitrail.metrics.bootstrap import interval, p_value, sample
+from vitrail.metrics.calibration import equal_count, reliability
+from vitrail.metrics.correlation import by_patient
+from vitrail.metrics.ensembles import cross_stacked, stacked, voting
+from vitrail.metrics.per_patient import clustered_delong, jaccard_scores, mean_scores, tile_parts
+from vitrail.metrics.thresholds import for_sensitivity, youden
 from vitrail.report.attributes import attributes
 from vitrail.report.data import NETWORKS
 from vitrail.report.scored import CALIBRATION, SCORES, is_tumor, pixel_counts, slides_table, tempered
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import NDArray
 
-    from vitrail.branches import EvaluationSettings
-    from vitrail.measures.parts import TileParts
-    from vitrail.measures.patients import Drawn
+    from vitrail.metrics.bootstrap import Drawn
+    from vitrail.metrics.per_patient import TileParts
     from vitrail.report.data import ReportData
+    from vitrail.settings.schema import EvaluationSettings
 
     Floats = NDArray[np.float64]
 

@@ -11,12 +11,12 @@ import numpy as np
 import pandas as pd
 
 from vitrail.classes import CLASSES, LABELS
-from vitrail.files import write_csv
-from vitrail.measures import scores
-from vitrail.measures.calibration import equal_count, equal_width, reliability
+from vitrail.core.files import write_csv
+from vitrail.metrics import scores
+from vitrail.metrics.calibration import equal_count, equal_width, reliability
 from vitrail.report.data import NETWORKS
-from vitrail.report.explained_tables import explanation_tables
 from vitrail.report.scored import CALIBRATION, SCORES, is_tumor, patients_table, slides_table
+from vitrail.report.sections.agreement import explanation_tables
 from vitrail.report.statistics import OPERATED, ROWS
 
 if TYPE_CHECKING:

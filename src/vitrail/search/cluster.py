@@ -18,8 +18,8 @@ import dask
 from distributed import Client, KilledWorker, Nanny, Scheduler, SpecCluster, Worker, as_completed
 
 import vitrail
+from vitrail.core.parallel import cores, end_with_parent, interrupts_blocked
 from vitrail.errors import RunError, VitrailError
-from vitrail.parallel import cores, end_with_parent, interrupts_blocked
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Sequence
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from distributed import Future
 
-    from vitrail.branches import ComputeSettings
+    from vitrail.settings.schema import ComputeSettings
 
     Job = TypeVar("Job")
 

@@ -16,18 +16,18 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from vitrail.parallel import in_processes
-from vitrail.search.plan import cut_settings
-from vitrail.slides.resample import area_resample
+from vitrail.core.parallel import in_processes
+from vitrail.search.grid import cut_settings
+from vitrail.slides.readers.resample import area_resample
 from vitrail.stage import Run, Stage, bring_up_to_date
-from vitrail.tiles.cohort_tiles import VERSION, Folders, cut_cohort, slide_digest
-from vitrail.tiles.table import new_array
+from vitrail.tiles.cohort import VERSION, Folders, cut_cohort, slide_digest
+from vitrail.tiles.store import new_array
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from vitrail.progress import Progress
-    from vitrail.search.plan import Cell, Grid, Pair
+    from vitrail.core.progress import Progress
+    from vitrail.search.grid import Cell, Grid, Pair
     from vitrail.stage import Work
 
 

@@ -17,8 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vitrail.core.files import read_regular
 from vitrail.errors import CohortError
-from vitrail.files import read_regular
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator

@@ -14,8 +14,8 @@ import numpy as np
 import shapely
 from shapely import MultiPolygon, Polygon
 
+from vitrail.core.files import read_regular
 from vitrail.errors import AnnotationError
-from vitrail.files import read_regular
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -17,15 +17,15 @@ import numpy as np
 
 from vitrail.errors import SlideError
 from vitrail.geometry import Region
-from vitrail.slides.header import bounds_of, check_mpp, downsample_of, header_mpp
-from vitrail.slides.openslide_reader import LevelReader, OpenSlideReader, open_with_openslide, properties_of
-from vitrail.slides.resample import area_resample, means_resample
-from vitrail.slides.tiff_reader import open_tiff
+from vitrail.slides.metadata import bounds_of, check_mpp, downsample_of, header_mpp
+from vitrail.slides.readers.openslide import LevelReader, OpenSlideReader, open_with_openslide, properties_of
+from vitrail.slides.readers.resample import area_resample, means_resample
+from vitrail.slides.readers.tiff import open_tiff
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from vitrail.branches import Reading
+    from vitrail.settings.schema import Reading
 
 _WHITE = 255
 _OPEN_SLIDES = 8

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, BinaryIO
 import numpy as np
 
 from vitrail.classes import CLASSES
+from vitrail.core.files import read_json, read_table, write_text
 from vitrail.errors import VitrailError
-from vitrail.files import read_json, read_table, write_text
-from vitrail.tiles.cut import cut_tiles, plan_slide
-from vitrail.tiles.labels import shares
-from vitrail.tiles.table import StoredTiles, start_array
+from vitrail.tiles.extract import cut_tiles, plan_slide
+from vitrail.tiles.masks import shares
+from vitrail.tiles.store import StoredTiles, start_array
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import NDArray
 
-    from vitrail.config import Settings
+    from vitrail.settings.load import Settings
     from vitrail.slides.cohort import CohortSlide
-    from vitrail.tiles.cut import TilePlan
+    from vitrail.tiles.extract import TilePlan
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from vitrail.core.files import damaged, read_csv, write_csv
 from vitrail.errors import CohortError
-from vitrail.files import damaged, read_csv, write_csv
 from vitrail.slides.cohort import SPLITS
 
 if TYPE_CHECKING:

@@ -1,0 +1,210 @@
+"""HR-CAM's dense layer trained as the paper did: epochs over augmented tiles, on the frozen network.
+
+Every epoch runs every tile through the network anew, which costs as many times more than `hrcam.fit` as there are
+epochs. The problem is the same but for the augmentation: cross-entropy and a penalty on the weights of standardised
+features, so the maps are nearly the same, too.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+from torch.nn.functional import binary_cross_entropy_with_logits
+
+from vitrail.core.progress import Silent
+from vitrail.errors import ModelError
+from vitrail.explain.methods.hrcam import HRCamHead
+from vitrail.models.preprocessing import intensities
+from vitrail.models.store import save_tensors
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+    from torch import Generator, Tensor
+
+    from vitrail.core.progress import Progress, Step
+    from vitrail.explain.explainer import Explainer
+
+    Augment = Callable[[Tensor], Tensor]
+    """Changes intensities 0 to 1, `[n, 3, h, w]`."""
+
+_DRAW = 0x4C41  # keeps these draws apart from the others of the same seed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Course:
+    """How the dense layer is trained.
+
+    Attributes
+    ----------
+    epochs, learning_rate, batch
+        Of Adam.
+    l2
+        Penalty on the weights of standardised features, as in `logistic_regression`; 0 for none.
+    seed
+        Numbers that draw order and augmentation.
+    augmenter
+        Makes, from a generator of the CPU, what changes a batch; None leaves the tiles as they are.
+    """
+
+    epochs: int
+    learning_rate: float
+    batch: int
+    l2: float
+    seed: tuple[int, ...]
+    augmenter: Callable[[Generator], Augment] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Examples:
+    """The tiles that the dense layer learns from.
+
+    Attributes
+    ----------
+    images
+        `[all, h, w, 3]`, bytes; may be a memory map.
+    rows
+        Which of them, `[n]`.
+    tumor
+        `[n]`, true for tumor.
+    pooled
+        Their features as they are, `[n, sum of channels]`: what features are standardised with.
+    """
+
+    images: NDArray[np.uint8]
+    rows: NDArray[np.int64]
+    tumor: NDArray[np.bool_]
+    pooled: Tensor
+
+
+def retrain(
+    explainer: Explainer,
+    examples: Examples,
+    course: Course,
+    *,
+    checkpoint: Path,
+    progress: Progress | None = None,
+) -> HRCamHead:
+    """Train the dense layer for a number of epochs.
+
+    Weights start at 0. The same tiles, course and device give the same weights, whether or not the training was
+    stopped on the way.
+
+    Parameters
+    ----------
+    explainer
+        The network, which stays in eval mode, and the layers that are pooled.
+    examples, course
+        What to learn from, and how.
+    checkpoint
+        The file that an unfinished training is kept in, epoch by epoch, and goes on from; it stays.
+    progress
+        Told of every batch.
+
+    Raises
+    ------
+    ModelError
+        The loss is no longer finite, or the device's memory is too small.
+    """
+    lesson = _Trainer.begin(explainer, examples, course)
+    done = lesson.restore(checkpoint)
+    total, count = course.epochs * len(examples.rows), done * len(examples.rows)
+    with (progress or Silent()).task("hr-cam", total, count) as step:
+        for number in range(done + 1, course.epochs + 1):
+            lesson.epoch(number, step)
+            lesson.save(checkpoint, number)
+    return lesson.hrcam_head()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Trainer:
+    """A training under way; `parameters` are the weights of standardised features and, last, the bias."""
+
+    explainer: Explainer
+    examples: Examples
+    course: Course
+    mean: Tensor
+    std: Tensor
+    parameters: Tensor
+    optimizer: torch.optim.Adam
+
+    @classmethod
+    def begin(cls, explainer: Explainer, examples: Examples, course: Course) -> _Trainer:
+        pooled = examples.pooled.double()
+        mean, std = pooled.mean(0), pooled.std(0, correction=0)
+        std[std <= torch.finfo(torch.float32).eps * mean.abs()] = torch.inf  # does not vary: keeps the weight 0
+        parameters = torch.zeros(pooled.shape[1] + 1, dtype=torch.float64, requires_grad=True)
+        adam = torch.optim.Adam([parameters], lr=course.learning_rate)
+        return cls(
+            explainer=explainer,
+            examples=examples,
+            course=course,
+            mean=mean,
+            std=std,
+            parameters=parameters,
+            optimizer=adam,
+        )
+
+    def epoch(self, number: int, step: Step) -> None:
+        order, drawn = np.random.SeedSequence([*self.course.seed, _DRAW, number]).generate_state(2).tolist()
+        generator = torch.Generator().manual_seed(drawn)
+        augment = self.course.augmenter(generator) if self.course.augmenter else None
+        chosen = np.random.default_rng(order).permutation(len(self.examples.rows))
+        for start in range(0, len(chosen), self.course.batch):
+            part = chosen[start : start + self.course.batch]
+            loss = self._step(self._features(part, augment), torch.from_numpy(self.examples.tumor[part]).double())
+            self._check(loss, number)
+            step(len(part), f"epoch {number}/{self.course.epochs}  loss {loss:.3f}")
+
+    def _features(self, part: NDArray[np.int64], augment: Augment | None) -> Tensor:
+        tiles = torch.from_numpy(np.asarray(self.examples.images[self.examples.rows[part]]))
+        images = intensities(tiles.to(self.explainer.device))
+        pooled = self.explainer.pool(augment(images) if augment else images)
+        return (pooled.double() - self.mean) / self.std
+
+    def _step(self, features: Tensor, targets: Tensor) -> float:
+        weights, bias = self.parameters[:-1], self.parameters[-1]
+        loss = binary_cross_entropy_with_logits(features @ weights + bias, targets)
+        loss = loss + self.course.l2 / 2 * weights.square().sum()
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves this one untyped
+        self.optimizer.step()
+        return loss.item()
+
+    def _check(self, loss: float, number: int) -> None:
+        if not math.isfinite(loss):
+            problem = f"the loss is no longer finite in epoch {number}"
+            cure = f"Lower explain.learning_rate, which is {self.course.learning_rate:g}, or train the network again"
+            raise ModelError("HR-CAM's dense layer", problem, cure)
+
+    def save(self, checkpoint: Path, number: int) -> None:
+        moments = self.optimizer.state[self.parameters]
+        save_tensors(checkpoint, {"parameters": self.parameters, **moments}, {"epoch": str(number)})
+
+    def restore(self, checkpoint: Path) -> int:
+        """Go back to where the checkpoint is, and return the epochs done by then."""
+        if not checkpoint.is_file():
+            return 0
+        with safe_open(checkpoint, "pt") as file:
+            number = int(file.metadata()["epoch"])
+        tensors = load_file(checkpoint)
+        with torch.no_grad():
+            self.parameters.copy_(tensors.pop("parameters"))
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": {0: tensors}, "param_groups": groups})
+        return number
+
+    def hrcam_head(self) -> HRCamHead:
+        """Return the layer for features as they are, not standardised."""
+        found = self.parameters.detach()
+        weights = found[:-1] / self.std
+        bias = float(found[-1] - weights @ self.mean)
+        return HRCamHead(layers=self.explainer.layers, weights=weights.float(), bias=bias, l2=self.course.l2)

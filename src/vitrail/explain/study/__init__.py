@@ -1,0 +1,1 @@
+"""The explanations of a study: every test tile, stored."""

@@ -1,0 +1,265 @@
+"""The folder `explanations/` of a run: four maps of every test tile, and how far they agree.
+
+- `saliency.npy`: the values of all maps in one flat array of float32, read as a memory map; `saliency.json` says where
+  each of the four kinds begins, its shape `[n, h, w]`, what made it, and where its cells lie on the tile.
+- `tiles.parquet`: row i is map i of every kind. `tile`, its row in the tile table; `slide_id`, `patient_id`, `x`, `y`,
+  `side`, `label` as there; `classifier`, the probability of tumor, uncalibrated, and `segmenter`, the fraction of
+  pixels called tumor, both from the pass that made the maps.
+- `agreement.parquet`: Pearson's coefficient of each tile and pair of kinds, and with `_relu` of the maps without what
+  speaks against tumor, where both are signed; NaN where a map is constant.
+- `classifier/` and `segmenter/`: the dense layers of HR-CAM, see `vitrail.explain.methods.hrcam`.
+- `summary.json`: what they come to.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from vitrail.core.files import read_json, read_table, write_text
+from vitrail.errors import RunError
+from vitrail.explain.saliency import Frame, Saliency
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    import pandas as pd
+    from numpy.typing import NDArray
+
+    Floats = NDArray[np.float32]
+
+KEYS = ("classifier_gradcam", "classifier_hrcam", "segmenter_gradcam", "segmenter_hrcam")
+"""The kinds of maps: network and method."""
+
+PAIRS = {
+    "classifier_gradcam_hrcam": ("classifier_gradcam", "classifier_hrcam"),
+    "segmenter_gradcam_hrcam": ("segmenter_gradcam", "segmenter_hrcam"),
+    "gradcam_classifier_segmenter": ("classifier_gradcam", "segmenter_gradcam"),
+    "hrcam_classifier_segmenter": ("classifier_hrcam", "segmenter_hrcam"),
+}
+"""The pairs of kinds whose agreement is measured: two methods on one network, and two networks under one method."""
+
+VALUES, INDEX, ROWS = "saliency.npy", "saliency.json", "tiles.parquet"
+AGREEMENT, SUMMARY = "agreement.parquet", "summary.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kind:
+    """What all maps of one kind share.
+
+    Attributes
+    ----------
+    method, layers, target, frame, signed
+        As in `Saliency`.
+    size
+        Height and width of a map.
+    """
+
+    method: str
+    layers: tuple[str, ...]
+    target: str
+    frame: Frame
+    size: tuple[int, int]
+    signed: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class SaliencyFile:
+    """The maps of all kinds in their file.
+
+    Attributes
+    ----------
+    kinds
+        By key, in the order in which they lie in the file.
+    count
+        Maps of each kind.
+    values
+        The memory map, `[sum of n h w]`.
+    """
+
+    kinds: Mapping[str, Kind]
+    count: int
+    values: Floats
+
+    def maps(self, key: str) -> Floats:
+        """Return the maps of a kind, `[n, h, w]`, as a view of the file."""
+        begin, shape = _offsets(self.kinds, self.count)[key], (self.count, *self.kinds[key].size)
+        return self.values[begin : begin + math.prod(shape)].reshape(shape)
+
+    def flush(self) -> None:
+        """Write what has changed to the disk."""
+        if isinstance(self.values, np.memmap):
+            self.values.flush()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Stored:
+    """The explanations of a run.
+
+    Attributes
+    ----------
+    rows, agreement, summary
+        The content of `tiles.parquet`, `agreement.parquet` and `summary.json`.
+    file
+        The maps.
+    """
+
+    rows: pd.DataFrame
+    agreement: pd.DataFrame
+    summary: dict[str, Any]
+    file: SaliencyFile
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def maps(self, key: str) -> Floats:
+        """Return all maps of one of `KEYS`, `[n, h, w]`, left on disk until they are asked for."""
+        return self.file.maps(key)
+
+    def frame(self, key: str) -> Frame:
+        """Return where the maps of one of `KEYS` lie on their tiles."""
+        return self.file.kinds[key].frame
+
+    def saliency(self, key: str, i: int) -> Saliency:
+        """Return map `i` of one of `KEYS`."""
+        kind, values = self.file.kinds[key], np.array(self.maps(key)[i])
+        return Saliency(
+            method=kind.method,
+            layers=kind.layers,
+            target=kind.target,
+            values=values,
+            frame=kind.frame,
+            signed=kind.signed,
+        )
+
+
+def open_stored(folder: Path) -> Stored:
+    """Open the `explanations` folder of a run.
+
+    Raises
+    ------
+    RunError
+        A file is missing or not valid, or they do not belong together.
+    """
+    cure = f"Remove this folder, and run: vitrail explain {folder.parent}"
+    try:
+        rows, agreement = (read_table(folder / name) for name in (ROWS, AGREEMENT))
+        summary = read_json(folder / SUMMARY)
+        file = open_file(folder)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        problem = f"no complete explanations ({' '.join(str(error).split())[:200]})"
+        raise RunError(folder, problem, cure) from None
+    if not len(rows) == len(agreement) == file.count:
+        raise RunError(folder, "tables and maps differ in number", cure)
+    return Stored(rows=rows, agreement=agreement, summary=summary, file=file)
+
+
+def create_file(folder: Path, kinds: Mapping[str, Kind], count: int) -> SaliencyFile:
+    """Make room for `count` maps of each kind; where `has_file`, the file is opened as it is.
+
+    The disk's space is taken at once: a memory map that outgrows the disk would end the process without a word.
+
+    Raises
+    ------
+    OSError
+        The disk is full.
+    """
+    if not has_file(folder, kinds, count):
+        temporary = folder / f".{VALUES}.tmp"
+        total = sum(count * math.prod(kind.size) for kind in kinds.values())
+        np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float32, shape=(total,))
+        _reserve(temporary)
+        temporary.replace(folder / VALUES)
+        write_text(folder / INDEX, _index_text(kinds, count))
+    return open_file(folder, writable=True)
+
+
+def has_file(folder: Path, kinds: Mapping[str, Kind], count: int) -> bool:
+    """Tell whether a folder has a file for these very maps."""
+    index = folder / INDEX
+    same = index.is_file() and index.read_bytes() == _index_text(kinds, count).encode()
+    return same and (folder / VALUES).is_file()
+
+
+def open_file(folder: Path, *, writable: bool = False) -> SaliencyFile:
+    """Open the maps alone.
+
+    Raises
+    ------
+    OSError
+        A file is missing.
+    RunError, ValueError, KeyError, TypeError
+        One is not valid, or they do not fit each other.
+    """
+    index: dict[str, dict[str, Any]] = read_json(folder / INDEX)
+    kinds = {key: _kind(entry) for key, entry in index.items()}
+    (count,) = {entry["shape"][0] for entry in index.values()}
+    values: Floats = np.load(folder / VALUES, mmap_mode="r+" if writable else "r")
+    if values.dtype != np.float32 or values.shape != (sum(math.prod(entry["shape"]) for entry in index.values()),):
+        raise ValueError(f"{VALUES} does not fit {INDEX}")
+    return SaliencyFile(kinds=kinds, count=count, values=values)
+
+
+def columns_of(kinds: Mapping[str, Kind]) -> list[tuple[str, str, bool]]:
+    """List the columns of `agreement.parquet`: name, pair, and whether the maps go through ReLU first.
+
+    Maps that are not signed do not.
+    """
+    columns = [(f"{pair}_relu" if relu else pair, pair, relu) for pair in PAIRS for relu in (False, True)]
+    return [(name, pair, relu) for name, pair, relu in columns if not relu or _all_signed(kinds, pair)]
+
+
+def _all_signed(kinds: Mapping[str, Kind], pair: str) -> bool:
+    return all(kinds[key].signed for key in PAIRS[pair])
+
+
+def write_summary(folder: Path, summary: Mapping[str, Any]) -> None:
+    """Write `summary.json`; it is what a whole folder has."""
+    write_text(folder / SUMMARY, json.dumps(summary, indent=1, allow_nan=False) + "\n")
+
+
+def _offsets(kinds: Mapping[str, Kind], count: int) -> dict[str, int]:
+    sizes = [count * math.prod(kind.size) for kind in kinds.values()]
+    return dict(zip(kinds, np.cumsum([0, *sizes[:-1]]).tolist(), strict=True))
+
+
+def _index_text(kinds: Mapping[str, Kind], count: int) -> str:
+    offsets = _offsets(kinds, count)
+    index = {
+        key: {
+            "offset": offsets[key],
+            "shape": [count, *kind.size],
+            "method": kind.method,
+            "layers": kind.layers,
+            "target": kind.target,
+            "signed": kind.signed,
+            "frame": asdict(kind.frame),
+        }
+        for key, kind in kinds.items()
+    }
+    return json.dumps(index, indent=1) + "\n"
+
+
+def _kind(entry: Mapping[str, Any]) -> Kind:
+    frame = {name: tuple(value) if isinstance(value, list) else value for name, value in entry["frame"].items()}
+    _, height, width = entry["shape"]
+    return Kind(
+        method=entry["method"],
+        layers=tuple(entry["layers"]),
+        target=entry["target"],
+        signed=entry.get("signed", True),
+        frame=Frame(**frame),
+        size=(height, width),
+    )
+
+
+def _reserve(path: Path) -> None:
+    if hasattr(os, "posix_fallocate"):
+        with path.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)

@@ -1,0 +1,122 @@
+"""The predictions of a study: every tile of every split, and whole maps of some test slides."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from vitrail.classes import TissueClass
+from vitrail.core.files import write_text
+from vitrail.errors import SlideError
+from vitrail.inference.map_slide import Networks, map_slide
+from vitrail.inference.outputs import LEFT_OUT, MapFiles
+from vitrail.inference.predictor import Predictor
+from vitrail.inference.tiles import predict_tiles
+from vitrail.models.device import keep_memory, pick_device, reproducible
+from vitrail.models.store import load_model
+from vitrail.tiles.extract import open_cohort_slide
+from vitrail.tiles.split import read_split
+from vitrail.tiles.store import read_tiles
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import pandas as pd
+    import torch
+
+    from vitrail.inference.predictor import Explaining
+    from vitrail.models.store import Model
+    from vitrail.slides.cohort import CohortSlide
+    from vitrail.stage import Work
+
+
+def predict_study(
+    work: Work, entries: tuple[CohortSlide, ...], explaining: Callable[[Model], Explaining] | None = None
+) -> None:
+    """Write `tiles.parquet`, one row a tile of every split, and the maps of some test slides in `maps/`.
+
+    A slide that cannot be mapped does not end the work: `maps/left_out.json` holds the reasons by slide.
+
+    Parameters
+    ----------
+    work
+        A run whose tiles, split, classifier and segmenter are finished, and where to write.
+    entries
+        Its slides.
+    explaining
+        Makes the run's classifier say why on these maps; needed where the settings want that.
+    """
+    keep_memory()
+    folder, settings = work.run.folder, work.run.settings
+    device = pick_device(settings.compute.device)
+    classifier, segmenter = (
+        Predictor(
+            load_model(folder / task),
+            device,
+            engine=settings.compute.engine,
+            precision=settings.compute.precision,
+            calibrated=settings.predict.calibrated,
+        )
+        for task in ("classifier", "segmenter")
+    )
+    networks = Networks(classifier=classifier, segmenter=segmenter)
+    if explaining is not None:
+        networks = replace(networks, classifier=_explaining(work, device, explaining))
+    tiles = read_tiles(folder / "tiles")
+    with reproducible(device, settings.seed):
+        rows = predict_tiles(tiles, (classifier, segmenter), work.folder / "blocks", work.progress)
+        rows["split"] = read_split(folder / "split", rows)
+        rows.to_parquet(work.folder / "tiles.parquet")
+        chosen = slides_to_map(rows, settings.predict.slides)
+        _map_slides([entry for entry in entries if entry.slide_id in chosen], networks, work)
+    shutil.rmtree(work.folder / "blocks")
+
+
+def _explaining(work: Work, device: torch.device, explaining: Callable[[Model], Explaining]) -> Predictor:
+    settings, model = work.run.settings, load_model(work.run.folder / "classifier")
+    return Predictor(
+        model,
+        device,
+        engine=settings.compute.engine,
+        precision=settings.compute.precision,
+        calibrated=settings.predict.calibrated,
+        explaining=explaining(model),
+    )
+
+
+def slides_to_map(rows: pd.DataFrame, count: int) -> list[str]:
+    """Pick test slides from the classifier's best to its worst, evenly spread, by mean absolute error.
+
+    Slides that hold both classes come first: on the others a map has one colour to get right. No threshold enters, so
+    that a change of it moves no map.
+    """
+    test = rows[rows["split"] == "test"]
+    truth = (test["label"] == TissueClass.TUMOR.key).astype(float)
+    errors = (test["classifier"] - truth).abs().groupby(test["slide_id"], sort=True).mean()
+    mixed = truth.groupby(test["slide_id"], sort=True).mean().between(0, 1, inclusive="neither")
+    ranked = errors[mixed] if mixed.sum() >= count else errors
+    ranked = ranked.sort_values(kind="stable")
+    places = np.unique(np.linspace(0, len(ranked) - 1, min(count, len(ranked))).round().astype(int))
+    return [str(name) for name in ranked.index[places]]
+
+
+def _map_slides(entries: list[CohortSlide], networks: Networks, work: Work) -> None:
+    maps, left_out = work.folder / "maps", dict[str, str]()
+    maps.mkdir(exist_ok=True)
+    for entry in entries:
+        files = MapFiles(base=maps / entry.slide_id)
+        if files.facts.is_file():
+            continue
+        work.progress.say(f"{entry.slide_id} as a whole")
+        try:
+            slide = open_cohort_slide(entry, work.run.settings)
+            map_slide(slide, networks, work.run.settings, files, work.progress)
+        except SlideError as error:
+            left_out[entry.slide_id] = str(error)
+            work.progress.say(f"{entry.slide_id} is not mapped: {error}")
+    shutil.rmtree(maps / ".partial", ignore_errors=True)
+    write_text(maps / LEFT_OUT, json.dumps(left_out, indent=1))

@@ -1,0 +1,127 @@
+"""The networks as graphs that run without Vitrail: what goes in, what comes out, and a record of what is in between."""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from torch import nn
+
+from vitrail.errors import ModelError
+from vitrail.models.classifier import Classifier
+from vitrail.models.preprocessing import FromBytes
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from vitrail.models.segmenter import Segmenter
+    from vitrail.models.spec import ModelSpec
+    from vitrail.models.store import Model
+
+STRIDE = 32
+"""Sides that the segmenter works on are multiples of this; the graph pads and crops by itself."""
+
+_TOLERANCE = 1e-4
+"""Two runs of one float32 network differ by less in their logits, whatever the size of the batch."""
+
+
+class TumorLogits(nn.Module):
+    """A classifier with a logit for each of two classes, for programs that apply a softmax.
+
+    The logits are (0, z), where z is the classifier's own: softmax((0, z)) = (1 - sigmoid(z), sigmoid(z)).
+
+    Parameters
+    ----------
+    classifier
+        What it shares its weights with.
+    temperature
+        What its logits are divided by.
+    """
+
+    def __init__(self, classifier: Classifier, temperature: float = 1.0) -> None:
+        super().__init__()
+        self.classifier = classifier
+        self._sharpness = 1 / temperature
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map standardised images `[n, 3, h, w]` to logits `[n, 2]`, of non-tumor and of tumor."""
+        logit = self.classifier(x) * self._sharpness
+        return torch.stack([torch.zeros_like(logit), logit], dim=1)
+
+
+class _Calibrated(FromBytes):
+    """A network that takes bytes, and whose logits are divided by its temperature."""
+
+    def __init__(self, network: Classifier | Segmenter, spec: ModelSpec) -> None:
+        super().__init__(network, spec)
+        self._sharpness = 1 / spec.temperature
+
+
+class TumorProbability(_Calibrated):
+    """A classifier from bytes to the probability of tumor."""
+
+    network: Classifier
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map RGB bytes `[n, h, w, 3]` to probabilities of tumor, `[n]`."""
+        return torch.sigmoid(self.network(self.standardised(images)) * self._sharpness)
+
+
+class ClassProbabilities(_Calibrated):
+    """A segmenter from bytes of any height and width to the probability of each class.
+
+    The border is repeated up to a multiple of `STRIDE` as in `Segmenter.encode`, but by rules that hold for every size:
+    a recorded graph cannot ask whether there is anything to pad.
+    """
+
+    network: Segmenter
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map RGB bytes `[n, h, w, 3]` to probabilities `[n, classes, h, w]`."""
+        height, width = images.shape[1], images.shape[2]
+        padded = images[:, _padded(height)][:, :, _padded(width)]
+        features = self.network.unet.encoder(self.standardised(padded))
+        logits = self.network.decode(features)[:, :, :height, :width]
+        return (logits * self._sharpness).softmax(dim=1)
+
+
+def _padded(length: int) -> Tensor:
+    """Return the pixels to take, `[length + padding]`: each once, and the last one again and again."""
+    return torch.arange((length + STRIDE - 1) // STRIDE * STRIDE).clamp(max=length - 1)
+
+
+def from_bytes(model: Model) -> TumorProbability | ClassProbabilities:
+    """Return a model's graph from RGB bytes to probabilities."""
+    if isinstance(model.module, Classifier):
+        return TumorProbability(model.module, model.spec).eval()
+    return ClassProbabilities(model.module, model.spec).eval()
+
+
+def record(graph: nn.Module, example: Tensor, probe: Tensor, where: str) -> torch.jit.ScriptModule:
+    """Record what a graph computes on `example`, and make sure that it holds for `probe`, which differs in size.
+
+    Raises
+    ------
+    ModelError
+        It does not: the network decides by the size of its input what to compute.
+    """
+    jit: Any = torch.jit  # has no types
+    with torch.no_grad(), warnings.catch_warnings():
+        # announced for removal, yet the only format that WSInfer and QuPath read
+        warnings.filterwarnings("ignore", r"`torch\.jit\.")
+        warnings.filterwarnings("ignore", category=jit.TracerWarning)  # the probe tells whether they matter
+        recorded = cast("torch.jit.ScriptModule", jit.trace(graph, example, check_trace=False))
+        if not _same(recorded, graph, probe):
+            problem = "cannot be recorded: what it computes changes with the size of its input"
+            raise ModelError(where, problem, "Export a model with another encoder")
+    return recorded
+
+
+def _same(recorded: nn.Module, graph: nn.Module, probe: Tensor) -> bool:
+    try:
+        found = recorded(probe)
+    except RuntimeError:  # torch's word for a shape that was recorded as a constant
+        return False
+    expected = graph(probe)
+    return bool(found.shape == expected.shape and torch.allclose(found, expected, rtol=_TOLERANCE, atol=_TOLERANCE))

@@ -1,0 +1,103 @@
+"""Is a 16-bit type faster on this machine? Measured once for each network and size, and remembered.
+
+A flag of the processor does not tell: on one with avx512_bf16, bfloat16 was 1.59 times as fast as float32 for one
+network and size and 0.92 times for another. What was measured is kept in the user's cache folder, because the same work
+must give the same bytes when it is done again, and two measurements may come out on either side of the limit.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+from contextlib import suppress
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from vitrail.core.files import write_text
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from vitrail.models.spec import ModelSpec
+
+LEAST_GAIN = 1.2
+"""As fast as this, in units of float32, a 16-bit type has to be: less is not worth other numbers."""
+
+ROUNDS = 5
+"""Times that each of two ways is run, in turn; their medians count."""
+
+
+def is_faster(spec: ModelSpec, half: Callable[[], object], full: Callable[[], object]) -> bool:
+    """Tell whether one way of computing is at least `LEAST_GAIN` times as fast as another; measured once a machine.
+
+    Parameters
+    ----------
+    spec
+        The network.
+    half, full
+        Compute the same images in 16 bits and in float32.
+
+    Returns
+    -------
+    bool
+        False, too, where the answer cannot be kept: the next time it might be another.
+    """
+    try:
+        path = _folder() / f"{_key(spec)}.json"
+    except RuntimeError:  # the user has no home folder
+        return False
+    known = _read(path)
+    if known is None:
+        gain = _gain(half, full)
+        with suppress(OSError):  # then it is not kept, and does not count
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_text(path, json.dumps({"gain": round(gain, 3)}))
+        known = _read(path)  # of two processes that measured at once, the later one's
+    return known is not None and known >= LEAST_GAIN
+
+
+def _gain(half: Callable[[], object], full: Callable[[], object]) -> float:
+    seconds = np.array([[_seconds(full), _seconds(half)] for _ in range(ROUNDS + 1)])[1:]  # the first warms up
+    before, after = np.median(seconds, 0)
+    return float(before / after)
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    begin = perf_counter()
+    work()
+    return perf_counter() - begin
+
+
+def _folder() -> Path:
+    caches = os.environ.get("XDG_CACHE_HOME") or os.environ.get("LOCALAPPDATA") or Path.home() / ".cache"
+    return Path(caches) / "vitrail" / "bfloat16"
+
+
+def _key(spec: ModelSpec) -> str:
+    """Digest what the answer depends on: processor, threads, torch and the network but for its weights."""
+    network = spec.model_dump(mode="json", exclude={"training", "temperature", "half", "mean", "std", "reading"})
+    parts = [_processor(), torch.get_num_threads(), torch.__version__, network]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    named = ("model name", "flags")  # virtual machines may hide the name
+    return "\n".join(dict.fromkeys(line for line in lines if line.startswith(named)))
+
+
+def _read(path: Path) -> float | None:
+    try:
+        gain = json.loads(path.read_text(encoding="utf-8"))["gain"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return gain if isinstance(gain, int | float) else None

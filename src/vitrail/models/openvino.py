@@ -1,0 +1,115 @@
+"""A network compiled for this machine's CPU by OpenVINO, where that is installed: the same figures, sooner."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from vitrail.errors import SettingsError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from torch import nn
+
+    from vitrail.settings.schema import EngineName
+
+    Arrays = tuple[NDArray[np.float32], ...]
+
+BLOCK = 8
+"""Images in one request. Fewer are filled up, so that what comes out for an image depends on no other one."""
+
+_NO_TELEMETRY = "openvino_telemetry"
+
+
+def use_openvino(wanted: EngineName, device: torch.device) -> bool:
+    """Tell whether OpenVINO is to compute.
+
+    Raises
+    ------
+    SettingsError
+        It is asked for, but not installed, or the device is no CPU.
+    """
+    there, cpu = find_spec("openvino") is not None, device.type == "cpu"
+    if wanted == "openvino" and not (there and cpu):
+        problem = f"it computes on the CPU, not on {device.type}" if there else "the package is not installed"
+        cure = "Run: pip install 'vitrail[openvino]', or set it to \"auto\""
+        raise SettingsError("compute.engine", f'"openvino": {problem}', cure)
+    return wanted != "torch" and there and cpu
+
+
+class Compiled:
+    """A module compiled for the CPU: arrays in, float32 arrays out.
+
+    It is recorded and compiled anew for every size of images, when the first of them come. The module's weights must
+    not change afterwards.
+
+    Parameters
+    ----------
+    graph
+        Maps images `[n, ...]` to one tensor or a tuple of them, each of which begins with `n`; in eval mode. What it
+        computes may depend on the size of the images, but not on what they show or on their number.
+    half
+        Whether to compute in bfloat16 on CPUs that have instructions for it.
+    """
+
+    def __init__(self, graph: nn.Module, *, half: bool = False) -> None:
+        self._graph, self._type = graph, "bf16" if half else "f32"
+        self._queues: dict[tuple[tuple[int, ...], str], Any] = {}
+
+    def __call__(self, images: NDArray[Any]) -> Arrays:
+        """Compute the outputs for images `[n, ...]`, one or more."""
+        queue = self._queue(images)
+        blocks: list[Arrays] = [()] * -(-len(images) // BLOCK)
+
+        def keep(request: Any, number: int) -> None:
+            blocks[number] = tuple(tensor.data.astype(np.float32) for tensor in request.output_tensors)
+
+        queue.set_callback(keep)
+        for number in range(len(blocks)):
+            queue.start_async([_filled(images[number * BLOCK : (number + 1) * BLOCK])], number)
+        queue.wait_all()
+        return tuple(np.concatenate(parts)[: len(images)] for parts in zip(*blocks, strict=True))
+
+    def _queue(self, images: NDArray[Any]) -> Any:
+        key = images.shape[1:], str(images.dtype)
+        if key not in self._queues:
+            self._queues[key] = self._compile(images[:1])
+        return self._queues[key]
+
+    def _compile(self, image: NDArray[Any]) -> Any:
+        """Record the module on an image, `[1, ...]`, and compile it: a stream for each of torch's threads."""
+        openvino = _import()
+        example, threads = torch.from_numpy(np.repeat(image, 2, axis=0)), torch.get_num_threads()
+        jit: Any = torch.jit  # has no types
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", r"`torch\.jit\.")  # announced for removal, yet what OpenVINO reads
+            warnings.filterwarnings("ignore", category=jit.TracerWarning)  # sizes are meant to be constants
+            # recorded here, because OpenVINO would record twice and compare
+            recorded = jit.trace(self._graph, example, check_trace=False)
+            model = openvino.convert_model(recorded, example_input=example)
+        model.reshape([BLOCK, *image.shape[1:]])
+        wanted = {
+            "NUM_STREAMS": threads, "INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": self._type,
+        }  # fmt: skip
+        return openvino.AsyncInferQueue(openvino.Core().compile_model(model, "CPU", wanted))
+
+
+def _filled(images: NDArray[Any]) -> NDArray[Any]:
+    """Repeat the last image until the block is full."""
+    short = BLOCK - len(images)
+    block = np.concatenate([images, np.repeat(images[-1:], short, axis=0)]) if short else images
+    return np.ascontiguousarray(block)
+
+
+def _import() -> Any:
+    """Import OpenVINO without its telemetry: where patients' slides are, nothing is told to anybody."""
+    if _NO_TELEMETRY not in sys.modules:
+        sys.modules[_NO_TELEMETRY] = None  # type: ignore[assignment]  # Python's way to say: not installed
+    import openvino  # noqa: PLC0415 - an extra
+
+    return openvino

@@ -1,0 +1,1 @@
+"""What can be seen before any network looks: glass, tissue, artefacts."""

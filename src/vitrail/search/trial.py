@@ -1,0 +1,221 @@
+"""One cell of a search: a training and its score. Runs in a worker, perhaps on another machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import time
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
+from threading import Lock
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from vitrail.classes import TissueClass
+from vitrail.core.files import read_json, read_table
+from vitrail.errors import RunError
+from vitrail.metrics import scores
+from vitrail.search.folds import fold_of_rows
+from vitrail.search.grid import cell_settings
+from vitrail.stage import alone
+from vitrail.tiles.store import TileTable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from vitrail.search.grid import Cell
+    from vitrail.settings.load import Settings
+    from vitrail.training.loader import Parts
+
+_FOLDS, _TRAINING = 0xF01D, 0x7EAC  # keep these draws apart from the others of the same seed
+_CHUNK = 256
+_THRESHOLD = 0.5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CellJob:
+    """What a worker needs for one cell; paths are absolute.
+
+    Attributes
+    ----------
+    cell
+        Which one.
+    settings
+        Of the study.
+    rows, images
+        The tile table's rows, and the images at the cell's resolution.
+    folder
+        Of the search.
+    """
+
+    cell: Cell
+    settings: Settings
+    rows: Path
+    images: Path
+    folder: Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CellScore:
+    """What a cell found.
+
+    Attributes
+    ----------
+    accuracy
+        Of the validation tiles, at a probability of one half.
+    auc
+        None where the fold lacks a class.
+    n_validation, n_train
+        Tiles.
+    seconds
+        Of training and validation.
+    """
+
+    accuracy: float
+    auc: float | None
+    n_validation: int
+    n_train: int
+    seconds: float
+
+
+def read_score(folder: Path, cell: Cell) -> CellScore | None:
+    """Read the score of a cell from the folder of a search; None where there is none."""
+    try:
+        return CellScore(**read_json(_file(folder, cell))["score"])
+    except (RunError, TypeError, KeyError):
+        return None
+
+
+def _file(folder: Path, cell: Cell) -> Path:
+    return folder / "cells" / f"{cell.digest}.json"
+
+
+_alone_here = Lock()  # torch's seeds and threads are the process's, and a worker may run several threads
+
+
+def run_cell(job: CellJob) -> None:
+    """Train and score one cell on one thread, and leave its file; does nothing where it is there.
+
+    Raises
+    ------
+    RunError
+        This machine does not see the files of the search.
+    VitrailError
+        As `learn.loop.train`.
+    """
+    with _alone_here:
+        if read_score(job.folder, job.cell):
+            return
+        if not job.images.is_file():
+            where = f"worker on {socket.gethostname()}"
+            raise RunError(where, f"does not see {job.images}", "Put the run on a file system that all workers share")
+        with one_thread(), _working(job) as folder:
+            score = _score(job, folder)
+        record = {"cell": asdict(job.cell), "score": asdict(score)}
+        _write(_file(job.folder, job.cell), json.dumps(record, indent=1))
+
+
+def _write(path: Path, text: str) -> None:
+    """Write under a name of this process alone: a cluster may give a cell to two workers."""
+    temporary = path.with_name(f".{path.name}.{socket.gethostname()}-{os.getpid()}.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)
+
+
+@contextmanager
+def _working(job: CellJob) -> Iterator[Path]:
+    """Give a folder for the training's checkpoints, where an attempt that was killed is taken up again.
+
+    The folder is gone once the block has ended well. Where another worker holds it, there is one of this process.
+    """
+    folder = job.folder / ".partial" / job.cell.digest[:16]
+    folder.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as held:
+        try:
+            held.enter_context(alone(folder))
+        except RunError:
+            folder = folder.with_name(f"{folder.name}-{socket.gethostname()}-{os.getpid()}")
+        yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Let torch compute on one thread: on the CPU the same numbers come out whatever else runs."""
+    import torch  # noqa: PLC0415 - the process that sends cells does without
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _score(job: CellJob, folder: Path) -> CellScore:
+    from vitrail.training.trainer import train  # noqa: PLC0415 - the process that sends cells does without torch
+
+    begun = time.monotonic()
+    settings = cell_settings(job.settings, job.cell.pair)
+    parts = cell_parts(job)
+    train("classifier", parts, _seeded(settings, job.cell), folder=folder)
+    accuracy, auc = _validate(parts, folder, settings)
+    return CellScore(
+        accuracy=accuracy,
+        auc=auc,
+        n_validation=len(parts.validation),
+        n_train=len(parts.train),
+        seconds=round(time.monotonic() - begun, 1),
+    )
+
+
+def _seeded(settings: Settings, cell: Cell) -> Settings:
+    """Give every fold of every iteration a seed of its own, the same for all combinations."""
+    state = np.random.SeedSequence([settings.seed, _TRAINING, cell.iteration, cell.fold]).generate_state(1)
+    return settings.model_copy(update={"seed": int(state[0])})
+
+
+def cell_parts(job: CellJob) -> Parts:
+    """Return the tiles of a cell, divided by patient into those to train on and those of the fold.
+
+    Raises
+    ------
+    SettingsError, TileError
+        As `fold_of_rows`.
+    """
+    from vitrail.training.loader import Parts  # noqa: PLC0415 - the process that sends cells does without torch
+
+    rows = read_table(job.rows)
+    fold = fold_of_rows(rows, job.settings.search.folds, (job.settings.seed, _FOLDS, job.cell.iteration))
+    images = np.load(job.images, mmap_mode="r")
+    masks = np.broadcast_to(np.uint8(TissueClass.BACKGROUND), images.shape[:3])  # the classifier reads none
+    tiles = TileTable(rows=rows, images=images, masks=masks)
+    inside = fold == job.cell.fold
+    return Parts(tiles=tiles, train=np.flatnonzero(~inside), validation=np.flatnonzero(inside))
+
+
+def _validate(parts: Parts, folder: Path, settings: Settings) -> tuple[float, float | None]:
+    """Return accuracy and AUC of the trained network on the tiles of the fold."""
+    probability = _probabilities(parts, folder, settings)
+    truth = (parts.tiles.rows["label"] == TissueClass.TUMOR.key).to_numpy()[parts.validation]
+    auc = float(scores.auc(truth, probability))
+    accuracy = scores.accuracy(scores.confusion(truth, probability >= _THRESHOLD, 2))
+    return float(accuracy), None if np.isnan(auc) else auc
+
+
+def _probabilities(parts: Parts, folder: Path, settings: Settings) -> NDArray[np.float64]:
+    from vitrail.inference.predictor import Predictor  # noqa: PLC0415 - the same
+    from vitrail.models.device import pick_device  # noqa: PLC0415 - torch only where it works
+    from vitrail.models.store import load_model  # noqa: PLC0415 - the same
+
+    engine = Predictor(
+        load_model(folder), pick_device(settings.compute.device), engine="torch", precision=settings.compute.precision
+    )
+    chunks = [parts.validation[i : i + _CHUNK] for i in range(0, len(parts.validation), _CHUNK)]
+    return np.concatenate([engine.tumor_probability(parts.tiles.images[chunk]) for chunk in chunks])

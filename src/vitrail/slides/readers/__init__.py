@@ -1,0 +1,1 @@
+"""Pixels of slides: OpenSlide, tiled TIFF, codecs, scaling."""

@@ -1,0 +1,287 @@
+"""Where each tissue lies: the map of tissue types at one eighth of the resolution, and distances within it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy import ndimage
+
+from vitrail.synthetic.fields import Mask, Plane, blend, smooth_noise
+from vitrail.synthetic.spec import LAYOUT_STEP, SlideSpec
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+class TissueType(IntEnum):
+    """The code of each tissue in the true map (`truth/<slide_id>.npz`, array `types`)."""
+
+    GLASS = 0
+    TUMOR_NEST = 1
+    TUMOR_STROMA = 2
+    KERATIN = 3
+    NECROSIS = 4
+    EPITHELIUM = 5
+    CONNECTIVE = 6
+    FAT = 7
+    MUSCLE = 8
+    GLAND = 9
+    LYMPHOID = 10
+    BLOOD = 11
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Style:
+    """What differs between slides, drawn once for each.
+
+    Attributes
+    ----------
+    tumor_share
+        Share of the tissue that the carcinoma with its stroma takes; 0 and 1 happen.
+    nest_level
+        Threshold of the nests' noise field: the higher, the smaller the nests.
+    lymphoid_level
+        Threshold of the lymphocytes' noise field.
+    necrotic
+        Whether large nests have dead centres.
+    folded
+        Whether the section has a fold.
+    preference
+        How readily fat, muscle and glands appear, in standard deviations.
+    fibre_angle
+        Main direction of collagen and muscle in radians.
+    """
+
+    tumor_share: float
+    nest_level: float
+    lymphoid_level: float
+    necrotic: bool
+    folded: bool
+    preference: tuple[float, float, float]
+    fibre_angle: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layout:
+    """Fields at one eighth of the resolution, all `[side / 8, side / 8]`.
+
+    Attributes
+    ----------
+    types
+        Codes of `TissueType`.
+    zone
+        True where the carcinoma with its stroma lies, whatever the type there.
+    nest_um
+        Distance from the border of the tumor nests, positive inside.
+    basal_um, surface_um
+        Within epithelium: distance from the basement membrane; everywhere: distance from the tissue's edge.
+    keratin_um
+        Depth within keratin.
+    infiltrate
+        Standard normal field: where lymphocytes wander.
+    fold
+        Where the section lies double: 1 on the fold, 0 elsewhere.
+    across, along
+        Coordinates of the fibres in level-0 pixels: fibres follow the lines of equal `across`.
+    """
+
+    types: NDArray[np.uint8]
+    zone: Mask
+    nest_um: Plane
+    basal_um: Plane
+    surface_um: Plane
+    keratin_um: Plane
+    infiltrate: Plane
+    fold: Plane
+    across: Plane
+    along: Plane
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Sheet:
+    """The empty sheet that a layout is drawn on: its generator and its scale."""
+
+    rng: np.random.Generator
+    side: int
+    um: float
+
+    def noise(self, scale_um: float) -> Plane:
+        return smooth_noise(self.rng, self.side, scale_um / self.um)
+
+    def part(self, share: float, least_um: float) -> float:
+        """Return a share of the side in micrometres, but not less than what a structure needs."""
+        return max(share * self.side * self.um, least_um)
+
+    def depth(self, mask: Mask) -> Plane:
+        """Return the distance to the nearest pixel outside the mask, in micrometres."""
+        distance = ndimage.distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1]
+        return np.asarray(ndimage.gaussian_filter(distance.astype(np.float32) * self.um, 0.8), dtype=np.float32)
+
+    def axes(self, angle: float) -> tuple[Plane, Plane]:
+        """Return coordinates from -1 to 1, turned by an angle: across and along."""
+        line = np.linspace(-1, 1, self.side, dtype=np.float32)
+        c, s = np.float32(np.cos(angle)), np.float32(np.sin(angle))
+        return c * line[:, None] - s * line, s * line[:, None] + c * line
+
+
+def draw_style(spec: SlideSpec) -> Style:
+    """Draw what sets this slide apart from the others."""
+    rng = spec.rng(1)
+    chance = rng.random()
+    mixed = rng.uniform(0.4, 0.65)
+    share = 0.0 if chance < 0.06 else 1.0 if chance > 0.9 else mixed  # noqa: PLR2004 - one class only, as in the paper
+    return Style(
+        tumor_share=float(share),
+        nest_level=float(rng.uniform(-0.4, 0.2)),
+        lymphoid_level=float(rng.uniform(1.2, 1.7)),
+        necrotic=bool(rng.random() < 0.35),  # noqa: PLR2004 - one slide in three
+        folded=bool(rng.random() < 0.3),  # noqa: PLR2004 - not quite one in three
+        preference=tuple(rng.uniform(-0.2, 0.7, 3).tolist()),
+        fibre_angle=float(rng.uniform(0, np.pi)),
+    )
+
+
+def draw_layout(spec: SlideSpec, style: Style) -> Layout:
+    """Lay out the tissues of a slide."""
+    sheet = _Sheet(rng=spec.rng(2), side=spec.side_px // LAYOUT_STEP, um=spec.mpp * LAYOUT_STEP)
+    tissue = _tissue(sheet)
+    surface = sheet.depth(tissue)
+    zone = _zone(sheet, tissue, style.tumor_share)
+    types = np.zeros(tissue.shape, np.uint8)
+    _fill_normal(sheet, types, tissue & ~zone, surface, style)
+    _fill_tumor(sheet, types, zone, style, keratinising=spec.keratinising)
+    _fill_shared(sheet, types, style)
+    across, along = _fibres(sheet, style.fibre_angle)
+    nest = np.isin(types, (TissueType.TUMOR_NEST, TissueType.KERATIN, TissueType.NECROSIS))
+    epithelium = types == TissueType.EPITHELIUM
+    return Layout(
+        types=types,
+        zone=zone,
+        nest_um=sheet.depth(nest) - sheet.depth(~nest),
+        basal_um=sheet.depth(epithelium | ~tissue),
+        surface_um=surface,
+        keratin_um=sheet.depth(types == TissueType.KERATIN),
+        infiltrate=sheet.noise(60),
+        fold=_fold(sheet, surface) if style.folded else np.zeros_like(surface),
+        across=across,
+        along=along,
+    )
+
+
+def _tissue(sheet: _Sheet) -> Mask:
+    """Draw the outline of the section: an uneven oval on empty glass."""
+    across, along = sheet.axes(sheet.rng.uniform(0, np.pi))
+    radius = np.hypot(along, across / sheet.rng.uniform(0.72, 0.95))
+    wavy = 0.12 * sheet.noise(sheet.part(0.22, 60)) + 0.02 * sheet.noise(sheet.part(0.06, 40)) + 0.004 * sheet.noise(18)
+    line = np.abs(np.linspace(-1, 1, sheet.side, dtype=np.float32))
+    outward = np.maximum(line[:, None], line)
+    rim = 0.85 * blend(0.62, 1.0, outward + 0.06 * sheet.noise(sheet.part(0.15, 60)))
+    mask = (0.98 - radius + wavy > rim) & (outward < 0.98)  # noqa: PLR2004 - glass all around
+    return ndimage.binary_fill_holes(_without_crumbs(mask, mask.size // 100))
+
+
+def _without_crumbs(mask: Mask, least: int) -> Mask:
+    """Drop connected parts of fewer than `least` pixels."""
+    parts, _ = ndimage.label(mask)
+    keep = np.bincount(parts.ravel()) >= least
+    keep[0] = False
+    return np.asarray(keep[parts], dtype=np.bool_)
+
+
+def _zone(sheet: _Sheet, tissue: Mask, share: float) -> Mask:
+    """Give one side of the tissue, behind an uneven front, to the carcinoma."""
+    across, _ = sheet.axes(sheet.rng.uniform(0, 2 * np.pi))
+    front = across + 0.28 * sheet.noise(sheet.part(0.25, 90)) + 0.05 * sheet.noise(sheet.part(0.06, 40))
+    if share in (0.0, 1.0):
+        return np.asarray(tissue & bool(share), dtype=np.bool_)
+    return np.asarray(tissue & (front < np.quantile(front[tissue], share)), dtype=np.bool_)
+
+
+def _fill_normal(sheet: _Sheet, types: NDArray[np.uint8], normal: Mask, surface: Plane, style: Style) -> None:
+    """Line the edge with squamous epithelium; put fat, muscle and glands into connective tissue below it."""
+    types[normal] = TissueType.CONNECTIVE
+    thickness = min(sheet.part(0.16, 75), 190) * (1 + 0.15 * sheet.noise(150)) + 26 * sheet.noise(34)
+    lined = sheet.noise(sheet.part(0.3, 100)) > -0.75  # noqa: PLR2004 - about three quarters of the edge
+    epithelium = _without_crumbs(normal & lined & (surface < np.maximum(thickness, 40)), int(3000 / sheet.um**2))
+    deep = normal & (sheet.depth(~epithelium) > sheet.part(0.02, 25)) & (surface > sheet.part(0.015, 15))
+    kinds = (TissueType.FAT, TissueType.MUSCLE, TissueType.GLAND)
+    fields = [sheet.noise(sheet.part(0.13, 80)) + like for like in style.preference]
+    strongest = np.argmax(fields, axis=0)
+    for number, kind in enumerate(kinds):
+        types[deep & (strongest == number) & (fields[number] > 0.55)] = kind  # noqa: PLR2004 - leaves septa between
+    types[epithelium] = TissueType.EPITHELIUM
+
+
+def _fill_tumor(sheet: _Sheet, types: NDArray[np.uint8], zone: Mask, style: Style, *, keratinising: bool) -> None:
+    """Strew nests through a desmoplastic stroma; give large ones keratin pearls or dead centres."""
+    types[zone] = TissueType.TUMOR_STROMA
+    shape = sheet.noise(85) + 0.5 * sheet.noise(38) + 0.1 * sheet.noise(17)
+    nest = zone & (shape > style.nest_level)
+    types[nest] = TissueType.TUMOR_NEST
+    depth = sheet.depth(nest)
+    if style.necrotic:
+        types[nest & (depth + 8 * sheet.noise(25) > 62)] = TissueType.NECROSIS  # noqa: PLR2004 - beyond diffusion
+    if keratinising:
+        alive = types == TissueType.TUMOR_NEST
+        types[alive & _pearls(sheet, sheet.depth(alive))] = TissueType.KERATIN
+
+
+def _pearls(sheet: _Sheet, depth: Plane) -> Mask:
+    """Place round pearls well inside the nests."""
+    count = int(depth.size * sheet.um**2 / 30_000)
+    rows, columns = sheet.rng.integers(0, sheet.side, (2, count))
+    wanted = sheet.rng.uniform(14, 34, count)
+    pearls = np.full(depth.shape, np.inf, np.float32)
+    for row, column, radius in zip(rows, columns, wanted, strict=True):
+        if depth[row, column] > 1.35 * radius:  # a rim of living cells stays around each pearl
+            _dab(pearls, (int(row), int(column)), radius / sheet.um)
+    return pearls * (1 + 0.13 * sheet.noise(14)) < 1
+
+
+def _dab(field: Plane, centre: tuple[int, int], radius: float) -> None:
+    """Lower a field to the distance from a centre, in radii, as far as 1.5 radii."""
+    reach = int(1.5 * radius) + 1
+    top, left = max(centre[0] - reach, 0), max(centre[1] - reach, 0)
+    part = field[top : centre[0] + reach + 1, left : centre[1] + reach + 1]
+    dy = np.arange(top, top + part.shape[0])[:, None] - centre[0]
+    dx = np.arange(left, left + part.shape[1]) - centre[1]
+    np.minimum(part, np.hypot(dy, dx) / radius, out=part)
+
+
+def _fill_shared(sheet: _Sheet, types: NDArray[np.uint8], style: Style) -> None:
+    """Add what occurs in tumor and normal stroma alike: lymphocytes, vessels, bleeding."""
+    stroma = (types == TissueType.TUMOR_STROMA) | (types == TissueType.CONNECTIVE)
+    types[stroma & (sheet.noise(48) + 0.4 * sheet.noise(16) > style.lymphoid_level)] = TissueType.LYMPHOID
+    roomy = sheet.depth(stroma)
+    count = int(types.size * sheet.um**2 / 9_000)
+    rows, columns = sheet.rng.integers(0, sheet.side, (2, count))
+    vessels = np.full(types.shape, np.inf, np.float32)
+    for row, column, radius in zip(rows, columns, sheet.rng.uniform(7, 18, count), strict=True):
+        if roomy[row, column] > radius + 6:
+            _dab(vessels, (int(row), int(column)), radius / sheet.um)
+    bleeding = sheet.noise(sheet.part(0.05, 40)) > 2.0  # noqa: PLR2004 - about two hundredths of the area
+    types[stroma & ((vessels * (1 + 0.2 * sheet.noise(12)) < 1) | bleeding)] = TissueType.BLOOD
+
+
+def _fibres(sheet: _Sheet, angle: float) -> tuple[Plane, Plane]:
+    """Bend a straight frame with smooth noise: the course of the fibres, in level-0 pixels."""
+    across, along = sheet.axes(angle)
+    half = sheet.side * LAYOUT_STEP / 2
+    px = LAYOUT_STEP / sheet.um
+    bent = across * half + px * (70 * sheet.noise(420) + 26 * sheet.noise(130) + 6 * sheet.noise(42))
+    return bent.astype(np.float32), (along * half + px * 25 * sheet.noise(130)).astype(np.float32)
+
+
+def _fold(sheet: _Sheet, surface: Plane) -> Plane:
+    """Fold the section along a winding line of limited length."""
+    across, along = sheet.axes(sheet.rng.uniform(0, np.pi))
+    half_um = sheet.side * sheet.um / 2
+    winding = across + 0.12 * sheet.noise(sheet.part(0.25, 90)) - sheet.rng.uniform(-0.4, 0.4)
+    distance = np.asarray(np.abs(winding) * half_um, dtype=np.float32)
+    length = sheet.rng.uniform(0.2, 0.45)
+    from_middle = np.abs(along - sheet.rng.uniform(-0.4, 0.4)).astype(np.float32)
+    width = np.float32(11) * blend(length, 0.4 * length, from_middle)
+    return np.where(surface > 0, blend(0.0, 4.0, width - distance), np.float32(0))

@@ -1,0 +1,167 @@
+"""The tile table on disk: `tiles.parquet`, `images.npy` and `masks.npy`; row i of the one is row i of the others.
+
+Columns of `tiles.parquet`: `slide_id`, `patient_id`; `x`, `y`, `side` of the tile's region in level-0 pixels;
+`label` (`tumor` or `non_tumor`); and `tumor`, `non_tumor`, `other`, `background`, the shares of the mask's pixels.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, BinaryIO
+
+import numpy as np
+
+from vitrail.core.files import read_table
+from vitrail.errors import RunError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+    import pandas as pd
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TileTable:
+    """All tiles of a cohort, their pixels left on disk until they are asked for.
+
+    Attributes
+    ----------
+    rows
+        One row a tile.
+    images
+        `[n, side_px, side_px, 3]`, RGB.
+    masks
+        `[n, side_px, side_px]`, values of `TissueClass`.
+    """
+
+    rows: pd.DataFrame
+    images: NDArray[np.uint8]
+    masks: NDArray[np.uint8]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredTiles:
+    """The tiles of one slide, wherever they lie on disk.
+
+    Attributes
+    ----------
+    rows
+        One row a tile.
+    images, masks
+        The `.npy` files that hold them, maybe among others.
+    first
+        Where in these files they begin.
+    """
+
+    rows: pd.DataFrame
+    images: Path
+    masks: Path
+    first: int = 0
+
+    @property
+    def span(self) -> slice:
+        """Their rows in the files."""
+        return slice(self.first, self.first + len(self.rows))
+
+
+def read_tiles(folder: Path) -> TileTable:
+    """Open the tile table of a run's `tiles` folder; the arrays are memory maps.
+
+    Raises
+    ------
+    RunError
+        A file is missing, or the three do not belong together.
+    """
+    try:
+        rows = read_table(folder / "tiles.parquet")
+        images, masks = (np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("images", "masks"))
+    except (FileNotFoundError, ValueError) as error:
+        cure = f"Remove this folder, and run: vitrail tiles {folder.parent}"
+        raise RunError(folder, f"no complete tile table ({error})", cure) from None
+    if not len(rows) == len(images) == len(masks):
+        raise RunError(folder, "rows and arrays differ in number", "Remove this folder and run: vitrail tiles RUN")
+    return TileTable(rows=rows, images=images, masks=masks)
+
+
+def tiles_of(table: TileTable, slide_id: str) -> TileTable:
+    """Return the tiles of one slide, whose rows lie together."""
+    (where,) = (table.rows["slide_id"] == slide_id).to_numpy().nonzero()
+    part = slice(int(where[0]), int(where[-1]) + 1)
+    return TileTable(rows=table.rows[part], images=table.images[part], masks=table.masks[part])
+
+
+def tiles_by_slide(folder: Path) -> dict[str, StoredTiles]:
+    """Return the tiles of each slide of a tile table; those of a slide lie together.
+
+    Raises
+    ------
+    RunError
+        As `read_tiles`.
+    """
+    rows = read_tiles(folder).rows
+    files = {name: folder / f"{name}.npy" for name in ("images", "masks")}
+    places = {str(name): (int(where[0]), len(where)) for name, where in rows.groupby("slide_id").indices.items()}
+    return {name: StoredTiles(rows=rows[at : at + count], first=at, **files) for name, (at, count) in places.items()}
+
+
+def start_array(file: BinaryIO, shape: tuple[int, ...]) -> None:
+    """Begin an `.npy` of bytes; what is in it follows, row by row, by plain writes.
+
+    A memory map would do, too, but what was written to it stays in the process's memory until the system wants it back.
+    """
+    np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
+
+
+def join_arrays(path: Path, shape: tuple[int, ...], sources: Iterable[tuple[Path, slice]]) -> None:
+    """Write an `.npy` of bytes from rows of others.
+
+    Raises
+    ------
+    RunError
+        One of them ends before the last of its rows.
+    """
+    with path.open("wb") as file:
+        start_array(file, shape)
+        for source, rows in sources:
+            _copy_rows(source, rows, file)
+
+
+def _copy_rows(source: Path, rows: slice, target: BinaryIO) -> None:
+    with source.open("rb", buffering=0) as file:
+        np.lib.format.read_magic(file)
+        shape, _, _ = np.lib.format.read_array_header_1_0(file)
+        row = math.prod(shape[1:])
+        file.seek(rows.start * row, os.SEEK_CUR)
+        left, block = (rows.stop - rows.start) * row, memoryview(bytearray(_BLOCK))
+        while left and (count := file.readinto(block[: min(left, _BLOCK)])):
+            target.write(block[:count])
+            left -= count
+    if left:
+        raise RunError(source, "is cut short", "Remove it and run the same command again")
+
+
+_BLOCK = 1 << 20
+
+
+def new_array(path: Path, shape: tuple[int, ...]) -> NDArray[np.uint8]:
+    """Create an `.npy` of bytes on disk to be filled row by row.
+
+    Its space is taken at once: a memory map that outgrows the disk would end the process without a word.
+
+    Raises
+    ------
+    OSError
+        The disk is full.
+    """
+    array: NDArray[np.uint8] = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=shape)
+    if hasattr(os, "posix_fallocate"):
+        with path.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    return array

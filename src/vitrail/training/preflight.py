@@ -1,0 +1,60 @@
+"""What can be known to fail before hours of cutting tiles."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from vitrail.models.device import pick_device
+from vitrail.models.encoder import check_weights
+from vitrail.models.store import check_fit
+from vitrail.training.tasks import TRAINING_TASKS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from vitrail.settings.load import Settings
+
+_ANY_COLOURS = ([0.5] * 3, [0.25] * 3)
+
+
+def check_start(settings: Settings) -> None:
+    """Make sure that both trainings can start, as far as that shows without tiles; no weights are read or downloaded.
+
+    Weights that would have to be downloaded count as reachable where the hub answers within 5 seconds.
+
+    Raises
+    ------
+    SettingsError
+        The device that the settings ask for is not there.
+    ModelError
+        The encoder is unknown or does not fit a network or the tiles' size, or its weights cannot be had.
+    """
+    pick_device(settings.compute.device)
+    check_weights(settings.encoder)
+    for objective in TRAINING_TASKS.values():
+        check_fit(objective.spec(settings, _ANY_COLOURS), objective.settings(settings).batch)
+
+
+def check_classifier(settings: Settings, sides_px: Iterable[int], *, here: bool = True) -> None:
+    """Make sure, as `check_start` does, that the classifier can be trained on tiles of several sides.
+
+    Parameters
+    ----------
+    settings
+        The study's.
+    sides_px
+        Sides of tiles.
+    here
+        Whether this machine trains; if not, its devices do not matter.
+
+    Raises
+    ------
+    SettingsError, ModelError
+        As `check_start`.
+    """
+    if here:
+        pick_device(settings.compute.device)
+    check_weights(settings.encoder)
+    for side_px in sides_px:
+        own = settings.model_copy(update={"tiles": settings.tiles.model_copy(update={"side_px": side_px})})
+        check_fit(TRAINING_TASKS["classifier"].spec(own, _ANY_COLOURS), settings.classifier.batch)

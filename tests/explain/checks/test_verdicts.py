@@ -1,0 +1,154 @@
+"""Verdicts: their rule, and how often maps that know nothing pass, in simulated cohorts."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from vitrail.explain.checks import store as checked
+from vitrail.explain.checks.localisation import turned, weights_inside
+from vitrail.explain.checks.store import as_table
+from vitrail.explain.checks.verdicts import LEAST_FALL, LOST, beyond, verdicts
+from vitrail.explain.study.store import KEYS
+
+COHORTS = 200
+MOST = 0.05
+"""Share of cohorts in which a map that knows nothing may pass, or one at its limit."""
+
+NO = [None, None, None]
+
+
+@pytest.mark.parametrize(
+    ("estimates", "verdict"),
+    [
+        (([2, 1, 3],), "passes"),
+        (([-2, -3, -1],), "fails"),
+        (([0.5, -1, 2],), "undecided"),
+        (([2, 1, 3], [2, 1, 3]), "passes"),
+        (([2, 1, 3], [0.5, -1, 2]), "undecided"),
+        (([2, 1, 3], [-2, -3, -1]), "fails"),
+        (([0.5, -1, 2], [-2, -3, -1]), "fails"),
+        (([2, 1, 3], NO), "undecided"),
+        ((NO,), "undecided"),
+        (([0, 0, 0],), "undecided"),
+        (([1, 0.0, 2],), "undecided"),
+    ],
+)
+def test_the_rule(estimates, verdict):
+    assert beyond(*estimates) == verdict
+    shifted = [[None if end is None else end + 5 for end in each] for each in estimates]
+    assert beyond(*shifted, limit=5) == verdict
+
+
+def summary_with(excess=NO, ends=None, truth=None):
+    curve = {"over_random": [0.2, 0.1, 0.3], "over_blob": [0.1, 0.05, 0.2]}
+    return {
+        "perturbation": {key: {"deletion": curve, "insertion": curve} for key in KEYS},
+        "randomisation": {key: {"excess": excess} for key in KEYS},
+        "ends": ends or {},
+        "truth": truth,
+    }
+
+
+def test_what_is_lost_is_below_the_limit():
+    for excess, verdict in (
+        ([0.05, 0.01, LOST - 0.01], "passes"),
+        ([0.05, -0.01, LOST + 0.01], "undecided"),
+        ([0.5, LOST + 0.01, 0.9], "fails"),
+        (NO, "undecided"),
+    ):
+        assert verdicts(summary_with(excess))["segmenter_hrcam"]["randomisation"] == verdict
+
+
+def test_curves_of_a_network_that_blur_does_not_disturb_decide_nothing():
+    ends = {"classifier": {"tile": 0.9, "blurred": 0.5}, "segmenter": {"tile": 0.9, "blurred": 0.91 - LEAST_FALL}}
+    found = verdicts(summary_with(ends=ends))
+    assert found["classifier_hrcam"] == {"deletion": "passes", "insertion": "passes", "randomisation": "undecided"}
+    assert set(found["segmenter_hrcam"].values()) == {"undecided"}
+
+
+def test_localisation_is_decided_where_the_cause_is_known():
+    over = {"over_others": [0.2, 0.1, 0.3], "over_turned": [0.1, 0.05, 0.2]}
+    truth = {key: {} for key in KEYS} | {KEYS[0]: {"atypical_nuclei": over}}
+    found = verdicts(summary_with(truth=truth))
+    assert [found[key]["localisation"] for key in KEYS] == ["passes", "undecided", "undecided", "undecided"]
+    assert "localisation" not in verdicts(summary_with())[KEYS[0]]
+
+
+def owners_of(rng, patients, most):
+    """Whose tiles: patients have from two tiles to some more."""
+    return np.repeat([f"P{i}" for i in range(patients)], rng.integers(2, most, patients))
+
+
+SIDE = 8
+
+
+def blind_cohort(rng, patients):
+    """Maps and nuclei of a tile that know nothing of each other, but both favour its middle; patients differ."""
+    owners = owners_of(rng, patients, 8)
+    rows, columns = np.mgrid[:SIDE, :SIDE] - (SIDE - 1) / 2
+    middle = np.exp(-(rows**2 + columns**2) / (2 * SIDE))
+    how_many = rng.uniform(0.2, 0.9, patients)[np.unique(owners, return_inverse=True)[1]]
+    maps = rng.normal(size=(len(owners), SIDE, SIDE)) + 1.5 * middle
+    nuclei = rng.random(maps.shape) < how_many[:, None, None] * middle
+    shares = np.array([weights_inside(values, nuclei) for values in maps])  # [maps, tiles]
+    own = np.eye(len(owners), dtype=bool)
+    return pd.DataFrame({
+        "tile": np.arange(len(owners)), "patient_id": owners, "key": KEYS[0], "region": "atypical_nuclei",
+        "weight": shares[own], "others": np.ma.array(shares, mask=own).mean(0).filled(),
+        "turned": [
+            np.mean([weights_inside(way, inside[None])[0] for way in turned(values)])
+            for values, inside in zip(maps, nuclei, strict=True)
+        ],
+        "area": nuclei.mean((1, 2)),
+    })  # fmt: skip
+
+
+def test_maps_that_know_nothing_of_the_nuclei_seldom_pass():
+    rng, counts, beyond_area = np.random.default_rng(0), dict.fromkeys(("passes", "fails", "undecided"), 0), 0
+    for cohort in range(COHORTS // 2):
+        table = blind_cohort(rng, 3 + cohort % 6)
+        found = checked._located(as_table("truth", [table]), 0)
+        counts[verdicts(summary_with(truth=dict.fromkeys(KEYS, found)))[KEYS[0]]["localisation"]] += 1
+        beyond_area += found["atypical_nuclei"]["interval"][0] > 1
+    assert beyond_area > 0.3 * COHORTS / 2  # by the area alone these would be called more than chance
+    assert counts["passes"] <= MOST * COHORTS / 2
+    assert counts["undecided"] > 0.85 * COHORTS / 2
+
+
+def test_random_maps_seldom_beat_a_random_order():
+    """Both orders are random, and the blob is much worse: one comparison decides."""
+    rng, counts = np.random.default_rng(1), dict.fromkeys(("passes", "fails", "undecided"), 0)
+    for cohort in range(COHORTS // 2):
+        owners = pd.Series(owners_of(rng, 3 + cohort % 6, 6), name="patient_id")
+        shift = dict(zip(np.unique(owners), rng.normal(0, 0.05, len(set(owners))), strict=True))
+        areas = pd.DataFrame({
+            ("classifier", order, "deletion"): bias + sign * owners.map(shift) + rng.normal(0, 0.1, len(owners))
+            for order, bias, sign in (("gradcam", 0, 1), ("random", 0, -1), ("blob", 0.9, 0))
+        }).set_index(owners)  # fmt: skip
+        curve = checked._area(areas, KEYS[0], "deletion", 0)
+        counts[beyond(curve["over_random"], curve["over_blob"])] += 1
+    assert counts["passes"] <= MOST * COHORTS / 2
+    assert counts["undecided"] > 0.85 * COHORTS / 2
+
+
+@pytest.mark.parametrize(("patients", "draws"), [(3, 8), (6, 4), (12, 8)])
+def test_at_the_limit_of_randomisation_few_pass_and_few_fail(patients, draws):
+    """Patients, draws and both together differ around a mean that is the limit itself."""
+    rng, counts = np.random.default_rng([2, patients]), dict.fromkeys(("passes", "fails", "undecided"), 0)
+    for _ in range(COHORTS):
+        tiles = np.unique(owners_of(rng, patients, 6), return_inverse=True)[1]
+        effects = (
+            rng.normal(0, 0.05, patients)[:, None] + rng.normal(0, 0.05, draws) + rng.normal(0, 0.02, (patients, draws))
+        )
+        excess = LOST + effects[tiles] + rng.normal(0, 0.05, (len(tiles), draws))
+        tile, draw = (axis.ravel() for axis in np.indices(excess.shape))
+        table = pd.DataFrame({
+            "tile": tile, "patient_id": [f"P{i}" for i in tiles[tile]], "draw": draw, "network": "classifier",
+            "method": "gradcam", "number": 1, "step": "head", "correlation": 0.5 + excess.ravel(), "chance": 0.5,
+        })  # fmt: skip
+        excess = checked._randomisation(table, KEYS[0], 0)["excess"]
+        counts[verdicts(summary_with(excess))[KEYS[0]]["randomisation"]] += 1
+    assert counts["passes"] <= MOST * COHORTS
+    assert counts["fails"] <= MOST * COHORTS

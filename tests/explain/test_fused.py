@@ -1,0 +1,272 @@
+"""Whole slides explained: the same figures as tile by tile, each where its tile is, and a killed run goes on."""
+
+from __future__ import annotations
+
+import json
+from importlib.util import find_spec
+
+import numpy as np
+import pandas as pd
+import pytest
+import tifffile
+import torch
+from PIL import Image
+from scipy.stats import pearsonr, spearmanr
+
+from helpers.mapped import HEIGHT, MPP, SIDE_PX, SIDE_UM, WIDTH, Reds, pen_mark, settings, write_slide
+from helpers.networks import CLASSIFIER, SEGMENTER, random_head, random_network
+from vitrail.errors import ModelError
+from vitrail.explain.explainer import Explainer
+from vitrail.explain.layers import find_layers
+from vitrail.explain.whole import POINTS, explained_tiles
+from vitrail.geometry import Region
+from vitrail.inference.map_slide import Networks, map_slide
+from vitrail.inference.outputs import MAP_PX, MapFiles
+from vitrail.inference.predictor import Explaining, Predictor
+from vitrail.interop.class_map import read_class_map
+from vitrail.models.store import Model
+from vitrail.pipeline.stages import STAGES, stages_of
+from vitrail.quality.tissue import find_tissue
+from vitrail.report.figures.explained_slide import read_explained, save_explained_figure
+from vitrail.report.whole_slide import read_slide_maps
+from vitrail.settings.load import Settings
+from vitrail.slides.slide import open_slide, read_region
+from vitrail.stage import chain
+
+CPU = torch.device("cpu")
+ENGINES = ["torch", pytest.param("openvino", marks=pytest.mark.skipif(find_spec("openvino") is None, reason="extra"))]
+
+
+def network():
+    model = Model(spec=CLASSIFIER, module=random_network(CLASSIFIER).eval())
+    return model, random_head(find_layers(model.module))
+
+
+def explaining(model, hrcam_head, engine):
+    tiles = explained_tiles(model, MAP_PX, hrcam_head)
+    return Predictor(model, CPU, engine=engine, explaining=Explaining(module=tiles, methods=tiles.methods))
+
+
+def tiles_of(side, count=5):
+    rng = np.random.default_rng(side)
+    coarse = rng.integers(0, 256, (count, 4, 4, 3)).repeat(-(-side // 4), 1).repeat(-(-side // 4), 2)[:, :side, :side]
+    return np.clip(coarse + rng.normal(0, 20, coarse.shape), 0, 255).astype(np.uint8)
+
+
+def averaged(saliency):
+    """A map in the pixels of the slide's: means of what `upsample` gives."""
+    fine = saliency.upsample((MAP_PX * POINTS,) * 2).astype(np.float64)
+    return fine.reshape(MAP_PX, POINTS, MAP_PX, POINTS).mean((1, 3))
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("side", [64, 80])
+def test_maps_and_logits_are_those_of_the_explainer(engine, side):
+    model, hrcam_head = network()
+    model = Model(spec=CLASSIFIER.model_copy(update={"side_px": side}), module=model.module)
+    images = tiles_of(side)
+    plain = Predictor(model, CPU, engine=engine).tumor_probability(images)
+    alone = [Explainer(model, CPU, engine="torch").gradcam(images)]
+    alone.append(Explainer(model, CPU, engine="torch").hrcam(images, hrcam_head))
+    whole = explaining(model, hrcam_head, engine)
+    logits, maps = whole.explained(images)
+    assert maps.shape == (5, 2, MAP_PX, MAP_PX)
+    for number, saliencies in enumerate(alone):
+        expected = np.stack([averaged(saliency) for saliency in saliencies])
+        assert np.abs(expected).max() > 0
+        assert np.abs(maps[:, number] - expected).max() <= 1e-4 * np.abs(expected).max()
+    np.testing.assert_allclose(whole.probability(logits), plain, atol=1e-6)
+    np.testing.assert_array_equal(whole.tumor_logits(images), logits)
+
+
+def test_grad_cams_unit_is_what_is_said_of_it():
+    model, hrcam_head = network()
+    images, head, explainer = tiles_of(64), model.module, Explainer(model, CPU, engine="torch")
+    whole = explaining(model, hrcam_head, "torch")
+    logits, _ = whole.explained(images)
+    cells = next(explainer.both(images, hrcam_head))[0].values.numpy()  # noqa: PD011 - no data frame
+    assert list(cells.shape[1:]) == whole.methods["gradcam"]["cells"]
+    pooled = explainer.pool(images, find_layers(head, ("encoder.bn2",)))
+    with torch.no_grad():
+        active = (head.dense(pooled) > 0) * head.logit.weight
+        biases = active @ head.dense.bias + head.logit.bias
+    np.testing.assert_allclose(cells.sum((1, 2)) + biases.numpy(), logits, rtol=1e-4, atol=1e-5)
+
+
+def test_a_model_that_predicts_in_16_bits_is_explained_in_32(monkeypatch):
+    model, hrcam_head = network()
+    images = tiles_of(64)
+    full = explaining(model, hrcam_head, "torch").explained(images)
+    monkeypatch.setattr("vitrail.inference.predictor.agreed_type", lambda *_: torch.bfloat16)
+    monkeypatch.setattr("vitrail.inference.predictor.is_faster", lambda *_: True)
+    assert not np.array_equal(Predictor(model, CPU, engine="torch").tumor_logits(images), full[0])
+    for before, now in zip(full, explaining(model, hrcam_head, "torch").explained(images), strict=True):
+        np.testing.assert_array_equal(now, before)
+
+
+def test_without_a_dense_layer_there_is_grad_cam_alone():
+    model, hrcam_head = network()
+    both, alone = (explaining(model, each, "torch").explained(tiles_of(64)) for each in (hrcam_head, None))
+    assert alone[1].shape == (5, 1, MAP_PX, MAP_PX)
+    np.testing.assert_array_equal(alone[1][:, 0], both[1][:, 0])
+    np.testing.assert_array_equal(alone[0], both[0])
+
+
+def test_a_segmenter_is_refused():
+    model = Model(spec=SEGMENTER, module=random_network(SEGMENTER).eval())
+    with pytest.raises(ModelError, match="cannot be explained on whole slides"):
+        explained_tiles(model, MAP_PX, None)
+
+
+def test_maps_that_are_not_finite_are_an_error():
+    model, hrcam_head = network()
+    hrcam_head.weights[3] = np.inf
+    with pytest.raises(ModelError, match="not finite"):
+        explaining(model, hrcam_head, "torch").explained(tiles_of(64))
+
+
+def test_explained_slides_need_what_the_stage_explain_fits():
+    plain, explained = (Settings.model_validate({"predict": {"explained": each}}) for each in (False, True))
+    assert stages_of(plain) is STAGES
+    names = [stage.name for stage in chain(stages_of(explained), "predict")]
+    assert names == ["tiles", "split", "classifier", "segmenter", "explain", "predict"]
+    assert sorted(stage.name for stage in stages_of(explained)) == sorted(stage.name for stage in STAGES)
+
+
+class Why(Reds):
+    """Stands in for an engine that explains: red against green within each tile, and their product with a slope."""
+
+    def __init__(self, patience=10**9):
+        super().__init__("classifier", patience)
+        self.methods = {"gradcam": {"layers": ["a"]}, "hrcam": {"layers": ["b"]}}
+
+    def explained(self, images):
+        red, green = self._seen(images), images[..., 1].astype(np.float32) / 255
+        return red.mean((1, 2)).astype(np.float64), np.stack([red - 0.5, red - green], 1)
+
+    def probability(self, logits):
+        return logits
+
+
+def mapped(folder, engine=None, **predict):
+    slide, files = open_slide(write_slide(folder / "slide.tif")), MapFiles(base=folder / "slide")
+    networks = Networks(classifier=engine or Why())
+    map_slide(slide, networks, settings(explained=True, **predict), files)
+    return slide, files
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    return mapped(tmp_path_factory.mktemp("whole"))
+
+
+def test_each_map_lies_where_its_tile_is(whole):
+    slide, files = whole
+    stored = read_class_map(files.explained)
+    header = stored.header
+    assert (header.size, header.mpp, header.depth) == ((WIDTH // 2, HEIGHT // 2), SIDE_UM / MAP_PX, "float32")
+    assert [channel.name for channel in header.channels] == ["Grad-CAM", "HR-CAM"]
+    found = stored.read()
+    tiles = pd.read_parquet(files.tiles)
+    assert SIDE_PX == MAP_PX  # a tile's pixels are the map's
+    looked = np.zeros(found.shape[:2], bool)
+    for x, y, side in tiles[["x", "y", "side"]].to_numpy():
+        image = read_region(slide, Region(x=x, y=y, width=side, height=side), (SIDE_PX, SIDE_PX)).astype(np.float32)
+        part = np.s_[round(y / 2) : round(y / 2) + MAP_PX, round(x / 2) : round(x / 2) + MAP_PX]
+        looked[part] = True
+        np.testing.assert_allclose(found[part][..., 0], image[..., 0] / 255 - 0.5, atol=1e-6)
+        np.testing.assert_allclose(found[part][..., 1], (image[..., 0] - image[..., 1]) / 255, atol=1e-6)
+    assert 0 < looked.mean() < 1
+    assert np.isnan(found[~looked]).all()
+
+
+def test_another_program_reads_the_same(whole):
+    _, files = whole
+    with tifffile.TiffFile(files.explained) as tif:
+        assert tif.is_ome
+        assert tif.series[0].dtype == np.float32
+        planes = tif.asarray()
+        smaller = tif.series[0].levels[1].asarray() if len(tif.series[0].levels) > 1 else None
+    np.testing.assert_array_equal(np.moveaxis(planes, 0, -1), read_class_map(files.explained).read())
+    blocks = planes.reshape(2, planes.shape[1] // 2, 2, planes.shape[2] // 2, 2)
+    count = np.isfinite(blocks).sum((2, 4))
+    assert smaller is not None
+    assert (np.isfinite(smaller) == (count > 0)).all()
+    expected = np.nansum(blocks, (2, 4)) / np.maximum(count, 1)
+    np.testing.assert_allclose(smaller[count > 0], expected[count > 0], rtol=1e-5, atol=1e-7)
+
+
+def test_agreement_is_that_of_scipy(whole):
+    slide, files = whole
+    facts = json.loads(files.facts.read_text())["explained"]
+    assert set(facts["methods"]) == {"gradcam", "hrcam"}
+    assert facts["mpp"] == pytest.approx(SIDE_UM / MAP_PX)
+    values = read_class_map(files.explained).read()
+    tissue = find_tissue(slide, settings().tissue).mask
+    rows, columns = (np.arange(length) // 4 for length in values.shape[:2])
+    inside = values[tissue[rows][:, columns]].astype(np.float64)
+    inside = inside[np.isfinite(inside).all(1)]
+    told = facts["agreement"]
+    assert told["pixels"] == len(inside) > 1000
+    assert told["pearson"] == pytest.approx(pearsonr(*inside.T).statistic, abs=1e-9)
+    assert told["spearman"] == pytest.approx(spearmanr(*inside.T).statistic, abs=0.01)
+    assert told["tiles"] == len(pd.read_parquet(files.tiles))
+    assert slide.mpp == MPP
+
+
+def test_probabilities_are_those_without_explanations(whole, tmp_path):
+    slide, files = whole
+    other = MapFiles(base=tmp_path / "slide")
+    map_slide(slide, Networks(classifier=Reds("classifier")), settings(), other)
+    assert not other.explained.exists()
+    assert json.loads(other.facts.read_text())["explained"] is None
+    pd.testing.assert_frame_equal(pd.read_parquet(other.tiles), pd.read_parquet(files.tiles))
+
+
+def test_a_killed_run_goes_on_from_its_last_block(whole, tmp_path, monkeypatch):
+    monkeypatch.setattr("vitrail.inference.sliding._BLOCK", 20)
+    monkeypatch.setattr("vitrail.inference.sliding._CHUNK", 7)
+    with pytest.raises(KeyboardInterrupt):
+        mapped(tmp_path, Why(patience=30))
+    engine = Why()
+    _, files = mapped(tmp_path, engine)
+    assert engine.seen == len(pd.read_parquet(files.tiles)) - 20
+    assert files.explained.read_bytes() == whole[1].explained.read_bytes()
+    told = [json.loads(one.facts.read_text())["explained"] for one in (files, whole[1])]
+    assert told[0]["agreement"] == pytest.approx(told[1]["agreement"])
+
+
+def test_the_picture_leaves_out_background_and_artefacts(tmp_path, monkeypatch):
+    monkeypatch.setattr("vitrail.inference.context.find_artefacts", pen_mark)
+    slide, files = mapped(tmp_path, artefacts=True, background=True)
+    maps = read_slide_maps(slide, files)
+    found = read_explained(files, maps)
+    assert list(found) == ["Grad-CAM", "HR-CAM"]
+    scale = maps.thumbnail.shape[1] / WIDTH
+    at = {"pen": (224, 352), "glass": (20, 20), "tissue": (300, 200)}  # rows and columns on the slide
+    shown = {name: np.isfinite(found["HR-CAM"][round(y * scale), round(x * scale)]) for name, (y, x) in at.items()}
+    assert shown == {"pen": False, "glass": False, "tissue": True}
+    assert np.isfinite(read_class_map(files.explained).read()).all()  # the file keeps all that was looked at
+    red = maps.thumbnail[..., 0] / 255 - 0.5
+    known = np.isfinite(found["Grad-CAM"])
+    assert np.corrcoef(found["Grad-CAM"][known], red[known])[0, 1] > 0.8
+
+
+def test_one_method_alone_has_no_agreement(tmp_path):
+    engine = Why()
+    engine.methods = {"gradcam": {"layers": ["a"]}}
+    engine.explained = lambda images: (np.zeros(len(images)), np.zeros((len(images), 1, MAP_PX, MAP_PX), np.float32))
+    _, files = mapped(tmp_path, engine)
+    assert json.loads(files.facts.read_text())["explained"]["agreement"] is None
+    assert [channel.name for channel in read_class_map(files.explained).header.channels] == ["Grad-CAM"]
+
+
+def test_maps_without_any_evidence_are_drawn(tmp_path):
+    engine = Why()
+    engine.explained = lambda images: (np.zeros(len(images)), np.zeros((len(images), 2, MAP_PX, MAP_PX), np.float32))
+    slide, files = mapped(tmp_path, engine)
+    told = json.loads(files.facts.read_text())["explained"]["agreement"]
+    assert (told["pearson"], told["spearman"], told["tile_pearson"]) == (None, None, None)
+    save_explained_figure(read_slide_maps(slide, files), files)
+    with Image.open(files.explained_picture) as drawn:
+        assert drawn.size[0] > 300

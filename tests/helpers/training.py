@@ -1,0 +1,44 @@
+"""Tiles that a small network learns to tell apart in seconds."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from vitrail.settings.load import Settings
+from vitrail.tiles.store import TileTable
+from vitrail.training.loader import parts
+
+SIDE = 32
+
+
+def make_tiles(n=48, seed=0):
+    """Tumor is violet, the rest pink; each tile has a white rim of background below."""
+    rng = np.random.default_rng(seed)
+    tumor = np.arange(n) % 2 == 0
+    images = np.where(tumor[:, None, None, None], (110, 70, 150), (225, 160, 190)) + rng.normal(
+        0, 10, (n, SIDE, SIDE, 3)
+    )
+    masks = np.where(tumor[:, None, None], 0, 1) * np.ones((1, SIDE, SIDE))
+    images[:, 24:], masks[:, 24:] = 250, 3
+    rows = pd.DataFrame({"slide_id": "S", "label": np.where(tumor, "tumor", "non_tumor")})
+    return TileTable(rows=rows, images=images.clip(0, 255).astype(np.uint8), masks=masks.astype(np.uint8))
+
+
+def make_parts(n=48):
+    split = np.where(np.arange(n) < n * 2 // 3, "train", "validation")
+    return parts(make_tiles(n), split)
+
+
+def settings(seed=0, epochs=3, **changes):
+    common = {"learning_rate": 3e-3, "batch": 8, "epochs": epochs} | changes
+    return Settings.model_validate(
+        {
+            "seed": seed,
+            "tiles": {"side_px": SIDE},
+            "encoder": {"name": "test_efficientnet", "weights": "random"},
+            "classifier": common | {"dense": 16, "dropout": 0.2},
+            "segmenter": common | {"decoder": [16, 8, 8, 8, 8]},
+            "compute": {"device": "cpu"},
+        }
+    )

@@ -1,0 +1,142 @@
+"""Whole slides in windows: what a network says lands where it looked, and a killed run goes on."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from helpers.cohort import write_tiff
+from vitrail.inference.sliding import FlipTTA, SlideWork, classify_slide, plan_segmentation, segment_slide
+from vitrail.models.spec import SegmenterSpec
+from vitrail.slides.slide import open_slide, read_region
+
+SIDE_PX = 32
+
+
+class Reds:
+    """Stands in for an engine: tumor probability is the red channel, so that every pixel has a known answer."""
+
+    spec = SegmenterSpec(
+        encoder="any", side_um=32, side_px=SIDE_PX, mean=(0, 0, 0), std=(1, 1, 1), decoder=(1, 1, 1, 1, 1)
+    )
+
+    def __init__(self, patience=10**9):
+        self.seen, self.patience = 0, patience
+
+    def class_probabilities(self, images):
+        self._count(len(images))
+        red = images[..., 0].astype(np.float32) / 255
+        return np.stack([red, 1 - red, 0 * red, 0 * red], 1)
+
+    def tumor_probability(self, images):
+        self._count(len(images))
+        return images[..., 0].mean((1, 2)) / 255.0
+
+    def _count(self, number):
+        self.seen += number
+        if self.seen > self.patience:
+            raise KeyboardInterrupt
+
+
+@pytest.fixture(scope="module")
+def slide(tmp_path_factory):
+    y, x = np.mgrid[:300, :420]
+    image = np.stack([(x + y) % 256, x % 256, y % 256], -1).astype(np.uint8)
+    return open_slide(write_tiff(tmp_path_factory.mktemp("slide") / "s.tif", image, mpp=0.5))
+
+
+def work(slide, folder):
+    folder.mkdir(exist_ok=True)
+    steps = []
+    return SlideWork(slide=slide, folder=folder, step=lambda n=1: steps.append(n)), steps
+
+
+def everything(boxes):
+    return np.ones(len(boxes), bool)
+
+
+def nothing(boxes):
+    return np.zeros(len(boxes), bool)
+
+
+@pytest.mark.parametrize("overlap", [0, 0.2, 0.5])
+def test_every_pixel_is_where_it_was_read(slide, tmp_path, overlap):
+    plan = plan_segmentation(slide, Reds.spec, overlap)
+    assert (plan.windows.height, plan.windows.width, plan.downsample) == (150, 210, 2.0)
+    job, steps = work(slide, tmp_path)
+    found = np.concatenate([np.load(path) for path in segment_slide(job, Reds(), plan, everything)])
+    expected = read_region(slide, slide.region, (210, 150))[..., 0]
+    assert np.abs(found[..., 0].astype(int) - expected).max() <= 1
+    assert sum(steps) == plan.windows.rows * plan.windows.columns
+
+
+@pytest.mark.parametrize("window", [2, 3])
+def test_larger_windows_see_the_same_place(slide, tmp_path, window):
+    plan = plan_segmentation(slide, Reds.spec, 0.25, window)
+    assert (plan.windows.side, plan.windows.overlap, plan.batch) == (SIDE_PX * window, SIDE_PX // 4, 32 // window**2)
+    found = np.concatenate(
+        [np.load(path) for path in segment_slide(work(slide, tmp_path)[0], Reds(), plan, everything)]
+    )
+    expected = read_region(slide, slide.region, (210, 150))[..., 0]
+    assert np.abs(found[..., 0].astype(int) - expected).max() <= 1
+
+
+class Lopsided:
+    """Sees every image darker to the right and to the bottom: in four mirrorings this cancels out."""
+
+    def class_probabilities(self, images):
+        height, width = images.shape[1:3]
+        slope = np.linspace(-0.1, 0.1, width) + np.linspace(-0.05, 0.05, height)[:, None]
+        red = images[..., 0] / 255 * 0.5 + 0.25 - slope
+        return np.stack([red, 1 - red], 1).astype(np.float32)
+
+
+def test_mirroring_takes_away_what_depends_on_the_side():
+    images = np.random.default_rng(0).integers(0, 256, (3, 6, 8, 3), np.uint8)
+    wanted = images[..., 0] / 255 * 0.5 + 0.25
+    assert np.abs(Lopsided().class_probabilities(images)[:, 0] - wanted).max() > 0.1
+    found = FlipTTA(Lopsided()).class_probabilities(images)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, np.stack([wanted, 1 - wanted], 1), atol=1e-6)
+
+
+def test_glass_is_background_and_nobody_looks(slide, tmp_path):
+    engine, plan = Reds(), plan_segmentation(slide, Reds.spec, 0.2)
+    found = np.concatenate([np.load(path) for path in segment_slide(work(slide, tmp_path)[0], engine, plan, nothing)])
+    assert found.shape == (150, 210, 4)
+    assert (found == [0, 0, 0, 255]).all()
+    assert engine.seen == 0
+
+
+@pytest.mark.parametrize("patience", [10, 30, 45])
+def test_an_interrupted_map_goes_on_and_is_the_same(slide, tmp_path, patience):
+    plan = plan_segmentation(slide, Reds.spec, 0.25)
+    whole = list(segment_slide(work(slide, tmp_path / "whole")[0], Reds(), plan, everything))
+    for tries in (Reds(patience), Reds(20)):
+        with pytest.raises(KeyboardInterrupt):
+            list(segment_slide(work(slide, tmp_path / "again")[0], tries, plan, everything))
+    job, steps = work(slide, tmp_path / "again")
+    last = Reds()
+    again = list(segment_slide(job, last, plan, everything))
+    assert sum(steps) == plan.windows.rows * plan.windows.columns
+    assert patience < 30 or last.seen < plan.windows.rows * plan.windows.columns
+    for one, other in zip(whole, again, strict=True):
+        np.testing.assert_array_equal(np.load(one), np.load(other))
+    untouched = Reds()
+    list(segment_slide(work(slide, tmp_path / "again")[0], untouched, plan, everything))
+    assert untouched.seen == 0
+
+
+def test_tiles_are_classified_in_order_and_once(slide, tmp_path, monkeypatch):
+    monkeypatch.setattr("vitrail.inference.sliding._BLOCK", 5)
+    boxes = np.array([[x, y, 64, 64] for y in range(0, 256, 64) for x in range(0, 384, 64)], float)
+    expected = [read_region(slide, slide.region, (420, 300))[int(y) : int(y) + 64, int(x) : int(x) + 64, 0].mean() / 255
+                for x, y, _, _ in boxes]  # fmt: skip
+    with pytest.raises(KeyboardInterrupt):
+        list(classify_slide(work(slide, tmp_path)[0], Reds(12), boxes))
+    engine = Reds()
+    job, steps = work(slide, tmp_path)
+    found = np.concatenate([np.load(path) for path in classify_slide(job, engine, boxes)])
+    assert found == pytest.approx(expected, abs=0.01)
+    assert engine.seen == len(boxes) - 10
+    assert sum(steps) == len(boxes)
