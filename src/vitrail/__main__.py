@@ -11,7 +11,7 @@ def program() -> None:
 
 
 def _command_line() -> None:
-    from vitrail.cli import main  # noqa: PLC0415 - an interrupt may come while it is imported
+    from vitrail.cli import main
 
     main()
 

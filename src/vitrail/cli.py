@@ -45,7 +45,7 @@ def init(
     changes: Changes = None,
 ) -> None:
     """Make a run folder: a commented study.toml, and the cohort's slides.csv."""
-    from vitrail.pipeline.run import new_run  # noqa: PLC0415 - quick start-up
+    from vitrail.pipeline.run import new_run
 
     new_run(run, slides, preset, changes or ())
     typer.echo(f"{run / 'study.toml'} holds the settings. Next: vitrail run {run}")
@@ -104,7 +104,7 @@ def predict(  # noqa: PLR0913, PLR0917 - each is an option of the command
         _refuse("--mpp", mpp, "a run has its own pixel sizes", cure)
         _bring(run, "predict", wanted)
         return
-    from vitrail.pipeline.predict_slides import Application, apply_models, settings_from  # noqa: PLC0415 - quick start-up
+    from vitrail.pipeline.predict_slides import Application, apply_models, settings_from
 
     folder, settings = out or Path("predictions"), settings_from(wanted)
     job = Application(classifier=classifier, segmenter=segmenter, out=folder, mpp=mpp, settings=settings)
@@ -136,7 +136,7 @@ def explain(
         _bring(what, "check", changes)
         return
     _refuse("--set", changes or None, "one picture is explained as the model's run was set up", "Leave it out")
-    from vitrail.pipeline.explain_image import explain_picture  # noqa: PLC0415 - quick start-up
+    from vitrail.pipeline.explain_image import explain_picture
 
     _finish(explain_picture(model, what, corner, out or Path()))
 
@@ -157,7 +157,7 @@ def search(
     changes: Changes = None,
 ) -> None:
     """Find tile size and resolution by a grid search with cross-validation; test patients take no part."""
-    from vitrail.pipeline.search import search_run  # noqa: PLC0415 - quick start-up
+    from vitrail.pipeline.search import search_run
 
     _finish(search_run(run, scheduler, changes or (), _progress()))
 
@@ -171,7 +171,7 @@ Out = Annotated[Path, typer.Option("--out", "-o", help="Where to write.")]
 @exports.command()
 def wsinfer(model: Model, out: Out) -> None:
     """Write a classifier for QuPath's WSInfer extension and the wsinfer command."""
-    from vitrail.interop.wsinfer import export_wsinfer  # noqa: PLC0415 - quick start-up
+    from vitrail.interop.wsinfer import export_wsinfer
 
     typer.echo(export_wsinfer(model, out))
 
@@ -179,7 +179,7 @@ def wsinfer(model: Model, out: Out) -> None:
 @exports.command()
 def qupath(run: RunFolder, out: Out) -> None:
     """Gather a run's GeoJSON files with a script that imports them into a QuPath project."""
-    from vitrail.pipeline.run import gather_qupath  # noqa: PLC0415 - quick start-up
+    from vitrail.pipeline.run import gather_qupath
 
     typer.echo(gather_qupath(run, out))
 
@@ -187,7 +187,7 @@ def qupath(run: RunFolder, out: Out) -> None:
 @exports.command()
 def onnx(model: Model, out: Out) -> None:
     """Write a network as ONNX, its preprocessing inside."""
-    from vitrail.interop.onnx import export_onnx  # noqa: PLC0415 - quick start-up
+    from vitrail.interop.onnx import export_onnx
 
     typer.echo(export_onnx(model, out))
 
@@ -195,7 +195,7 @@ def onnx(model: Model, out: Out) -> None:
 @app.command()
 def demo(folder: Annotated[Path, typer.Argument(help="Where to put it.")] = Path("demo")) -> None:
     """Draw a synthetic cohort, study it from end to end, map a new slide, and export models and maps."""
-    from vitrail.demo import demo_run  # noqa: PLC0415 - quick start-up
+    from vitrail.demo import demo_run
 
     _finish(demo_run(folder, _progress()))
 
@@ -220,7 +220,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _bring(folder: Path, until: str, changes: list[str] | None) -> None:
-    from vitrail.pipeline.run import bring_run  # noqa: PLC0415 - quick start-up
+    from vitrail.pipeline.run import bring_run
 
     _finish(bring_run(folder, until, changes or (), _progress()))
 
@@ -257,7 +257,7 @@ def _finish(outcome: Outcome) -> None:
 
 
 def _progress() -> Progress:
-    from vitrail.core.progress import for_terminal  # noqa: PLC0415 - quick start-up
+    from vitrail.core.progress import for_terminal
 
     return for_terminal()
 

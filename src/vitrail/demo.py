@@ -50,7 +50,7 @@ def demo_run(folder: Path, progress: Progress) -> Outcome:
 
 
 def _study(folder: Path, progress: Progress) -> Outcome:
-    from vitrail.synthetic import PhantomCohort, write_cohort  # noqa: PLC0415 - quick start-up
+    from vitrail.synthetic import PhantomCohort, write_cohort
 
     cohort = PhantomCohort(patients=PATIENTS, side_px=SIDE_PX)
     folder.mkdir(parents=True, exist_ok=True)
@@ -64,8 +64,8 @@ def _study(folder: Path, progress: Progress) -> Outcome:
 
 def _map_new(folder: Path, progress: Progress) -> Outcome:
     """Do what `vitrail predict SLIDE --classifier ... --segmenter ... --explain` does."""
-    from vitrail.pipeline.predict_slides import Application, apply_models, settings_from  # noqa: PLC0415 - torch only where it works
-    from vitrail.synthetic import write_slide  # noqa: PLC0415 - quick start-up
+    from vitrail.pipeline.predict_slides import Application, apply_models, settings_from
+    from vitrail.synthetic import write_slide
 
     progress.say("a new slide, which nobody annotated")
     slide = write_slide(folder / "unseen", NEW, side_px=NEW_PX, seed=NEW_SEED, artefacts=ARTEFACTS)
@@ -78,8 +78,8 @@ def _map_new(folder: Path, progress: Progress) -> Outcome:
 
 def _export(folder: Path, progress: Progress) -> list[str]:
     """Do what `vitrail export` does; returns a line for each kind."""
-    from vitrail.interop.onnx import export_onnx  # noqa: PLC0415 - torch only where it works
-    from vitrail.interop.wsinfer import export_wsinfer  # noqa: PLC0415 - the same
+    from vitrail.interop.onnx import export_onnx
+    from vitrail.interop.wsinfer import export_wsinfer
 
     progress.say("exports")
     run, out = folder / "study", folder / "exports"

@@ -85,3 +85,7 @@ class ModelError(VitrailError):
 
 class RunError(VitrailError):
     """A folder that is not a run, or a run that is not far enough."""
+
+
+class ExchangeError(VitrailError):
+    """A file for other programs that cannot be written, or is not what it should be."""

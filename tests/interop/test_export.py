@@ -16,9 +16,9 @@ from torch import nn
 from torchvision import transforms
 
 from vitrail import __version__
+from vitrail.core import files
 from vitrail.errors import ModelError
 from vitrail.inference.predictor import Predictor
-from vitrail.interop import together as files
 from vitrail.interop.onnx import export_onnx
 from vitrail.interop.torchscript import ClassProbabilities, TumorLogits, record
 from vitrail.interop.wsinfer import export_wsinfer
@@ -290,7 +290,7 @@ def test_what_a_kill_interrupts_does_not_look_whole(tmp_path, monkeypatch):
     def killed(_temporary, path):
         raise KeyboardInterrupt(path)
 
-    monkeypatch.setattr(files, "replace", killed)
+    monkeypatch.setattr(Path, "replace", killed)
     with pytest.raises(KeyboardInterrupt):
         files.write_together(tmp_path, {"model": b"new", "config": b"new"})
     assert not (tmp_path / "config").exists()
@@ -298,6 +298,6 @@ def test_what_a_kill_interrupts_does_not_look_whole(tmp_path, monkeypatch):
 
 def test_one_file_alone_is_the_old_or_the_new_one(tmp_path, monkeypatch):
     files.write_together(tmp_path, {"model.onnx": b"old"})
-    monkeypatch.setattr(files, "replace", lambda *_paths: None)
+    monkeypatch.setattr(Path, "replace", lambda *_paths: None)
     files.write_together(tmp_path, {"model.onnx": b"new"})
     assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"old"]

@@ -13,11 +13,10 @@ import tifffile
 from PIL import Image
 
 from vitrail.classes import CLASSES
-from vitrail.errors import VitrailError
+from vitrail.errors import ExchangeError, VitrailError
 from vitrail.interop import ome_tiff as ometiff
 from vitrail.interop.class_map import Channel, MapHeader, read_class_map
 from vitrail.interop.ome_tiff import ClassMapWriter
-from vitrail.interop.whole import ExchangeError
 
 SIZE = (700, 533)
 HEADER = MapHeader(size=SIZE, mpp=1.9, origin_um=(12.5, -7.25))

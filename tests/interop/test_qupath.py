@@ -17,12 +17,11 @@ from hypothesis import strategies as st
 from shapely.geometry import shape
 
 from vitrail.classes import TissueClass
-from vitrail.errors import VitrailError
+from vitrail.errors import ExchangeError, VitrailError
 from vitrail.interop import qupath
 from vitrail.interop.qupath import SlideObjects, read_tiles_geojson, tile_identity, write_geojson
 from vitrail.interop.qupath_project import SCRIPT, export_project
 from vitrail.interop.regions import ClassRegion, MapFrame, RegionSettings, find_regions
-from vitrail.interop.whole import ExchangeError
 from vitrail.settings.schema import AnnotationSettings
 from vitrail.slides.annotations import ClassNames, read_annotations
 

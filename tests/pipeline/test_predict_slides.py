@@ -15,11 +15,10 @@ from PIL import Image
 
 from helpers.cohort import write_tiff
 from helpers.mapped import GLASS, SPEC, Reds, pen_mark, picture, settings, write_slide
-from vitrail.errors import ModelError, SettingsError
+from vitrail.errors import ExchangeError, ModelError, SettingsError
 from vitrail.explain.layers import find_layers
 from vitrail.explain.methods.hrcam import HRCamHead, save_auxiliary
 from vitrail.inference.map_slide import Networks
-from vitrail.interop.whole import ExchangeError
 from vitrail.models.spec import ClassifierSpec, SegmenterSpec
 from vitrail.models.store import build, model_digest, save_model
 from vitrail.pipeline import predict_slides as apply

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -12,7 +13,7 @@ from helpers.training import SIDE, make_parts, make_tiles, settings
 from vitrail.errors import ModelError, SettingsError, TileError
 from vitrail.inference.predictor import Predictor
 from vitrail.models.preprocessing import Normalizer, intensities
-from vitrail.models.store import Model, load_model, replace
+from vitrail.models.store import Model, load_model
 from vitrail.settings.load import Settings
 from vitrail.settings.schema import AugmentSettings, ComputeSettings
 from vitrail.training.checkpoint import EpochScores, best_epoch
@@ -265,6 +266,8 @@ def test_a_kill_while_writing_leaves_the_checkpoint_before(tmp_path, monkeypatch
     train("classifier", part, chosen, folder=tmp_path / "whole")
     writes = []
 
+    replace = Path.replace
+
     def cut_off(temporary, path):
         writes.append(path)
         if len(writes) > 3:
@@ -273,7 +276,7 @@ def test_a_kill_while_writing_leaves_the_checkpoint_before(tmp_path, monkeypatch
         replace(temporary, path)
 
     with monkeypatch.context() as patched:
-        patched.setattr("vitrail.models.store.replace", cut_off)
+        patched.setattr(Path, "replace", cut_off)
         with pytest.raises(Killed):
             train("classifier", part, chosen, folder=tmp_path / "killed")
     assert len(load_file(tmp_path / "killed" / "checkpoint.safetensors")) > 0

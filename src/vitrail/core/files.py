@@ -8,14 +8,17 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import re
+import socket
 import stat
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
-from vitrail.errors import RunError
+from vitrail.errors import ExchangeError, RunError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Iterator, Mapping
     from pathlib import Path
 
     import pandas as pd
@@ -94,18 +97,119 @@ def read_regular(path: Path, error: type[VitrailError], cure: str, most_bytes: i
         raise error(path, f"cannot be opened ({reason.strerror})", cure) from reason
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a text file."""
-    temporary = _temporary(path)
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
+@contextmanager
+def replacing(path: Path, *, shared: bool = False, flush: bool = False) -> Iterator[Path]:
+    """Give a temporary name to write to, and rename it once the block ends well; else remove it.
+
+    Whoever looks at `path` sees the old file or the whole new one, also after a kill.
+
+    Parameters
+    ----------
+    path
+        The file that is to be there in the end.
+    shared
+        Whether other processes, perhaps on other machines, may write the same file at the same time.
+    flush
+        Whether the content must be on the disk before it gets its name, so that it outlives a power failure.
+
+    Yields
+    ------
+    Path
+        The name to write to, in the same folder.
+    """
+    writer = f".{socket.gethostname()}-{os.getpid()}" if shared else ""
+    temporary = path.with_name(f".{path.name}{writer}.tmp")
+    try:
+        yield temporary
+        if flush:
+            with temporary.open("r+b") as file:
+                os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def exporting(path: Path) -> Iterator[Path]:
+    """Write as `replacing` does, to a place that a user named.
+
+    Yields
+    ------
+    Path
+        The name to write to.
+
+    Raises
+    ------
+    ExchangeError
+        The disk is full, or the file cannot be written for another reason of the system.
+    """
+    try:
+        with replacing(path) as temporary:
+            yield temporary
+    except OSError as error:
+        raise not_written(path, error) from error
+
+
+def not_written(path: Path, error: OSError) -> ExchangeError:
+    """Say why a file could not be written."""
+    reason = error.strerror or str(error)
+    return ExchangeError(
+        path, f"cannot be written ({reason})", "Check that its folder exists, may be written to and has room"
+    )
+
+
+def write_together(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Write files that belong together, under temporary names first.
+
+    The last file vouches for the others: while they are replaced it is absent, and where there is no space for all of
+    them, those of an earlier export stay as they are.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    last = [*files][-1]
+    with ExitStack() as written:
+        for name, content in reversed([*files.items()]):  # renamed in the other order: the last one last
+            written.enter_context(replacing(folder / name, flush=True)).write_bytes(content)
+        if len(files) > 1:
+            (folder / last).unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str, *, flush: bool = False) -> None:
+    """Write a text file; see `replacing`."""
+    with replacing(path, flush=flush) as temporary:
+        temporary.write_text(text, encoding="utf-8", newline="\n")
+
+
+def write_json(path: Path, values: Mapping[str, Any]) -> None:
+    """Write a JSON object; it has no NaN in it.
+
+    Raises
+    ------
+    ValueError
+        A number is not finite.
+    """
+    write_text(path, json.dumps(values, indent=1, allow_nan=False) + "\n")
 
 
 def write_table(path: Path, rows: pd.DataFrame) -> None:
     """Write a Parquet file."""
-    temporary = _temporary(path)
-    rows.to_parquet(temporary)
-    temporary.replace(path)
+    with replacing(path) as temporary:
+        rows.to_parquet(temporary)
+
+
+def write_array(path: Path, values: NDArray[Any]) -> None:
+    """Write a `.npy` file."""
+    import numpy as np  # noqa: PLC0415 - settings are read without it
+
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        np.save(file, values)
+
+
+def write_arrays(path: Path, **arrays: Any) -> None:
+    """Write a compressed `.npz` file."""
+    import numpy as np  # noqa: PLC0415 - settings are read without it
+
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        np.savez_compressed(file, **arrays)
 
 
 def write_csv(path: Path, rows: pd.DataFrame, float_format: str | None = None) -> None:
@@ -229,17 +333,3 @@ def _without_formula(cell: Any) -> Any:
 
 def _as_it_was(cell: str) -> str:
     return cell[1:] if cell.startswith("'") and _FORMULA.match(cell) else cell
-
-
-def write_array(path: Path, values: NDArray[Any]) -> None:
-    """Write a `.npy` file."""
-    import numpy as np  # noqa: PLC0415 - settings are read without it
-
-    temporary = _temporary(path)
-    with temporary.open("wb") as file:
-        np.save(file, values)
-    temporary.replace(path)
-
-
-def _temporary(path: Path) -> Path:
-    return path.with_name(f".{path.name}.tmp")

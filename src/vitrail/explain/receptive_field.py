@@ -134,7 +134,7 @@ def _axis(at: Floats, span: int, stride: int | None) -> tuple[int, float]:
 
     Where maps were enlarged by repeating, places come in groups; so steps are taken over as many cells as can be.
     """
-    if len(at) < 2 or not np.isfinite(at).all():  # noqa: PLR2004 - one cell has no neighbour
+    if len(at) < 2 or not np.isfinite(at).all():
         return span, 0.0
     over = 2 ** int(np.log2(len(at) // 2))
     steps = (at[over:] - at[:-over]) / over
@@ -186,7 +186,7 @@ def _pooling(given: Given) -> Tensor:
 
 
 def _border(given: Given) -> Tensor:
-    if len(given["pad"]) > 4:  # noqa: PLR2004 - left, right, top, bottom; more are channels
+    if len(given["pad"]) > 4:
         return functional.pad(**given)
     left, right, top, bottom = (*given["pad"], 0, 0)[:4]
     return _continued(given["input"], (top, bottom), (left, right))

@@ -12,7 +12,7 @@ import numpy as np
 import tifffile
 
 from vitrail.classes import CLASSES
-from vitrail.interop.whole import ExchangeError
+from vitrail.errors import ExchangeError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

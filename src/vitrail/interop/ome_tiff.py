@@ -20,8 +20,8 @@ import imagecodecs
 import numpy as np
 import tifffile
 
+from vitrail.core.files import exporting, not_written
 from vitrail.interop.class_map import TILE_PX, MapHeader
-from vitrail.interop.whole import not_written, whole_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -88,7 +88,7 @@ class ClassMapWriter:
             The shape is wrong, there are more rows than the map has, or values are not from 0 to 1.
         """
         width, height = self.header.size
-        if rows.ndim != 3 or rows.shape[1:] != (width, len(self.header.channels)):  # noqa: PLR2004 - rows, columns, channels
+        if rows.ndim != 3 or rows.shape[1:] != (width, len(self.header.channels)):
             raise ValueError(f"rows of shape {rows.shape} do not fit a map of {width} pixels and its channels")
         if self._rows + len(rows) > height:
             raise ValueError(f"{self._rows + len(rows)} rows are more than the map's {height}")
@@ -111,7 +111,7 @@ class ClassMapWriter:
     def _finish(self) -> None:
         if self._rows != self.header.size[1]:
             raise ValueError(f"{self._rows} rows were written of the map's {self.header.size[1]}")
-        with whole_file(self.path) as temporary:
+        with exporting(self.path) as temporary:
             self._level.finish()
             self._assemble(temporary)
 

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from vitrail import __version__
+from vitrail.core.files import write_together
 from vitrail.errors import ModelError
-from vitrail.interop.together import write_together
 from vitrail.interop.torchscript import from_bytes, record
 from vitrail.models.classifier import Classifier
 from vitrail.models.store import load_model, model_digest

@@ -164,7 +164,7 @@ def _own(points: NDArray[np.int32], inside: NDArray[np.bool_]) -> NDArray[np.int
     """
     nw, ne, sw, se = inside.T
     count = inside.sum(axis=1)
-    twice = count == 2  # noqa: PLR2004 - two of four pixels
+    twice = count == 2
     copies = np.where(twice, 2, count % 2)
     vertex = np.repeat(np.arange(len(points)), copies)
     second = np.concatenate([[False], vertex[1:] == vertex[:-1]])[: len(vertex)]

@@ -25,8 +25,8 @@ import shapely
 
 import vitrail
 from vitrail.classes import CLASSES, TissueClass
-from vitrail.core.files import regular_file
-from vitrail.interop.whole import ExchangeError, whole_file
+from vitrail.core.files import exporting, regular_file
+from vitrail.errors import ExchangeError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -102,7 +102,7 @@ def write_geojson(path: str | Path, objects: SlideObjects) -> int:
         A place or a measurement is infinite, a place is not a number, or a region is empty or invalid.
     """
     path = Path(path)
-    with whole_file(path) as temporary, temporary.open("w", encoding="ascii", newline="\n") as file:
+    with exporting(path) as temporary, temporary.open("w", encoding="ascii", newline="\n") as file:
         head = {"type": "FeatureCollection", "vitrail": _common(objects)}
         file.write(json.dumps(head, separators=(",", ":"))[:-1] + "," + _START)
         count = _write_lines(file, _lines(objects))
@@ -280,7 +280,7 @@ def _tiles(common: dict[str, Any], features: Iterator[dict[str, Any]]) -> Iterat
 def _square(ring: list[list[float]]) -> tuple[float, float, float]:
     across, down = zip(*ring, strict=True)
     x, y, width, height = min(across), min(down), max(across) - min(across), max(down) - min(down)
-    if not math.isclose(width, height, rel_tol=1e-6) or len(set(across)) != 2 or len(set(down)) != 2:  # noqa: PLR2004 - two sides
+    if not math.isclose(width, height, rel_tol=1e-6) or len(set(across)) != 2 or len(set(down)) != 2:
         raise ValueError(f"a tile at x {x}, y {y} is not a square")
     return float(x), float(y), float(width)
 

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vitrail.classes import CLASSES
-from vitrail.interop.whole import ExchangeError, whole_file
+from vitrail.core.files import exporting
+from vitrail.errors import ExchangeError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -103,12 +104,12 @@ def _check(geojsons: Mapping[str, Path]) -> None:
 
 def _copy(source: Path, target: Path) -> None:
     if source.resolve() != target.resolve():
-        with whole_file(target) as temporary:
+        with exporting(target) as temporary:
             shutil.copyfile(source, temporary)
 
 
 def _write(path: Path, text: str) -> None:
-    with whole_file(path) as temporary:
+    with exporting(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 

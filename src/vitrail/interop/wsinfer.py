@@ -25,8 +25,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from vitrail.classes import TissueClass
+from vitrail.core.files import write_together
 from vitrail.errors import ModelError
-from vitrail.interop.together import write_together
 from vitrail.interop.torchscript import TumorLogits, record
 from vitrail.models.classifier import Classifier
 from vitrail.models.store import load_model

@@ -37,7 +37,7 @@ def pearson(first: ArrayLike, second: ArrayLike) -> Floats:
         The shapes differ, or a value is not finite.
     """
     a, b = (np.asarray(values, np.float64) for values in (first, second))
-    if a.shape != b.shape or a.ndim < 2:  # noqa: PLR2004 - h, w
+    if a.shape != b.shape or a.ndim < 2:
         raise ValueError(f"maps have shapes {a.shape} and {b.shape}; they must be [..., h, w], and the same")
     result: Floats = np.clip((_unit(a) * _unit(b)).sum((-2, -1)), -1, 1)
     return result

@@ -44,7 +44,7 @@ def stacked(fitted_on: tuple[Floats, Flags], probabilities: Floats) -> Floats | 
     `[n]`, probability of the positive class; None where a class is absent from what it is fitted on.
     """
     features, truth = fitted_on
-    if len(np.unique(truth)) < 2 or not len(probabilities):  # noqa: PLR2004 - two classes
+    if len(np.unique(truth)) < 2 or not len(probabilities):
         return None
     model = LogisticRegression().fit(features, truth)
     return np.asarray(model.predict_proba(probabilities)[:, 1], np.float64)

@@ -163,7 +163,7 @@ def clustered_delong(first: TileParts, second: TileParts) -> float:
     """
     by_class = first.confusion.sum(-1)
     sizes = np.array([(by_class[:, 1] > 0).sum(), (by_class[:, 0] > 0).sum(), len(by_class)])
-    if sizes.min() < 2:  # noqa: PLR2004 - one patient has no variance
+    if sizes.min() < 2:
         return float("nan")
     (first_moves, first_area), (second_moves, second_area) = _components(first), _components(second)
     moves = first_moves - second_moves

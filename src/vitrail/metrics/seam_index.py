@@ -41,7 +41,7 @@ class SeamIndex:
         for line in strip:
             self._kept = [*self._kept[-3:], line.astype(np.float64)]
             self._row += 1
-            if self._row >= 4 and self._border(self._row - 2):  # noqa: PLR2004 - two lines on either side
+            if self._row >= 4 and self._border(self._row - 2):
                 self._count(np.stack(self._kept))
 
     @property

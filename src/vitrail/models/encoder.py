@@ -68,7 +68,7 @@ def feature_channels(name: str) -> int:
         encoder: Any = create_encoder(name).eval()
         config = encoder.pretrained_cfg
         shape = encoder.forward_features(torch.empty(1, *config["input_size"])).shape
-    if config.get("fixed_input_size") or len(shape) != 4 or shape[1] != encoder.num_features:  # noqa: PLR2004 - n, c, h, w
+    if config.get("fixed_input_size") or len(shape) != 4 or shape[1] != encoder.num_features:
         raise ModelError(
             f"encoder {name!r}", "gives no convolutional feature maps", f"Take a CNN such as {EMBEDDED_ENCODER}"
         )

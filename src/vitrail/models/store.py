@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -11,7 +10,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 
-from vitrail.core.files import regular_file
+from vitrail.core.digest import file_digest
+from vitrail.core.files import regular_file, replacing, write_text
 from vitrail.errors import ModelError
 from vitrail.models.classifier import Classifier
 from vitrail.models.encoder import first_line
@@ -86,9 +86,7 @@ def save_model(folder: Path, module: Classifier | Segmenter, spec: ModelSpec, fi
     (folder / JSON).unlink(missing_ok=True)
     # one entry alone: safetensors writes several in an order that varies
     save_tensors(folder / WEIGHTS, module.state_dict(), {_FINGERPRINT: fingerprint} if fingerprint else None)
-    temporary = folder / f"{JSON}.tmp"
-    temporary.write_text(spec.model_dump_json(indent=2) + "\n", encoding="utf-8")
-    replace(temporary, folder / JSON)
+    write_text(folder / JSON, spec.model_dump_json(indent=2) + "\n", flush=True)
 
 
 def saved_fingerprint(folder: Path) -> str | None:
@@ -106,8 +104,7 @@ def model_digest(folder: Path) -> str:
     """Return the SHA-256 of the SHA-256 digests of `model.json` and `weights.safetensors`."""
     digest = hashlib.sha256()
     for name in (JSON, WEIGHTS):
-        with (folder / name).open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
+        digest.update(bytes.fromhex(file_digest(folder / name)))
     return digest.hexdigest()
 
 
@@ -132,14 +129,6 @@ def load_model(folder: Path) -> Model:
 
 def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
     """Write tensors to a `.safetensors` file that is either the old one or the whole new one, even after a kill."""
-    temporary = path.with_name(f"{path.name}.tmp")
-    # save_file would make a file that only its owner can read
-    temporary.write_bytes(save({key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}, metadata))
-    replace(temporary, path)
-
-
-def replace(temporary: Path, path: Path) -> None:
-    """Flush a written file to the disk and give it its final name."""
-    with temporary.open("r+b") as file:
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    content = save({key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}, metadata)
+    with replacing(path, flush=True) as temporary:
+        temporary.write_bytes(content)  # save_file would make a file that only its owner can read

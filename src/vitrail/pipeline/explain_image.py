@@ -11,13 +11,12 @@ import numpy as np
 from PIL import Image
 
 from vitrail.classes import TissueClass
-from vitrail.core.files import read_regular
+from vitrail.core.files import exporting, read_regular
 from vitrail.errors import SettingsError, SlideError
 from vitrail.explain.explainer import Explainer
 from vitrail.explain.methods.hrcam import FIT, fitted_head, unfitted
 from vitrail.geometry import Region
 from vitrail.inference.predictor import Predictor
-from vitrail.interop.whole import whole_file
 from vitrail.models.classifier import Classifier
 from vitrail.models.device import keep_memory, pick_device
 from vitrail.models.store import load_model
@@ -89,9 +88,9 @@ def explain_picture(model_folder: Path, file: Path, corner: str | None, out: Pat
     name = "-".join([file.stem, *place, model.spec.task])
     picture = out / f"{name}.png"
     for saliency in maps:
-        with whole_file(out / f"{name}-{saliency.method}.npy") as temporary, temporary.open("wb") as values:
+        with exporting(out / f"{name}-{saliency.method}.npy") as temporary, temporary.open("wb") as values:
             np.save(values, saliency.values)
-    with whole_file(picture) as temporary:
+    with exporting(picture) as temporary:
         save_overlay(temporary, shown, maps, f"{file.name}, {model.spec.task}: {told}")
     lines = [f"{model.spec.task}: {told}", *(_line(saliency) for saliency in maps), str(picture)]
     left_out = [f"no HR-CAM: {missing}; {FIT}"] if missing else []

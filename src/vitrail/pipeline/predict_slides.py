@@ -15,15 +15,14 @@ import pandas as pd
 
 from vitrail import __version__
 from vitrail.classes import TissueClass
-from vitrail.core.files import read_csv, read_json, read_table, write_csv, write_table, write_text
+from vitrail.core.files import not_written, read_csv, read_json, read_table, write_csv, write_table, write_text
 from vitrail.core.progress import Silent
-from vitrail.errors import ModelError, RunError, SettingsError, SlideError
+from vitrail.errors import ExchangeError, ModelError, RunError, SettingsError, SlideError
 from vitrail.explain.methods.hrcam import FIT, fitted_head, unfitted
 from vitrail.explain.whole import explained_tiles
 from vitrail.inference.map_slide import Networks, map_slide
 from vitrail.inference.outputs import MAP_PX, MapFiles
 from vitrail.inference.predictor import Explaining, Predictor
-from vitrail.interop.whole import ExchangeError, not_written
 from vitrail.models.device import keep_memory, pick_device, reproducible
 from vitrail.models.store import JSON, WEIGHTS, load_model
 from vitrail.pipeline.run import Outcome

@@ -90,7 +90,7 @@ def _check_start(run: Run, stages: tuple[Stage, ...]) -> None:
     """Find out before hours of cutting whether the networks can be built at all."""
     networks = [stage for stage in stages if stage.name in {"classifier", "segmenter"}]
     if any(not (run.folder / stage.folder / "stage.json").is_file() for stage in networks):
-        from vitrail.training.preflight import check_start  # noqa: PLC0415 - torch only where it works
+        from vitrail.training.preflight import check_start
 
         check_start(started(run))
 
@@ -147,7 +147,7 @@ def gather_qupath(folder: Path, out: Path) -> Path:
     ExchangeError
         The folder cannot be written to.
     """
-    from vitrail.interop.qupath_project import export_project  # noqa: PLC0415 - only this command writes for QuPath
+    from vitrail.interop.qupath_project import export_project
 
     entries = read_cohort(open_run(folder).cohort)
     files = {entry.slide.name: folder / "report" / "qupath" / f"{entry.slide_id}.geojson" for entry in entries}

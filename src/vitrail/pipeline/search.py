@@ -79,13 +79,13 @@ def search_run(
 
 def _check(run: Run, scheduler: str | None) -> None:
     """Find out before hours of cutting whether the networks can be built, and the cluster be reached, at all."""
-    from vitrail.training.preflight import check_classifier  # noqa: PLC0415 - torch only where it works
+    from vitrail.training.preflight import check_classifier
 
     check_classifier(started(run), run.settings.search.side_px, here=scheduler is None)
     target = run.folder.resolve() / FOLDER
     target.mkdir(exist_ok=True)
     if scheduler:
-        from vitrail.search.cluster import Place, connected  # noqa: PLC0415 - dask only where it works
+        from vitrail.search.cluster import Place, connected
 
         with connected(Place(folder=target, scheduler=scheduler)):
             pass
@@ -135,7 +135,7 @@ class _Search:
         prepare(self.grid, todo, self.target, self.progress)
         self._check_folds(todo)
         jobs = [self._job(cell) for cell in todo]
-        from vitrail.search.cluster import connected, in_cluster, place_for  # noqa: PLC0415 - dask only where it works
+        from vitrail.search.cluster import connected, in_cluster, place_for
 
         place = place_for(self.target, self.grid.settings.compute, len(jobs), self.scheduler)
         done = len(cells) - len(todo)
@@ -235,8 +235,8 @@ def _told(score: CellScore | None) -> str:
 
 
 def _draw(folder: Path, result: SearchResult) -> None:
-    from vitrail.report.figures.search import search_figure  # noqa: PLC0415 - matplotlib only where it draws
-    from vitrail.report.style import save, style  # noqa: PLC0415 - the same
+    from vitrail.report.figures.search import search_figure
+    from vitrail.report.style import save, style
 
     with style():
         save(search_figure(result), folder, FIGURE)

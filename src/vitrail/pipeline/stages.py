@@ -60,13 +60,13 @@ def train_segmenter(work: Work) -> None:
 
 def predict(work: Work) -> None:
     """Apply both networks to all tiles, and to some test slides as a whole."""
-    from vitrail.inference.stage import predict_study  # noqa: PLC0415 - torch only where it works
+    from vitrail.inference.stage import predict_study
 
     entries = read_cohort(work.run.cohort)
     if not work.run.settings.predict.explained:
         predict_study(work, entries)
         return
-    from vitrail.report.figures.explained_slide import draw_explained  # noqa: PLC0415 - matplotlib only where it draws
+    from vitrail.report.figures.explained_slide import draw_explained
 
     predict_study(work, entries, _explaining(work.run))
     draw_explained(work.folder / "maps", entries, work.run.settings)
@@ -74,10 +74,10 @@ def predict(work: Work) -> None:
 
 def _explaining(run: Run) -> Callable[[Model], Explaining]:
     """Return what makes the run's classifier say why, with what the stage `explain` fitted."""
-    from vitrail.explain.methods.hrcam import fitted_head  # noqa: PLC0415 - torch only where it works
-    from vitrail.explain.whole import explained_tiles  # noqa: PLC0415 - the same
-    from vitrail.inference.outputs import MAP_PX  # noqa: PLC0415 - the same
-    from vitrail.inference.predictor import Explaining  # noqa: PLC0415 - the same
+    from vitrail.explain.methods.hrcam import fitted_head
+    from vitrail.explain.whole import explained_tiles
+    from vitrail.inference.outputs import MAP_PX
+    from vitrail.inference.predictor import Explaining
 
     def explaining(model: Model) -> Explaining:
         tiles = explained_tiles(model, MAP_PX, fitted_head(run.folder / "classifier"))
@@ -88,8 +88,8 @@ def _explaining(run: Run) -> Callable[[Model], Explaining]:
 
 def explain(work: Work) -> None:
     """Explain every test tile with Grad-CAM and HR-CAM of both networks."""
-    from vitrail.explain.study.stage import explain_study  # noqa: PLC0415 - torch only where it works
-    from vitrail.training.tasks import TRAINING_TASKS  # noqa: PLC0415 - the same
+    from vitrail.explain.study.stage import explain_study
+    from vitrail.training.tasks import TRAINING_TASKS
 
     def augmentation(task: Task, generator: Generator) -> Callable[[Tensor], Tensor]:
         augmenter = TRAINING_TASKS[task].augmenter(work.run.settings, generator)
@@ -100,22 +100,22 @@ def explain(work: Work) -> None:
 
 def check(work: Work) -> None:
     """Check whether the explanations are true."""
-    from vitrail.explain.checks.stage import check_study  # noqa: PLC0415 - torch only where it works
+    from vitrail.explain.checks.stage import check_study
 
     check_study(work, read_cohort(work.run.cohort))
 
 
 def report(work: Work) -> None:
     """Write figures, tables and the page."""
-    from vitrail.report.collect import collect  # noqa: PLC0415 - matplotlib only where it draws
-    from vitrail.report.page import write_report  # noqa: PLC0415 - the same
+    from vitrail.report.collect import collect
+    from vitrail.report.page import write_report
 
     write_report(collect(work.run), work.folder)
 
 
 def _train(work: Work, task: Task) -> None:
-    from vitrail.training.loader import parts  # noqa: PLC0415 - torch only where it works
-    from vitrail.training.trainer import train  # noqa: PLC0415 - the same
+    from vitrail.training.loader import parts
+    from vitrail.training.trainer import train
 
     run = work.run
     tiles = read_tiles(run.folder / "tiles")

@@ -224,7 +224,7 @@ def _red(light: _Light) -> tuple[Mask, Mask]:
     dense = light.length > settings.red_density
     strong = out - own > settings.red
     red = dense & (out - own > _PALER * settings.red) & (eosin > settings.eosin)
-    red = ndimage.uniform_filter(red.astype(np.float32), 3) > 0.5  # noqa: PLR2004 - most of its neighbours
+    red = ndimage.uniform_filter(red.astype(np.float32), 3) > 0.5
     red = _opened(ndimage.binary_closing(np.pad(red, 2), _EIGHT)[2:-2, 2:-2], 1)
     parts = _labels(_without_scraps(red, int(np.pi * light.radius(settings.blood_um) ** 2)))
     enough = np.bincount(parts[strong], minlength=parts.max() + 1) >= _STRONG * np.bincount(parts.ravel())
@@ -322,8 +322,8 @@ def _extent(part: Mask) -> tuple[float, float]:
 def _blurred(light: _Light, foreign: Mask) -> Mask:
     """Find blocks of tissue without fine detail, by what they have of coarse detail."""
     settings = light.settings
-    tissue = _block_mean(light.tissue & ~foreign) > 0.25  # noqa: PLR2004 - enough to judge by
-    clean = _block_mean(foreign) < 0.1  # noqa: PLR2004 - ink has no detail, and edges of its own
+    tissue = _block_mean(light.tissue & ~foreign) > 0.25
+    clean = _block_mean(foreign) < 0.1
     detail = light.cells.fine / np.maximum(light.cells.coarse, 1e-7)
     judged = tissue & clean & (light.cells.coarse > 0)
     parts = _labels(judged & (detail < settings.blur_edge))

@@ -56,7 +56,7 @@ def _groups(values: pd.Series[Any], patients: pd.Series[str]) -> pd.Series[Any] 
 
 def _frequent(values: pd.Series[Any], patients: pd.Series[str]) -> pd.Series[Any] | None:
     counts = patients.groupby(values).nunique().sort_values(ascending=False, kind="stable")
-    if counts.iloc[1] < 2:  # noqa: PLR2004 - names, not groups
+    if counts.iloc[1] < 2:
         return None
     kept = sorted(counts.index[: MOST_GROUPS - 1])
     rest = f"{len(counts) - len(kept)} others"

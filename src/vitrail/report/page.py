@@ -248,4 +248,4 @@ def _signed(value: float) -> str:
 def _p(value: float) -> str:
     if not np.isfinite(value):
         return "\N{EN DASH}"
-    return "< 0.001" if value < 0.001 else f"{value:.3f}"  # noqa: PLR2004 - three digits
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"

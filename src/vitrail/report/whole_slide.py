@@ -12,12 +12,11 @@ import numpy as np
 import pandas as pd
 
 from vitrail.classes import ARTEFACT_CLASS, TissueClass
-from vitrail.core.files import read_json, read_table
+from vitrail.core.files import exporting, read_json, read_table
 from vitrail.inference.outputs import load_map
 from vitrail.interop.class_map import read_class_map
 from vitrail.interop.qupath import MEASUREMENTS, SlideObjects, write_geojson
 from vitrail.interop.regions import MapFrame, find_regions
-from vitrail.interop.whole import whole_file
 from vitrail.report.data import SlideMaps
 from vitrail.report.figures.slide_maps import SPOILT, map_figure
 from vitrail.report.style import save_png, style
@@ -148,7 +147,7 @@ def save_map_figure(path: Path, maps: SlideMaps, threshold: float) -> None:
     ExchangeError
         The file cannot be written.
     """
-    with style(), whole_file(path) as temporary:
+    with style(), exporting(path) as temporary:
         save_png(map_figure(maps, threshold), temporary)
 
 

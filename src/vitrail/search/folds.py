@@ -50,7 +50,7 @@ def _check(counts: pd.DataFrame, folds: int) -> None:
         raise SettingsError("search.folds", problem, f"Lower it to at most {len(counts)}, or add patients")
     for label in LABELS:
         holders = int((counts[label.key] > 0).sum())
-        if holders < 2:  # noqa: PLR2004 - one to train, one to validate
+        if holders < 2:
             problem = f"only {holders} patients of train and validation have {label.title.lower()} tiles"
             raise TileError("search", problem, "Cross-validation needs two: annotate such tissue on more slides")
 

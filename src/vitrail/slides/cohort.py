@@ -309,7 +309,7 @@ def _mpp(where: str, text: str) -> float | None:
         mpp = float(text) if text else None
     except ValueError:
         mpp = -1.0
-    if mpp is not None and not 0.01 < mpp < 100:  # noqa: PLR2004 - no microscope is outside
+    if mpp is not None and not 0.01 < mpp < 100:
         raise CohortError(where, f"mpp {text!r} is no pixel size", "Give um per level-0 pixel, such as 0.25")
     return mpp
 

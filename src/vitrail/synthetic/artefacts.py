@@ -330,11 +330,11 @@ def artefact_truth(overlay: Overlay, layout: Layout) -> dict[ArtefactKind, Mask]
     empty = np.zeros(tissue.shape, np.bool_)
     truth = {kind: empty.copy() for kind in ARTEFACTS}
     for cover in overlay.inks.values():
-        truth[ArtefactKind.PEN] |= cover > 0.15  # noqa: PLR2004 - a veil thinner than this hides nothing
+        truth[ArtefactKind.PEN] |= cover > 0.15
     for depth in overlay.specks_um.values():
         truth[ArtefactKind.DEBRIS] |= depth > 0
-    truth[ArtefactKind.FOLD] = (np.maximum(overlay.fold, layout.fold) > 0.5) & tissue  # noqa: PLR2004 - its middle
-    truth[ArtefactKind.BLUR] = (overlay.blur_um > 2.0) & tissue  # noqa: PLR2004 - nuclei lose their chromatin
-    truth[ArtefactKind.BLOOD] = overlay.blood > 0.5  # noqa: PLR2004 - its edge
+    truth[ArtefactKind.FOLD] = (np.maximum(overlay.fold, layout.fold) > 0.5) & tissue
+    truth[ArtefactKind.BLUR] = (overlay.blur_um > 2.0) & tissue
+    truth[ArtefactKind.BLOOD] = overlay.blood > 0.5
     truth[ArtefactKind.BUBBLE] = overlay.bubble_um > 0
     return truth

@@ -132,13 +132,13 @@ def draw_style(spec: SlideSpec) -> Style:
     rng = spec.rng(1)
     chance = rng.random()
     mixed = rng.uniform(0.4, 0.65)
-    share = 0.0 if chance < 0.06 else 1.0 if chance > 0.9 else mixed  # noqa: PLR2004 - one class only, as in the paper
+    share = 0.0 if chance < 0.06 else 1.0 if chance > 0.9 else mixed
     return Style(
         tumor_share=float(share),
         nest_level=float(rng.uniform(-0.4, 0.2)),
         lymphoid_level=float(rng.uniform(1.2, 1.7)),
-        necrotic=bool(rng.random() < 0.35),  # noqa: PLR2004 - one slide in three
-        folded=bool(rng.random() < 0.3),  # noqa: PLR2004 - not quite one in three
+        necrotic=bool(rng.random() < 0.35),
+        folded=bool(rng.random() < 0.3),
         preference=tuple(rng.uniform(-0.2, 0.7, 3).tolist()),
         fibre_angle=float(rng.uniform(0, np.pi)),
     )
@@ -179,7 +179,7 @@ def _tissue(sheet: _Sheet) -> Mask:
     line = np.abs(np.linspace(-1, 1, sheet.side, dtype=np.float32))
     outward = np.maximum(line[:, None], line)
     rim = 0.85 * blend(0.62, 1.0, outward + 0.06 * sheet.noise(sheet.part(0.15, 60)))
-    mask = (0.98 - radius + wavy > rim) & (outward < 0.98)  # noqa: PLR2004 - glass all around
+    mask = (0.98 - radius + wavy > rim) & (outward < 0.98)
     return ndimage.binary_fill_holes(_without_crumbs(mask, mask.size // 100))
 
 
@@ -204,14 +204,14 @@ def _fill_normal(sheet: _Sheet, types: NDArray[np.uint8], normal: Mask, surface:
     """Line the edge with squamous epithelium; put fat, muscle and glands into connective tissue below it."""
     types[normal] = TissueType.CONNECTIVE
     thickness = min(sheet.part(0.16, 75), 190) * (1 + 0.15 * sheet.noise(150)) + 26 * sheet.noise(34)
-    lined = sheet.noise(sheet.part(0.3, 100)) > -0.75  # noqa: PLR2004 - about three quarters of the edge
+    lined = sheet.noise(sheet.part(0.3, 100)) > -0.75
     epithelium = _without_crumbs(normal & lined & (surface < np.maximum(thickness, 40)), int(3000 / sheet.um**2))
     deep = normal & (sheet.depth(~epithelium) > sheet.part(0.02, 25)) & (surface > sheet.part(0.015, 15))
     kinds = (TissueType.FAT, TissueType.MUSCLE, TissueType.GLAND)
     fields = [sheet.noise(sheet.part(0.13, 80)) + like for like in style.preference]
     strongest = np.argmax(fields, axis=0)
     for number, kind in enumerate(kinds):
-        types[deep & (strongest == number) & (fields[number] > 0.55)] = kind  # noqa: PLR2004 - leaves septa between
+        types[deep & (strongest == number) & (fields[number] > 0.55)] = kind
     types[epithelium] = TissueType.EPITHELIUM
 
 
@@ -223,7 +223,7 @@ def _fill_tumor(sheet: _Sheet, types: NDArray[np.uint8], zone: Mask, style: Styl
     types[nest] = TissueType.TUMOR_NEST
     depth = sheet.depth(nest)
     if style.necrotic:
-        types[nest & (depth + 8 * sheet.noise(25) > 62)] = TissueType.NECROSIS  # noqa: PLR2004 - beyond diffusion
+        types[nest & (depth + 8 * sheet.noise(25) > 62)] = TissueType.NECROSIS
     if keratinising:
         alive = types == TissueType.TUMOR_NEST
         types[alive & _pearls(sheet, sheet.depth(alive))] = TissueType.KERATIN
@@ -262,7 +262,7 @@ def _fill_shared(sheet: _Sheet, types: NDArray[np.uint8], style: Style) -> None:
     for row, column, radius in zip(rows, columns, sheet.rng.uniform(7, 18, count), strict=True):
         if roomy[row, column] > radius + 6:
             _dab(vessels, (int(row), int(column)), radius / sheet.um)
-    bleeding = sheet.noise(sheet.part(0.05, 40)) > 2.0  # noqa: PLR2004 - about two hundredths of the area
+    bleeding = sheet.noise(sheet.part(0.05, 40)) > 2.0
     types[stroma & ((vessels * (1 + 0.2 * sheet.noise(12)) < 1) | bleeding)] = TissueType.BLOOD
 
 

@@ -65,7 +65,7 @@ def _worth_outlining(scene: Scene, zone: Mask, room: int) -> Mask:
     types = scene.layout.types
     left_out = _large(np.isin(types, (TissueType.BLOOD, TissueType.NECROSIS)), 1500 / _pixel_um2(scene))
     scale = max(scene.spec.side_px // LAYOUT_STEP * 0.12, 30.0)
-    skipped = smooth_noise(scene.spec.rng(room), len(types), scale) > 1.35  # noqa: PLR2004 - a tenth of the tissue
+    skipped = smooth_noise(scene.spec.rng(room), len(types), scale) > 1.35
     folded = ndimage.maximum_filter(scene.layout.fold, 5) > 0
     return np.asarray(zone & (types != TissueType.GLASS) & ~(left_out | skipped | folded), dtype=np.bool_)
 

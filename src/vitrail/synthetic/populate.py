@@ -172,21 +172,21 @@ def _basal(ground: _Ground) -> Nuclei:
     """Line the basement membrane with one palisade, and crowd the row above it."""
     near = ground.scatter(3.4, 0.35).on(TissueType.EPITHELIUM)
     basal = near.field("basal_um")
-    row = near.where((basal > 1.5) & (basal < 6.5))  # noqa: PLR2004 - micrometres: one row of cells
+    row = near.where((basal > 1.5) & (basal < 6.5))
     first = row.as_nuclei("basal", row.towards_surface())
     rest = ground.scatter(6.4, 0.25).on(TissueType.EPITHELIUM)
     depth = rest.field("basal_um")
-    above = rest.where((depth >= 8) & (depth < 20))  # noqa: PLR2004 - micrometres: the rows above it
+    above = rest.where((depth >= 8) & (depth < 20))
     return _join([first, above.as_nuclei("basal", above.towards_surface())])
 
 
 def _spinous(ground: _Ground) -> Nuclei:
     """Give every spinous cell its small round nucleus; towards the surface fewer and flat ones."""
     points = ground.points(ground.grids["spinous"]).on(TissueType.EPITHELIUM)
-    points = points.where(points.field("basal_um") >= 18)  # noqa: PLR2004 - micrometres: above the basal rows
+    points = points.where(points.field("basal_um") >= 18)
     height = _height(points)
     points = points.some(np.interp(height, (0.45, 0.8, 0.97), (1.0, 0.5, 0.15)).astype(np.float32))
-    flat = _height(points) > 0.66  # noqa: PLR2004 - the upper third
+    flat = _height(points) > 0.66
     round_, thin = points.where(~flat), points.where(flat)
     return _join(
         [round_.as_nuclei("epithelial"), thin.as_nuclei("flat", thin.towards_surface() + np.float32(np.pi / 2))]
@@ -223,14 +223,14 @@ def _glandular(ground: _Ground) -> Nuclei:
     """Ring every acinus with nuclei near its edge."""
     points = ground.scatter(5.6, 0.3).on(TissueType.GLAND)
     border = ground.grids["gland"].at(points.x, points.y).border_um
-    return points.where((border > 7) & (border < 12.5)).as_nuclei("glandular")  # noqa: PLR2004 - micrometres
+    return points.where((border > 7) & (border < 12.5)).as_nuclei("glandular")
 
 
 def _others(ground: _Ground) -> Nuclei:
     """Add the flat nuclei of muscle and fat, and the debris of necrosis and pearls."""
     muscle = ground.scatter(19).on(TissueType.MUSCLE).some(0.75)
     fat = ground.scatter(7.0).on(TissueType.FAT)
-    wall = fat.where(ground.grids["fat"].at(fat.x, fat.y).border_um < 1.5).some(0.4)  # noqa: PLR2004 - micrometres
+    wall = fat.where(ground.grids["fat"].at(fat.x, fat.y).border_um < 1.5).some(0.4)
     debris = ground.scatter(8.0).on(TissueType.NECROSIS).some(0.35)
     ghosts = ground.scatter(11.0).on(TissueType.KERATIN).some(0.12)
     groups = [part.as_nuclei("pyknotic") for part in (debris, ghosts)]

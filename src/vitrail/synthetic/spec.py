@@ -58,7 +58,7 @@ class SlideSpec:
         if self.side_px < _SMALLEST_SIDE or self.side_px % _SIDE_STEP:
             cure = f"Use a multiple of {_SIDE_STEP}, at least {_SMALLEST_SIDE}"
             raise SettingsError("side_px", f"a synthetic slide cannot have a side of {self.side_px} pixels", cure)
-        if not 0.2 <= self.mpp <= 1.0:  # noqa: PLR2004 - the scanners' range: 40x is 0.25, 10x is 1.0
+        if not 0.2 <= self.mpp <= 1.0:
             raise SettingsError("mpp", f"nuclei cannot be drawn at {self.mpp} um/px", "Use 0.2 to 1.0 um/px")
         for name in set(self.artefacts) - set(ARTEFACT_NAMES):
             raise SettingsError("artefacts", f"{name!r} cannot be drawn", f"Choose from {', '.join(ARTEFACT_NAMES)}")
@@ -137,5 +137,5 @@ class PhantomCohort:
 def _attributes(rng: np.random.Generator) -> tuple[str, str]:
     """Draw site and p16 status, about as frequent as in the paper: 57 of 101 oropharyngeal, 30 of them p16 positive."""
     site = str(rng.choice(SITES, p=_SITE_WEIGHTS))
-    positive = rng.random() < 0.53  # noqa: PLR2004 - 30 of 57
+    positive = rng.random() < 0.53
     return site, ("positive" if positive else "negative") if site == "oropharynx" else ""

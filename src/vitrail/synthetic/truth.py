@@ -142,7 +142,7 @@ def _read_nuclei(path: Path) -> tuple[NDArray[np.object_], NDArray[np.str_]]:
 def _read_types(path: Path) -> NDArray[np.uint8]:
     with np.load(path) as file:
         types: NDArray[np.uint8] = file["types"]
-    if types.ndim != 2:  # noqa: PLR2004 - rows, columns
+    if types.ndim != 2:
         raise ValueError(f"types of shape {types.shape}")
     return types
 

@@ -102,7 +102,7 @@ def calibrate(examinee: TrainedModel) -> float | None:
     kept = _kept_pixels(examinee) if examinee.spec.task == "segmenter" else None
     found = [_flat(logits, targets, kept) for logits, targets in examinee.logits(examinee.rows)]
     truth = np.concatenate([np.empty(0, np.int64), *(true for _, true in found)])
-    if len(np.unique(truth)) < 2:  # noqa: PLR2004 - one class says nothing of how sure to be
+    if len(np.unique(truth)) < 2:
         return None
     return fit_temperature(np.concatenate([logits for logits, _ in found]), truth)
 

@@ -13,6 +13,7 @@ import pandas as pd
 import torch
 from safetensors.torch import load_file
 
+from vitrail.core.files import write_text
 from vitrail.core.progress import Silent
 from vitrail.errors import ModelError
 from vitrail.models.device import (
@@ -26,7 +27,7 @@ from vitrail.models.device import (
 from vitrail.models.encoder import load_encoder, start_weights
 from vitrail.models.preprocessing import Normalizer
 from vitrail.models.spec import TrainingInfo
-from vitrail.models.store import JSON, build, check_fit, replace, save_model, saved_fingerprint
+from vitrail.models.store import JSON, build, check_fit, save_model, saved_fingerprint
 from vitrail.training.calibrate import TrainedModel, examine
 from vitrail.training.checkpoint import Checkpoint, EpochScores, TrainState, best_epoch
 from vitrail.training.loader import Loader, channel_statistics, cut, shuffled
@@ -282,9 +283,7 @@ def _checked(scores: EpochScores, number: int, plan: _Plan) -> EpochScores:
 def _write_history(folder: Path, history: list[EpochScores], score: str) -> None:
     lines = [f"epoch,train_loss,validation_loss,{score}"]
     lines += [f"{n},{e.train_loss!r},{e.validation_loss!r},{e.score!r}" for n, e in enumerate(history, 1)]
-    temporary = folder / "history.csv.tmp"
-    temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    replace(temporary, folder / "history.csv")
+    write_text(folder / "history.csv", "\n".join(lines) + "\n", flush=True)
 
 
 def _finish(lesson: _Trainer, checkpoint: Checkpoint, history: list[EpochScores], progress: Progress) -> None:

@@ -43,7 +43,7 @@ def turned(values: Values) -> Iterator[Values]:
     """Yield the seven other ways in which a square map `[side, side]` can lie: turned, mirrored, or both."""
     for turns in range(8):
         if turns:
-            yield np.rot90(values if turns < 4 else values.T, turns % 4)  # noqa: PLR2004 - quarter turns
+            yield np.rot90(values if turns < 4 else values.T, turns % 4)
 
 
 def locate(

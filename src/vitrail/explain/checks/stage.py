@@ -207,7 +207,7 @@ def _curve(check: _Check, network: str, score: Scorer, i: int) -> pd.DataFrame:
 def _randomised(check: _Check) -> Iterator[pd.DataFrame]:
     draws = check.work.run.settings.check.draws
     few = _spread(check.chosen, RANDOMISED)
-    if len(few) < 2:  # noqa: PLR2004 - chance needs another tile
+    if len(few) < 2:
         return
     with check.work.progress.task("randomise", len(NETWORKS) * draws) as step:
         for network in NETWORKS:

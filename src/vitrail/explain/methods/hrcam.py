@@ -26,7 +26,7 @@ from safetensors.torch import load_file
 
 from vitrail import __version__
 from vitrail.classes import TissueClass
-from vitrail.core.files import read_regular, regular_file
+from vitrail.core.files import read_regular, regular_file, write_text
 from vitrail.errors import ModelError, TileError
 from vitrail.explain.hooks import frozen, record_activations, seen
 from vitrail.explain.layers import Layers, run
@@ -34,7 +34,7 @@ from vitrail.explain.methods.gradcam import sign_of
 from vitrail.explain.methods.logistic import logistic_regression
 from vitrail.explain.receptive_field import frames
 from vitrail.explain.saliency import Maps
-from vitrail.models.store import model_digest, replace, save_tensors
+from vitrail.models.store import model_digest, save_tensors
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -278,9 +278,7 @@ def save_auxiliary(folder: Path, hrcam_head: HRCamHead) -> None:
         l2=hrcam_head.l2,
         fitted_on=hrcam_head.fitted_on,
     )
-    temporary = folder / f"{_JSON}.tmp"
-    temporary.write_text(content.model_dump_json(indent=2) + "\n", encoding="utf-8")
-    replace(temporary, folder / _JSON)
+    write_text(folder / _JSON, content.model_dump_json(indent=2) + "\n", flush=True)
 
 
 def load_head(folder: Path) -> HRCamHead:

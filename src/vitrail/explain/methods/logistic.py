@@ -52,7 +52,7 @@ def logistic_regression(features: Floats, positive: NDArray[np.bool_], l2: float
 def _check(features: Floats, positive: NDArray[np.bool_], l2: float) -> None:
     if not np.isfinite(features).all():
         raise ValueError("a feature is not finite")
-    if positive.shape != features.shape[:1] or len(set(positive.tolist())) != 2:  # noqa: PLR2004 - yes and no
+    if positive.shape != features.shape[:1] or len(set(positive.tolist())) != 2:
         raise ValueError(f"needs {len(features)} labels of both classes")
     if not l2 > 0:
         raise ValueError(f"l2 is {l2}; without a penalty classes that can be told apart have no solution")

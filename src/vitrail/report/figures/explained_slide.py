@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from vitrail.core.files import read_json
+from vitrail.core.files import exporting, read_json
 from vitrail.inference.context import looked_up
 from vitrail.inference.outputs import MapFiles
 from vitrail.interop.class_map import read_class_map
-from vitrail.interop.whole import whole_file
 from vitrail.report.figures.heatmap import PERCENTILE, colour_bar, overlaid, scale_of
 from vitrail.report.figures.slide_maps import SPOILT, Panel, panel_figure, probability_panels, slide_panel
 from vitrail.report.style import MUTED, drawable, save_png, style
@@ -43,7 +42,7 @@ def save_explained_figure(maps: SlideMaps, files: MapFiles) -> None:
         The map of explanations cannot be read, or the figure cannot be written.
     """
     agreement = read_json(files.facts)["explained"]["agreement"]
-    with style(), whole_file(files.explained_picture) as temporary:
+    with style(), exporting(files.explained_picture) as temporary:
         save_png(explained_figure(maps, read_explained(files, maps), agreement), temporary)
 
 
@@ -133,4 +132,4 @@ def _resized(values: Floats, size: tuple[int, int]) -> Floats:
     known = np.isfinite(values)
     parts = np.where(known, values, 0).astype(np.float32), known.astype(np.float32)
     total, weight = (np.asarray(Image.fromarray(part).resize(size, Image.Resampling.BILINEAR)) for part in parts)
-    return np.where(weight > 0.5, total / np.maximum(weight, 1e-6), np.float32(np.nan)).astype(np.float32)  # noqa: PLR2004 - a half
+    return np.where(weight > 0.5, total / np.maximum(weight, 1e-6), np.float32(np.nan)).astype(np.float32)

@@ -226,7 +226,7 @@ def _axes(figure: Figure, place: tuple[float, float, float, float]) -> Axes:
 def _ruler(axes: Axes, side_um: float) -> None:
     """Draw a bar of 50 um into the first tile, dark on light so that it shows on any tissue."""
     long, at = _RULER_UM / side_um, 0.93
-    if long > 0.8:  # noqa: PLR2004 - most of the tile: it would say nothing
+    if long > 0.8:
         return
     for colour, width in (("#ffffff", 5.5), ("#101418", 2.5)):
         axes.plot(

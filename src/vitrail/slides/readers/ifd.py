@@ -254,9 +254,9 @@ def _header(read: Read) -> tuple[_Layout, int]:
     if order is None:
         raise TiffError("no byte order")
     version = _number(start[2:4], f"{order}H")
-    if version == 42:  # noqa: PLR2004 - the answer of TIFF
+    if version == 42:
         return _Layout(order=order, count=f"{order}H", offset=f"{order}I"), _number(start[4:8], f"{order}I")
-    if version == 43 and start[4:8] == struct.pack(f"{order}HH", 8, 0):  # noqa: PLR2004 - BigTIFF
+    if version == 43 and start[4:8] == struct.pack(f"{order}HH", 8, 0):
         return _Layout(order=order, count=f"{order}Q", offset=f"{order}Q"), _number(start[8:16], f"{order}Q")
     raise TiffError(f"version {version}")
 
