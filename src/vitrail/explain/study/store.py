@@ -17,6 +17,7 @@ import json
 import math
 import os
 from dataclasses import asdict, dataclass
+from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,7 +27,7 @@ from vitrail.errors import RunError
 from vitrail.explain.saliency import Frame, Saliency
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
 
     import pandas as pd
@@ -44,6 +45,43 @@ PAIRS = {
     "hrcam_classifier_segmenter": ("classifier_hrcam", "segmenter_hrcam"),
 }
 """The pairs of kinds whose agreement is measured: two methods on one network, and two networks under one method."""
+
+TITLES = {"gradcam": "Grad-CAM", "hrcam": "HR-CAM"}
+"""What the paper's two methods are called; explanations made since say so themselves, in their summary's `methods`."""
+
+
+def split_key(key: str) -> tuple[str, str]:
+    """Return the network and the method of a kind of maps, such as `classifier_gradcam`."""
+    network, _, method = key.partition("_")
+    return network, method
+
+
+def pairs(keys: Iterable[str]) -> dict[str, tuple[str, str]]:
+    """Return the pairs of kinds whose agreement is measured.
+
+    Parameters
+    ----------
+    keys
+        The kinds that there are.
+
+    Returns
+    -------
+    dict[str, tuple[str, str]]
+        By name: two methods on one network, `<network>_<method>_<method>`; and two networks under one method,
+        `<method>_<network>_<network>`.
+    """
+    names = [split_key(key) for key in keys]
+    result = {
+        f"{network}_{first}_{second}": (f"{network}_{first}", f"{network}_{second}")
+        for (network, first), (other, second) in combinations(names, 2)
+        if network == other
+    }
+    return result | {
+        f"{method}_{first}_{second}": (f"{first}_{method}", f"{second}_{method}")
+        for (first, method), (second, other) in combinations(names, 2)
+        if method == other
+    }
+
 
 VALUES, INDEX, ROWS = "saliency.npy", "saliency.json", "tiles.parquet"
 AGREEMENT, SUMMARY = "agreement.parquet", "summary.json"
@@ -117,6 +155,17 @@ class Stored:
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The kinds of maps: network and method."""
+        return tuple(self.file.kinds)
+
+    @property
+    def methods(self) -> dict[str, str]:
+        """The title of each method, by its name."""
+        names = dict.fromkeys(split_key(key)[1] for key in self.keys)
+        return {name: self.summary.get("methods", TITLES).get(name, name) for name in names}
 
     def maps(self, key: str) -> Floats:
         """Return all maps of one of `KEYS`, `[n, h, w]`, left on disk until they are asked for."""
