@@ -18,10 +18,10 @@ from vitrail.explain.checks.randomisation import (
     Subject,
     cascade,
     derangement,
-    forget,
     map_correlation,
     randomisation,
     redraw,
+    reinitialise,
     settle,
     steps_of,
 )
@@ -143,7 +143,7 @@ def test_forgetting_changes_its_step_alone_and_follows_the_seed(subject):
     state = torch.random.get_rng_state()
     copies = [copy.deepcopy(subject.model.module) for _ in range(3)]
     for module, seed in zip(copies, (7, 7, 8), strict=True):
-        forget(module, steps[1], seed)
+        reinitialise(module, steps[1], seed)
     assert torch.equal(torch.random.get_rng_state(), state)
     inside = {f"{name}.{part}" for name in steps[1].modules for part in ("weight", "bias")}
     for name, old in before.named_parameters():
@@ -167,7 +167,7 @@ def test_values_without_a_way_to_begin_anew_are_mixed():
             return x * self.gamma.sum()
 
     net = nn.Sequential(Scale())
-    forget(net, Step(name="all", modules=("0",)), 0)
+    reinitialise(net, Step(name="all", modules=("0",)), 0)
     assert not torch.equal(net[0].gamma, torch.arange(50.0))
     assert torch.equal(net[0].gamma.sort().values, torch.arange(50.0))
 
@@ -176,7 +176,7 @@ def test_settling_gives_batch_norm_the_statistics_of_the_tiles(subject):
     model = Model(spec=subject.model.spec, module=copy.deepcopy(subject.model.module))
     steps = steps_of(model.module, torch.zeros(1, 3, SIDE, SIDE))
     for step in steps:
-        forget(model.module, step, 3)
+        reinitialise(model.module, step, 3)
     settle(model, steps, subject.images, CPU)
     norms = [(name, m) for name, m in model.module.named_modules() if isinstance(m, nn.BatchNorm2d)]
     seen = {}
