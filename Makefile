@@ -1,24 +1,35 @@
-# Vitrail's two commands: `make demo` and `make test`. Each makes .venv first where there is none. `make fuzz` tries 30,000
-# broken files, where `make test` tries 1,200; FUZZ=N tries N.
+# Vitrail's two commands: `make demo` and `make test`. Each makes .venv first where there is none. `make check` lints,
+# `make docs` builds the site, `make package` installs wheel and sdist in an empty folder and runs them, `make coverage`
+# says which lines no test reaches. `make fuzz` tries 30,000 broken files, where `make test` tries 1,200; FUZZ=N tries N.
 PYTHON ?= python3
 BIN := .venv/bin
 FUZZ ?= 30000
+TESTS := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test fuzz check clean
+.PHONY: demo test coverage fuzz check docs package clean
 
 demo: .venv/demo
 	$(BIN)/vitrail demo demo
 
 test: .venv/test
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(TESTS)
+
+coverage: .venv/test
+	$(TESTS) --cov=vitrail --cov-report=term-missing:skip-covered --cov-fail-under=95
 
 fuzz: .venv/test
 	VITRAIL_FUZZ=$(FUZZ) $(BIN)/python -m pytest tests/test_fuzz.py
 
 check: .venv/test
-	$(BIN)/ruff format --check src tests bench
-	$(BIN)/ruff check src tests bench
+	$(BIN)/ruff format --check src tests bench docs
+	$(BIN)/ruff check src tests bench docs
 	$(BIN)/mypy
+
+docs: .venv/docs
+	$(BIN)/python -m sphinx -b html -W --keep-going -q docs docs/_build/html
+
+package: .venv/test
+	bash .ci/package $(BIN)/python
 
 .venv/demo: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
@@ -30,5 +41,9 @@ check: .venv/test
 	$(BIN)/python -m pip install -q -c constraints.txt -e ".[test,dev]"
 	touch $@ .venv/demo
 
+.venv/docs: .venv/test
+	$(BIN)/python -m pip install -q -c constraints.txt -e ".[docs]"
+	touch $@
+
 clean:
-	rm -rf .venv demo .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv demo docs/_build docs/_generated .pytest_cache .mypy_cache .ruff_cache .hypothesis
