@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from vitrail.classes import ARTEFACTS, ArtefactKind
 from vitrail.errors import SettingsError
-from vitrail.quality.artefacts import ARTEFACTS, ArtefactKind, find_artefacts
+from vitrail.quality.artefacts import find_artefacts
 from vitrail.slides.slide import open_slide, read_region
 from vitrail.synthetic import SlideSpec, draw, write_slide
 from vitrail.synthetic.artefacts import artefact_truth, draw_overlay

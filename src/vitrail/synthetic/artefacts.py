@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy import ndimage
 
-from vitrail.quality.kinds import ARTEFACTS, ArtefactKind
+from vitrail.classes import ARTEFACTS, ArtefactKind
 from vitrail.synthetic.fields import Mask, Plane, Window, blend, enlarge, smooth_noise
 from vitrail.synthetic.layout import Layout, TissueType
 from vitrail.synthetic.spec import LAYOUT_STEP, SlideSpec
