@@ -17,7 +17,7 @@ from shapely.geometry import shape
 
 from vitrail.errors import SettingsError
 from vitrail.synthetic import PhantomCohort, SlideSpec, TissueType, write_cohort, write_slide
-from vitrail.synthetic.draw import _draw, compose
+from vitrail.synthetic.draw import compose, draw_block
 from vitrail.synthetic.populate import _independent
 
 SIDE, MPP = 1024, 0.5
@@ -117,8 +117,8 @@ def test_blocks_join_without_a_seam():
     spec = SlideSpec(slide_id="a", side_px=1536, seed=(4,))
     scene = compose(spec)
     scene = replace(scene, stain=replace(scene.stain, noise=0.0))
-    whole = _draw(scene, 0, 0)
-    shifted = _draw(scene, 512, 512)
+    whole = draw_block(scene, 0, 0)
+    shifted = draw_block(scene, 512, 512)
     assert np.array_equal(whole[512:, 512:], shifted[:512, :512])
     assert whole[512:, 512:].std() > 20
 
@@ -145,7 +145,7 @@ def test_complete_slides_are_kept_and_others_drawn_again(tmp_path):
     assert second[1] > first[1]
     write_cohort(tmp_path, PhantomCohort(patients=2, side_px=512, seed=2), workers=1)
     assert all(path.stat().st_mtime_ns > then for path, then in zip(slides, second, strict=True))
-    assert not list(tmp_path.rglob("*.part"))
+    assert not list(tmp_path.rglob("*.tmp"))
 
 
 def test_outlines_are_qupath_geojson_within_the_slide(cohort_folder, slide_ids):

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     Plane = NDArray[np.float32]
     Mask = NDArray[np.bool_]
 
-_HEMATOXYLIN, _EOSIN = np.array([0.60, 0.71, 0.37]), np.array([0.17, 0.83, 0.53])
+HEMATOXYLIN, EOSIN = (0.60, 0.71, 0.37), (0.17, 0.83, 0.53)
 """Optical densities in red, green and blue; only their plane and its edges matter."""
 
 _FAINT = 0.05
@@ -92,8 +92,8 @@ class _Light:
     @cached_property
     def stains(self) -> Plane:
         """[rows, columns, 3]: hematoxylin, eosin, and what leads out of their plane."""
-        normal = np.cross(_HEMATOXYLIN, _EOSIN)
-        unit = [v / np.linalg.norm(v) for v in (_HEMATOXYLIN, _EOSIN, normal)]
+        vectors = np.array([HEMATOXYLIN, EOSIN, np.cross(HEMATOXYLIN, EOSIN)])
+        unit = [vector / np.linalg.norm(vector) for vector in vectors]
         unmix = np.linalg.inv(np.stack(unit)).astype(np.float32)
         return np.asarray(sum(self.density[..., c, None] * unmix[c] for c in range(3)), dtype=np.float32)
 
