@@ -13,7 +13,7 @@ from vitrail.classes import ARTEFACTS, ArtefactKind
 from vitrail.errors import SettingsError
 from vitrail.quality.artefacts import find_artefacts
 from vitrail.slides.slide import open_slide, read_region
-from vitrail.synthetic import SlideSpec, draw, write_slide
+from vitrail.synthetic import SlideSpec, write_slide
 from vitrail.synthetic.artefacts import artefact_truth, draw_overlay
 from vitrail.synthetic.layout import TissueType, draw_layout, draw_style
 from vitrail.synthetic.spec import ARTEFACT_NAMES
@@ -84,16 +84,6 @@ def test_a_slide_is_drawn_anew_when_its_artefacts_change(tmp_path):
     assert (tmp_path / "truth" / "S.artefacts.npz").exists()
     write_slide(tmp_path, "S", side_px=512, seed=1)
     assert path.read_bytes() != first
-
-
-def test_blocks_meet_without_a_seam(monkeypatch):
-    names = ("blur", "fold", "pen_black", "bubble")
-    quiet = draw.compose(replace(SPEC, side_px=512, artefacts=names))
-    quiet = replace(quiet, stain=replace(quiet.stain, noise=0.0))
-    whole = np.concatenate(list(draw.draw_strips(quiet)))
-    monkeypatch.setattr(draw, "BLOCK_PX", 256)
-    parts = np.concatenate(list(draw.draw_strips(quiet)))
-    assert np.abs(whole.astype(int) - parts).max() <= 1
 
 
 @pytest.mark.parametrize("name", ARTEFACT_NAMES)

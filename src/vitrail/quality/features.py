@@ -104,6 +104,13 @@ def neutral(density: Plane, grey: float) -> Mask:
     return np.asarray(density.min(axis=-1) >= grey * density.max(axis=-1), dtype=np.bool_)
 
 
+def mean_of_squares(plane: NDArray[np.generic], n: int) -> Plane:
+    """Average squares of n x n pixels of `[h, w]` or `[h, w, channels]`."""
+    height, width = plane.shape[:2]
+    squares = plane.reshape(height // n, n, width // n, n, *plane.shape[2:])
+    return np.asarray(squares.mean(axis=(1, 3), dtype=np.float32), dtype=np.float32)
+
+
 def measure_cells(slide: Slide, grid: CellGrid, settings: ArtefactSettings, progress: Progress | None = None) -> Cells:
     """Measure a slide in one pass.
 
@@ -160,21 +167,14 @@ def _measure_strip(cells: Cells, top: int, density: Plane, settings: ArtefactSet
     np.maximum(density, 0, out=density)  # noise above the light is no tissue
     dense = (density.max(axis=-1) >= settings.black) & neutral(density, settings.grey)
     dense |= density.min(axis=-1) >= settings.opaque
-    mean = _mean(density, n)
-    cells.density[rows], cells.black[rows] = mean, _mean(dense[..., None], n)[..., 0]
+    mean = mean_of_squares(density, n)
+    cells.density[rows], cells.black[rows] = mean, mean_of_squares(dense, n)
     # without the cells beside glass: one sharp edge outweighs all the detail of a block
     rim = np.pad(mean.mean(axis=-1) < settings.tissue, 1)
     inner = ~(rim[1:-1, 1:-1] | rim[:-2, 1:-1] | rim[2:, 1:-1] | rim[1:-1, :-2] | rim[1:-1, 2:])
     cells.coarse[blocks] = _roughness(mean.mean(axis=-1), inner, BLOCK)
     inner_px = np.repeat(np.repeat(inner, n, axis=0), n, axis=1)
     cells.fine[blocks] = _roughness(density.mean(axis=-1), inner_px, BLOCK * n)
-
-
-def _mean(plane: NDArray[np.generic], n: int) -> Plane:
-    """Average squares of n x n pixels of `[h, w, c]`."""
-    height, width, channels = plane.shape
-    squares = plane.reshape(height // n, n, width // n, n, channels)
-    return np.asarray(squares.mean(axis=(1, 3), dtype=np.float32), dtype=np.float32)
 
 
 def _roughness(plane: Plane, inner: Mask, n: int) -> Plane:

@@ -11,7 +11,7 @@ from scipy import ndimage
 
 from vitrail.classes import ArtefactKind
 from vitrail.quality.areas import EIGHT, drop_small_pieces
-from vitrail.quality.features import BLOCK, neutral
+from vitrail.quality.features import BLOCK, mean_of_squares, neutral
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -179,8 +179,8 @@ def _find_bubbles(thin: Mask, light: _Light) -> tuple[Mask, Mask]:
         if len(points) / (2 * np.pi * max(spread, 1e-6)) >= light.settings.round:
             inside[box] |= hole[1:-1, 1:-1]
     inside = ndimage.binary_dilation(inside, EIGHT, iterations=_GAP)
-    whole = ndimage.binary_dilation(inside, EIGHT, iterations=_GAP) & (inside | thin)
-    return whole, whole & thin
+    bubble = ndimage.binary_dilation(inside, EIGHT, iterations=_GAP) & (inside | thin)
+    return bubble, bubble & thin
 
 
 def _find_red(light: _Light) -> tuple[Mask, Mask]:
@@ -273,10 +273,7 @@ def _moved(plane: Plane, offset: NDArray[np.float64]) -> Plane:
 def _find_blur(light: _Light, foreign: Mask) -> Mask:
     """Find blocks of tissue without fine detail, by what they have of coarse detail."""
     settings, cells = light.settings, light.cells
-    blocks = (foreign.shape[0] // BLOCK, BLOCK, foreign.shape[1] // BLOCK, BLOCK)
-    tissue, spoilt = (
-        mask.reshape(blocks).mean(axis=(1, 3), dtype=np.float32) for mask in (light.tissue & ~foreign, foreign)
-    )
+    tissue, spoilt = mean_of_squares(light.tissue & ~foreign, BLOCK), mean_of_squares(foreign, BLOCK)
     judged = (tissue > 0.25) & (spoilt < 0.1) & (cells.coarse > 0)
     detail = cells.fine / np.maximum(cells.coarse, 1e-7)
     pieces, _ = ndimage.label(judged & (detail < settings.blur_edge), EIGHT)
