@@ -80,44 +80,44 @@ class Overlay:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Painter:
-    """Draws one artefact onto an overlay, where there is tissue; `um` are the micrometres for each of its pixels."""
+    """Draws one artefact onto an overlay."""
 
     rng: np.random.Generator
     overlay: Overlay
     tissue: Mask
-    um: float
+    um_per_px: float
 
     @property
-    def side(self) -> int:
+    def side_px(self) -> int:
         return int(self.tissue.shape[0])
 
     def part(self, share: float, least_um: float, most_um: float) -> float:
         """Return a share of the slide's side in micrometres, within limits."""
-        return float(np.clip(share * self.side * self.um, least_um, most_um))
+        return float(np.clip(share * self.side_px * self.um_per_px, least_um, most_um))
 
     def noise(self, scale_um: float) -> Plane:
-        return smooth_noise(self.rng, self.side, scale_um / self.um)
+        return smooth_noise(self.rng, self.side_px, scale_um / self.um_per_px)
 
     def point(self) -> NDArray[np.float64]:
         """Draw a point in the tissue, or anywhere where there is none: row, column."""
         spots = np.flatnonzero(self.tissue)
         spot = int(self.rng.choice(spots)) if spots.size else int(self.rng.integers(self.tissue.size))
-        return np.array(divmod(spot, self.side), dtype=float)
+        return np.array(divmod(spot, self.side_px), dtype=float)
 
     def path(self, length_um: float, bend: float, step_um: float) -> NDArray[np.float64]:
         """Draw a smooth path `[n, 2]` through the tissue; `bend` is its turning in radians over the whole length."""
         count = max(int(length_um / step_um), 8)
         turns = smooth_noise(self.rng, count, count / 3)[0]
         angle = self.rng.uniform(0, 2 * np.pi) + np.cumsum(turns) * (bend / count)
-        points = np.cumsum(np.stack([np.sin(angle), np.cos(angle)], axis=1), axis=0) * (step_um / self.um)
+        points = np.cumsum(np.stack([np.sin(angle), np.cos(angle)], axis=1), axis=0) * (step_um / self.um_per_px)
         return np.asarray(points - points[count // 2] + self.point())
 
     def distance(self, points: NDArray[np.float64], reach_um: float) -> Plane:
         """Return the distance from points `[n, 2]` in micrometres, as far as `reach_um`."""
         plane = np.full(self.tissue.shape, _FAR_UM, np.float32)
         for row, column in points:
-            near, distance_px = around(plane, (row, column), int(reach_um / self.um) + 2)
-            np.minimum(near, distance_px * self.um, out=near)
+            near, distance_px = around(plane, (row, column), int(reach_um / self.um_per_px) + 2)
+            np.minimum(near, distance_px * self.um_per_px, out=near)
         return plane
 
     def specks(self, name: str) -> Plane:
@@ -126,55 +126,57 @@ class _Painter:
 
     def pen(self, name: str) -> None:
         """Draw a stroke of a marker: streaky, darker where ink pools at its edge, and a dot where the hand rested."""
-        half = self.part(self.rng.uniform(0.025, 0.04), 22, 450)
-        points = self.path(self.part(0.9, 300, 9000), self.rng.uniform(0.5, 3.5), half / 4)
-        distance = self.distance(points, 1.4 * half) + 0.12 * half * self.noise(2.5 * half)
-        rim = blend(0.55 * half, 0.9 * half, distance)
-        cover = blend(half + 5, half - 5, distance) * (
-            0.62 + 0.22 * rim + 0.08 * self.noise(half) + 0.05 * self.noise(14)
+        half_um = self.part(self.rng.uniform(0.025, 0.04), 22, 450)
+        points = self.path(self.part(0.9, 300, 9000), self.rng.uniform(0.5, 3.5), half_um / 4)
+        distance = self.distance(points, 1.4 * half_um) + 0.12 * half_um * self.noise(2.5 * half_um)
+        rim = blend(0.55 * half_um, 0.9 * half_um, distance)
+        cover = blend(half_um + 5, half_um - 5, distance) * (
+            0.62 + 0.22 * rim + 0.08 * self.noise(half_um) + 0.05 * self.noise(14)
         )
         plane = self.overlay.inks.setdefault(name, np.zeros_like(cover))
         np.maximum(plane, cover * self.rng.uniform(0.55, 1.1), out=plane)
 
     def fold(self, _name: str) -> None:
         """Fold the section along a bent line: double, at its ends tapering, dark where it turns."""
-        half = self.rng.uniform(10, 26)
+        half_um = self.rng.uniform(10, 26)
         points = self.path(self.part(0.45, 200, 3000), self.rng.uniform(0.2, 1.2), 4.0)
-        distance = self.distance(points, 2 * half)
-        width = half * (1 + 0.25 * self.noise(90))
+        distance = self.distance(points, 2 * half_um)
+        width = half_um * (1 + 0.25 * self.noise(90))
         thick = blend(2.5, -2.5, distance - width) * (1.0 + 0.3 * blend(7, 2, np.abs(distance - width + 5)))
         np.maximum(self.overlay.fold, np.where(self.tissue, thick, 0), out=self.overlay.fold)
 
     def blur(self, _name: str) -> None:
         """Lose the focus over a part of the slide, as where the tissue is raised."""
-        size = self.part(0.22, 90, 1500)
-        distance = self.distance(self.path(size, 1.0, size / 30), 1.4 * size) + 0.2 * size * self.noise(size)
-        sigma = self.rng.uniform(2.5, 6.0) * blend(size, 0.75 * size, distance)
+        size_um = self.part(0.22, 90, 1500)
+        distance = self.distance(self.path(size_um, 1.0, size_um / 30), 1.4 * size_um) + 0.2 * size_um * self.noise(
+            size_um
+        )
+        sigma = self.rng.uniform(2.5, 6.0) * blend(size_um, 0.75 * size_um, distance)
         np.maximum(self.overlay.blur_um, sigma, out=self.overlay.blur_um)
 
     def blood(self, _name: str) -> None:
         """Shed blood: a lake with ragged edges and drops around it."""
-        size = self.part(0.12, 60, 700)
-        distance = self.distance(self.path(1.5 * size, 2.0, size / 10), 2.5 * size)
-        ragged = distance + 0.35 * size * self.noise(0.7 * size) + 0.12 * size * self.noise(25)
-        np.maximum(self.overlay.blood, blend(size + 6, size - 6, ragged), out=self.overlay.blood)
+        size_um = self.part(0.12, 60, 700)
+        distance = self.distance(self.path(1.5 * size_um, 2.0, size_um / 10), 2.5 * size_um)
+        ragged = distance + 0.35 * size_um * self.noise(0.7 * size_um) + 0.12 * size_um * self.noise(25)
+        np.maximum(self.overlay.blood, blend(size_um + 6, size_um - 6, ragged), out=self.overlay.blood)
 
     def dust(self, name: str) -> None:
         """Strew angular particles of a few to forty micrometres in a cluster."""
         depth = self.specks(name)
         centre = self.point()
-        spread = self.part(0.15, 80, 800) / self.um
+        spread = self.part(0.15, 80, 800) / self.um_per_px
         angular = 1 + 0.3 * self.noise(11) + 0.15 * self.noise(6)
-        for radius in self.rng.gamma(1.6, 4.5, 18) + 4:
+        for radius_um in self.rng.gamma(1.6, 4.5, 18) + 4:
             particle = centre + self.rng.normal(0, spread, 2)
-            np.maximum(depth, radius * angular - self.distance(particle[None], 2 * radius), out=depth)
+            np.maximum(depth, radius_um * angular - self.distance(particle[None], 2 * radius_um), out=depth)
 
     def fibre(self, name: str) -> None:
         """Lay a thin textile fibre over the slide."""
-        half = self.rng.uniform(4.5, 8)
+        half_um = self.rng.uniform(4.5, 8)
         points = self.path(self.part(0.35, 180, 1500), self.rng.uniform(2, 7), 2.0)
         depth = self.specks(name)
-        np.maximum(depth, half - self.distance(points, 30), out=depth)
+        np.maximum(depth, half_um - self.distance(points, 30), out=depth)
 
     def text(self, name: str) -> None:
         """Print three digits."""
@@ -184,21 +186,21 @@ class _Painter:
             for digit in self.rng.integers(0, 10, 3)
         ]
         dots = np.concatenate([np.pad(np.array(glyph, np.bool_), 1) for glyph in glyphs], axis=1)
-        size = max(round(stroke / self.um), 2)
+        size = max(round(stroke / self.um_per_px), 2)
         digits = np.kron(dots, np.ones((size, size), np.bool_))
         canvas = np.zeros(self.tissue.shape, np.bool_)
-        row, column = (int(v) for v in np.clip(self.point(), 0, [max(self.side - n, 0) for n in digits.shape]))
+        row, column = (int(v) for v in np.clip(self.point(), 0, [max(self.side_px - n, 0) for n in digits.shape]))
         part = canvas[row : row + digits.shape[0], column : column + digits.shape[1]]
         part |= digits[: part.shape[0], : part.shape[1]]
         signed = ndimage.distance_transform_edt(canvas) - ndimage.distance_transform_edt(~canvas)
         depth = self.specks(name)
-        np.maximum(depth, ndimage.gaussian_filter(signed * self.um, 0.7), out=depth)
+        np.maximum(depth, ndimage.gaussian_filter(signed * self.um_per_px, 0.7), out=depth)
 
     def bubble(self, _name: str) -> None:
         """Catch air under the cover glass: nearly round."""
-        radius = self.part(self.rng.uniform(0.05, 0.13), 55, 900)
-        distance = self.distance(self.point()[None], 1.3 * radius)
-        depth = radius - distance * (1 + 0.03 * self.noise(1.2 * radius))
+        radius_um = self.part(self.rng.uniform(0.05, 0.13), 55, 900)
+        distance = self.distance(self.point()[None], 1.3 * radius_um)
+        depth = radius_um - distance * (1 + 0.03 * self.noise(1.2 * radius_um))
         np.maximum(self.overlay.bubble_um, depth, out=self.overlay.bubble_um)
 
 
@@ -225,7 +227,7 @@ def draw_overlay(spec: SlideSpec, layout: Layout) -> Overlay | None:
     tissue = layout.types != TissueType.GLASS
     for number, name in enumerate(spec.artefacts):
         rng = spec.rng(_ROOM, number)
-        _DRAWN[name](_Painter(rng=rng, overlay=overlay, tissue=tissue, um=spec.mpp * LAYOUT_STEP), name)
+        _DRAWN[name](_Painter(rng=rng, overlay=overlay, tissue=tissue, um_per_px=spec.mpp * LAYOUT_STEP), name)
     return overlay
 
 

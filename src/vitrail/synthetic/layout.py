@@ -103,27 +103,27 @@ class Layout:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Sheet:
-    """The empty sheet that a layout is drawn on: its generator, its side in pixels, and the micrometres of each."""
+    """The empty sheet that a layout is drawn on: a random generator, its side, and the scale."""
 
     rng: np.random.Generator
-    side: int
-    um: float
+    side_px: int
+    um_per_px: float
 
     def noise(self, scale_um: float) -> Plane:
-        return smooth_noise(self.rng, self.side, scale_um / self.um)
+        return smooth_noise(self.rng, self.side_px, scale_um / self.um_per_px)
 
     def part(self, share: float, least_um: float) -> float:
         """Return a share of the side in micrometres, but not less than what a structure needs."""
-        return max(share * self.side * self.um, least_um)
+        return max(share * self.side_px * self.um_per_px, least_um)
 
     def depth(self, mask: Mask) -> Plane:
         """Return the distance to the nearest pixel outside the mask, in micrometres."""
         distance = ndimage.distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1]
-        return np.asarray(ndimage.gaussian_filter(distance.astype(np.float32) * self.um, 0.8), dtype=np.float32)
+        return np.asarray(ndimage.gaussian_filter(distance.astype(np.float32) * self.um_per_px, 0.8), dtype=np.float32)
 
     def axes(self, angle: float) -> tuple[Plane, Plane]:
         """Return coordinates from -1 to 1, turned by an angle: across and along."""
-        line = np.linspace(-1, 1, self.side, dtype=np.float32)
+        line = np.linspace(-1, 1, self.side_px, dtype=np.float32)
         c, s = np.float32(np.cos(angle)), np.float32(np.sin(angle))
         return c * line[:, None] - s * line, s * line[:, None] + c * line
 
@@ -132,12 +132,12 @@ class _Sheet:
 
         A disc is left out where there is less `room` (in micrometres) around its centre than `rim` radii and `rim_um`.
         """
-        count = int(room.size * self.um**2 / um2_each)
-        rows, columns = self.rng.integers(0, self.side, (2, count))
+        count = int(room.size * self.um_per_px**2 / um2_each)
+        rows, columns = self.rng.integers(0, self.side_px, (2, count))
         distance = np.full(room.shape, np.inf, np.float32)
         for row, column, radius_um in zip(rows, columns, self.rng.uniform(*radii_um, count), strict=True):
             if room[row, column] > rim * radius_um + rim_um:
-                radius = radius_um / self.um
+                radius = radius_um / self.um_per_px
                 near, distance_px = around(distance, (row, column), int(1.5 * radius) + 1)
                 np.minimum(near, distance_px / radius, out=near)
         return distance
@@ -162,12 +162,12 @@ def draw_style(spec: SlideSpec) -> Style:
 
 def draw_layout(spec: SlideSpec, style: Style) -> Layout:
     """Lay out the tissues of a slide."""
-    sheet = _Sheet(rng=spec.rng(2), side=spec.side_px // LAYOUT_STEP, um=spec.mpp * LAYOUT_STEP)
+    sheet = _Sheet(rng=spec.rng(2), side_px=spec.side_px // LAYOUT_STEP, um_per_px=spec.mpp * LAYOUT_STEP)
     # the section is an uneven oval on empty glass
     across, along = sheet.axes(sheet.rng.uniform(0, np.pi))
     radius = np.hypot(along, across / sheet.rng.uniform(0.72, 0.95))
     wavy = 0.12 * sheet.noise(sheet.part(0.22, 60)) + 0.02 * sheet.noise(sheet.part(0.06, 40)) + 0.004 * sheet.noise(18)
-    line = np.abs(np.linspace(-1, 1, sheet.side, dtype=np.float32))
+    line = np.abs(np.linspace(-1, 1, sheet.side_px, dtype=np.float32))
     outward = np.maximum(line[:, None], line)
     rim = 0.85 * blend(0.62, 1.0, outward + 0.06 * sheet.noise(sheet.part(0.15, 60)))
     oval = (0.98 - radius + wavy > rim) & (outward < 0.98)
@@ -186,7 +186,7 @@ def draw_layout(spec: SlideSpec, style: Style) -> Layout:
     _fill_stroma(sheet, types, style)
     # fibres follow a straight frame that smooth noise bends
     across, along = sheet.axes(style.fibre_angle)
-    half, px = sheet.side * LAYOUT_STEP / 2, LAYOUT_STEP / sheet.um
+    half, px = sheet.side_px * LAYOUT_STEP / 2, LAYOUT_STEP / sheet.um_per_px
     across = across * half + px * (70 * sheet.noise(420) + 26 * sheet.noise(130) + 6 * sheet.noise(42))
     along = along * half + px * 25 * sheet.noise(130)
     nest = np.isin(types, (TissueType.TUMOR_NEST, TissueType.KERATIN, TissueType.NECROSIS))
@@ -210,7 +210,7 @@ def _fill_normal(sheet: _Sheet, types: NDArray[np.uint8], normal: Mask, surface:
     thickness = min(sheet.part(0.16, 75), 190) * (1 + 0.15 * sheet.noise(150)) + 26 * sheet.noise(34)
     lined = sheet.noise(sheet.part(0.3, 100)) > -0.75
     epithelium = normal & lined & (surface < np.maximum(thickness, 40))
-    epithelium = drop_small_pieces(epithelium, int(3000 / sheet.um**2))
+    epithelium = drop_small_pieces(epithelium, int(3000 / sheet.um_per_px**2))
     deep = normal & (sheet.depth(~epithelium) > sheet.part(0.02, 25)) & (surface > sheet.part(0.015, 15))
     fields = [sheet.noise(sheet.part(0.13, 80)) + preference for preference in style.preference]
     strongest = np.argmax(fields, axis=0)
@@ -247,7 +247,7 @@ def _fill_stroma(sheet: _Sheet, types: NDArray[np.uint8], style: Style) -> None:
 def _draw_fold(sheet: _Sheet, surface: Plane) -> Plane:
     """Fold the section along a winding line of limited length."""
     across, along = sheet.axes(sheet.rng.uniform(0, np.pi))
-    half_um = sheet.side * sheet.um / 2
+    half_um = sheet.side_px * sheet.um_per_px / 2
     winding = across + 0.12 * sheet.noise(sheet.part(0.25, 90)) - sheet.rng.uniform(-0.4, 0.4)
     distance = np.asarray(np.abs(winding) * half_um, dtype=np.float32)
     length = sheet.rng.uniform(0.2, 0.45)
