@@ -9,13 +9,13 @@ import numpy as np
 import pandas as pd
 import shapely
 
-from vitrail.classes import LABELS, TissueClass
+from vitrail.classes import LABELS, NETWORKS, TissueClass
 from vitrail.core.files import damaged, read_csv, read_json, read_table
 from vitrail.geometry import Region
 from vitrail.inference.outputs import LEFT_OUT, MapFiles
 from vitrail.models.spec import read_spec
 from vitrail.report.collect_explanations import collect_explained
-from vitrail.report.data import NETWORKS, CutExample, Overlaid, ReportData, SlideMaps
+from vitrail.report.data import CutExample, Overlaid, ReportData, SlideMaps
 from vitrail.report.figures.predictions_over_slide import SECTION_PX, choose_sections, choose_slide
 from vitrail.report.figures.tiles_of_a_slide import choose_tiles
 from vitrail.report.scored import slides_table, worst_slides

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from vitrail.classes import NETWORKS
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
@@ -18,12 +20,6 @@ if TYPE_CHECKING:
     from vitrail.inference.outputs import MapFiles
     from vitrail.search.results import SearchResult
     from vitrail.settings.schema import EvaluationSettings
-
-SPLITS = ("train", "validation", "test")
-"""The three parts of a cohort, in the order of every figure."""
-
-NETWORKS = {"classifier": "Classification network", "segmenter": "Segmentation network"}
-"""The two networks: their column in the predictions, and their name in figures."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

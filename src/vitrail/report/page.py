@@ -14,7 +14,7 @@ from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
 from vitrail import __version__
-from vitrail.classes import CLASSES
+from vitrail.classes import CLASSES, NETWORKS, SPLITS
 from vitrail.core.files import write_csv
 from vitrail.report.captions import (
     LABELS,
@@ -24,7 +24,7 @@ from vitrail.report.captions import (
     probability_caption,
     slide_caption,
 )
-from vitrail.report.data import NETWORKS, SPLITS, ReportData, SlideMaps
+from vitrail.report.data import ReportData, SlideMaps
 from vitrail.report.figures.cohort import cohort_figure, confusion_figure, training_figure
 from vitrail.report.figures.predictions_over_slide import overlaid_figure
 from vitrail.report.figures.search import search_caption, search_figure

@@ -8,9 +8,8 @@ import numpy as np
 import pandas as pd
 from scipy.special import expit
 
-from vitrail.classes import CLASSES, LABELS, TissueClass
+from vitrail.classes import CLASSES, LABELS, NETWORKS, TissueClass
 from vitrail.metrics import scores
-from vitrail.report.data import NETWORKS
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vitrail.classes import CLASSES, LABELS, TissueClass
+from vitrail.classes import CLASSES, LABELS, NETWORKS, TissueClass
 from vitrail.metrics.bland_altman import pair_parts
 from vitrail.metrics.bootstrap import interval, p_value, sample
 from vitrail.metrics.calibration import equal_count, reliability
@@ -16,7 +16,6 @@ from vitrail.metrics.ensembles import cross_stacked, stacked, voting
 from vitrail.metrics.per_patient import clustered_delong, jaccard_scores, mean_scores, tile_parts
 from vitrail.metrics.thresholds import for_sensitivity, youden
 from vitrail.report.attributes import attributes
-from vitrail.report.data import NETWORKS
 from vitrail.report.scored import CALIBRATION, SCORES, is_tumor, pixel_counts, slides_table, tempered
 
 if TYPE_CHECKING:

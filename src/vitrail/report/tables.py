@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from vitrail.classes import CLASSES, LABELS
+from vitrail.classes import CLASSES, LABELS, NETWORKS
 from vitrail.core.files import write_csv
 from vitrail.metrics import scores
 from vitrail.metrics.calibration import equal_count, equal_width, reliability
-from vitrail.report.data import NETWORKS
 from vitrail.report.scored import CALIBRATION, SCORES, is_tumor, patients_table, slides_table
 from vitrail.report.sections.agreement import explanation_tables
 from vitrail.report.statistics import OPERATED, ROWS

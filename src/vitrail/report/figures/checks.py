@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from vitrail.report.data import NETWORKS
+from vitrail.classes import NETWORKS
 from vitrail.report.figures.cohort import COLOURS
 from vitrail.report.figures.heatmap import METHODS
 from vitrail.report.sections.checks import KINDS, REGIONS, perturbation_curves, randomisation_curves, truth_table

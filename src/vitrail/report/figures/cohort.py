@@ -14,9 +14,8 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from vitrail.classes import CLASSES, LABELS
+from vitrail.classes import CLASSES, LABELS, NETWORKS, SPLITS
 from vitrail.report.attributes import attributes, patients_by
-from vitrail.report.data import NETWORKS, SPLITS
 from vitrail.report.style import FIRST, INK, MUTED, PAPER, SECOND, bare, drawable
 
 if TYPE_CHECKING:

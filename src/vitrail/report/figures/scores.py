@@ -11,9 +11,9 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MultipleLocator, PercentFormatter
 
+from vitrail.classes import NETWORKS
 from vitrail.metrics import scores
 from vitrail.metrics.calibration import equal_count, reliability
-from vitrail.report.data import NETWORKS
 from vitrail.report.figures.cohort import COLOURS
 from vitrail.report.scored import is_tumor, patients_table, slides_table, tempered
 from vitrail.report.statistics import OPERATED, ROWS

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from vitrail.classes import NETWORKS
 from vitrail.explain.checks.store import CASCADES
 from vitrail.explain.checks.verdicts import LOST
 from vitrail.explain.study.store import KEYS
-from vitrail.report.data import NETWORKS
 from vitrail.report.figures import checks
 from vitrail.report.figures.agreement import agreement_figure
 from vitrail.report.figures.gallery import correct_figure, disagreement_figure, key_title, wrong_figure

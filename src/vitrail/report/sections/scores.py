@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from vitrail.report.data import NETWORKS
+from vitrail.classes import NETWORKS
 from vitrail.report.figures.scores import (
     calibration_figure,
     groups_figure,
