@@ -6,8 +6,8 @@ from dataclasses import replace
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
+from vitrail.core.lock import locked
 from vitrail.pipeline.run import bring_run, gather_qupath, new_run
-from vitrail.stage import alone
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -54,7 +54,7 @@ def _study(folder: Path, progress: Progress) -> Outcome:
 
     cohort = PhantomCohort(patients=PATIENTS, side_px=SIDE_PX)
     folder.mkdir(parents=True, exist_ok=True)
-    with alone(folder), progress.task("slides", PATIENTS) as step:
+    with locked(folder), progress.task("slides", PATIENTS) as step:
         slides = write_cohort(folder / "cohort", cohort, on_slide=lambda name: step(1, name))
     run = folder / "study"
     if not (run / "study.toml").exists():

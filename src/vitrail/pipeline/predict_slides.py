@@ -16,6 +16,7 @@ import pandas as pd
 from vitrail import __version__
 from vitrail.classes import TissueClass
 from vitrail.core.files import not_written, read_csv, read_json, read_table, write_csv, write_table, write_text
+from vitrail.core.lock import locked
 from vitrail.core.progress import Silent
 from vitrail.errors import ExchangeError, ModelError, RunError, SettingsError, SlideError
 from vitrail.explain.methods.hrcam import FIT, fitted_head, unfitted
@@ -32,7 +33,6 @@ from vitrail.report.whole_slide import SUMMARY, name_tiles, publish, read_slide_
 from vitrail.settings.load import Settings, changed_text, preset, settings_text
 from vitrail.slides.cohort import content_digest, file_digest
 from vitrail.slides.slide import open_slide
-from vitrail.stage import alone
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -127,7 +127,7 @@ def apply_models(slides: Sequence[Path], job: Application, progress: Progress | 
         job.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise not_written(job.out, error) from error
-    with alone(job.out), reproducible(networks.engines[0].device, job.settings.seed):
+    with locked(job.out), reproducible(networks.engines[0].device, job.settings.seed):
         applied = _Applied(job=job, networks=networks, digests=digests, progress=told)
         for number, path in enumerate(slides, 1):
             told.say(f"{path.name} ({number} of {len(slides)})")
