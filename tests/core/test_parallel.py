@@ -116,7 +116,7 @@ def numbers_of(folder, number):
     return (folder / f"{number}.txt").read_text().split()
 
 
-def test_each_job_is_done_once_and_by_both_workers(tmp_path):
+def test_each_job_is_done_once(tmp_path):
     jobs = [(tmp_path, number) for number in range(8)]
     done = [(job, attempt.exception()) for job, attempt in attempts(searching.touch, jobs, TWO)]
     assert sorted(job for job, _ in done) == jobs
@@ -125,8 +125,8 @@ def test_each_job_is_done_once_and_by_both_workers(tmp_path):
 
 
 def test_workers_have_the_environment_that_they_are_given():
-    seen = {attempt.result() for _, attempt in attempts(os.getenv, ["WORKER"] * 40, TWO)}
-    assert seen == {None, "second"}
+    ((_, attempt),) = attempts(os.getenv, ["WORKER"], TWO[1:])
+    assert attempt.result() == "second"
     assert os.getenv("WORKER") is None
 
 

@@ -16,7 +16,7 @@ from vitrail.geometry import Region
 from vitrail.quality.background import find_glass, local_std, optical_density
 from vitrail.quality.shape import drop_crumbs, fill_gaps, trim_rim
 from vitrail.quality.tissue import Tissue, TissueThresholds, find_tissue, tissue_mask
-from vitrail.settings.load import TissueSettings
+from vitrail.settings.schema import TissueSettings
 from vitrail.slides.slide import open_slide, read_region
 from vitrail.synthetic import write_slide
 

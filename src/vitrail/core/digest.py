@@ -30,6 +30,11 @@ def json_digest(values: Any) -> str:
 def file_digest(path: Path) -> str:
     """Return the digest of a file's whole content.
 
+    Parameters
+    ----------
+    path
+        The file.
+
     Returns
     -------
     str

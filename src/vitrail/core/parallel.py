@@ -101,6 +101,13 @@ def attempts(
     RunError
         The workers could not start.
     """
+    cause, again = "mostly for want of memory", "Run the same command again"
+    died = "worker process", f"it died, {cause}", f"{again}; if it dies again, with --set compute.workers=1"
+    if deaths:
+        problem = f"it cost several workers their lives, {cause}"
+        died = "worker process", problem, f"{again}, with fewer workers (compute.workers)"
+    guard = 'In a script, call Vitrail under if __name__ == "__main__": only, or work with one worker'
+    never_started = "worker processes", "the worker processes could not start", guard
     waiting, lost, begun, ended = deque(range(len(jobs))), Counter[int](), False, False
     workers: dict[Connection, _Worker] = {}
     try:
@@ -118,7 +125,7 @@ def attempts(
                     worker.end()
                     del workers[worker.pipe]
                     if number is None and not worker.ready:  # the next one would do so, too
-                        raise _death(deaths) if begun else _never_started() from None
+                        raise RunError(*(died if begun else never_started)) from None
                     if number is not None:
                         lost[number] += 1
                         if lost[number] <= deaths:
@@ -128,7 +135,7 @@ def attempts(
                         with _interrupts_blocked():
                             worker = _Worker(work, worker.environment)
                         workers[worker.pipe] = worker
-                    attempt.set_exception(_death(deaths))
+                    attempt.set_exception(RunError(*died))
                 else:
                     begun = worker.ready = True
                     worker.job = waiting.popleft() if waiting else None
@@ -181,21 +188,6 @@ class _Worker:
             self._process.terminate()
         self.pipe.close()
         self._process.join()
-
-
-def _death(deaths: int) -> RunError:
-    if deaths:
-        problem, cure = "it cost several workers their lives", "with fewer workers (compute.workers)"
-        return RunError(
-            "worker process", f"{problem}, mostly for want of memory", f"Run the same command again, {cure}"
-        )
-    cure = "Run the same command again; if it dies again, with --set compute.workers=1"
-    return RunError("worker process", "it died, mostly for want of memory", cure)
-
-
-def _never_started() -> RunError:
-    cure = 'In a script, call Vitrail under if __name__ == "__main__": only, or work with one worker'
-    return RunError("worker processes", "the worker processes could not start", cure)
 
 
 @contextmanager

@@ -150,7 +150,11 @@ def apply_models(slides: Sequence[Path], job: Application, progress: Progress | 
     except OSError as error:
         raise not_written(job.out, error) from error
     with locked(job.out), reproducible(networks.engines[0].device, settings.seed):
-        warnings, skipped, mapped = [*check_networks(networks, settings), *no_head], list[str](), 0
+        warnings, skipped, mapped = (
+            [*check_glass(networks, (255.0, 255.0, 255.0), "white glass", settings), *no_head],
+            list[str](),
+            0,
+        )
         rows = _read_summary(summary)
         for number, path in enumerate(slides, 1):
             progress.say(f"{path.name} ({number} of {len(slides)})")
@@ -275,11 +279,6 @@ def _map(
     return facts, is_new
 
 
-def check_networks(networks: Networks, settings: Settings) -> list[str]:
-    """Warn of networks that see tumor on a white tile, if such tiles are shown to them; see `check_slide`."""
-    return _glass_warnings(networks, (255.0, 255.0, 255.0), "white glass", settings)
-
-
 def check_slide(networks: Networks, name: str, facts: dict[str, Any], settings: Settings) -> list[str]:
     """Warn of networks that see tumor on a slide's own glass, and of tissue in colours unlike those of the training.
 
@@ -302,7 +301,7 @@ def check_slide(networks: Networks, name: str, facts: dict[str, Any], settings: 
     """
     warnings = []
     if facts["glass"] is not None:
-        warnings += _glass_warnings(networks, tuple(facts["glass"]), f"the glass of {name}", settings)
+        warnings += check_glass(networks, tuple(facts["glass"]), f"the glass of {name}", settings)
     for predictor in networks.engines:
         off = (np.array(facts["colour"]) / 255 - predictor.spec.mean) / predictor.spec.std
         worst = int(np.abs(off).argmax())
@@ -315,7 +314,23 @@ def check_slide(networks: Networks, name: str, facts: dict[str, Any], settings: 
     return warnings
 
 
-def _glass_warnings(networks: Networks, glass: tuple[float, ...], what: str, settings: Settings) -> list[str]:
+def check_glass(networks: Networks, glass: tuple[float, ...], title: str, settings: Settings) -> list[str]:
+    """Warn of networks that see tumor on empty glass of a colour, if such tiles are shown to them.
+
+    Parameters
+    ----------
+    networks, settings
+        As of `check_slide`.
+    glass
+        Red, green and blue, 0 to 255.
+    title
+        What the glass is.
+
+    Returns
+    -------
+    list[str]
+        The warnings.
+    """
     warnings = []
     for predictor in networks.engines:
         side, is_classifier = predictor.spec.side_px, predictor.spec.task == "classifier"
@@ -328,7 +343,7 @@ def _glass_warnings(networks: Networks, glass: tuple[float, ...], what: str, set
             tumor = float((predictor.pixel_classes(tile) == TissueClass.TUMOR).mean())
         if tumor >= settings.evaluation.threshold:
             cure = "; classifier.glass trains one that does not" if is_classifier else ""
-            warnings.append(f"the {predictor.spec.task} calls {what} tumor: do not trust it where there is none{cure}")
+            warnings.append(f"the {predictor.spec.task} calls {title} tumor: do not trust it where there is none{cure}")
     return warnings
 
 

@@ -106,7 +106,7 @@ def search_run(
     take = f"--set tiles.side_um={chosen.side_um!r} --set tiles.side_px={chosen.side_px}"
     lines = [
         f"{result.iterations} x {result.folds} folds of {patients}",
-        *(_line(combination) for combination in combinations),
+        *map(str, combinations),
         f"chosen: side_um = {chosen.side_um!r}, side_px = {chosen.side_px}",
         f"take it with: vitrail run {folder} {take}",
         str(folder / FOLDER / f"{FIGURE}.svg"),
@@ -212,10 +212,3 @@ def _write(result: SearchResult, trainings: _Trainings, search: SearchSettings) 
     }
     write_text(folder / "stage.json", json.dumps(record, indent=1))
     shutil.rmtree(folder / ".partial", ignore_errors=True)
-
-
-def _line(combination: Combination) -> str:
-    size = f"{combination.side_um:>6g} um {combination.side_px:>4} px"
-    mean = f"accuracy {combination.accuracy:.3f}, spread {combination.spread:.3f}, AUC {combination.auc:.3f}"
-    state = "" if combination.state == "complete" else f", {combination.state}"
-    return f"{size}  {mean}, {combination.n} trainings{state}"

@@ -120,6 +120,16 @@ def _train(work: Work, task: Task) -> None:
 def with_weights_path(run: Run) -> Settings:
     """Return a run's settings with the path of the encoder's weights made absolute, from the run folder.
 
+    Parameters
+    ----------
+    run
+        The run.
+
+    Returns
+    -------
+    Settings
+        Those of the run, but for that path.
+
     Raises
     ------
     SettingsError

@@ -54,6 +54,14 @@ class Combination:
     n: int
     state: State
 
+    def __str__(self) -> str:
+        size, state = (
+            f"{self.side_um:>6g} um {self.side_px:>4} px",
+            "" if self.state == "complete" else f", {self.state}",
+        )
+        means = f"accuracy {self.accuracy:.3f}, spread {self.spread:.3f}, AUC {self.auc:.3f}"
+        return f"{size}  {means}, {self.n} trainings{state}"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SearchResult:

@@ -16,25 +16,7 @@ from tomlkit.exceptions import TOMLKitError
 
 from vitrail.core.files import read_regular, write_text
 from vitrail.errors import SettingsError
-from vitrail.settings.schema import (
-    AnnotationSettings,
-    ArtefactSettings,
-    AugmentSettings,
-    Branch,
-    CheckSettings,
-    ClassifierSettings,
-    ComputeSettings,
-    EncoderSettings,
-    EvaluationSettings,
-    ExplainSettings,
-    PredictSettings,
-    SearchSettings,
-    SegmenterSettings,
-    SlideSettings,
-    SplitSettings,
-    TileSettings,
-    TissueSettings,
-)
+from vitrail.settings import schema
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -45,26 +27,26 @@ if TYPE_CHECKING:
 Preset = Literal["paper", "quick"]
 
 
-class Settings(Branch):
+class Settings(schema.Branch):
     """All settings of a study."""
 
     seed: Annotated[int, Field(ge=0, lt=2**63)] = Field(0, description="draws everything random")
-    slides: SlideSettings = SlideSettings()
-    annotations: AnnotationSettings = AnnotationSettings()
-    tiles: TileSettings = TileSettings()
-    split: SplitSettings = SplitSettings()
-    encoder: EncoderSettings = EncoderSettings()
-    augment: AugmentSettings = AugmentSettings()
-    classifier: ClassifierSettings = ClassifierSettings()
-    segmenter: SegmenterSettings = SegmenterSettings()
-    predict: PredictSettings = PredictSettings()
-    explain: ExplainSettings = ExplainSettings()
-    check: CheckSettings = CheckSettings()
-    evaluation: EvaluationSettings = EvaluationSettings()
-    search: SearchSettings = SearchSettings()
-    tissue: TissueSettings = TissueSettings()
-    artefacts: ArtefactSettings = ArtefactSettings()
-    compute: ComputeSettings = ComputeSettings()
+    slides: schema.SlideSettings = schema.SlideSettings()
+    annotations: schema.AnnotationSettings = schema.AnnotationSettings()
+    tiles: schema.TileSettings = schema.TileSettings()
+    split: schema.SplitSettings = schema.SplitSettings()
+    encoder: schema.EncoderSettings = schema.EncoderSettings()
+    augment: schema.AugmentSettings = schema.AugmentSettings()
+    classifier: schema.ClassifierSettings = schema.ClassifierSettings()
+    segmenter: schema.SegmenterSettings = schema.SegmenterSettings()
+    predict: schema.PredictSettings = schema.PredictSettings()
+    explain: schema.ExplainSettings = schema.ExplainSettings()
+    check: schema.CheckSettings = schema.CheckSettings()
+    evaluation: schema.EvaluationSettings = schema.EvaluationSettings()
+    search: schema.SearchSettings = schema.SearchSettings()
+    tissue: schema.TissueSettings = schema.TissueSettings()
+    artefacts: schema.ArtefactSettings = schema.ArtefactSettings()
+    compute: schema.ComputeSettings = schema.ComputeSettings()
 
     @model_validator(mode="after")
     def _exact_solution_exists(self) -> Self:
@@ -113,12 +95,12 @@ def read_settings(path: Path) -> Settings:
     Parameters
     ----------
     path
-        The file.
+        The file; where it is silent, defaults count.
 
     Returns
     -------
     Settings
-        What it says, and defaults where it is silent.
+        What it says.
 
     Raises
     ------
@@ -268,24 +250,13 @@ def _apply(document: TOMLDocument, change: str) -> None:
     if not isinstance(table, dict):
         cure = f"Write --set {branch[0]}=..."
         raise SettingsError("--set", f"{branch[0]!r} is a value, not a group of settings", cure)
-    old, new = next((pair for pair in renamed_settings().items() if key.strip() in pair), (key, key))
+    old, new = next((pair for pair in Settings.renamed().items() if key.strip() in pair), (key, key))
     # the file keeps the name that it has, and with it the comment above the line
     name = (old if old.rpartition(".")[2] in table else new).strip().rpartition(".")[2]
     try:
         table[name] = _parsed("--set", f"value = {text.strip()}")["value"]
     except SettingsError:
         table[name] = text.strip()
-
-
-def renamed_settings() -> dict[str, str]:
-    """Return the settings that had another name before: `group.name` of now by that of then."""
-    groups = {name: field.annotation for name, field in Settings.model_fields.items()}
-    return {
-        f"{group}.{old}": f"{group}.{new}"
-        for group, schema in groups.items()
-        if isinstance(schema, type) and issubclass(schema, Branch)
-        for old, new in schema.renamed().items()
-    }
 
 
 def old_names(path: Path | None, changes: Iterable[str]) -> list[str]:
@@ -306,4 +277,4 @@ def old_names(path: Path | None, changes: Iterable[str]) -> list[str]:
     groups = _parsed(path, _text(path)) if path else {}
     names = {f"{group}.{key}" for group, keys in groups.items() if isinstance(keys, dict) for key in keys}
     names |= {change.partition("=")[0].strip() for change in changes}
-    return [f"the setting {old} is now called {new}" for old, new in renamed_settings().items() if old in names]
+    return [f"the setting {old} is now called {new}" for old, new in Settings.renamed().items() if old in names]

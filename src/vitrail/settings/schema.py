@@ -67,13 +67,15 @@ class Branch(BaseModel):
 
     @classmethod
     def renamed(cls) -> dict[str, str]:
-        """Return the settings that had another name before: the present name by the old one."""
-        extras = {name: field.json_schema_extra for name, field in cls.model_fields.items()}
-        return {
-            str(extra["digest_as"]): name
-            for name, extra in extras.items()
-            if isinstance(extra, dict) and "digest_as" in extra
-        }
+        """Return the settings that had another name before: `group.name` of now by that of then."""
+        names = dict[str, str]()
+        for name, field in cls.model_fields.items():
+            schema, extra = field.annotation, field.json_schema_extra
+            if isinstance(schema, type) and issubclass(schema, Branch):
+                names |= {f"{name}.{old}": f"{name}.{new}" for old, new in schema.renamed().items()}
+            elif isinstance(extra, dict) and "digest_as" in extra:
+                names[str(extra["digest_as"])] = name
+        return names
 
     def digest_values(self) -> dict[str, Any]:
         """Return the settings as digests count them: under old names, and without later ones that are at default.
