@@ -157,7 +157,7 @@ def search(
     run: RunFolder,
     scheduler: Annotated[
         Optional[str],  # noqa: UP045 - typer reads this at run time
-        typer.Option(metavar="TCP://HOST:PORT", help="Work on this dask cluster instead of on this machine."),
+        typer.Option(metavar="TCP://HOST:PORT", help="Work on this dask cluster (needs vitrail[cluster])."),
     ] = None,
     changes: Changes = None,
 ) -> None:

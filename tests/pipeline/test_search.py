@@ -190,6 +190,15 @@ def test_bad_input_is_one_line(run, monkeypatch, capsys, arguments, said):
     assert told.count("\n") == 1
 
 
+def test_a_scheduler_without_dask_is_refused_before_anything_is_cut(run, monkeypatch, capsys):
+    monkeypatch.setattr("vitrail.search.workers.find_spec", lambda _name: None)
+    assert vitrail("search", run, "--scheduler", "tcp://127.0.0.1:9") == 2
+    ended = capsys.readouterr()
+    assert ended.out == ""
+    assert ended.err.count("\n") == 1
+    assert "pip install 'vitrail[cluster]'" in ended.err
+
+
 def test_no_run_is_told(tmp_path, capsys):
     assert vitrail("search", tmp_path) == 2
     assert "not a run folder" in capsys.readouterr().err

@@ -13,7 +13,8 @@ from helpers import searching
 from vitrail.errors import ModelError, RunError
 from vitrail.search import cluster
 from vitrail.search.cluster import connected, in_cluster
-from vitrail.search.workers import DEATHS
+from vitrail.search.workers import DEATHS, train_cells
+from vitrail.settings.schema import ComputeSettings
 
 
 def local_cluster(folder, workers):
@@ -81,6 +82,12 @@ def test_a_cluster_does_the_work_and_lives_on(client, tmp_path, monkeypatch):
         with pytest.raises(RunError, match=said), connected(tmp_path, address):
             pass
     assert not (tmp_path / ".seen").exists()
+
+
+def test_cells_are_trained_on_a_cluster(client, tmp_path, monkeypatch):
+    monkeypatch.setattr("vitrail.search.workers.run_cell", searching.touch)
+    ended = train_cells([(tmp_path, 1), (tmp_path, -1)], ComputeSettings(), tmp_path, client.scheduler.address)
+    assert {job[1]: type(error) for job, error in ended} == {1: type(None), -1: ModelError}
 
 
 @pytest.mark.parametrize("address", ["tcp://127.0.0.1:9", "nonsense://x", "tcp://"])

@@ -10,7 +10,7 @@ import pytest
 from helpers import searching
 from vitrail.errors import ModelError, SettingsError
 from vitrail.search import workers
-from vitrail.search.workers import check_scheduler, train_cells, worker_environments
+from vitrail.search.workers import require_dask, train_cells, worker_environments
 from vitrail.settings.schema import ComputeSettings
 
 
@@ -37,10 +37,10 @@ def test_gpus_are_dealt_one_a_worker(monkeypatch):
     assert worker_environments(ComputeSettings(workers=7), 3) == [{"OMP_NUM_THREADS": "1"}] * 3
 
 
-def test_without_the_extra_a_scheduler_is_refused_with_the_cure(tmp_path, monkeypatch):
+def test_without_the_extra_a_scheduler_is_refused_with_the_cure(monkeypatch):
     monkeypatch.setattr(workers, "find_spec", lambda _name: None)
     with pytest.raises(SettingsError) as caught:
-        check_scheduler(tmp_path, "tcp://127.0.0.1:9")
+        require_dask()
     assert str(caught.value).endswith("Run: pip install 'vitrail[cluster]'.")
 
 

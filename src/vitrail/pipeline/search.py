@@ -24,7 +24,7 @@ from vitrail.search.grid import Grid, survivors
 from vitrail.search.results import CELL_COLUMNS, Combination, SearchResult, choose, write_search
 from vitrail.search.sizes import prepare, size_folder
 from vitrail.search.trial import CellJob, read_score
-from vitrail.search.workers import check_scheduler, train_cells
+from vitrail.search.workers import require_dask, train_cells
 from vitrail.slides.cohort import read_cohort
 from vitrail.stage import open_run
 from vitrail.tiles.split import split_of
@@ -71,6 +71,8 @@ def search_run(
     """
     from vitrail.training.preflight import check_classifier
 
+    if scheduler:
+        require_dask()
     progress = progress or Silent()
     before = bring_run(folder, "split", changes, progress)
     run, target = open_run(folder), folder.resolve() / FOLDER
@@ -79,7 +81,10 @@ def search_run(
     check_classifier(settings, search.side_px, here=scheduler is None)
     target.mkdir(exist_ok=True)
     if scheduler:
-        check_scheduler(target, scheduler)
+        from vitrail.search.cluster import connected
+
+        with connected(target, scheduler):
+            pass
     with locked(folder):
         (target / "cells").mkdir(exist_ok=True)
         split = split_of(folder / "split")

@@ -22,30 +22,11 @@ DEATHS = 2
 """How many workers a cell may cost; with one more it is given up. A dask scheduler has its own limit."""
 
 
-def check_scheduler(folder: Path, scheduler: str) -> None:
-    """Make sure that a cluster can be reached, and that all its workers see the folder.
-
-    Parameters
-    ----------
-    folder
-        Of the search.
-    scheduler
-        The cluster's address.
-
-    Raises
-    ------
-    SettingsError
-        The package dask is not installed here.
-    RunError
-        As `cluster.connected`.
-    """
+def require_dask() -> None:
+    """Raise a SettingsError unless dask is installed here."""
     if find_spec("distributed") is None:
         cure = "Run: pip install 'vitrail[cluster]'"
         raise SettingsError("--scheduler", "needs dask and distributed, which are not installed", cure)
-    from vitrail.search.cluster import connected  # noqa: PLC0415 - an extra
-
-    with connected(folder, scheduler):
-        pass
 
 
 def train_cells(
