@@ -31,7 +31,7 @@ SLOW = (
     "pipeline/test_run",
     "test_fuzz",
     "test_bad_input",
-    "search/test_search",
+    "pipeline/test_search",
     "report/test_explanations",
     "pipeline/test_predict_slides",
     "report/test_page",

@@ -9,7 +9,7 @@ import pytest
 from vitrail.core.progress import Silent
 from vitrail.errors import RunError
 from vitrail.settings.load import preset, settings_text
-from vitrail.stage import Stage, alone, bring_up_to_date, chain, open_run
+from vitrail.stage import Stage, bring_up_to_date, chain, open_run
 
 
 @pytest.fixture
@@ -132,16 +132,6 @@ def test_a_broken_record_is_made_anew(folder, content):
     bring(folder, [])
     (folder / "d" / "stage.json").write_bytes(content)
     assert bring(folder, []) == ["d"]
-
-
-def test_two_at_once_are_refused(folder):
-    fcntl = pytest.importorskip("fcntl")
-    with (folder / ".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        with pytest.raises(RunError, match="another vitrail is at work"), alone(folder):
-            pass
-    with alone(folder):
-        pass
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path):

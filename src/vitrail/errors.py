@@ -7,7 +7,8 @@
     ├── AnnotationError    outlines that cannot be understood
     ├── TileError          a cohort that yields no usable tiles
     ├── ModelError         weights, encoders, model folders
-    └── RunError           a run folder that is not one, or is not far enough
+    ├── RunError           a run folder that is not one, is not far enough, or is damaged
+    └── ExchangeError      a file for or of other programs
 
 Each one names the file, says what is wrong and how to mend it, in one line. The command line prints that line and
 ends with exit code 2; library users catch `VitrailError` or a branch of it.
@@ -39,24 +40,14 @@ class VitrailError(Exception):
         super().__init__(self.where, problem, cure)
 
     def __str__(self) -> str:
-        end = "" if self.cure.endswith("?") else "."
-        problem, cure = _shortened(self.problem), _shortened(self.cure)
+        # files can have names and values of any length in them: the middle of a long text is left out
+        problem, cure = (
+            text if len(text) <= 1000 else f"{text[:500]} ... {text[-250:]}" for text in (self.problem, self.cure)
+        )
+        end = "" if cure.endswith("?") else "."
         line = " ".join(f"{self.where}: {problem}. {cure[:1].upper()}{cure[1:]}{end}".split())
-        return line if line.isprintable() else "".join(map(_visible, line))
-
-
-_LONGEST = 1000
-"""Characters of a problem and of a cure: files can have names and values of any length in them."""
-
-
-def _shortened(text: str) -> str:
-    """Leave out the middle of a text that is too long to be read."""
-    return text if len(text) <= _LONGEST else f"{text[: _LONGEST // 2]} ... {text[-_LONGEST // 4 :]}"
-
-
-def _visible(character: str) -> str:
-    """Return a character; one that a terminal would obey, or that no file can hold, as its code."""
-    return character if character.isprintable() else character.encode("unicode_escape").decode()
+        # what a terminal would obey, or no file can hold, is shown as its code
+        return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in line)
 
 
 class SettingsError(VitrailError):

@@ -21,7 +21,7 @@ from vitrail.explain.saliency import Frame
 from vitrail.models.encoder import load_encoder, start_weights
 from vitrail.models.spec import ClassifierSpec, SegmenterSpec
 from vitrail.models.store import build
-from vitrail.settings.load import EncoderSettings
+from vitrail.settings.schema import EncoderSettings
 
 SHARED = {"side_um": 199.1, "side_px": 96, "mean": (0.7, 0.5, 0.6), "std": (0.2, 0.25, 0.15)}
 

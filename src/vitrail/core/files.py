@@ -74,7 +74,14 @@ def regular_file(path: Path, error: type[VitrailError], cure: str) -> Path:
 
 
 def read_regular(path: Path, error: type[VitrailError], cure: str, most_bytes: int = MOST_TEXT_BYTES) -> bytes:
-    """Read a regular file of at most so many bytes; see `regular_file`.
+    """Read a regular file.
+
+    Parameters
+    ----------
+    path, error, cure
+        As of `regular_file`.
+    most_bytes
+        A larger file is refused.
 
     Returns
     -------
@@ -131,7 +138,12 @@ def replacing(path: Path, *, shared: bool = False, flush: bool = False) -> Itera
 
 @contextmanager
 def exporting(path: Path) -> Iterator[Path]:
-    """Write as `replacing` does, to a place that a user named.
+    """Write as `replacing` does, to a path that a user named.
+
+    Parameters
+    ----------
+    path
+        The file that is to be there in the end.
 
     Yields
     ------
@@ -163,6 +175,13 @@ def write_together(folder: Path, files: Mapping[str, bytes]) -> None:
 
     The last file vouches for the others: while they are replaced it is absent, and where there is no space for all of
     them, those of an earlier export stay as they are.
+
+    Parameters
+    ----------
+    folder
+        Where; made where it is missing.
+    files
+        Content by name; the last name comes last.
     """
     folder.mkdir(parents=True, exist_ok=True)
     last = [*files][-1]
@@ -173,20 +192,14 @@ def write_together(folder: Path, files: Mapping[str, bytes]) -> None:
             (folder / last).unlink(missing_ok=True)
 
 
-def write_text(path: Path, text: str, *, flush: bool = False) -> None:
+def write_text(path: Path, text: str, *, shared: bool = False, flush: bool = False) -> None:
     """Write a text file; see `replacing`."""
-    with replacing(path, flush=flush) as temporary:
+    with replacing(path, shared=shared, flush=flush) as temporary:
         temporary.write_text(text, encoding="utf-8", newline="\n")
 
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
-    """Write a JSON object; it has no NaN in it.
-
-    Raises
-    ------
-    ValueError
-        A number is not finite.
-    """
+    """Write a JSON object; a number that is not finite is a ValueError."""
     write_text(path, json.dumps(values, indent=1, allow_nan=False) + "\n")
 
 
@@ -267,7 +280,8 @@ def read_csv(path: Path, columns: Collection[str]) -> pd.DataFrame:
         rows = pd.read_csv(io.BytesIO(content), dtype=str, keep_default_na=False)
     except ValueError as error:  # also where bytes are no UTF-8
         raise damaged(path, error) from None
-    rows = rows.map(_as_it_was).rename(columns=_as_it_was)
+    rows = rows.replace(_APOSTROPHE, "", regex=True)
+    rows.columns = rows.columns.str.replace(_APOSTROPHE, "", regex=True)
     missing = [name for name in columns if name not in rows]
     if missing:
         raise damaged(path, f"without a column {missing[0]}")
@@ -275,13 +289,7 @@ def read_csv(path: Path, columns: Collection[str]) -> pd.DataFrame:
 
 
 def read_table(path: Path) -> pd.DataFrame:
-    """Read a Parquet file of a run.
-
-    Raises
-    ------
-    RunError
-        The file is missing or damaged.
-    """
+    """Read a Parquet file of a run; one that is missing or damaged is a RunError."""
     import pandas as pd  # noqa: PLC0415 - settings are read without it
     from pyarrow import ArrowException  # noqa: PLC0415 - the same
 
@@ -292,13 +300,7 @@ def read_table(path: Path) -> pd.DataFrame:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object of a run.
-
-    Raises
-    ------
-    RunError
-        The file is missing, too large or damaged.
-    """
+    """Read a JSON object of a run; one that is missing, too large or damaged is a RunError."""
     content = read_regular(path, RunError, _again(path))
     try:
         values = json.loads(content)
@@ -322,6 +324,9 @@ def _again(path: Path) -> str:
 
 
 _FORMULA = re.compile(r"'*[=+\-@\t\r\n]")
+_APOSTROPHE = r"\A'(?='*[=+\-@\t\r\n])"
+"""The one that `write_csv` sets before a text that would be a formula."""
+
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
 
@@ -329,7 +334,3 @@ def _without_formula(cell: Any) -> Any:
     if isinstance(cell, str) and _FORMULA.match(cell) and not _NUMBER.fullmatch(cell):
         return f"'{cell}"
     return cell
-
-
-def _as_it_was(cell: str) -> str:
-    return cell[1:] if cell.startswith("'") and _FORMULA.match(cell) else cell

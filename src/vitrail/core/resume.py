@@ -39,26 +39,14 @@ class Parts:
         return values
 
     def table(self, name: str, make: Callable[[], pd.DataFrame]) -> pd.DataFrame:
-        """Return a table, made by `make` unless an earlier attempt has.
-
-        Raises
-        ------
-        RunError
-            The file of an earlier attempt is damaged.
-        """
+        """Return a table, made by `make` unless an earlier attempt has (RunError where it is damaged)."""
         path = self._path(f"{name}.parquet")
         if not path.is_file():
             write_table(path, make())
         return read_table(path)
 
     def record(self, name: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        """Return values that JSON can hold, made by `make` unless an earlier attempt has.
-
-        Raises
-        ------
-        RunError
-            The file of an earlier attempt is damaged.
-        """
+        """Return JSON values, made by `make` unless an earlier attempt has (RunError where it is damaged)."""
         path = self._path(f"{name}.json")
         if not path.is_file():
             write_json(path, make())

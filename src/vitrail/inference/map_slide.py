@@ -200,7 +200,7 @@ def _segmented(work: _Work, progress: Progress) -> list[Path]:
 
     total = sum(int(keep(plan.boxes(row)).sum()) for row in range(plan.windows.rows))
     with progress.task("segmenter", total) as step:
-        segmenting = FlipTTA(engine) if wanted.mirror else engine
+        segmenting = FlipTTA(engine) if wanted.test_time_augmentation else engine
         return list(segment_slide(work.job(step), segmenting, plan, keep))
 
 

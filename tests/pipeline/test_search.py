@@ -1,4 +1,4 @@
-"""The grid search: folds, what is done again and what is not, who is chosen, and the same table after any kill."""
+"""The grid search of a run: what is done again and what is not, and the same table after any kill."""
 
 from __future__ import annotations
 
@@ -10,117 +10,28 @@ import subprocess
 import sys
 import time
 import tomllib
-from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import psutil
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from helpers.cohort import FAST, write_cohort
 from helpers.command import vitrail
 from vitrail import cli
 from vitrail.core.progress import Silent
-from vitrail.errors import RunError, SettingsError, TileError, VitrailError
+from vitrail.errors import RunError
 from vitrail.pipeline import search as study
 from vitrail.pipeline.run import bring_run, new_run
 from vitrail.pipeline.search import search_run
-from vitrail.report.figures.search import search_caption, search_figure
-from vitrail.report.style import save, style
 from vitrail.search import cluster
 from vitrail.search import trial as cells
-from vitrail.search.folds import deal, fold_of_rows
-from vitrail.search.grid import Grid, survivors
-from vitrail.search.results import Combination, SearchResult, choose, read_search
-from vitrail.settings.load import change_settings, preset
-from vitrail.slides.readers.resample import area_resample
+from vitrail.search.results import read_search
+from vitrail.settings.load import change_settings
 from vitrail.tiles.store import read_tiles
 
 GRID = ("search.side_px=[32, 48]", "search.cut_px=96", "compute.workers=2")
-
-
-# folds
-
-
-def tile_rows(counts):
-    labels = [("tumor", tumor, p) for p, (tumor, _) in enumerate(counts)]
-    labels += [("non_tumor", other, p) for p, (_, other) in enumerate(counts)]
-    rows = [{"patient_id": f"P{p}", "label": label} for label, n, p in labels for _ in range(n)]
-    return pd.DataFrame(rows, columns=["patient_id", "label"])
-
-
-@settings(max_examples=30, deadline=None)
-@given(
-    counts=st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), min_size=4, max_size=15),
-    folds=st.integers(2, 4),
-    seed=st.integers(0, 99),
-)
-def test_patients_are_in_one_fold_and_classes_in_as_many_as_can_be(counts, folds, seed):
-    holds = np.array(counts) > 0
-    if (holds.sum(0) < 2).any() or holds.any(1).sum() < folds:
-        with pytest.raises(VitrailError):
-            fold_of_rows(tile_rows(counts), folds, (seed,))
-        return
-    rows = tile_rows(counts)
-    fold = fold_of_rows(rows, folds, (seed,))
-    of_patient = rows.assign(fold=fold).groupby("patient_id")["fold"]
-    assert (of_patient.nunique() == 1).all()
-    sizes = of_patient.first().value_counts().reindex(range(folds), fill_value=0)
-    assert sizes.max() - sizes.min() <= 1
-    for held in range(folds):  # what remains to train on holds both classes
-        assert set(rows["label"][fold != held]) == {"tumor", "non_tumor"}
-    assert (fold_of_rows(rows, folds, (seed,)) == fold).all()
-
-
-def test_folds_are_stratified_and_dealt_anew_in_each_iteration():
-    rng = np.random.default_rng(0)
-    counts = np.stack([rng.integers(1, 126, 80), rng.integers(1, 501, 80)], 1)
-    counts[10:, 0] = 0  # ten of eighty patients have tumor
-    dealt = [deal(counts, 5, (0, iteration)) for iteration in range(6)]
-    for fold in dealt:
-        found = np.stack([counts[fold == number].sum(0) for number in range(5)])
-        assert (found > 0).all()
-        shares = found / counts.sum(0)
-        assert np.abs(shares[:, 1] - 0.2).max() < 0.1
-    alike = [np.mean(a == b) for i, a in enumerate(dealt) for b in dealt[:i]]
-    assert max(alike) < 0.5
-
-
-def test_too_few_patients_are_told():
-    with pytest.raises(SettingsError, match="5 folds of 3 patients"):
-        fold_of_rows(tile_rows([(1, 1)] * 3), 5, (0,))
-    with pytest.raises(TileError, match="only 1 patients of train and validation have tumor tiles"):
-        fold_of_rows(tile_rows([(1, 1), (0, 1), (0, 1)]), 2, (0,))
-
-
-# choice
-
-
-def combination(side_um, side_px, accuracy, state="complete", n=15):
-    return Combination(
-        side_um=side_um, side_px=side_px, accuracy=accuracy, spread=0.02, auc=0.9, n=n, state=state
-    )  # fmt: skip
-
-
-def test_the_fewest_pixels_among_the_best_are_chosen():
-    found = (
-        combination(99.6, 64, 0.80), combination(99.6, 224, 0.896), combination(199.1, 224, 0.898),
-        combination(199.1, 512, 0.900), combination(199.1, 64, 0.99, "abandoned"),
-    )  # fmt: skip
-    assert choose(found, 0.005) is found[2]
-    assert choose(found, 0.0) is found[3]
-    assert choose(found[-1:], 0.005) is None
-
-
-def test_survivors_are_the_best_share_rounded_up():
-    accuracy = {(99.6, 64): 0.5, (99.6, 96): 0.7, (199.1, 64): 0.7, (199.1, 96): 0.9, (199.1, 128): 0.1}
-    assert survivors(accuracy, 0.5) == ((99.6, 96), (199.1, 64), (199.1, 96))
-    assert survivors(accuracy, 0.4) == ((199.1, 64), (199.1, 96))
-    assert survivors(accuracy, 0.01) == ((199.1, 96),)
-    assert survivors(accuracy, 1.0) == tuple(sorted(accuracy))
 
 
 # a search without training: what is done, and what is not done again
@@ -145,7 +56,7 @@ def trained(monkeypatch):
     """Score cells by a formula instead of by training, and remember which were asked for."""
     asked, refused = [], {}
 
-    def pretend(_client, _work, jobs):
+    def pretend(jobs, *_):
         for job in jobs:
             asked.append((job.cell.side_um, job.cell.side_px, job.cell.iteration, job.cell.fold))
             error = refused.get(job.cell.pair)
@@ -155,10 +66,10 @@ def trained(monkeypatch):
                 (job.folder / "cells" / f"{job.cell.digest}.json").write_text(json.dumps({"score": score}))
             yield job, error
 
-    monkeypatch.setattr(cluster, "connected", lambda _place: nullcontext())
-    monkeypatch.setattr(cluster, "in_cluster", pretend)
-    monkeypatch.setattr(study, "_draw", lambda _folder, _result: None)  # drawing and building networks take the most
-    monkeypatch.setattr(study, "_check", lambda run, _scheduler: (run.folder / "search").mkdir(exist_ok=True))
+    monkeypatch.setattr(study, "train_cells", pretend)
+    monkeypatch.setattr("vitrail.report.figures.search.search_figure", lambda _: None)  # drawing and building networks
+    monkeypatch.setattr("vitrail.report.style.save", lambda *_: None)  # take the most
+    monkeypatch.setattr("vitrail.training.preflight.check_classifier", lambda *_, **__: None)
     return asked, refused
 
 
@@ -279,14 +190,20 @@ def test_bad_input_is_one_line(run, monkeypatch, capsys, arguments, said):
     assert told.count("\n") == 1
 
 
+def test_a_scheduler_without_dask_is_refused_before_anything_is_cut(run, monkeypatch, capsys):
+    monkeypatch.setattr("vitrail.search.workers.find_spec", lambda _name: None)
+    assert vitrail("search", run, "--scheduler", "tcp://127.0.0.1:9") == 2
+    ended = capsys.readouterr()
+    assert ended.out == ""
+    assert ended.err.count("\n") == 1
+    assert "pip install 'vitrail[cluster]'" in ended.err
+
+
 def test_no_run_is_told(tmp_path, capsys):
     assert vitrail("search", tmp_path) == 2
     assert "not a run folder" in capsys.readouterr().err
     with pytest.raises(RunError, match="no finished search"):
         read_search(tmp_path / "search")
-
-
-# tiles
 
 
 @pytest.mark.usefixtures("trained")
@@ -306,22 +223,11 @@ def test_resolutions_of_a_size_are_the_same_tiles_averaged(run):
     assert np.abs(direct.images[same].astype(int) - images).mean() < 2  # these slides are enlarged: see below
 
 
-def test_averaging_twice_is_averaging_once_where_it_divides():
-    image = np.random.default_rng(0).integers(0, 256, (512, 512, 3)).astype(np.uint8)
-    box = (0.0, 0.0, 512.0, 512.0)
-    once = area_resample(image, box, (64, 64)).astype(int)
-    cut = area_resample(image, box, (256, 256))
-    assert np.abs(area_resample(cut, (0.0, 0.0, 256.0, 256.0), (64, 64)) - once).max() <= 1
-
-
-# cells
-
-
 @pytest.mark.usefixtures("trained")
 def test_a_cell_divides_the_patients(run, monkeypatch):
     jobs = []
-    pretend = cluster.in_cluster
-    monkeypatch.setattr(cluster, "in_cluster", lambda c, w, todo: jobs.extend(todo) or pretend(c, w, todo))
+    pretend = study.train_cells
+    monkeypatch.setattr(study, "train_cells", lambda todo, *more: jobs.extend(todo) or pretend(todo, *more))
     search_run(run)
     seen = {}
     for job in jobs:
@@ -334,41 +240,6 @@ def test_a_cell_divides_the_patients(run, monkeypatch):
     (first, second) = seen.values()
     assert first == second  # combinations are compared on the same folds
     assert set.union(*first) == set(patients)
-
-
-def test_the_digest_leaves_out_what_does_not_matter():
-    grid = Grid(settings=preset("quick"), entries=())
-    (cell, *_) = grid.cells([(199.1, 64)], [0])
-    for change in ({"tiles": grid.settings.tiles.model_copy(update={"side_px": 128})}, {"seed": 1}):
-        other = Grid(settings=grid.settings.model_copy(update=change), entries=())
-        assert (other.cells([(199.1, 64)], [0])[0].digest == cell.digest) == ("tiles" in change)
-    digests = {one.digest for one in grid.cells(grid.pairs, range(3))}
-    assert len(digests) == 2 * 2 * 3 * 3
-
-
-# the figure
-
-
-def test_the_figure_shows_every_size(tmp_path):
-    found = tuple(
-        combination(um, px, 0.7 + 0.02 * i + um / 2000, "abandoned" if px == 64 else "complete")
-        for um in (99.6, 149.4, 199.1)
-        for i, px in enumerate((64, 128, 224, 256, 384, 512))
-    )
-    result = SearchResult(
-        combinations=found, chosen=found[-2], folds=5, iterations=3, tolerance=0.005, patients=("P0",), unseen=1
-    )
-    with style():
-        figure = search_figure(result)
-        text = save(figure, tmp_path, "figure_s1")
-    assert text.startswith("<?xml")
-    (axes,) = figure.axes
-    assert [label.get_text() for label in axes.get_legend().get_texts()] == [
-        "99.6 \N{MICRO SIGN}m", "149.4 \N{MICRO SIGN}m", "199.1 \N{MICRO SIGN}m", "chosen"
-    ]  # fmt: skip
-    lines = [line for line in axes.lines if len(line.get_xdata()) == 6]
-    assert len({line.get_linestyle() for line in lines} | {line.get_marker() for line in lines}) >= 3
-    assert "3 x 5-fold cross-validation" in search_caption(result)
 
 
 # real trainings
@@ -430,7 +301,7 @@ def wait_for(process, there):
 
 
 def workers_of(process):
-    """Return the processes that dask works in."""
+    """Return the processes that train."""
     return [
         child
         for child in psutil.Process(process.pid).children(recursive=True)
