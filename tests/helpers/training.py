@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
+
 import numpy as np
 import pandas as pd
 
@@ -10,6 +12,7 @@ from vitrail.tiles.store import TileTable
 from vitrail.training.loader import parts
 
 SIDE = 32
+TASKS = ("classifier", "segmenter")
 
 
 def make_tiles(n=48, seed=0):
@@ -42,3 +45,37 @@ def settings(seed=0, epochs=3, **changes):
             "compute": {"device": "cpu"},
         }
     )
+
+
+class Killed(Exception):  # noqa: N818 - it stands for a signal
+    pass
+
+
+class Killer:
+    """Ends a training after some steps; remembers all notes."""
+
+    def __init__(self, after=10**9):
+        self.left, self.notes, self.begun = after, [], None
+
+    @contextmanager
+    def task(self, title, total, done=0):
+        self.begun = (title, total, done)
+
+        def step(n=1, note=""):
+            self.left -= n
+            self.notes.append(note)
+            if self.left < 0:
+                raise Killed
+
+        yield step
+
+    def say(self, line):
+        self.notes.append(line)
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def history(folder):
+    return pd.read_csv(folder / "history.csv", index_col="epoch")

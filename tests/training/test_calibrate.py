@@ -14,7 +14,7 @@ from vitrail.inference.predictor import Predictor, agreed_type
 from vitrail.models.device import half_type
 from vitrail.models.half_precision import is_faster
 from vitrail.models.preprocessing import Normalizer, intensities
-from vitrail.models.spec import ClassifierSpec, HalfCheck, SegmenterSpec, read_spec
+from vitrail.models.spec import ClassifierSpec, HalfCheck, SegmenterSpec
 from vitrail.models.store import Model, build, load_model
 from vitrail.training import calibrate as finish
 from vitrail.training.calibrate import TrainedModel, calibrate, compare_half, examine
@@ -229,11 +229,3 @@ def test_a_training_ends_with_what_its_kept_weights_say(task, tmp_path):
 
 def finish_targets(task, parts):
     return parts.tiles.masks if task == "segmenter" else np.float32(parts.tiles.rows["label"] == "tumor")
-
-
-def test_a_model_from_before_is_read_and_computes_in_float32(tmp_path):
-    content = json.loads(SPECS["classifier"].model_dump_json())
-    del content["temperature"], content["half"]
-    (tmp_path / "model.json").write_text(json.dumps(content))
-    spec = read_spec(tmp_path / "model.json")
-    assert (spec.temperature, spec.half) == (1.0, None)
