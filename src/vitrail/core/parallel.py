@@ -8,18 +8,16 @@ import os
 import signal
 import sys
 import threading
-from collections import deque
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from itertools import islice
 from multiprocessing import resource_tracker
 from typing import TYPE_CHECKING, TypeVar
 
 from vitrail.errors import RunError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Generator, Iterator, Sequence
     from multiprocessing.synchronize import Event
 
     Job = TypeVar("Job")
@@ -143,29 +141,3 @@ def _wait_for_parent() -> None:
     if parent is not None:
         parent.join()
         os._exit(1)
-
-
-def read_ahead(work: Callable[[Job], Result], jobs: Iterable[Job], ahead: int = 1) -> Iterator[Result]:
-    """Do jobs in a thread, one after the other, a few ahead of what is asked for.
-
-    Parameters
-    ----------
-    work
-        What to do, such as reading from a disk, which leaves Python to others meanwhile.
-    jobs
-        What to call it with.
-    ahead
-        Finished results that wait, at most.
-
-    Yields
-    ------
-    Result
-        What `work` returns, in the order of the jobs.
-    """
-    with ThreadPoolExecutor(1) as reader:
-        following = iter(jobs)
-        waiting = deque(reader.submit(work, job) for job in islice(following, ahead))
-        while waiting:
-            result = waiting.popleft().result()
-            waiting.extend(reader.submit(work, job) for job in islice(following, 1))
-            yield result

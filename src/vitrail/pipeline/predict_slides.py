@@ -14,7 +14,6 @@ import numpy as np
 import pandas as pd
 
 from vitrail import __version__
-from vitrail.classes import TissueClass
 from vitrail.core.files import not_written, read_csv, read_json, read_table, write_csv, write_table, write_text
 from vitrail.core.progress import Silent
 from vitrail.errors import ExchangeError, ModelError, RunError, SettingsError, SlideError
@@ -23,7 +22,7 @@ from vitrail.explain.whole import explained_tiles
 from vitrail.inference.map_slide import Networks, map_slide
 from vitrail.inference.outputs import MAP_PX, MapFiles
 from vitrail.inference.predictor import Explaining, Predictor
-from vitrail.models.device import keep_memory, pick_device, reproducible
+from vitrail.models.device import keep_memory, reproducible
 from vitrail.models.store import JSON, WEIGHTS, load_model
 from vitrail.pipeline.run import Outcome
 from vitrail.quality.kinds import ARTEFACTS
@@ -127,7 +126,7 @@ def apply_models(slides: Sequence[Path], job: Application, progress: Progress | 
         job.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise not_written(job.out, error) from error
-    with alone(job.out), reproducible(networks.engines[0].device, job.settings.seed):
+    with alone(job.out), reproducible(networks.predictors[0].device, job.settings.seed):
         applied = _Applied(job=job, networks=networks, digests=digests, progress=told)
         for number, path in enumerate(slides, 1):
             told.say(f"{path.name} ({number} of {len(slides)})")
@@ -171,14 +170,7 @@ def _engine(task: str, folder: Path, settings: Settings) -> Predictor:
     if settings.predict.explained and task == "classifier":
         tiles = explained_tiles(model, MAP_PX, None if unfitted(folder) else fitted_head(folder))
         explaining = Explaining(module=tiles, methods=tiles.methods)
-    return Predictor(
-        model,
-        pick_device(settings.compute.device),
-        engine=settings.compute.engine,
-        precision=settings.compute.precision,
-        calibrated=settings.predict.calibrated,
-        explaining=explaining,
-    )
+    return Predictor.of_settings(model, settings, explaining)
 
 
 def _check_reading(given: dict[str, Path], engines: dict[str, Predictor]) -> None:
@@ -241,7 +233,7 @@ class _Applied:
 
     def _mapped(self, path: Path) -> dict[str, Any]:
         job, settings = self.job, self.job.settings
-        reading = self.networks.engines[0].spec.reading.mode
+        reading = self.networks.predictors[0].spec.reading.mode
         slide = open_slide(path, mpp=job.mpp, fallback_mpp=settings.slides.mpp, reading=reading)
         key = _digest([slide.mpp, file_digest(path), *self.digests, *_relevant(settings)])
         files, threshold = MapFiles(base=job.out / path.stem, key=key[:16]), settings.evaluation.threshold
@@ -283,7 +275,7 @@ def check_slide(networks: Networks, name: str, facts: dict[str, Any], settings: 
     warnings = []
     if facts["glass"] is not None:
         warnings += _glass_warnings(networks, tuple(facts["glass"]), f"the glass of {name}", settings)
-    for engine in networks.engines:
+    for engine in networks.predictors:
         off = (np.array(facts["colour"]) / 255 - engine.spec.mean) / engine.spec.std
         worst = int(np.abs(off).argmax())
         if abs(off[worst]) > _FARTHEST:
@@ -297,20 +289,14 @@ def check_slide(networks: Networks, name: str, facts: dict[str, Any], settings: 
 
 def _glass_warnings(networks: Networks, glass: tuple[float, ...], what: str, settings: Settings) -> list[str]:
     warnings = []
-    for engine in networks.engines:
+    for engine in networks.predictors:
         if engine.spec.task == "classifier" and not settings.predict.background:
             continue
         tile = np.broadcast_to(np.rint(glass).astype(np.uint8), (1, engine.spec.side_px, engine.spec.side_px, 3))
-        if _tumor(engine, np.ascontiguousarray(tile)) >= settings.evaluation.threshold:
+        if engine.tumor_probability(np.ascontiguousarray(tile))[0] >= settings.evaluation.threshold:
             cure = "; classifier.glass trains one that does not" if engine.spec.task == "classifier" else ""
             warnings.append(f"the {engine.spec.task} calls {what} tumor: do not trust it where there is none{cure}")
     return warnings
-
-
-def _tumor(engine: Predictor, tile: np.ndarray[Any, np.dtype[np.uint8]]) -> float:
-    if engine.spec.task == "classifier":
-        return float(engine.tumor_probability(tile)[0])
-    return float((engine.pixel_classes(tile) == TissueClass.TUMOR).mean())
 
 
 def _relevant(settings: Settings) -> list[Any]:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from vitrail.classes import LABELS
-from vitrail.core.parallel import read_ahead
+from vitrail.core.ahead import read_ahead
 from vitrail.errors import TileError
 from vitrail.models.preprocessing import intensities
 
