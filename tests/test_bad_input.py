@@ -210,6 +210,14 @@ def test_a_wrong_command_is_one_line(arguments, said, run, cohort, tmp_path, cap
     assert not (tmp_path / "other" / "study.toml").exists()
 
 
+def test_an_old_name_of_a_setting_is_one_line_and_a_run_is_made(cohort, tmp_path, capfd):
+    assert vitrail("init", tmp_path / "run", "--slides", cohort, "--set", "predict.mirror=true") == 0
+    ended = capfd.readouterr()
+    assert ended.err == "warning: the setting predict.mirror is now called predict.test_time_augmentation\n"
+    assert ended.out == f"{tmp_path / 'run' / 'study.toml'} holds the settings. Next: vitrail run {tmp_path / 'run'}\n"
+    assert "test_time_augmentation = true" in (tmp_path / "run" / "study.toml").read_text()
+
+
 @pytest.mark.parametrize(
     "arguments", [["frobnicate"], ["run"], ["run", "here", "--until", "lunch"], ["run", "--sett", "x"]]
 )

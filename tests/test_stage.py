@@ -6,10 +6,11 @@ import json
 
 import pytest
 
+from vitrail.core.lock import locked
 from vitrail.core.progress import Silent
 from vitrail.errors import RunError
 from vitrail.settings.load import preset, settings_text
-from vitrail.stage import Stage, alone, bring_up_to_date, chain, open_run
+from vitrail.stage import Stage, bring_up_to_date, chain, open_run
 
 
 @pytest.fixture
@@ -138,9 +139,9 @@ def test_two_at_once_are_refused(folder):
     fcntl = pytest.importorskip("fcntl")
     with (folder / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        with pytest.raises(RunError, match="another vitrail is at work"), alone(folder):
+        with pytest.raises(RunError, match="another vitrail is at work"), locked(folder):
             pass
-    with alone(folder):
+    with locked(folder):
         pass
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, NoReturn, Optional
+from typing import TYPE_CHECKING, Annotated, Literal, Optional
 
 import typer
 
@@ -47,8 +47,7 @@ def init(
     """Make a run folder: a commented study.toml, and the cohort's slides.csv."""
     from vitrail.pipeline.run import new_run
 
-    new_run(run, slides, preset, changes or ())
-    typer.echo(f"{run / 'study.toml'} holds the settings. Next: vitrail run {run}")
+    _finish(new_run(run, slides, preset, changes or ()))
 
 
 @app.command()
@@ -96,17 +95,23 @@ def predict(  # noqa: PLR0913, PLR0917 - each is an option of the command
     Of a run, what changes its predictions is kept in its study.toml.
     """
     flags = {"explained=true": explain, "background=true": background, "artefacts=false": keep_artefacts}
-    wanted = [*(changes or ()), *(f"predict.{change}" for change, asked in flags.items() if asked)]
+    all_changes = [*(changes or ()), *(f"predict.{change}" for change, is_set in flags.items() if is_set)]
     if classifier is None and segmenter is None:
-        run = _only(what)
+        run = what[0]
+        if len(what) > 1 or run.is_file():
+            slides = "several slides" if len(what) > 1 else "a slide"
+            raise SettingsError("vitrail predict", f"{slides}, but no model", "Add --classifier RUN/classifier")
         _refuse("--out", out, f"the predictions of a run go to {run / 'predictions'}", "Leave it out")
         cure = "Set slides.mpp in study.toml, or give slides.csv a column mpp"
         _refuse("--mpp", mpp, "a run has its own pixel sizes", cure)
-        _bring(run, "predict", wanted)
+        _bring(run, "predict", all_changes)
         return
     from vitrail.pipeline.predict_slides import Application, apply_models, settings_from
+    from vitrail.settings.load import old_names
 
-    folder, settings = out or Path("predictions"), settings_from(wanted)
+    folder, settings = out or Path("predictions"), settings_from(all_changes)
+    for line in old_names(None, all_changes):
+        typer.echo(f"warning: {line}", err=True)
     job = Application(classifier=classifier, segmenter=segmenter, out=folder, mpp=mpp, settings=settings)
     _finish(apply_models(what, job, _progress()))
 
@@ -213,23 +218,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         app(args=arguments)
     except VitrailError as error:
-        _end(f"vitrail: {error}", 2)
+        line = str(error)
     except OSError as error:
         what = error.strerror or str(error)
-        _end(f"vitrail: {error.filename or 'file system'}: {what}. Check the path, its permissions and the disk.", 2)
+        line = f"{error.filename or 'file system'}: {what}. Check the path, its permissions and the disk."
+    print(f"vitrail: {line}", file=sys.stderr)  # noqa: T201 - the one line
+    sys.exit(2)
 
 
 def _bring(folder: Path, until: str, changes: list[str] | None) -> None:
     from vitrail.pipeline.run import bring_run
 
     _finish(bring_run(folder, until, changes or (), _progress()))
-
-
-def _only(what: list[Path]) -> Path:
-    if len(what) > 1 or what[0].is_file():
-        slides = "several slides" if len(what) > 1 else "a slide"
-        raise SettingsError("vitrail predict", f"{slides}, but no model", "Add --classifier RUN/classifier")
-    return what[0]
 
 
 def _refuse(option: str, value: object, problem: str, cure: str) -> None:
@@ -262,13 +262,8 @@ def _progress() -> Progress:
     return for_terminal()
 
 
-def _end(line: str, code: int) -> NoReturn:
-    print(line, file=sys.stderr)  # noqa: T201 - the one line
-    sys.exit(code)
-
-
-def _version(wanted: bool) -> None:  # noqa: FBT001 - typer calls it with the flag's value
-    if wanted:
+def _version(is_asked: bool) -> None:  # noqa: FBT001 - typer calls it with the flag's value
+    if is_asked:
         typer.echo(f"vitrail {__version__}")
         raise typer.Exit
 

@@ -6,8 +6,8 @@ from dataclasses import replace
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
+from vitrail.core.lock import locked
 from vitrail.pipeline.run import bring_run, gather_qupath, new_run
-from vitrail.stage import alone
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,64 +29,56 @@ ARTEFACTS = ("pen_green", "fold")
 def demo_run(folder: Path, progress: Progress) -> Outcome:
     """Draw a synthetic cohort and study it from end to end; then map a new slide, and export models and maps.
 
+    Parameters
+    ----------
+    folder
+        Where all of it goes; what an earlier attempt left is taken up.
+    progress
+        Told how far the work is.
+
     Returns
     -------
-    What came out. The last line is the report's path.
+    Outcome
+        What came out. The last line is the report's path.
 
     Raises
     ------
     VitrailError
         Something that the user can mend.
     """
-    studied = _study(folder, progress)
-    mapped = _map_new(folder, progress)
-    *lines, report = studied.lines
-    return replace(
-        studied,
-        lines=[*lines, *mapped.lines, *_export(folder, progress), report],
-        warnings=[*studied.warnings, *mapped.warnings],
-        skipped=[*studied.skipped, *mapped.skipped],
-    )
-
-
-def _study(folder: Path, progress: Progress) -> Outcome:
-    from vitrail.synthetic import PhantomCohort, write_cohort
-
-    cohort = PhantomCohort(patients=PATIENTS, side_px=SIDE_PX)
-    folder.mkdir(parents=True, exist_ok=True)
-    with alone(folder), progress.task("slides", PATIENTS) as step:
-        slides = write_cohort(folder / "cohort", cohort, on_slide=lambda name: step(1, name))
-    run = folder / "study"
-    if not (run / "study.toml").exists():
-        new_run(run, slides, "quick", SETTINGS)
-    return bring_run(run, "report", (), progress)
-
-
-def _map_new(folder: Path, progress: Progress) -> Outcome:
-    """Do what `vitrail predict SLIDE --classifier ... --segmenter ... --explain` does."""
-    from vitrail.pipeline.predict_slides import Application, apply_models, settings_from
-    from vitrail.synthetic import write_slide
-
-    progress.say("a new slide, which nobody annotated")
-    slide = write_slide(folder / "unseen", NEW, side_px=NEW_PX, seed=NEW_SEED, artefacts=ARTEFACTS)
-    run, out = folder / "study", folder / "new"
-    settings = settings_from(["predict.explained=true"])
-    job = Application(classifier=run / "classifier", segmenter=run / "segmenter", out=out, settings=settings)
-    outcome = apply_models([slide], job, progress)
-    return outcome if outcome.skipped else replace(outcome, lines=[f"a new slide mapped: {out / NEW}.png"])
-
-
-def _export(folder: Path, progress: Progress) -> list[str]:
-    """Do what `vitrail export` does; returns a line for each kind."""
     from vitrail.interop.onnx import export_onnx
     from vitrail.interop.wsinfer import export_wsinfer
+    from vitrail.pipeline.predict_slides import Application, apply_models, settings_from
+    from vitrail.synthetic import PhantomCohort, write_cohort, write_slide
 
+    folder.mkdir(parents=True, exist_ok=True)
+    with locked(folder), progress.task("slides", PATIENTS) as step:
+        cohort = PhantomCohort(patients=PATIENTS, side_px=SIDE_PX)
+        slides = write_cohort(folder / "cohort", cohort, on_slide=lambda name: step(1, name))
+    run, out, exports = folder / "study", folder / "new", folder / "exports"
+    if not (run / "study.toml").exists():
+        new_run(run, slides, "quick", SETTINGS)
+    study = bring_run(run, "report", (), progress)
+
+    # as vitrail predict SLIDE --classifier ... --segmenter ... --explain does
+    progress.say("a new slide, which nobody annotated")
+    slide = write_slide(folder / "unseen", NEW, side_px=NEW_PX, seed=NEW_SEED, artefacts=ARTEFACTS)
+    settings = settings_from(["predict.explained=true"])
+    job = Application(classifier=run / "classifier", segmenter=run / "segmenter", out=out, settings=settings)
+    mapped = apply_models([slide], job, progress)
+    lines = mapped.lines if mapped.skipped else [f"a new slide mapped: {out / NEW}.png"]
+
+    # as vitrail export does
     progress.say("exports")
-    run, out = folder / "study", folder / "exports"
-    lines = [
-        f"for QuPath: {gather_qupath(run, out / 'qupath')}",
-        f"for WSInfer: {export_wsinfer(run / 'classifier', out / 'wsinfer')}",
+    lines += [
+        f"for QuPath: {gather_qupath(run, exports / 'qupath')}",
+        f"for WSInfer: {export_wsinfer(run / 'classifier', exports / 'wsinfer')}",
     ]
-    if find_spec("onnx") is None:  # an extra
-        return lines
-    return [*lines, *(f"as ONNX: {export_onnx(run / task, out)}" for task in ("classifier", "segmenter"))]
+    if find_spec("onnx") is not None:  # an extra
+        lines += [f"as ONNX: {export_onnx(run / network, exports)}" for network in ("classifier", "segmenter")]
+    return replace(
+        study,
+        lines=[*study.lines[:-1], *lines, study.lines[-1]],
+        warnings=[*study.warnings, *mapped.warnings],
+        skipped=[*study.skipped, *mapped.skipped],
+    )

@@ -8,21 +8,21 @@ the finished folder takes the old one's place, by renaming.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 import time
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import vitrail
+from vitrail.core.digest import json_digest
 from vitrail.core.files import read_json, write_text
 from vitrail.errors import RunError
 from vitrail.settings.load import Settings, read_settings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
     from vitrail.core.progress import Progress
@@ -95,6 +95,16 @@ class Stage:
 def open_run(folder: Path) -> Run:
     """Open a run folder.
 
+    Parameters
+    ----------
+    folder
+        Its path.
+
+    Returns
+    -------
+    Run
+        The folder and its settings.
+
     Raises
     ------
     RunError
@@ -112,29 +122,50 @@ def open_run(folder: Path) -> Run:
 def chain(stages: tuple[Stage, ...], until: str) -> tuple[Stage, ...]:
     """Return a stage and all that it needs, in the order of `stages`."""
     by_name = {stage.name: stage for stage in stages}
-    wanted, queue = set[str](), [until]
+    needed, queue = set[str](), [until]
     while queue:
         stage = by_name[queue.pop()]
-        wanted.add(stage.name)
+        needed.add(stage.name)
         queue += stage.needs
-    return tuple(stage for stage in stages if stage.name in wanted)
+    return tuple(stage for stage in stages if stage.name in needed)
 
 
 def bring_up_to_date(stages: tuple[Stage, ...], run: Run, progress: Progress) -> list[str]:
-    """Make every stage that is not up to date, and return the names of those that were made.
+    """Make every stage that is not up to date.
 
-    The caller holds the run with `alone`.
+    The caller holds the run with `locked`.
+
+    Parameters
+    ----------
+    stages
+        From `chain`: each comes after those that it needs.
+    run
+        Where.
+    progress
+        To be told how far the work is.
+
+    Returns
+    -------
+    list[str]
+        The names of the stages that were made.
 
     Raises
     ------
     VitrailError
         Whatever a stage raises; the stages before it, and what it had done itself, are kept.
     """
-    made, digests = [], dict[str, str]()
+    made, digests, settings = [], dict[str, str](), run.settings.digest_values()
     for stage in stages:
-        recipe = _recipe(stage, run, digests)
-        digests[stage.name] = digest = _digest(recipe)
-        if _finished(run.folder / stage.folder, digest):
+        recipe = {
+            "stage": stage.name,
+            "version": stage.version,
+            "seed": run.settings.seed,
+            "settings": {name: settings[name] for name in stage.settings},
+            "inputs": stage.inputs(run),
+            "needs": {name: digests[name] for name in stage.needs},
+        }
+        digests[stage.name] = json_digest(recipe)
+        if _is_finished(run.folder / stage.folder, digests[stage.name]):
             progress.say(f"{stage.name}: up to date")
             continue
         _make(stage, run, recipe, progress)
@@ -142,23 +173,7 @@ def bring_up_to_date(stages: tuple[Stage, ...], run: Run, progress: Progress) ->
     return made
 
 
-def _recipe(stage: Stage, run: Run, digests: dict[str, str]) -> dict[str, Any]:
-    settings = run.settings.model_dump(mode="json")
-    return {
-        "stage": stage.name,
-        "version": stage.version,
-        "seed": run.settings.seed,
-        "settings": {name: settings[name] for name in stage.settings},
-        "inputs": stage.inputs(run),
-        "needs": {name: digests[name] for name in stage.needs},
-    }
-
-
-def _digest(recipe: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()
-
-
-def _finished(folder: Path, digest: str) -> bool:
+def _is_finished(folder: Path, digest: str) -> bool:
     try:
         record = read_json(folder / "stage.json")
     except RunError:
@@ -167,62 +182,29 @@ def _finished(folder: Path, digest: str) -> bool:
 
 
 def _make(stage: Stage, run: Run, recipe: dict[str, Any], progress: Progress) -> None:
-    digest, final = _digest(recipe), run.folder / stage.folder
+    """Make a stage beside its final folder, and let it take that one's place."""
+    digest, final = json_digest(recipe), run.folder / stage.folder
     partial = run.folder / ".partial" / f"{stage.folder}-{digest[:16]}"
     scratch = run.folder / ".partial" / f"{stage.folder}.scratch"
-    _restore(final, partial.parent)
+    retired = partial.with_name(f"{stage.folder}-retired")
+    if final.is_symlink():
+        raise RunError(final, "is a link, and stages are renamed into place", "Link the whole run folder instead")
+    if retired.exists() and not final.exists():  # a kill came between two renames: what it holds may be of use
+        retired.rename(final)
     for stale in partial.parent.glob(f"{stage.folder}-*"):
         if stale != partial:
             shutil.rmtree(stale)
-    if not _finished(partial, digest):  # else it was killed between two renames, with all its work done
+    if not _is_finished(partial, digest):  # else it was killed between two renames, with all its work done
         for folder in (partial, scratch):
             folder.mkdir(parents=True, exist_ok=True)
         begun = time.time()
         stage.make(Work(run=run, folder=partial, scratch=scratch, progress=progress))
         record = recipe | {"digest": digest, "vitrail": vitrail.__version__, "seconds": round(time.time() - begun, 1)}
         write_text(partial / "stage.json", json.dumps(record, indent=1))
-    _take_place(partial, final)
-    shutil.rmtree(scratch, ignore_errors=True)
-    with suppress(OSError):  # not empty: another stage was interrupted
-        partial.parent.rmdir()
-
-
-def _restore(final: Path, partials: Path) -> None:
-    """Put an old folder back that a kill caught between two renames: what it holds may be of use."""
-    if final.is_symlink():
-        raise RunError(final, "is a link, and stages are renamed into place", "Link the whole run folder instead")
-    retired = partials / f"{final.name}-retired"
-    if retired.exists() and not final.exists():
-        retired.rename(final)
-
-
-def _take_place(partial: Path, final: Path) -> None:
-    retired = partial.parent / f"{final.name}-retired"
     if final.exists():
         final.rename(retired)
     partial.rename(final)
     shutil.rmtree(retired, ignore_errors=True)
-
-
-@contextmanager
-def alone(folder: Path) -> Iterator[None]:
-    """Hold a run's lock; the system lets go of it when the process ends, however it ends.
-
-    Raises
-    ------
-    RunError
-        Another process holds it.
-    """
-    try:
-        import fcntl  # noqa: PLC0415 - not on every system
-    except ImportError:
-        yield
-        return
-    with (folder / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise RunError(folder, "another vitrail is at work in this run", "Wait for it, or stop it") from None
-        except OSError:
-            pass  # a file system without locks
-        yield
+    shutil.rmtree(scratch, ignore_errors=True)
+    with suppress(OSError):  # not empty: another stage was interrupted
+        partial.parent.rmdir()

@@ -14,8 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from vitrail.core.parallel import in_processes
-from vitrail.errors import RunError
+from helpers import searching
+from vitrail.core.parallel import attempts, in_processes
+from vitrail.errors import ModelError, RunError
 
 SOURCE = str(Path(__file__).parents[2] / "src")
 SOON = 10
@@ -105,3 +106,46 @@ def test_workers_hear_no_interrupt_from_their_first_moment_on():
     masks = [mask for _, mask in in_processes(partial(signal.pthread_sigmask, signal.SIG_BLOCK), [set(), set()], 2)]
     assert masks == [{signal.SIGINT}] * 2
     assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, set())
+
+
+TWO = [{}, {"WORKER": "second"}]
+
+
+def numbers_of(folder, number):
+    """Return the process numbers of those that worked at a job."""
+    return (folder / f"{number}.txt").read_text().split()
+
+
+def test_each_job_is_done_once_and_by_both_workers(tmp_path):
+    jobs = [(tmp_path, number) for number in range(8)]
+    done = [(job, attempt.exception()) for job, attempt in attempts(searching.touch, jobs, TWO)]
+    assert sorted(job for job, _ in done) == jobs
+    assert {error for _, error in done} == {None}
+    assert [len(numbers_of(tmp_path, number)) for number in range(8)] == [1] * 8
+
+
+def test_workers_have_the_environment_that_they_are_given():
+    seen = {attempt.result() for _, attempt in attempts(os.getenv, ["WORKER"] * 40, TWO)}
+    assert seen == {None, "second"}
+    assert os.getenv("WORKER") is None
+
+
+def test_a_worker_that_dies_is_replaced_and_its_job_done_again(tmp_path):
+    jobs = [(tmp_path, number) for number in range(4)]
+    done = {job: attempt.exception() for job, attempt in attempts(searching.die_once, jobs, TWO, deaths=2)}
+    assert done == dict.fromkeys(jobs)
+    assert [len(numbers_of(tmp_path, number)) for number in range(4)] == [1, 2, 1, 1]
+
+
+def test_a_job_that_kills_every_worker_is_given_up_and_the_others_finish(tmp_path):
+    jobs = [(tmp_path, number) for number in (0, -2, 1, -1, -3, 2, 3)]
+    done = {job[1]: attempt.exception() for job, attempt in attempts(searching.touch, jobs, TWO, deaths=2)}
+    assert [done[number] for number in range(4)] == [None] * 4
+    assert isinstance(done[-1], ModelError)
+    assert str(done[-1]) == "job: it is refused. Leave it out."
+    assert "cost several workers their lives" in str(done[-2])
+    assert len(numbers_of(tmp_path, -2)) == 3
+    assert isinstance(done[-3], ZeroDivisionError)
+    assert "in touch" in done[-3].__notes__[0]
+    assert [len(numbers_of(tmp_path, number)) for number in range(4)] == [1] * 4
+    assert multiprocessing.active_children() == []

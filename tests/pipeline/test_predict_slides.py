@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from PIL import Image
 
 from helpers.cohort import write_tiff
 from helpers.mapped import GLASS, SPEC, Reds, pen_mark, picture, settings, write_slide
-from vitrail.errors import ExchangeError, ModelError, SettingsError
+from vitrail.errors import ExchangeError, ModelError, RunError, SettingsError
 from vitrail.explain.layers import find_layers
 from vitrail.explain.methods.hrcam import HRCamHead, save_auxiliary
 from vitrail.inference.map_slide import Networks
@@ -33,11 +34,11 @@ class Bench:
     def __init__(self, monkeypatch):
         self.digests, self.patience, self.tasks = ["a"], 10**9, ("classifier", "segmenter")
         self.engines = {}
-        monkeypatch.setattr(apply, "_networks", self._networks)
+        monkeypatch.setattr(apply, "load_networks", self._networks)
 
     def _networks(self, _):
         self.engines = {task: Reds(task, self.patience) for task in self.tasks}
-        return Networks(**self.engines), self.digests
+        return Networks(**self.engines), self.digests, []
 
     def run(self, slides, out, **predict):
         threshold = predict.pop("threshold", 0.5)
@@ -239,6 +240,19 @@ def test_a_full_disk_is_one_line_and_the_work_goes_on_later(bench, slide, tmp_pa
     assert contents(out) == contents(tmp_path / "whole")
 
 
+@pytest.mark.parametrize("key", ["glass", "artefacts", "tissue_mm2", "seam_index"])
+def test_facts_without_a_key_are_one_line_and_without_the_file_all_is_done_again(bench, slide, tmp_path, key):
+    out = tmp_path / "out"
+    bench.run([slide], out)
+    facts = json.loads((out / "A.json").read_text())
+    (out / "A.json").write_text(json.dumps({name: value for name, value in facts.items() if name != key}))
+    with pytest.raises(RunError, match=f"A.json: is damaged .without '{key}'.") as caught:
+        bench.run([slide], out)
+    assert str(caught.value).endswith("Remove this file, and run the same command again.")
+    (out / "A.json").unlink()
+    assert bench.run([slide], out).skipped == []
+
+
 def test_networks_that_see_tumor_on_glass_are_named(bench, slide, tmp_path):
     """White glass and the slide's own; of a classifier only where it is shown any."""
     for background, count in ((True, 4), (False, 2)):
@@ -279,7 +293,8 @@ def test_saved_models_are_applied_and_checked(slide, tmp_path):
     assert not (tmp_path / "x").exists()
 
 
-def test_slides_are_explained_by_a_dense_layer_of_these_weights_alone(tmp_path):
+def test_slides_are_explained_by_a_dense_layer_of_these_weights_alone(tmp_path, monkeypatch):
+    digest, hashed = hashlib.file_digest, []
     spec = ClassifierSpec(**SPEC | {"encoder": "test_efficientnet"}, dense=4, dropout=0)
     module, own = build(spec), tmp_path / "classifier"
     save_model(own, module, spec)
@@ -288,8 +303,17 @@ def test_slides_are_explained_by_a_dense_layer_of_these_weights_alone(tmp_path):
     job = Application(classifier=own, out=tmp_path / "out", settings=settings(explained=True))
     for fitted_on, methods in ((model_digest(own), ["gradcam", "hrcam"]), ("another", ["gradcam"])):
         save_auxiliary(tmp_path / "explanations" / "classifier", replace(head, fitted_on=fitted_on))
-        networks, _ = apply._networks(job)
+        with monkeypatch.context() as counting:
+            hashed.clear()
+            counting.setattr(
+                hashlib, "file_digest", lambda file, *_: hashed.append(file.name) or digest(file, "sha256")
+            )
+            networks, _, warnings = apply.load_networks(job)
         assert list(networks.classifier.methods) == methods
+        assert hashed.count(str(own / "weights.safetensors")) == 1
+        assert [line.endswith("and fit it with: vitrail explain RUN") for line in warnings] == [True] * (
+            2 - len(methods)
+        )
 
 
 class Why(Reds):
@@ -309,12 +333,10 @@ class Why(Reds):
 
 def test_explained_slides_get_a_map_and_a_picture_more(bench, slide, tmp_path, monkeypatch):
     out, engine = tmp_path / "out", Why("classifier")
-    monkeypatch.setattr(apply, "_networks", lambda _: (Networks(classifier=engine, segmenter=Reds()), ["a"]))
-    outcome = bench.run([slide], out, explained=True)
+    monkeypatch.setattr(apply, "load_networks", lambda _: (Networks(classifier=engine, segmenter=Reds()), ["a"], []))
+    bench.run([slide], out, explained=True)
     more = ("explanations.ome.tiff", "explanations.png")
     assert names(out) == {"summary.csv", *(f"A.{ending}" for ending in (*ENDINGS, *more))}
-    (told,) = [line for line in outcome.warnings if "Grad-CAM alone" in line]
-    assert told.endswith("and fit it with: vitrail explain RUN")
     first, seen = contents(out), engine.seen
     (out / "A.explanations.png").unlink()
     bench.run([slide], out, explained=True)

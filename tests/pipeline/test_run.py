@@ -163,6 +163,16 @@ def test_a_second_run_does_nothing(run, capsys):
     assert digests(run) == before
 
 
+def test_a_setting_by_its_old_name_redoes_nothing_and_is_one_warning(run, capsys):
+    study = run / "study.toml"
+    study.write_text(study.read_text().replace("test_time_augmentation =", "mirror ="))
+    assert vitrail("run", run, "--set", "predict.mirror=false") == 0
+    ended = capsys.readouterr()
+    assert ended.out.count("up to date") == 8
+    assert ended.err == "warning: the setting predict.mirror is now called predict.test_time_augmentation\n"
+    assert json.loads((run / "predictions" / "stage.json").read_text())["settings"]["predict"]["mirror"] is False
+
+
 @pytest.mark.usefixtures("undrawn")
 def test_a_threshold_redoes_the_report_alone(run, capsys):
     assert vitrail("run", run, "--set", "evaluation.threshold=0.9") == 0

@@ -10,7 +10,6 @@ import subprocess
 import sys
 import time
 import tomllib
-from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -145,7 +144,7 @@ def trained(monkeypatch):
     """Score cells by a formula instead of by training, and remember which were asked for."""
     asked, refused = [], {}
 
-    def pretend(_client, _work, jobs):
+    def pretend(jobs, *_):
         for job in jobs:
             asked.append((job.cell.side_um, job.cell.side_px, job.cell.iteration, job.cell.fold))
             error = refused.get(job.cell.pair)
@@ -155,10 +154,10 @@ def trained(monkeypatch):
                 (job.folder / "cells" / f"{job.cell.digest}.json").write_text(json.dumps({"score": score}))
             yield job, error
 
-    monkeypatch.setattr(cluster, "connected", lambda _place: nullcontext())
-    monkeypatch.setattr(cluster, "in_cluster", pretend)
-    monkeypatch.setattr(study, "_draw", lambda _folder, _result: None)  # drawing and building networks take the most
-    monkeypatch.setattr(study, "_check", lambda run, _scheduler: (run.folder / "search").mkdir(exist_ok=True))
+    monkeypatch.setattr(study, "train_cells", pretend)
+    monkeypatch.setattr("vitrail.report.figures.search.search_figure", lambda _: None)  # drawing and building networks
+    monkeypatch.setattr("vitrail.report.style.save", lambda *_: None)  # take the most
+    monkeypatch.setattr("vitrail.training.preflight.check_classifier", lambda *_, **__: None)
     return asked, refused
 
 
@@ -320,8 +319,8 @@ def test_averaging_twice_is_averaging_once_where_it_divides():
 @pytest.mark.usefixtures("trained")
 def test_a_cell_divides_the_patients(run, monkeypatch):
     jobs = []
-    pretend = cluster.in_cluster
-    monkeypatch.setattr(cluster, "in_cluster", lambda c, w, todo: jobs.extend(todo) or pretend(c, w, todo))
+    pretend = study.train_cells
+    monkeypatch.setattr(study, "train_cells", lambda todo, *more: jobs.extend(todo) or pretend(todo, *more))
     search_run(run)
     seen = {}
     for job in jobs:
@@ -430,7 +429,7 @@ def wait_for(process, there):
 
 
 def workers_of(process):
-    """Return the processes that dask works in."""
+    """Return the processes that train."""
     return [
         child
         for child in psutil.Process(process.pid).children(recursive=True)

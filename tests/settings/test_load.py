@@ -3,9 +3,11 @@ from __future__ import annotations
 import ast
 
 import pytest
+from pydantic import Field, ValidationError
 
+from vitrail.core.digest import json_digest
 from vitrail.errors import SettingsError
-from vitrail.settings.load import QUICK, Settings, change_settings, preset, read_settings, settings_text
+from vitrail.settings.load import QUICK, Settings, change_settings, old_names, preset, read_settings, settings_text
 from vitrail.settings.schema import Branch
 
 
@@ -40,7 +42,11 @@ def test_paper_does_what_the_paper_did():
         "epochs", 50, 0, 0.8,
     )  # fmt: skip
     assert (paper.predict.window, paper.predict.overlap, paper.predict.background) == (1, 0, True)
-    assert (paper.predict.calibrated, paper.predict.artefacts, paper.predict.mirror) == (False, False, False)
+    assert (paper.predict.calibrated, paper.predict.artefacts, paper.predict.test_time_augmentation) == (
+        False,
+        False,
+        False,
+    )
     assert (paper.predict.explained, paper.classifier.activation) == (False, "linear")
     assert (paper.tiles.white_inside, paper.evaluation.threshold) == ("outline", 0.5)
 
@@ -120,6 +126,57 @@ def test_a_wrong_change_is_one_line_and_changes_nothing(study, change, said):
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
     assert study.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("name", "digest"),
+    [
+        ("paper", "fbd7e4bf67231c48ded4ad002313956ba3f4dd5a8ed265d4b2d2844a14923618"),
+        ("quick", "a002356f03d77bc16f4b3802d063a9907ad69fd82ac72d110718d0e7ede757b7"),
+    ],
+)
+def test_settings_count_as_they_did_in_the_runs_of_version_0_1(name, digest):
+    assert json_digest(preset(name).digest_values()) == digest
+
+
+class Later(Branch):
+    """A group one of whose settings was renamed, and another added."""
+
+    new: int = Field(1, json_schema_extra={"digest_as": "old"})
+    added: tuple[str, ...] = Field(("a",), json_schema_extra={"since": "0.12"})
+
+
+def test_a_renamed_setting_counts_under_its_old_name_and_a_later_one_where_it_differs():
+    assert Later().digest_values() == {"old": 1}
+    assert Later(new=2, added=("b",)).digest_values() == {"old": 2, "added": ["b"]}
+    assert Later.model_validate({"old": 3}) == Later(new=3)
+    assert Later.renamed() == {"old": "new"}
+    with pytest.raises(ValidationError, match="extra_forbidden"):
+        Later.model_validate({"old": 3, "new": 3})
+
+
+NOTE = "the setting predict.mirror is now called predict.test_time_augmentation"
+
+
+def test_an_old_name_is_understood_in_the_file_and_in_a_change(study):
+    text = study.read_text()
+    assert old_names(study, ["tiles.side_px=96"]) == []
+    change_settings(study, ["predict.mirror=true"])
+    assert study.read_text() == text.replace("test_time_augmentation = false", "test_time_augmentation = true")
+    assert old_names(study, ["predict.mirror=true"]) == [NOTE]
+
+    study.write_text(text.replace("test_time_augmentation = false", "mirror = true"))
+    assert old_names(study, []) == old_names(study, ["predict.mirror=true"]) == [NOTE]
+    assert read_settings(study).predict.test_time_augmentation
+    change_settings(study, ["predict.test_time_augmentation=false"])
+    assert study.read_text() == text.replace("test_time_augmentation = false", "mirror = false")
+    change_settings(study, ["predict.mirror=true"])
+    assert read_settings(study).predict.test_time_augmentation
+    with pytest.raises(SettingsError, match=r"predict\.test_time_augmentation = 'much'"):
+        change_settings(study, ["predict.mirror=much"])
+    study.write_text(text.replace("test_time_augmentation = false", "test_time_augmentation = false\nmirror = true"))
+    with pytest.raises(SettingsError, match=r"there is no setting 'predict\.mirror'"):
+        read_settings(study)
 
 
 def limits(model, name=""):

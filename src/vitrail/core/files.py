@@ -173,9 +173,9 @@ def write_together(folder: Path, files: Mapping[str, bytes]) -> None:
             (folder / last).unlink(missing_ok=True)
 
 
-def write_text(path: Path, text: str, *, flush: bool = False) -> None:
+def write_text(path: Path, text: str, *, shared: bool = False, flush: bool = False) -> None:
     """Write a text file; see `replacing`."""
-    with replacing(path, flush=flush) as temporary:
+    with replacing(path, shared=shared, flush=flush) as temporary:
         temporary.write_text(text, encoding="utf-8", newline="\n")
 
 
@@ -267,7 +267,8 @@ def read_csv(path: Path, columns: Collection[str]) -> pd.DataFrame:
         rows = pd.read_csv(io.BytesIO(content), dtype=str, keep_default_na=False)
     except ValueError as error:  # also where bytes are no UTF-8
         raise damaged(path, error) from None
-    rows = rows.map(_as_it_was).rename(columns=_as_it_was)
+    rows = rows.replace(_APOSTROPHE, "", regex=True)
+    rows.columns = rows.columns.str.replace(_APOSTROPHE, "", regex=True)
     missing = [name for name in columns if name not in rows]
     if missing:
         raise damaged(path, f"without a column {missing[0]}")
@@ -322,6 +323,9 @@ def _again(path: Path) -> str:
 
 
 _FORMULA = re.compile(r"'*[=+\-@\t\r\n]")
+_APOSTROPHE = r"\A'(?='*[=+\-@\t\r\n])"
+"""The one that `write_csv` sets before a text that would be a formula."""
+
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
 
@@ -329,7 +333,3 @@ def _without_formula(cell: Any) -> Any:
     if isinstance(cell, str) and _FORMULA.match(cell) and not _NUMBER.fullmatch(cell):
         return f"'{cell}"
     return cell
-
-
-def _as_it_was(cell: str) -> str:
-    return cell[1:] if cell.startswith("'") and _FORMULA.match(cell) else cell

@@ -38,7 +38,7 @@ def until_interrupted(program: Callable[[], None]) -> None:
         The program; what it raises goes on from here unless Ctrl-C was pressed.
     """
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
-        signal.signal(signal.SIGINT, _first)
+        signal.signal(signal.SIGINT, _interrupt)
         sys.unraisablehook = _unraisable
     try:
         program()
@@ -52,15 +52,13 @@ def until_interrupted(program: Callable[[], None]) -> None:
         _stop()
 
 
-def _first(_number: int, _frame: FrameType | None) -> None:
+def _interrupt(_number: int, _frame: FrameType | None) -> None:
+    """Hear Ctrl-C: the first one lets the program let go of what it holds, a second one does not wait for that."""
     global _heard  # noqa: PLW0603 - a signal is the process's
+    if _heard:
+        _stop()
     _heard = True
-    signal.signal(signal.SIGINT, _second)
     raise KeyboardInterrupt
-
-
-def _second(_number: int, _frame: FrameType | None) -> None:
-    _stop()
 
 
 def _unraisable(unraisable: sys.UnraisableHookArgs) -> None:

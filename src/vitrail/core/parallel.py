@@ -5,20 +5,23 @@ from __future__ import annotations
 import ctypes
 import multiprocessing
 import os
+import pickle
 import signal
 import sys
 import threading
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+import traceback
+from collections import Counter, deque
+from concurrent.futures import Future
+from contextlib import closing, contextmanager, suppress
 from multiprocessing import resource_tracker
-from typing import TYPE_CHECKING, TypeVar
+from multiprocessing.connection import wait
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from vitrail.errors import RunError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterator, Sequence
-    from multiprocessing.synchronize import Event
+    from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+    from multiprocessing.connection import Connection
 
     Job = TypeVar("Job")
     Result = TypeVar("Result")
@@ -32,10 +35,7 @@ def cores() -> int:
 def in_processes(
     work: Callable[[Job], Result], jobs: Sequence[Job], workers: int = 0
 ) -> Generator[tuple[Job, Result], None, None]:
-    """Yield each job with its result, in the order in which they end.
-
-    The workers import the main module of the program anew. A script must therefore call this, and whatever calls it,
-    under `if __name__ == "__main__":`.
+    """Yield each job with its result, in the order in which they end; the first failure ends the work.
 
     The workers are ended at once, in the middle of their jobs, when a job raises, at Ctrl-C, when the generator is
     closed, and when this process is killed. To be sure of it where the loop's own body may raise, loop within
@@ -50,32 +50,145 @@ def in_processes(
     workers
         How many processes; 0 means one a core. With one, the work is done in this process.
 
+    Yields
+    ------
+    tuple[Job, Result]
+        A job and what `work` returned.
+
     Raises
     ------
     RunError
         The workers could not start, or one died, mostly for want of memory.
+    Exception
+        What `work` raises.
     """
     workers = min(workers or cores(), len(jobs))
     if workers <= 1:
         yield from ((job, work(job)) for job in jobs)
         return
-    context = multiprocessing.get_context("spawn")
-    started, ended = context.Event(), False
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_begin, initargs=(started,))
+    with closing(attempts(work, jobs, [{}] * workers)) as ended:
+        for job, attempt in ended:
+            yield job, attempt.result()
+
+
+def attempts(
+    work: Callable[[Job], Result], jobs: Sequence[Job], environments: Sequence[Mapping[str, str]], deaths: int = 0
+) -> Generator[tuple[Job, Future[Result]], None, None]:
+    """Yield each job once it has ended, well or not, in the order in which they end; a failure ends no other job.
+
+    A worker that dies is replaced, and its job given to another one. The workers are ended as those of `in_processes`.
+    They import the main module of the program anew: a script must call this, and whatever calls it, under
+    `if __name__ == "__main__":`.
+
+    Parameters
+    ----------
+    work
+        A function of a module.
+    jobs
+        What to call it with; they are pickled.
+    environments
+        One worker process for each: the variables of the environment that it changes before it imports `work`.
+    deaths
+        How many workers a job may cost; with one more it is given up.
+
+    Yields
+    ------
+    tuple[Job, Future[Result]]
+        A job, and its result or what it raised; a `RunError` where it was given up.
+
+    Raises
+    ------
+    RunError
+        The workers could not start.
+    """
+    waiting, lost, begun, ended = deque(range(len(jobs))), Counter[int](), False, False
+    workers: dict[Connection, _Worker] = {}
     try:
-        with interrupts_blocked():  # the workers start here
-            futures = {pool.submit(work, job): job for job in jobs}
-        yield from ((futures[future], future.result()) for future in as_completed(futures))
+        with _interrupts_blocked():
+            for environment in environments:
+                worker = _Worker(work, environment)
+                workers[worker.pipe] = worker
+        while waiting or any(worker.job is not None for worker in workers.values()):
+            for pipe in wait(list(workers)):
+                worker = workers[pipe]  # type: ignore[index] # these are the keys
+                number, attempt = worker.job, Future[Any]()
+                try:
+                    result, error = worker.pipe.recv()
+                except (EOFError, OSError):  # it died
+                    worker.end()
+                    del workers[worker.pipe]
+                    if number is None and not worker.ready:  # the next one would do so, too
+                        raise _death(deaths) if begun else _never_started() from None
+                    if number is not None:
+                        lost[number] += 1
+                        if lost[number] <= deaths:
+                            waiting.appendleft(number)
+                            number = None
+                    if waiting:
+                        with _interrupts_blocked():
+                            worker = _Worker(work, worker.environment)
+                        workers[worker.pipe] = worker
+                    attempt.set_exception(_death(deaths))
+                else:
+                    begun = worker.ready = True
+                    worker.job = waiting.popleft() if waiting else None
+                    if worker.job is not None:
+                        with suppress(OSError):  # it died just now, which its pipe tells next
+                            worker.pipe.send(jobs[worker.job])
+                    attempt.set_exception(error) if error else attempt.set_result(result)
+                if number is not None:
+                    yield jobs[number], attempt
         ended = True
-    except BrokenProcessPool:
-        raise _died() if started.is_set() else _never_started() from None
     finally:
-        if not ended:
-            _terminate(pool)
-        pool.shutdown(cancel_futures=True)
+        for worker in workers.values():
+            worker.end(at_once=not ended)
 
 
-def _died() -> RunError:
+class _Worker:
+    """A process that does one job after the other.
+
+    Parameters
+    ----------
+    work
+        What it does with each.
+    environment
+        The variables of its environment that are others than here.
+
+    Attributes
+    ----------
+    pipe
+        This process's end of the pipe to it.
+    job
+        The number of the job that it is at.
+    ready
+        Whether it has begun to listen.
+    """
+
+    def __init__(self, work: Callable[[Any], Any], environment: Mapping[str, str]) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.pipe, end = context.Pipe()
+        self.environment, self.ready = environment, False
+        self.job: int | None = None
+        self._process = context.Process(target=_serve, args=(end, dict(environment)), daemon=True)
+        self._process.start()
+        end.close()  # so that its death closes the pipe
+        with suppress(OSError):
+            self.pipe.send(work)
+
+    def end(self, *, at_once: bool = False) -> None:
+        """Let the process end, at once or behind its job, and wait for it."""
+        if at_once or not self.ready:
+            self._process.terminate()
+        self.pipe.close()
+        self._process.join()
+
+
+def _death(deaths: int) -> RunError:
+    if deaths:
+        problem, cure = "it cost several workers their lives", "with fewer workers (compute.workers)"
+        return RunError(
+            "worker process", f"{problem}, mostly for want of memory", f"Run the same command again, {cure}"
+        )
     cure = "Run the same command again; if it dies again, with --set compute.workers=1"
     return RunError("worker process", "it died, mostly for want of memory", cure)
 
@@ -85,15 +198,8 @@ def _never_started() -> RunError:
     return RunError("worker processes", "the worker processes could not start", cure)
 
 
-def _terminate(pool: ProcessPoolExecutor) -> None:
-    """End the workers without waiting for their jobs."""
-    running = pool._processes  # noqa: SLF001 - an executor has no public way to stop a running job before Python 3.14
-    for process in list((running or {}).values()):
-        process.terminate()
-
-
 @contextmanager
-def interrupts_blocked() -> Iterator[None]:
+def _interrupts_blocked() -> Iterator[None]:
     """Block Ctrl-C in the threads and processes that start in this block, and in those that they start, now or later.
 
     One that comes meanwhile is delivered at the end of the block. A worker is safe from its first moment on; a handler
@@ -110,15 +216,26 @@ def interrupts_blocked() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _begin(started: Event) -> None:
-    """Prepare a worker."""
+def _serve(pipe: Connection, environment: dict[str, str]) -> None:
+    """Do in a worker process what comes through its pipe."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    end_with_parent()
-    started.set()
+    _end_with_parent()
+    os.environ.update(environment)
+    with suppress(EOFError, BrokenPipeError):  # nothing more is wanted
+        work = pipe.recv()
+        pipe.send((None, None))
+        while True:
+            job = pipe.recv()
+            try:
+                answer = pickle.dumps((work(job), None))
+            except Exception as error:  # noqa: BLE001 - it is raised where the job came from
+                error.add_note(f"in a worker process:\n{traceback.format_exc()}")
+                answer = pickle.dumps((None, error))
+            pipe.send_bytes(answer)
 
 
-def end_with_parent() -> None:
-    """Let this worker process end as soon as its parent does, however that ends, whatever this one is doing.
+def _end_with_parent() -> None:
+    """Let this process end as soon as its parent does, however that ends, whatever this one is doing.
 
     Linux kills it at once. Elsewhere a thread waits for the parent's end; it can act only when the interpreter lets it,
     not within an import or a long calculation.
@@ -126,7 +243,12 @@ def end_with_parent() -> None:
     parent = multiprocessing.parent_process()
     if parent is None:
         return
-    threading.Thread(target=_wait_for_parent, daemon=True).start()
+
+    def wait_for_parent() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait_for_parent, daemon=True).start()
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent.pid:  # it ended before it was asked for
@@ -134,10 +256,3 @@ def end_with_parent() -> None:
 
 
 _PR_SET_PDEATHSIG = 1
-
-
-def _wait_for_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)

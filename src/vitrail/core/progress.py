@@ -18,10 +18,6 @@ if TYPE_CHECKING:
     Step = Callable[..., None]
 
 
-def _nothing(n: int = 1, note: str = "") -> None:
-    """Take a step that nobody watches."""
-
-
 class Progress(Protocol):
     """Something that can be told how far a piece of work is."""
 
@@ -38,7 +34,7 @@ class Silent:
     @contextmanager
     def task(self, title: str, total: int, done: int = 0) -> Iterator[Step]:  # noqa: ARG002 - the protocol's arguments
         """Yield a step that does nothing."""
-        yield _nothing
+        yield lambda n=1, note="": None  # noqa: ARG005 - the protocol's arguments
 
     def say(self, line: str) -> None:
         """Keep quiet."""
@@ -82,7 +78,7 @@ class Lines:
     Parameters
     ----------
     every
-        Seconds between two lines of one piece of work; its end is always told.
+        Seconds between two lines of one piece of work; its end is always printed.
     """
 
     def __init__(self, every: float = 10.0) -> None:
@@ -91,15 +87,15 @@ class Lines:
     @contextmanager
     def task(self, title: str, total: int, done: int = 0) -> Iterator[Step]:
         """Print how far the work is, from time to time."""
-        begun = told = time.monotonic()
+        begun = last = time.monotonic()
         count, first = done, done
 
         def step(n: int = 1, note: str = "") -> None:
-            nonlocal count, told
+            nonlocal count, last
             count += n
             now = time.monotonic()
-            if count >= total or now - told >= self.every:
-                told = now
+            if count >= total or now - last >= self.every:
+                last = now
                 left = (now - begun) / max(count - first, 1) * (total - count)
                 self.say(
                     f"{title}: {count}/{total}, {now - begun:.0f} s, {left:.0f} s left{'  ' + note if note else ''}"

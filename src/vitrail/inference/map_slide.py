@@ -170,7 +170,7 @@ def _segmented(
 
     total = sum(int(keep(plan.boxes(row)).sum()) for row in range(plan.windows.rows))
     with progress.task("segmenter", total) as step:
-        network = FlipTTA(segmenter) if settings.predict.mirror else segmenter
+        network = FlipTTA(segmenter) if settings.predict.test_time_augmentation else segmenter
         return plan, list(segment_slide(context.slide, network, plan, keep, folder, clock.timed(step)))
 
 

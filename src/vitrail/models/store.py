@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 
-from vitrail.core.digest import file_digest
+from vitrail.core.digest import combined_digest, file_digest
 from vitrail.core.files import regular_file, replacing, write_text
 from vitrail.errors import ModelError
 from vitrail.models.classifier import Classifier
@@ -94,10 +93,7 @@ def saved_fingerprint(folder: Path) -> str | None:
 
 def model_digest(folder: Path) -> str:
     """Return the SHA-256 of the SHA-256 digests of `model.json` and `weights.safetensors`."""
-    digest = hashlib.sha256()
-    for name in (JSON, WEIGHTS):
-        digest.update(bytes.fromhex(file_digest(folder / name)))
-    return digest.hexdigest()
+    return combined_digest(file_digest(folder / name) for name in (JSON, WEIGHTS))
 
 
 def load_model(folder: Path) -> Model:

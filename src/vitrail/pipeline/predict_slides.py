@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 import tomllib
@@ -14,7 +13,9 @@ import numpy as np
 import pandas as pd
 
 from vitrail import __version__
-from vitrail.core.files import not_written, read_csv, read_json, read_table, write_csv, write_table, write_text
+from vitrail.core.digest import combined_digest, json_digest
+from vitrail.core.files import damaged, not_written, read_csv, read_json, read_table, write_csv, write_table, write_text
+from vitrail.core.lock import locked
 from vitrail.core.progress import Silent
 from vitrail.errors import ExchangeError, ModelError, RunError, SettingsError, SlideError
 from vitrail.explain.methods.hrcam import FIT, fitted_head, unfitted
@@ -31,7 +32,6 @@ from vitrail.report.whole_slide import SUMMARY, name_tiles, publish, read_slide_
 from vitrail.settings.load import Settings, changed_text, preset, settings_text
 from vitrail.slides.cohort import content_digest, file_digest
 from vitrail.slides.slide import open_slide
-from vitrail.stage import alone
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -45,16 +45,29 @@ SUMMARY_CSV = "summary.csv"
 _COLUMNS = (*SUMMARY, *(f"{kind.key}_share" for kind in ARTEFACTS), "reason")
 """Of the summary: what `publish` says, then the share of the tissue that each kind of artefact covers."""
 
+_FACTS = ("map_mpp", "tissue_mm2", "clean_mm2", "artefacts", "glass", "colour", "pixels", "seam_index")
+"""What must be in a slide's facts, as `map_slide` writes them."""
+
 _FARTHEST = 2.0
 """Standard deviations of training pixels that the mean colour of a slide's tissue may lie off their mean. The slides of
 one cohort scatter by half of one, and none lies so far off."""
 
 
 def settings_from(changes: Iterable[str] = ()) -> Settings:
-    """Return the settings for slides that nobody annotated with `key=value` changes: those of the preset `quick`.
+    """Return the settings for slides that nobody annotated: those of the preset `quick`, with changes.
 
     No study of the paper's is repeated here, and so windows are blended, artefacts left out, and probabilities
     calibrated.
+
+    Parameters
+    ----------
+    changes
+        Each `branch.key=value`.
+
+    Returns
+    -------
+    Settings
+        The changed settings.
 
     Raises
     ------
@@ -106,7 +119,8 @@ def apply_models(slides: Sequence[Path], job: Application, progress: Progress | 
 
     Returns
     -------
-    What came out. Slides that cannot be mapped do not end the work; they are in `skipped`.
+    Outcome
+        What came out. Slides that cannot be mapped do not end the work; they are in `skipped`.
 
     Raises
     ------
@@ -117,139 +131,140 @@ def apply_models(slides: Sequence[Path], job: Application, progress: Progress | 
     ExchangeError
         A result cannot be written, as on a full disk.
     RunError
-        Another call writes into the same folder.
+        Another call writes into the same folder, or a file of an earlier call is damaged.
     """
-    told = progress or Silent()
-    _check_names(slides)
-    networks, digests = _networks(job)
+    if not slides:
+        raise SettingsError("SLIDE", "none is given", "Name at least one slide")
+    by_name: dict[str, Path] = {}
+    for path in slides:
+        other = by_name.setdefault(path.stem.casefold(), path)
+        if other is not path:
+            problem = f"has the name of {other}, and both would write {path.stem}.geojson"
+            raise SettingsError(path, problem, "Rename one, or give them in two calls with two output folders")
+    progress = progress or Silent()
+    networks, digests, no_head = load_networks(job)
+    summary, settings = job.out / SUMMARY_CSV, job.settings
     try:
         job.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise not_written(job.out, error) from error
-    with alone(job.out), reproducible(networks.predictors[0].device, job.settings.seed):
-        applied = _Applied(job=job, networks=networks, digests=digests, progress=told)
+    with locked(job.out), reproducible(networks.predictors[0].device, settings.seed):
+        warnings, skipped, mapped = [*check_networks(networks, settings), *no_head], list[str](), 0
+        rows = _read_summary(summary)
         for number, path in enumerate(slides, 1):
-            told.say(f"{path.name} ({number} of {len(slides)})")
-            applied.add(path)
-    return applied.outcome()
+            progress.say(f"{path.name} ({number} of {len(slides)})")
+            try:
+                facts, is_new = _map(path, job, networks, digests, progress)
+            except SlideError as error:
+                progress.say(f"skipped: {error}")
+                skipped.append(str(error))
+                _remove_results(MapFiles(base=job.out / path.stem, key=""))
+                rows[path.stem] = {"slide_id": path.stem, "reason": str(error)}
+            except ExchangeError:
+                raise
+            except OSError as error:
+                raise not_written(job.out / path.stem, error) from error
+            else:
+                mapped += is_new
+                warnings += check_slide(networks, path.name, facts, settings)
+                rows[path.stem] = {key: np.nan if value is None else value for key, value in facts["summary"].items()}
+            table = pd.DataFrame(list(rows.values()), columns=_COLUMNS).sort_values("slide_id", kind="stable")
+            write_csv(summary, table, "%.6g")
+    done = len([row for row in rows.values() if not row.get("reason")])
+    lines = [f"{mapped} slides mapped, {done} in the summary", str(summary)]
+    return Outcome(lines=lines, warnings=warnings, skipped=skipped)
 
 
-def _check_names(slides: Sequence[Path]) -> None:
-    if not slides:
-        raise SettingsError("SLIDE", "none is given", "Name at least one slide")
-    seen: dict[str, Path] = {}
-    for path in slides:
-        other = seen.setdefault(path.stem.casefold(), path)
-        if other is not path:
-            problem = f"has the name of {other}, and both would write {path.stem}.geojson"
-            raise SettingsError(path, problem, "Rename one, or give them in two calls with two output folders")
+def load_networks(job: Application) -> tuple[Networks, list[str], list[str]]:
+    """Load the networks to apply.
 
+    Parameters
+    ----------
+    job
+        Their folders and settings.
 
-def _networks(job: Application) -> tuple[Networks, list[str]]:
-    """Load the networks; also return digests of their files."""
+    Returns
+    -------
+    tuple[Networks, list[str], list[str]]
+        The networks; digests of what they are; and a warning where HR-CAM cannot explain.
+
+    Raises
+    ------
+    SettingsError
+        No model is given, or slides are to be explained without a classifier.
+    ModelError
+        A model cannot be used, or the two learned from slides that were read in different ways.
+    """
+    settings, predictors, digests, warnings = job.settings, dict[str, Predictor](), list[str](), list[str]()
     folders = {"classifier": job.classifier, "segmenter": job.segmenter}
-    given = {task: folder for task, folder in folders.items() if folder is not None}
-    if not given:
-        raise SettingsError(
-            "vitrail predict", "no model is given", "Add --classifier RUN/classifier, --segmenter, or both"
-        )
-    if job.settings.predict.explained and "classifier" not in given:
+    models = {task: folder for task, folder in folders.items() if folder is not None}
+    if not models:
+        cure = "Add --classifier RUN/classifier, --segmenter, or both"
+        raise SettingsError("vitrail predict", "no model is given", cure)
+    if settings.predict.explained and "classifier" not in models:
         raise SettingsError("--explain", "explains a classifier, and none is given", "Add --classifier RUN/classifier")
     keep_memory()
-    engines = {task: _engine(task, folder, job.settings) for task, folder in given.items()}
-    _check_reading(given, engines)
-    digests = [content_digest(folder / name) for folder in given.values() for name in (JSON, WEIGHTS)]
-    digests += [json.dumps(engine.methods, sort_keys=True) for engine in engines.values()]
-    return Networks(classifier=engines.get("classifier"), segmenter=engines.get("segmenter")), digests
-
-
-def _engine(task: str, folder: Path, settings: Settings) -> Predictor:
-    model, explaining = load_model(folder), None
-    if model.spec.task != task:
-        raise ModelError(folder, f"holds a {model.spec.task}, not a {task}", f"Give it as --{model.spec.task}")
-    if settings.predict.explained and task == "classifier":
-        tiles = explained_tiles(model, MAP_PX, None if unfitted(folder) else fitted_head(folder))
-        explaining = Explaining(module=tiles, methods=tiles.methods)
-    return Predictor.of_settings(model, settings, explaining)
-
-
-def _check_reading(given: dict[str, Path], engines: dict[str, Predictor]) -> None:
-    """Make sure that all networks learned from slides that were read in one way: a slide is read once for both."""
-    modes = {task: engine.spec.reading.mode for task, engine in engines.items()}
-    if len(set(modes.values())) > 1:
-        problem = f"learned from slides read {modes['segmenter']!r}, and {given['classifier']} {modes['classifier']!r}"
+    for task, folder in models.items():
+        model, explaining = load_model(folder), None
+        if model.spec.task != task:
+            raise ModelError(folder, f"holds a {model.spec.task}, not a {task}", f"Give it as --{model.spec.task}")
+        files = [content_digest(folder / name) for name in (JSON, WEIGHTS)]
+        if settings.predict.explained and task == "classifier":
+            digest = combined_digest(files)
+            missing = unfitted(folder, digest)
+            if missing:
+                warnings.append(f"explained by Grad-CAM alone: {missing}; {FIT}")
+            tiles = explained_tiles(model, MAP_PX, None if missing else fitted_head(folder, digest))
+            explaining = Explaining(module=tiles, methods=tiles.methods)
+        predictors[task] = Predictor.of_settings(model, settings, explaining)
+        digests += files
+    modes = {task: predictor.spec.reading.mode for task, predictor in predictors.items()}
+    if len(set(modes.values())) > 1:  # a slide is read once for both
+        problem = f"learned from slides read {modes['segmenter']!r}, and {models['classifier']} {modes['classifier']!r}"
         cure = "Apply them in two calls, or train both with one slides.reading"
-        raise ModelError(given["segmenter"], problem, cure)
+        raise ModelError(models["segmenter"], problem, cure)
+    digests += [json.dumps(predictor.methods, sort_keys=True) for predictor in predictors.values()]
+    networks = Networks(classifier=predictors.get("classifier"), segmenter=predictors.get("segmenter"))
+    return networks, digests, warnings
 
 
-@dataclass(slots=True, kw_only=True)
-class _Applied:
-    """What has been done so far."""
-
-    job: Application
-    networks: Networks
-    digests: list[str]
-    progress: Progress
-    rows: dict[str, dict[str, Any]] = field(default_factory=dict)
-    warnings: list[str] = field(default_factory=list)
-    skipped: list[str] = field(default_factory=list)
-    fresh: int = 0
-
-    def __post_init__(self) -> None:
-        self.warnings += check_networks(self.networks, self.job.settings)
-        missing = unfitted(self.job.classifier) if self.explained and self.job.classifier else None
-        if missing:
-            self.warnings.append(f"explained by Grad-CAM alone: {missing}; {FIT}")
-        self.rows = _read_summary(self.job.out / SUMMARY_CSV)
-
-    @property
-    def explained(self) -> Predictor | None:
-        """The classifier, where it is to say why."""
-        return self.networks.classifier if self.job.settings.predict.explained else None
-
-    def add(self, path: Path) -> None:
-        """Do one slide, and write the summary."""
-        try:
-            self.rows[path.stem] = self._mapped(path)
-        except SlideError as error:
-            self.progress.say(f"skipped: {error}")
-            self.skipped.append(str(error))
-            _clear(MapFiles(base=self.job.out / path.stem, key=""))
-            self.rows[path.stem] = {"slide_id": path.stem, "reason": str(error)}
-        except ExchangeError:
-            raise
-        except OSError as error:
-            raise not_written(self.job.out / path.stem, error) from error
-        _write_summary(self.job.out / SUMMARY_CSV, self.rows)
-
-    def outcome(self) -> Outcome:
-        """Say what came out."""
-        done = len([row for row in self.rows.values() if not row.get("reason")])
-        return Outcome(
-            lines=[f"{self.fresh} slides mapped, {done} in the summary", str(self.job.out / SUMMARY_CSV)],
-            warnings=self.warnings,
-            skipped=self.skipped,
-        )
-
-    def _mapped(self, path: Path) -> dict[str, Any]:
-        job, settings = self.job, self.job.settings
-        reading = self.networks.predictors[0].spec.reading.mode
-        slide = open_slide(path, mpp=job.mpp, fallback_mpp=settings.slides.mpp, reading=reading)
-        key = _digest([slide.mpp, file_digest(path), *self.digests, *_relevant(settings)])
-        files, threshold = MapFiles(base=job.out / path.stem, key=key[:16]), settings.evaluation.threshold
-        facts = _facts(files)
-        if facts.get("key") != files.key or not _whole(files, self.networks, explained=bool(self.explained)):
-            _clear(files)
-            map_slide(slide, self.networks, settings, files, self.progress)
-            self.fresh += 1
-            facts = _facts(files)
-        if self.explained and not files.explained_picture.is_file():
-            save_explained_figure(read_slide_maps(slide, files), files)
-        if facts.get("threshold") != threshold or not all(one.is_file() for one in _published(files)):
-            facts = _publish(files, slide, threshold)
-        _tidy(files)
-        self.warnings += check_slide(self.networks, path.name, facts, settings)
-        return {name: float("nan") if value is None else value for name, value in facts["summary"].items()}
+def _map(
+    path: Path, job: Application, networks: Networks, digests: list[str], progress: Progress
+) -> tuple[dict[str, Any], bool]:
+    """Map and publish one slide as far as it is not done; return its facts, and whether it was mapped anew."""
+    settings, threshold = job.settings, job.settings.evaluation.threshold
+    reading = networks.predictors[0].spec.reading.mode
+    slide = open_slide(path, mpp=job.mpp, fallback_mpp=settings.slides.mpp, reading=reading)
+    values, precision = settings.digest_values(), settings.compute.named_precision
+    recipe = [slide.mpp, file_digest(path), *digests, __version__, _COLUMNS]
+    recipe += [values[name] for name in ("predict", "tissue", "artefacts")]
+    key = json_digest([*recipe, precision] if precision else recipe)
+    files = MapFiles(base=job.out / path.stem, key=key[:16])
+    try:
+        facts = read_json(files.facts)
+    except RunError:  # not there, or no JSON
+        facts = {}
+    explained = settings.predict.explained and networks.classifier is not None
+    maps = [files.tiles, files.small]
+    maps += [files.classes] if networks.segmenter else []
+    maps += [files.explained] if explained else []
+    is_new = facts.get("key") != files.key or not all(file.is_file() for file in maps)
+    if is_new:
+        _remove_results(files)
+        map_slide(slide, networks, settings, files, progress)
+        facts = read_json(files.facts)
+    missing = [name for name in _FACTS if name not in facts]
+    if missing:
+        raise damaged(files.facts, f"without {missing[0]!r}")
+    if explained and not files.explained_picture.is_file():
+        save_explained_figure(read_slide_maps(slide, files), files)
+    is_published = all(files.base.with_name(f"{files.base.name}.{ending}").is_file() for ending in ("geojson", "png"))
+    if facts.get("threshold") != threshold or "summary" not in facts or not is_published:
+        facts = _publish(files, slide, facts, threshold)
+    with suppress(OSError):  # not empty, or not there
+        files.partial.parent.rmdir()
+        files.partial.parent.parent.rmdir()
+    return facts, is_new
 
 
 def check_networks(networks: Networks, settings: Settings) -> list[str]:
@@ -271,97 +286,66 @@ def check_slide(networks: Networks, name: str, facts: dict[str, Any], settings: 
     settings
         A tile is tumor when its tumor probability reaches `evaluation.threshold`. A classifier is shown tiles without
         tissue only with `predict.background`, and is not asked about glass without it.
+
+    Returns
+    -------
+    list[str]
+        The warnings.
     """
     warnings = []
     if facts["glass"] is not None:
         warnings += _glass_warnings(networks, tuple(facts["glass"]), f"the glass of {name}", settings)
-    for engine in networks.predictors:
-        off = (np.array(facts["colour"]) / 255 - engine.spec.mean) / engine.spec.std
+    for predictor in networks.predictors:
+        off = (np.array(facts["colour"]) / 255 - predictor.spec.mean) / predictor.spec.std
         worst = int(np.abs(off).argmax())
         if abs(off[worst]) > _FARTHEST:
             colour = ("red", "green", "blue")[worst]
             warnings.append(
                 f"{name}: the {colour} of its tissue lies {abs(off[worst]):.1f} standard deviations off what the "
-                f"{engine.spec.task} was trained on; do not trust its maps without a look"
+                f"{predictor.spec.task} was trained on; do not trust its maps without a look"
             )
     return warnings
 
 
 def _glass_warnings(networks: Networks, glass: tuple[float, ...], what: str, settings: Settings) -> list[str]:
     warnings = []
-    for engine in networks.predictors:
-        if engine.spec.task == "classifier" and not settings.predict.background:
+    for predictor in networks.predictors:
+        side, is_classifier = predictor.spec.side_px, predictor.spec.task == "classifier"
+        if is_classifier and not settings.predict.background:
             continue
-        tile = np.broadcast_to(np.rint(glass).astype(np.uint8), (1, engine.spec.side_px, engine.spec.side_px, 3))
-        if engine.tumor_probability(np.ascontiguousarray(tile))[0] >= settings.evaluation.threshold:
-            cure = "; classifier.glass trains one that does not" if engine.spec.task == "classifier" else ""
-            warnings.append(f"the {engine.spec.task} calls {what} tumor: do not trust it where there is none{cure}")
+        tile = np.ascontiguousarray(np.broadcast_to(np.rint(glass).astype(np.uint8), (1, side, side, 3)))
+        if predictor.tumor_probability(tile)[0] >= settings.evaluation.threshold:
+            cure = "; classifier.glass trains one that does not" if is_classifier else ""
+            warnings.append(f"the {predictor.spec.task} calls {what} tumor: do not trust it where there is none{cure}")
     return warnings
 
 
-def _relevant(settings: Settings) -> list[Any]:
-    dumped = settings.model_dump(mode="json")
-    precision = [] if settings.compute.precision == "auto" else [settings.compute.precision]  # it changes numbers
-    return [__version__, _COLUMNS, *(dumped[name] for name in ("predict", "tissue", "artefacts")), *precision]
-
-
-def _digest(parts: list[Any]) -> str:
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-
-
-def _facts(files: MapFiles) -> dict[str, Any]:
-    """Read the facts; none where there are none, or where the file is no JSON."""
-    try:
-        return read_json(files.facts)
-    except RunError:
-        return {}
-
-
-def _whole(files: MapFiles, networks: Networks, *, explained: bool) -> bool:
-    """Tell whether all maps are there."""
-    more = {files.classes: networks.segmenter is not None, files.explained: explained}
-    wanted = [files.tiles, files.small, *(path for path, there in more.items() if there)]
-    return all(path.is_file() for path in wanted)
-
-
-def _published(files: MapFiles) -> tuple[Path, Path]:
-    return files.base.with_name(f"{files.base.name}.geojson"), files.base.with_name(f"{files.base.name}.png")
-
-
-def _clear(files: MapFiles) -> None:
+def _remove_results(files: MapFiles) -> None:
     """Remove what an earlier call with other networks or settings left; work of this key stays."""
     maps = files.tiles, files.classes, files.explained, files.explained_picture, files.small
-    for path in (files.facts, *maps, *_published(files)):
+    published = (files.base.with_name(f"{files.base.name}.{ending}") for ending in ("geojson", "png"))
+    for path in (files.facts, *maps, *published):
         path.unlink(missing_ok=True)
     for stale in files.partial.parent.glob("*"):
         if stale != files.partial:
             shutil.rmtree(stale)
 
 
-def _tidy(files: MapFiles) -> None:
-    """Remove the folders of unfinished work where they are empty."""
-    with suppress(OSError):  # not empty, or not there
-        files.partial.parent.rmdir()
-        files.partial.parent.parent.rmdir()
-
-
-def _publish(files: MapFiles, slide: Slide, threshold: float) -> dict[str, Any]:
+def _publish(files: MapFiles, slide: Slide, facts: dict[str, Any], threshold: float) -> dict[str, Any]:
     """Name the tiles, write GeoJSON and figure, and return the facts with what came of it."""
-    facts = {name: value for name, value in _facts(files).items() if name not in {"threshold", "summary"}}
-    _write_facts(files, facts)  # until all is written, nothing is published
+    facts = {name: value for name, value in facts.items() if name not in {"threshold", "summary"}}
+    # until all is written, nothing is published
+    write_text(files.facts, json.dumps(facts, indent=1, allow_nan=False))
     tiles = read_table(files.tiles)
     tiles["class"] = name_tiles(tiles, threshold)
     write_table(files.tiles, tiles)
     row = publish(files, files.base, threshold) | {f"{key}_share": share for key, share in facts["artefacts"].items()}
-    save_map_figure(_published(files)[1], read_slide_maps(slide, files), threshold)
+    figure = files.base.with_name(f"{files.base.name}.png")
+    save_map_figure(figure, read_slide_maps(slide, files), threshold)
     summary = {name: None if isinstance(value, float) and np.isnan(value) else value for name, value in row.items()}
     facts |= {"threshold": threshold, "summary": summary}
-    _write_facts(files, facts)
-    return facts
-
-
-def _write_facts(files: MapFiles, facts: dict[str, Any]) -> None:
     write_text(files.facts, json.dumps(facts, indent=1, allow_nan=False))
+    return facts
 
 
 def _read_summary(path: Path) -> dict[str, dict[str, Any]]:
@@ -374,8 +358,3 @@ def _read_summary(path: Path) -> dict[str, dict[str, Any]]:
     except (RunError, ValueError):
         return {}
     return {str(row["slide_id"]): {str(name): value for name, value in row.items()} for row in rows}
-
-
-def _write_summary(path: Path, rows: dict[str, dict[str, Any]]) -> None:
-    table = pd.DataFrame(list(rows.values()), columns=_COLUMNS).sort_values("slide_id", kind="stable")
-    write_csv(path, table, "%.6g")

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from vitrail.core.files import damaged, read_csv, read_json, write_text
+from vitrail.core.lock import locked
 from vitrail.errors import RunError
-from vitrail.pipeline.stages import STAGES, stages_of, started
-from vitrail.settings.load import change_settings, changed_text, preset, settings_text
+from vitrail.pipeline.stages import STAGES, stages_of, with_weights_path
+from vitrail.settings.load import change_settings, changed_text, old_names, preset, settings_text
 from vitrail.slides.cohort import copy_cohort, read_cohort
-from vitrail.stage import alone, bring_up_to_date, chain, open_run
+from vitrail.stage import bring_up_to_date, chain, open_run
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
 
     from vitrail.core.progress import Progress
     from vitrail.settings.load import Preset
-    from vitrail.stage import Run, Stage
 
 TITLE = """The settings of a Vitrail study, preset "{preset}".
 Change a value and run `vitrail run` again: exactly the stages that depend on it are made anew.
@@ -34,7 +34,7 @@ class Outcome:
     lines
         What came out; the last is a path.
     warnings
-        What was mended on the way.
+        What was mended on the way, and settings that are called by an old name.
     skipped
         Slides that gave no tiles, each with its reason.
     """
@@ -44,31 +44,64 @@ class Outcome:
     skipped: list[str]
 
 
-def new_run(folder: Path, slides: Path, name: Preset, changes: Sequence[str] = ()) -> None:
-    """Make a run folder with `study.toml` and `slides.csv`.
+def new_run(folder: Path, slides: Path, name: Preset, changes: Sequence[str] = ()) -> Outcome:
+    """Make a run folder with `study.toml` and `slides.csv`; nothing is written unless all is well.
+
+    Parameters
+    ----------
+    folder
+        Where; made where it is missing.
+    slides
+        The cohort's `slides.csv`.
+    name
+        The preset to start from.
+    changes
+        `key=value`, of its settings.
+
+    Returns
+    -------
+    Outcome
+        What to do next.
 
     Raises
     ------
     CohortError
-        The cohort is wrong; nothing is written.
+        The cohort is wrong.
     SettingsError
         A change is wrong.
     RunError
         The folder is a run already.
-
-    Nothing is written unless all is well.
     """
     text = changed_text(settings_text(preset(name), TITLE.format(preset=name)), changes)
     read_cohort(slides)
-    if (folder / "study.toml").exists():
+    study = folder / "study.toml"
+    if study.exists():
         raise RunError(folder, "is a run already", f"Go on with: vitrail run {folder}, or name another folder")
     folder.mkdir(parents=True, exist_ok=True)
     copy_cohort(slides, folder / "slides.csv")
-    write_text(folder / "study.toml", text)
+    write_text(study, text)
+    line = f"{study} holds the settings. Next: vitrail run {folder}"
+    return Outcome(lines=[line], warnings=old_names(None, changes), skipped=[])
 
 
 def bring_run(folder: Path, until: str, changes: Sequence[str], progress: Progress) -> Outcome:
     """Change a run's settings, and bring it up to date as far as one stage.
+
+    Parameters
+    ----------
+    folder
+        The run.
+    until
+        The name of the stage.
+    changes
+        `key=value`, written into `study.toml` first.
+    progress
+        Told how far the work is.
+
+    Returns
+    -------
+    Outcome
+        What came out.
 
     Raises
     ------
@@ -76,69 +109,64 @@ def bring_run(folder: Path, until: str, changes: Sequence[str], progress: Progre
         Something that the user can mend.
     """
     open_run(folder)
-    with alone(folder):
+    with locked(folder):
+        renamed = old_names(folder / "study.toml", changes)
         if changes:
             change_settings(folder / "study.toml", changes)
         run = open_run(folder)
         stages = chain(stages_of(run.settings), until)
-        _check_start(run, stages)
+        networks = [stage for stage in stages if stage.name in {"classifier", "segmenter"}]
+        if any(not (folder / stage.folder / "stage.json").is_file() for stage in networks):
+            from vitrail.training.preflight import check_start
+
+            check_start(with_weights_path(run))  # before hours of cutting: can the networks be built at all?
         bring_up_to_date(stages, run, progress)
-    return _outcome(run, until)
-
-
-def _check_start(run: Run, stages: tuple[Stage, ...]) -> None:
-    """Find out before hours of cutting whether the networks can be built at all."""
-    networks = [stage for stage in stages if stage.name in {"classifier", "segmenter"}]
-    if any(not (run.folder / stage.folder / "stage.json").is_file() for stage in networks):
-        from vitrail.training.preflight import check_start
-
-        check_start(started(run))
-
-
-def _outcome(run: Run, until: str) -> Outcome:
-    rows = read_csv(run.folder / "tiles" / "slides.csv", ("slide_id", "skipped", "warnings"))
-    bad = rows.loc[rows["skipped"] != "", ["slide_id", "skipped"]].itertuples(index=False)
+    rows = read_csv(folder / "tiles" / "slides.csv", ("slide_id", "skipped", "warnings"))
+    skipped = rows.loc[rows["skipped"] != "", ["slide_id", "skipped"]].itertuples(index=False)
+    result = folder / next(stage.folder for stage in STAGES if stage.name == until)
     return Outcome(
-        lines=_lines(run, until),
-        warnings=[line for cell in rows["warnings"] if cell for line in cell.split(" | ")],
-        skipped=[f"{name}: {reason}" for name, reason in bad],
+        lines=_report_lines(result) if until == "report" else [f"{until}: {result}"],
+        warnings=[*renamed, *(line for cell in rows["warnings"] if cell for line in cell.split(" | "))],
+        skipped=[f"{name}: {reason}" for name, reason in skipped],
     )
 
 
-def _lines(run: Run, until: str) -> list[str]:
-    folder = run.folder / next(stage.folder for stage in STAGES if stage.name == until)
-    if until != "report":
-        return [f"{until}: {folder}"]
+def _report_lines(folder: Path) -> list[str]:
+    """Return the main figures of a report, and the path of its page."""
+
+    def shown(value: float | None) -> str:
+        return "undefined" if value is None else f"{value:.3f}"
+
     try:
-        figures = _test_lines(read_json(folder / "metrics.json")["test"])
+        test = read_json(folder / "metrics.json")["test"]
+        pixels = test["pixels"]
+        return [
+            f"test: {test['tiles']} tiles of {test['patients']} patients",
+            *(
+                f"{network:<12} accuracy {shown(test[network]['accuracy'])}, AUC {shown(test[network]['auc'])}"
+                for network in ("classifier", "segmenter")
+            ),
+            f"pixels       mean Jaccard {shown(pixels['mean_jaccard'])}, tumor {shown(pixels['jaccard']['tumor'])}",
+            str(folder / "index.html"),
+        ]
     except (LookupError, TypeError, ValueError):
         raise damaged(folder / "metrics.json", "without the figures of the test tiles") from None
-    return [*figures, str(folder / "index.html")]
-
-
-def _test_lines(test: dict[str, Any]) -> list[str]:
-    pixels = test["pixels"]
-    return [
-        f"test: {test['tiles']} tiles of {test['patients']} patients",
-        *(_figures(test, network) for network in ("classifier", "segmenter")),
-        f"pixels       mean Jaccard {_show(pixels['mean_jaccard'])}, tumor {_show(pixels['jaccard']['tumor'])}",
-    ]
-
-
-def _figures(test: dict[str, dict[str, float | None]], network: str) -> str:
-    return f"{network:<12} accuracy {_show(test[network]['accuracy'])}, AUC {_show(test[network]['auc'])}"
-
-
-def _show(value: float | None) -> str:
-    return "undefined" if value is None else f"{value:.3f}"
 
 
 def gather_qupath(folder: Path, out: Path) -> Path:
     """Gather the GeoJSON files of a run's report in a folder, with a script that imports them into QuPath.
 
+    Parameters
+    ----------
+    folder
+        The run.
+    out
+        Where to.
+
     Returns
     -------
-    The script.
+    Path
+        The script.
 
     Raises
     ------
@@ -151,7 +179,7 @@ def gather_qupath(folder: Path, out: Path) -> Path:
 
     entries = read_cohort(open_run(folder).cohort)
     files = {entry.slide.name: folder / "report" / "qupath" / f"{entry.slide_id}.geojson" for entry in entries}
-    found = {name: path for name, path in files.items() if path.is_file()}
-    if not found:
+    written = {name: path for name, path in files.items() if path.is_file()}
+    if not written:
         raise RunError(folder, "its report has no GeoJSON yet", f"Make it with: vitrail run {folder}")
-    return export_project(out, found)
+    return export_project(out, written)

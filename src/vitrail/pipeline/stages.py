@@ -59,31 +59,25 @@ def train_segmenter(work: Work) -> None:
 
 
 def predict(work: Work) -> None:
-    """Apply both networks to all tiles, and to some test slides as a whole."""
+    """Apply both networks to all tiles, and to some test slides as a whole; explain these where it is asked for."""
     from vitrail.inference.stage import predict_study
 
-    entries = read_cohort(work.run.cohort)
-    if not work.run.settings.predict.explained:
+    run, entries = work.run, read_cohort(work.run.cohort)
+    if not run.settings.predict.explained:
         predict_study(work, entries)
         return
-    from vitrail.report.figures.explained_slide import draw_explained
-
-    predict_study(work, entries, _explaining(work.run))
-    draw_explained(work.folder / "maps", entries, work.run.settings)
-
-
-def _explaining(run: Run) -> Callable[[Model], Explaining]:
-    """Return what makes the run's classifier say why, with what the stage `explain` fitted."""
     from vitrail.explain.methods.hrcam import fitted_head
     from vitrail.explain.whole import explained_tiles
     from vitrail.inference.outputs import MAP_PX
     from vitrail.inference.predictor import Explaining
+    from vitrail.report.figures.explained_slide import draw_explained
 
     def explaining(model: Model) -> Explaining:
         tiles = explained_tiles(model, MAP_PX, fitted_head(run.folder / "classifier"))
         return Explaining(module=tiles, methods=tiles.methods)
 
-    return explaining
+    predict_study(work, entries, explaining)
+    draw_explained(work.folder / "maps", entries, run.settings)
 
 
 def explain(work: Work) -> None:
@@ -120,10 +114,10 @@ def _train(work: Work, task: Task) -> None:
     run = work.run
     tiles = read_tiles(run.folder / "tiles")
     split = read_split(run.folder / "split", tiles.rows)
-    train(task, parts(tiles, split), started(run), folder=work.folder, progress=work.progress)
+    train(task, parts(tiles, split), with_weights_path(run), folder=work.folder, progress=work.progress)
 
 
-def started(run: Run) -> Settings:
+def with_weights_path(run: Run) -> Settings:
     """Return a run's settings with the path of the encoder's weights made absolute, from the run folder.
 
     Raises
@@ -142,46 +136,17 @@ def started(run: Run) -> Settings:
     return run.settings.model_copy(update={"encoder": encoder.model_copy(update={"weights": str(path)})})
 
 
-def _slides(run: Run) -> Any:
-    return [slide_digest(entry, run.settings) for entry in read_cohort(run.cohort)]
+def _encoder_weights(run: Run) -> Any:
+    """Digest the file that the encoder starts from, where it is one; and name the precision, where settings do."""
+    weights, precision = with_weights_path(run).encoder.weights, run.settings.compute.named_precision
+    digest = None if weights in KEYWORDS else content_digest(Path(weights))
+    return [digest, precision] if precision else digest
 
 
-def _given_splits(run: Run) -> Any:
-    return sorted({(entry.patient_id, entry.split) for entry in read_cohort(run.cohort)}, key=str)
-
-
-def _attributes(run: Run) -> Any:
-    return [[entry.slide_id, entry.attributes] for entry in read_cohort(run.cohort)]
-
-
-def _attributes_and_search(run: Run) -> Any:
-    search = run.folder / "search"
-    found = content_digest(search / "stage.json") if is_searched(search) else None
-    return {"attributes": _attributes(run), "search": found}
-
-
-def _start(run: Run) -> Any:
-    """Digest the file that the encoder starts from, where it is one; and name the type to compute in, where one is."""
-    weights = started(run).encoder.weights
-    found = None if weights in KEYWORDS else content_digest(Path(weights))
-    precision = _precision(run)
-    return [found, precision] if precision else found
-
-
-def _precision(run: Run) -> Any:
-    """Return the type that the settings name, which changes numbers; None where it is chosen."""
-    precision = run.settings.compute.precision
-    return None if precision == "auto" else precision
-
-
-def _truths(run: Run) -> Any:
+def _truths(run: Run) -> list[bool]:
     """Tell beside which slides a truth lies, as beside synthetic ones; what it is follows from the slide."""
-    places = [entry.slide.resolve() for entry in read_cohort(run.cohort)]
-    return [(place.parent.parent / "truth" / f"{place.stem}.npz").is_file() for place in places]
-
-
-def _nothing(run: Run) -> Any:  # noqa: ARG001 - a stage that reads only other stages
-    return None
+    slides = [entry.slide.resolve() for entry in read_cohort(run.cohort)]
+    return [(slide.parent.parent / "truth" / f"{slide.stem}.npz").is_file() for slide in slides]
 
 
 STAGES = (
@@ -191,7 +156,7 @@ STAGES = (
         version=VERSION,
         settings=("slides", "annotations", "tiles"),
         needs=(),
-        inputs=_slides,
+        inputs=lambda run: [slide_digest(entry, run.settings) for entry in read_cohort(run.cohort)],
         make=cut_tiles,
     ),
     Stage(
@@ -200,7 +165,7 @@ STAGES = (
         version=1,
         settings=("split",),
         needs=("tiles",),
-        inputs=_given_splits,
+        inputs=lambda run: sorted({(entry.patient_id, entry.split) for entry in read_cohort(run.cohort)}, key=str),
         make=draw_split,
     ),
     Stage(
@@ -209,7 +174,7 @@ STAGES = (
         version=2,
         settings=("encoder", "augment", "classifier"),
         needs=("tiles", "split"),
-        inputs=_start,
+        inputs=_encoder_weights,
         make=train_classifier,
     ),
     Stage(
@@ -218,7 +183,7 @@ STAGES = (
         version=2,
         settings=("encoder", "augment", "segmenter"),
         needs=("tiles", "split"),
-        inputs=_start,
+        inputs=_encoder_weights,
         make=train_segmenter,
     ),
     Stage(
@@ -227,7 +192,7 @@ STAGES = (
         version=4,
         settings=("tiles", "predict", "tissue", "artefacts"),
         needs=("tiles", "split", "classifier", "segmenter"),
-        inputs=_precision,
+        inputs=lambda run: run.settings.compute.named_precision,
         make=predict,
     ),
     Stage(
@@ -236,7 +201,7 @@ STAGES = (
         version=2,
         settings=("augment", "explain"),
         needs=("tiles", "split", "classifier", "segmenter"),
-        inputs=_nothing,
+        inputs=lambda _: None,
         make=explain,
     ),
     Stage(
@@ -254,7 +219,12 @@ STAGES = (
         version=8,
         settings=("evaluation",),
         needs=("tiles", "split", "classifier", "segmenter", "predict", "explain", "check"),
-        inputs=_attributes_and_search,
+        inputs=lambda run: {
+            "attributes": [[entry.slide_id, entry.attributes] for entry in read_cohort(run.cohort)],
+            "search": content_digest(run.folder / "search" / "stage.json")
+            if is_searched(run.folder / "search")
+            else None,
+        },
         make=report,
     ),
 )

@@ -19,7 +19,7 @@ _TRIES, _BALANCED = 1000, 20
 
 
 def fold_of_rows(rows: pd.DataFrame, folds: int, seed: Sequence[int]) -> NDArray[np.int64]:
-    """Return the fold of each row of a tile table, `[n]`, from 0; all tiles of a patient are in one fold.
+    """Return the fold of each row of a tile table; all tiles of a patient are in one fold.
 
     Parameters
     ----------
@@ -30,6 +30,11 @@ def fold_of_rows(rows: pd.DataFrame, folds: int, seed: Sequence[int]) -> NDArray
     seed
         Draws the folds; the iteration is part of it.
 
+    Returns
+    -------
+    NDArray[np.int64]
+        `[n]`, from 0.
+
     Raises
     ------
     SettingsError
@@ -39,12 +44,6 @@ def fold_of_rows(rows: pd.DataFrame, folds: int, seed: Sequence[int]) -> NDArray
     """
     counts = pd.crosstab(rows["patient_id"], rows["label"])
     counts = counts.reindex(columns=[label.key for label in LABELS], fill_value=0)
-    _check(counts, folds)
-    drawn = pd.Series(deal(counts.to_numpy(), folds, seed), index=counts.index)
-    return rows["patient_id"].map(drawn).to_numpy(dtype=np.int64)
-
-
-def _check(counts: pd.DataFrame, folds: int) -> None:
     if len(counts) < folds:
         problem = f"{folds} folds of {len(counts)} patients of train and validation with tiles"
         raise SettingsError("search.folds", problem, f"Lower it to at most {len(counts)}, or add patients")
@@ -53,6 +52,8 @@ def _check(counts: pd.DataFrame, folds: int) -> None:
         if holders < 2:
             problem = f"only {holders} patients of train and validation have {label.title.lower()} tiles"
             raise TileError("search", problem, "Cross-validation needs two: annotate such tissue on more slides")
+    drawn = pd.Series(deal(counts.to_numpy(), folds, seed), index=counts.index)
+    return rows["patient_id"].map(drawn).to_numpy(dtype=np.int64)
 
 
 def deal(counts: NDArray[np.int64], folds: int, seed: Sequence[int]) -> NDArray[np.int64]:
@@ -73,14 +74,15 @@ def deal(counts: NDArray[np.int64], folds: int, seed: Sequence[int]) -> NDArray[
 
     Returns
     -------
-    `[patients]`, the fold of each, from 0.
+    NDArray[np.int64]
+        `[patients]`, the fold of each, from 0.
     """
     rng = np.random.default_rng(list(seed))
     even = np.arange(len(counts)) % folds
     drawn = rng.permuted(np.tile(even, (_TRIES, 1)), axis=1)
-    found = np.stack([(drawn == fold).astype(np.int64) @ counts for fold in range(folds)], axis=1)
-    held = (found > 0).sum(axis=(1, 2))
+    tiles = np.stack([(drawn == fold).astype(np.int64) @ counts for fold in range(folds)], axis=1)
+    held = (tiles > 0).sum(axis=(1, 2))
     best = np.flatnonzero(held == held.max())[:_BALANCED]
-    uneven = np.abs(found[best] / counts.sum(axis=0) - 1 / folds).sum(axis=(1, 2))
+    uneven = np.abs(tiles[best] / counts.sum(axis=0) - 1 / folds).sum(axis=(1, 2))
     chosen: NDArray[np.int64] = drawn[best[uneven.argmin()]]
     return chosen

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from vitrail.core.digest import json_digest
 from vitrail.settings.load import KEYWORDS
 from vitrail.slides.cohort import content_digest
 from vitrail.tiles.cohort import slide_digest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable
 
     from vitrail.settings.load import Settings
     from vitrail.slides.cohort import CohortSlide
@@ -82,28 +81,30 @@ class Grid:
         Within a fold the costly ones come first, so that workers end at about the same time and what is done so far
         tells how long the rest takes.
         """
-        given = sorted(pairs, key=lambda pair: (-pair[1], pair[0]))
-        recipes = {pair: self._recipe(pair) for pair in given}
+        ordered = sorted(pairs, key=lambda pair: (-pair[1], pair[0]))
+        folds, precision = self.settings.search.folds, self.settings.compute.named_precision
+        recipes = {}
+        for pair in ordered:
+            settings = cell_settings(self.settings, pair)
+            values, weights = settings.digest_values(), settings.encoder.weights
+            branches = {name: values[name] for name in ("seed", "tiles", "encoder", "augment", "classifier")}
+            start = None if weights in KEYWORDS else content_digest(Path(weights))
+            branches["encoder"]["weights"] = start or weights  # what the file holds counts, not where it lies
+            recipe = [VERSION, self.tiles_digest(pair[0]), branches, start, folds]
+            recipes[pair] = [*recipe, precision] if precision else recipe
         return [
-            Cell(side_um=pair[0], side_px=pair[1], iteration=i, fold=fold, digest=_digest([*recipes[pair], i, fold]))
+            Cell(
+                side_um=pair[0], side_px=pair[1], iteration=i, fold=fold, digest=json_digest([*recipes[pair], i, fold])
+            )
             for i in iterations
-            for fold in range(self.settings.search.folds)
-            for pair in given
+            for fold in range(folds)
+            for pair in ordered
         ]
 
     def tiles_digest(self, side_um: float) -> str:
         """Digest all that decides the tiles of a size: of every slide the files, the settings and the seed."""
         settings = cut_settings(self.settings, side_um)
-        return _digest([slide_digest(entry, settings) for entry in self.entries])
-
-    def _recipe(self, pair: Pair) -> list[Any]:
-        settings = cell_settings(self.settings, pair)
-        branches = settings.model_dump(mode="json", include={"seed", "tiles", "encoder", "augment", "classifier"})
-        weights = settings.encoder.weights
-        start = None if weights in KEYWORDS else content_digest(Path(weights))
-        branches["encoder"]["weights"] = start or weights  # what the file holds counts, not where it lies
-        precision = [] if settings.compute.precision == "auto" else [settings.compute.precision]
-        return [VERSION, self.tiles_digest(pair[0]), branches, start, self.settings.search.folds, *precision]
+        return json_digest([slide_digest(entry, settings) for entry in self.entries])
 
 
 def cut_settings(settings: Settings, side_um: float) -> Settings:
@@ -124,16 +125,9 @@ def survivors(accuracy: dict[Pair, float], keep: float) -> tuple[Pair, ...]:
     Of equal ones those with fewer pixels stay. Successive halving: Jamieson and Talwalkar 2016, arXiv:1502.07943.
     """
     ranked = sorted(accuracy, key=lambda pair: (-accuracy[pair], pair[1], pair[0]))
-    return tuple(sorted(ranked[: math.ceil(keep * len(ranked) - _ROUNDING)]))
-
-
-_ROUNDING = 1e-9
+    return tuple(sorted(ranked[: math.ceil(keep * len(ranked) - 1e-9)]))
 
 
 def _with_tiles(settings: Settings, pair: Pair) -> Settings:
     tiles = settings.tiles.model_copy(update={"side_um": pair[0], "side_px": pair[1]})
     return settings.model_copy(update={"tiles": tiles})
-
-
-def _digest(recipe: Sequence[Any]) -> str:
-    return hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()

@@ -96,12 +96,12 @@ def choose(combinations: tuple[Combination, ...], tolerance: float) -> Combinati
 
     Of equally many pixels the most accurate is taken, then the smallest tile; None where no combination is complete.
     """
-    complete = [one for one in combinations if one.state == "complete"]
+    complete = [combination for combination in combinations if combination.state == "complete"]
     if not complete:
         return None
-    best = max(one.accuracy for one in complete)
-    close = [one for one in complete if one.accuracy >= best - tolerance]
-    return min(close, key=lambda one: (one.side_px, -one.accuracy, one.side_um))
+    best = max(combination.accuracy for combination in complete)
+    close = [combination for combination in complete if combination.accuracy >= best - tolerance]
+    return min(close, key=lambda combination: (combination.side_px, -combination.accuracy, combination.side_um))
 
 
 def is_searched(folder: Path) -> bool:
@@ -109,8 +109,24 @@ def is_searched(folder: Path) -> bool:
     return (folder / "stage.json").is_file()
 
 
+_TYPES = {
+    "side_um": float, "side_px": int, "accuracy": float, "spread": float, "auc": float, "n": int, "state": str,
+}  # fmt: skip
+_SUMMARY = ("folds", "iterations", "tolerance", "patients", "unseen")
+
+
 def read_search(folder: Path) -> SearchResult:
     """Read a run's `search` folder.
+
+    Parameters
+    ----------
+    folder
+        Its path.
+
+    Returns
+    -------
+    SearchResult
+        What `write_search` wrote.
 
     Raises
     ------
@@ -119,47 +135,37 @@ def read_search(folder: Path) -> SearchResult:
     """
     if not is_searched(folder):
         raise RunError(folder, "no finished search", f"Make one with: vitrail search {folder.parent}")
+    summary = read_json(folder / "summary.json")
     try:
-        cells = read_csv(folder / "table.csv", tuple(_TYPES)).replace("", "nan")
-        rows: list[Any] = cells.astype(_TYPES).to_dict("records")
+        table = read_csv(folder / "table.csv", tuple(_TYPES)).replace("", "nan")
+        rows: list[Any] = table.astype(_TYPES).to_dict("records")
         combinations = tuple(Combination(**row) for row in rows)
-        return _result(read_json(folder / "summary.json"), combinations)
+        pair = (summary["chosen"]["side_um"], summary["chosen"]["side_px"])
+        (chosen,) = (each for each in combinations if (each.side_um, each.side_px) == pair)
+        values = {name: summary[name] for name in _SUMMARY} | {"patients": tuple(summary["patients"])}
+        return SearchResult(combinations=combinations, chosen=chosen, **values)
     except (ValueError, TypeError, KeyError) as error:
         raise RunError(folder, f"does not fit together ({error})", "Run vitrail search again") from None
 
 
-_TYPES = {
-    "side_um": float, "side_px": int, "accuracy": float, "spread": float, "auc": float, "n": int, "state": str,
-}  # fmt: skip
-
-
-def _result(summary: dict[str, Any], combinations: tuple[Combination, ...]) -> SearchResult:
-    place = (summary["chosen"]["side_um"], summary["chosen"]["side_px"])
-    (chosen,) = (one for one in combinations if (one.side_um, one.side_px) == place)
-    names = ("folds", "iterations", "tolerance", "unseen")
-    return SearchResult(
-        combinations=combinations,
-        chosen=chosen,
-        patients=tuple(summary["patients"]),
-        **{name: summary[name] for name in names},
-    )
-
-
 def write_search(folder: Path, result: SearchResult, cells: pd.DataFrame) -> None:
-    """Write the tables, the summary and the lines for `study.toml`; `cells` has `CELL_COLUMNS`."""
-    write_table(folder / "cells.parquet", cells[list(CELL_COLUMNS)])
-    rows = pd.DataFrame([asdict(one) for one in result.combinations])
-    write_csv(folder / "table.csv", rows)
-    write_text(folder / "chosen.toml", _toml(result.chosen))
-    write_text(folder / "summary.json", json.dumps(_summary(result), indent=1))
+    """Write the tables, the summary and the lines for `study.toml`.
 
-
-def _summary(result: SearchResult) -> dict[str, Any]:
-    kept = {name: getattr(result, name) for name in ("folds", "iterations", "tolerance", "patients", "unseen")}
+    Parameters
+    ----------
+    folder
+        Of the search.
+    result
+        What came out.
+    cells
+        A row for each training, with `CELL_COLUMNS`.
+    """
     chosen = result.chosen
-    return {"chosen": {name: getattr(chosen, name) for name in ("side_um", "side_px", "accuracy", "n")}} | kept
-
-
-def _toml(chosen: Combination) -> str:
+    write_table(folder / "cells.parquet", cells[list(CELL_COLUMNS)])
+    write_csv(folder / "table.csv", pd.DataFrame([asdict(combination) for combination in result.combinations]))
     about = f"# Chosen by vitrail search: mean validation accuracy {chosen.accuracy:.4f} of {chosen.n} trainings."
-    return f"{about}\n[tiles]\nside_um = {chosen.side_um!r}\nside_px = {chosen.side_px}\n"
+    tiles = f"[tiles]\nside_um = {chosen.side_um!r}\nside_px = {chosen.side_px}\n"
+    write_text(folder / "chosen.toml", f"{about}\n{tiles}")
+    summary = {"chosen": {name: getattr(chosen, name) for name in ("side_um", "side_px", "accuracy", "n")}}
+    summary |= {name: getattr(result, name) for name in _SUMMARY}
+    write_text(folder / "summary.json", json.dumps(summary, indent=1))

@@ -9,13 +9,13 @@ would come from a coarser level, which the scanner made and compressed on its ow
 
 from __future__ import annotations
 
-import os
 from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from vitrail.core.files import replacing
 from vitrail.core.parallel import in_processes
 from vitrail.search.grid import cut_settings
 from vitrail.slides.readers.resample import area_resample
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from vitrail.core.progress import Progress
-    from vitrail.search.grid import Cell, Grid, Pair
+    from vitrail.search.grid import Cell, Grid
     from vitrail.stage import Work
 
 
@@ -64,13 +64,6 @@ class SizeFolder:
         return self.whole if side_px == self.cut_px else self.folder / f"{self.digest[:16]}-{side_px}px.npy"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Reduction:
-    source: Path
-    target: Path
-    side_px: int
-
-
 def size_folder(grid: Grid, folder: Path, side_um: float) -> SizeFolder:
     """Return where the tiles of a size are, in the folder of a search."""
     return SizeFolder(
@@ -83,24 +76,38 @@ def size_folder(grid: Grid, folder: Path, side_um: float) -> SizeFolder:
 def prepare(grid: Grid, cells: list[Cell], folder: Path, progress: Progress) -> None:
     """Cut and reduce the tiles that cells need and that are not there.
 
+    Parameters
+    ----------
+    grid
+        Slides and settings.
+    cells
+        Which need tiles.
+    folder
+        Of the search.
+    progress
+        Told how far the work is.
+
     Raises
     ------
     VitrailError
         As `cut_cohort`.
     """
     pairs = sorted({cell.pair for cell in cells})
-    for side_um in sorted({pair[0] for pair in pairs}):
-        _cut(grid, size_folder(grid, folder, side_um), side_um, progress)
-    jobs = [job for pair in pairs if (job := _missing(grid, folder, pair))]
+    sizes = {side_um: size_folder(grid, folder, side_um) for side_um in sorted({pair[0] for pair in pairs})}
+    for side_um, size in sizes.items():
+        _cut(grid, size, side_um, progress)
+    jobs = [(sizes[um], px) for um, px in pairs if not sizes[um].images(px).is_file()]
     if not jobs:
         return
     workers = grid.settings.compute.workers
     with progress.task("averaging", len(jobs)) as step, closing(in_processes(_reduce, jobs, workers)) as reduced:
-        for job, _ in reduced:
-            step(1, f"{job.side_px} px")
+        for (_, side_px), _ in reduced:
+            step(1, f"{side_px} px")
 
 
 def _cut(grid: Grid, size: SizeFolder, side_um: float, progress: Progress) -> None:
+    """Cut the tiles of one size; a folder of a search is a run with one stage."""
+
     def make(work: Work) -> None:
         folders = Folders(result=work.folder, parts=work.scratch, earlier=work.run.folder / "tiles")
         cut_cohort(grid.entries, work.run.settings, folders, work.progress)
@@ -121,20 +128,13 @@ def _cut(grid: Grid, size: SizeFolder, side_um: float, progress: Progress) -> No
         stale.unlink()  # of other tiles, or half written
 
 
-def _missing(grid: Grid, folder: Path, pair: Pair) -> _Reduction | None:
-    size = size_folder(grid, folder, pair[0])
-    target = size.images(pair[1])
-    return None if target.is_file() else _Reduction(source=size.whole, target=target, side_px=pair[1])
-
-
-def _reduce(job: _Reduction) -> None:
-    """Average a whole array of tiles down; the file appears when it is whole."""
-    source = np.load(job.source, mmap_mode="r")
-    size = (job.side_px, job.side_px)
-    temporary = job.target.with_name(f"{job.target.name}.{os.getpid()}.tmp")
-    images = new_array(temporary, (len(source), *size, 3))
+def _reduce(job: tuple[SizeFolder, int]) -> None:
+    """Average all tiles of a size down to a resolution, in a worker process."""
+    size, side_px = job
+    source = np.load(size.whole, mmap_mode="r")
     box = (0.0, 0.0, float(source.shape[2]), float(source.shape[1]))
-    for row, image in enumerate(source):
-        images[row] = area_resample(image, box, size)
-    del images  # flushes
-    temporary.replace(job.target)
+    with replacing(size.images(side_px)) as temporary:
+        images = new_array(temporary, (len(source), side_px, side_px, 3))
+        for row, image in enumerate(source):
+            images[row] = area_resample(image, box, (side_px, side_px))
+        del images  # flushes

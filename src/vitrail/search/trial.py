@@ -15,27 +15,23 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from vitrail.classes import TissueClass
-from vitrail.core.files import read_json, read_table
+from vitrail.core.files import read_json, read_table, write_text
+from vitrail.core.lock import locked
 from vitrail.errors import RunError
 from vitrail.metrics import scores
 from vitrail.search.folds import fold_of_rows
 from vitrail.search.grid import cell_settings
-from vitrail.stage import alone
 from vitrail.tiles.store import TileTable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from numpy.typing import NDArray
-
     from vitrail.search.grid import Cell
     from vitrail.settings.load import Settings
     from vitrail.training.loader import Parts
 
 _FOLDS, _TRAINING = 0xF01D, 0x7EAC  # keep these draws apart from the others of the same seed
-_CHUNK = 256
-_THRESHOLD = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,7 +59,7 @@ class CellJob:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CellScore:
-    """What a cell found.
+    """How well a cell's network did.
 
     Attributes
     ----------
@@ -87,13 +83,9 @@ class CellScore:
 def read_score(folder: Path, cell: Cell) -> CellScore | None:
     """Read the score of a cell from the folder of a search; None where there is none."""
     try:
-        return CellScore(**read_json(_file(folder, cell))["score"])
+        return CellScore(**read_json(folder / "cells" / f"{cell.digest}.json")["score"])
     except (RunError, TypeError, KeyError):
         return None
-
-
-def _file(folder: Path, cell: Cell) -> Path:
-    return folder / "cells" / f"{cell.digest}.json"
 
 
 _alone_here = Lock()  # torch's seeds and threads are the process's, and a worker may run several threads
@@ -102,12 +94,17 @@ _alone_here = Lock()  # torch's seeds and threads are the process's, and a worke
 def run_cell(job: CellJob) -> None:
     """Train and score one cell on one thread, and leave its file; does nothing where it is there.
 
+    Parameters
+    ----------
+    job
+        The cell, and where its tiles are.
+
     Raises
     ------
     RunError
         This machine does not see the files of the search.
     VitrailError
-        As `learn.loop.train`.
+        As `training.trainer.train`.
     """
     with _alone_here:
         if read_score(job.folder, job.cell):
@@ -115,21 +112,15 @@ def run_cell(job: CellJob) -> None:
         if not job.images.is_file():
             where = f"worker on {socket.gethostname()}"
             raise RunError(where, f"does not see {job.images}", "Put the run on a file system that all workers share")
-        with one_thread(), _working(job) as folder:
-            score = _score(job, folder)
+        with one_thread(), _checkpoints(job) as folder:
+            score = _train_and_score(job, folder)
         record = {"cell": asdict(job.cell), "score": asdict(score)}
-        _write(_file(job.folder, job.cell), json.dumps(record, indent=1))
-
-
-def _write(path: Path, text: str) -> None:
-    """Write under a name of this process alone: a cluster may give a cell to two workers."""
-    temporary = path.with_name(f".{path.name}.{socket.gethostname()}-{os.getpid()}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
+        path = job.folder / "cells" / f"{job.cell.digest}.json"
+        write_text(path, json.dumps(record, indent=1), shared=True)  # a cluster may give a cell to two workers
 
 
 @contextmanager
-def _working(job: CellJob) -> Iterator[Path]:
+def _checkpoints(job: CellJob) -> Iterator[Path]:
     """Give a folder for the training's checkpoints, where an attempt that was killed is taken up again.
 
     The folder is gone once the block has ended well. Where another worker holds it, there is one of this process.
@@ -138,7 +129,7 @@ def _working(job: CellJob) -> Iterator[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     with ExitStack() as held:
         try:
-            held.enter_context(alone(folder))
+            held.enter_context(locked(folder))
         except RunError:
             folder = folder.with_name(f"{folder.name}-{socket.gethostname()}-{os.getpid()}")
         yield folder
@@ -158,31 +149,45 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def _score(job: CellJob, folder: Path) -> CellScore:
-    from vitrail.training.trainer import train  # noqa: PLC0415 - the process that sends cells does without torch
+def _train_and_score(job: CellJob, folder: Path) -> CellScore:
+    """Train a cell's network, its checkpoints in a folder, and apply it to the tiles of the fold."""
+    from vitrail.inference.predictor import Predictor  # noqa: PLC0415 - the process that sends cells does without torch
+    from vitrail.models.device import pick_device  # noqa: PLC0415 - the same
+    from vitrail.models.store import load_model  # noqa: PLC0415 - the same
+    from vitrail.training.trainer import train  # noqa: PLC0415 - the same
 
-    begun = time.monotonic()
-    settings = cell_settings(job.settings, job.cell.pair)
-    parts = cell_parts(job)
-    train("classifier", parts, _seeded(settings, job.cell), folder=folder)
-    accuracy, auc = _validate(parts, folder, settings)
+    begun, parts, settings = time.monotonic(), cell_parts(job), cell_settings(job.settings, job.cell.pair)
+    # each fold of each iteration has a seed of its own, which is the same for all combinations
+    seeds = np.random.SeedSequence([settings.seed, _TRAINING, job.cell.iteration, job.cell.fold])
+    seeded = settings.model_copy(update={"seed": int(seeds.generate_state(1)[0])})
+    train("classifier", parts, seeded, folder=folder)
+    device, precision = pick_device(settings.compute.device), settings.compute.precision
+    predictor = Predictor(load_model(folder), device, engine="torch", precision=precision)
+    chunks = [parts.validation[i : i + 256] for i in range(0, len(parts.validation), 256)]
+    probability = np.concatenate([predictor.tumor_probability(parts.tiles.images[chunk]) for chunk in chunks])
+    truth = (parts.tiles.rows["label"] == TissueClass.TUMOR.key).to_numpy()[parts.validation]
+    auc = float(scores.auc(truth, probability))
     return CellScore(
-        accuracy=accuracy,
-        auc=auc,
+        accuracy=float(scores.accuracy(scores.confusion(truth, probability >= 0.5, 2))),
+        auc=None if np.isnan(auc) else auc,
         n_validation=len(parts.validation),
         n_train=len(parts.train),
         seconds=round(time.monotonic() - begun, 1),
     )
 
 
-def _seeded(settings: Settings, cell: Cell) -> Settings:
-    """Give every fold of every iteration a seed of its own, the same for all combinations."""
-    state = np.random.SeedSequence([settings.seed, _TRAINING, cell.iteration, cell.fold]).generate_state(1)
-    return settings.model_copy(update={"seed": int(state[0])})
-
-
 def cell_parts(job: CellJob) -> Parts:
     """Return the tiles of a cell, divided by patient into those to train on and those of the fold.
+
+    Parameters
+    ----------
+    job
+        The cell, and where its tiles are.
+
+    Returns
+    -------
+    Parts
+        The fold's tiles are those for validation.
 
     Raises
     ------
@@ -198,24 +203,3 @@ def cell_parts(job: CellJob) -> Parts:
     tiles = TileTable(rows=rows, images=images, masks=masks)
     inside = fold == job.cell.fold
     return Parts(tiles=tiles, train=np.flatnonzero(~inside), validation=np.flatnonzero(inside))
-
-
-def _validate(parts: Parts, folder: Path, settings: Settings) -> tuple[float, float | None]:
-    """Return accuracy and AUC of the trained network on the tiles of the fold."""
-    probability = _probabilities(parts, folder, settings)
-    truth = (parts.tiles.rows["label"] == TissueClass.TUMOR.key).to_numpy()[parts.validation]
-    auc = float(scores.auc(truth, probability))
-    accuracy = scores.accuracy(scores.confusion(truth, probability >= _THRESHOLD, 2))
-    return float(accuracy), None if np.isnan(auc) else auc
-
-
-def _probabilities(parts: Parts, folder: Path, settings: Settings) -> NDArray[np.float64]:
-    from vitrail.inference.predictor import Predictor  # noqa: PLC0415 - the same
-    from vitrail.models.device import pick_device  # noqa: PLC0415 - torch only where it works
-    from vitrail.models.store import load_model  # noqa: PLC0415 - the same
-
-    engine = Predictor(
-        load_model(folder), pick_device(settings.compute.device), engine="torch", precision=settings.compute.precision
-    )
-    chunks = [parts.validation[i : i + _CHUNK] for i in range(0, len(parts.validation), _CHUNK)]
-    return np.concatenate([engine.tumor_probability(parts.tiles.images[chunk]) for chunk in chunks])

@@ -1,6 +1,6 @@
 """The settings of a study: one frozen tree, read from `study.toml`.
 
-Its groups are in `branches`; their descriptions become the comments of a new `study.toml`. Their defaults are the
+Its groups are in `schema`; their descriptions become the comments of a new `study.toml`. Their defaults are the
 preset `paper`: the paper's values wherever it has one. The preset `quick` fits a study to 2 CPU cores (resolution,
 epochs, learning rates, encoder, search grid), and departs from the paper where something else is better: see `QUICK`.
 """
@@ -40,7 +40,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
-    from pydantic.fields import FieldInfo
     from tomlkit import TOMLDocument
 
 Preset = Literal["paper", "quick"]
@@ -111,12 +110,22 @@ def preset(name: Preset) -> Settings:
 def read_settings(path: Path) -> Settings:
     """Read and check a `study.toml`.
 
+    Parameters
+    ----------
+    path
+        The file.
+
+    Returns
+    -------
+    Settings
+        What it says, and defaults where it is silent.
+
     Raises
     ------
     SettingsError
         The file is missing or too large, is no TOML, has a name that does not exist, or a value that it cannot have.
     """
-    return _checked(path, _parsed(path, _text(path)))
+    return _validated(path, _parsed(path, _text(path)))
 
 
 MOST_SETTINGS_BYTES = 1 << 20
@@ -142,26 +151,71 @@ def _parsed(where: Path | str, text: str) -> dict[str, Any]:
         raise SettingsError(where, "not valid TOML (lists within lists, too deep)", "Mend that list") from None
 
 
-def _checked(where: Path | str, values: dict[str, Any]) -> Settings:
+def _validated(where: Path | str, values: dict[str, Any]) -> Settings:
+    """Return the settings of parsed TOML, or say in one line what is wrong first."""
     try:
         return Settings.model_validate(values)
     except ValidationError as error:
-        raise _settings_error(where, error) from None
+        first = error.errors(include_url=False, include_context=False)[0]
+    path = [str(part) for part in first["loc"]]
+    name = ".".join(path) or "study"
+    if first["type"] != "extra_forbidden":
+        problem = f"{name} = {_shown(first['input'])}: {first['msg']}" if path else first["msg"]
+        raise SettingsError(where, problem, "Mend this value")
+    from difflib import get_close_matches  # noqa: PLC0415 - only on the way to an error
+
+    fields: Any = Settings.model_fields
+    for part in path[:-1]:
+        fields = fields[part].annotation.model_fields
+    close = get_close_matches(path[-1], fields, n=1, cutoff=0.5)
+    cure = f"Did you mean {close[0]!r}?" if close else f"There are: {', '.join(fields)}"
+    raise SettingsError(where, f"there is no setting {_shown(name)}", cure)
+
+
+def _shown(value: Any) -> str:
+    """Return a value as a message shows it: its beginning where it is long."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # a number of more than 4,300 digits; lists within lists
+        return "(too long to be shown)"
+    return text if len(text) <= 80 else f"{text[:80]}..."
 
 
 def settings_text(settings: Settings, title: str) -> str:
-    """Return settings as the text of a commented `study.toml`."""
+    """Return settings as the text of a commented `study.toml`, whose first comment is the title."""
     lines = [f"# {line}" for line in title.splitlines()]
     for name, field in Settings.model_fields.items():
-        value = getattr(settings, name)
-        lines += [""] if isinstance(value, BaseModel) else ["", *_entry(name, value, field)]
+        value, fields = getattr(settings, name), {name: field}
+        lines.append("")
         if isinstance(value, BaseModel):
-            lines += _table(name, value)
+            comment = [line.strip() for line in (type(value).__doc__ or "").strip().splitlines()]
+            lines += [f"[{name}]", *(f"# {line}".rstrip() for line in comment)]
+            fields = type(value).model_fields
+        for key, entry in fields.items():
+            setting = getattr(value, key) if isinstance(value, BaseModel) else value
+            lines.append(f"# {entry.description}")
+            if setting is None:
+                lines.append(f"# {key} =")
+            else:
+                item = tomlkit.item(list(setting) if isinstance(setting, tuple) else setting)
+                lines.append(f"{key} = {item.as_string()}")
     return "\n".join(lines) + "\n"
 
 
 def changed_text(text: str, changes: Iterable[str]) -> str:
-    """Return the text of a `study.toml` with `key=value` changes, its comments kept.
+    """Return the text of a `study.toml` with changes, its comments kept.
+
+    Parameters
+    ----------
+    text
+        TOML.
+    changes
+        Each `branch.key=value`; a value that is no TOML is taken for a string, so that its quotes may be left out.
+
+    Returns
+    -------
+    str
+        The changed TOML; its settings are valid.
 
     Raises
     ------
@@ -176,12 +230,19 @@ def changed_text(text: str, changes: Iterable[str]) -> str:
     except TOMLKitError as error:
         cure = "Write the change into study.toml itself"
         raise SettingsError("--set", f"cannot be written between what is there ({error})", cure) from None
-    _checked("--set", values)
+    _validated("--set", values)
     return changed
 
 
 def change_settings(path: Path, changes: Iterable[str]) -> None:
     """Write `key=value` changes into a `study.toml`; it is whole at any moment.
+
+    Parameters
+    ----------
+    path
+        The file.
+    changes
+        As of `changed_text`.
 
     Raises
     ------
@@ -193,8 +254,9 @@ def change_settings(path: Path, changes: Iterable[str]) -> None:
 
 
 def _apply(document: TOMLDocument, change: str) -> None:
-    if len(change) > _LONGEST_CHANGE:
-        problem = f"{_shown(change)} has more than {_LONGEST_CHANGE} characters"
+    """Write one `key=value` change into a parsed `study.toml`."""
+    if len(change) > 2000:
+        problem = f"{_shown(change)} has more than 2000 characters"
         raise SettingsError("--set", problem, "Write it into study.toml")
     if any("\ud800" <= letter <= "\udfff" for letter in change):  # bytes of the command line that are no UTF-8
         raise SettingsError("--set", f"{_shown(change)} is no text in UTF-8", "Write it in UTF-8")
@@ -204,65 +266,44 @@ def _apply(document: TOMLDocument, change: str) -> None:
         raise SettingsError("--set", f"{change!r} is not key=value", "Write for example --set tiles.side_px=128")
     table = document.setdefault(branch[0], tomlkit.table()) if branch else document
     if not isinstance(table, dict):
-        raise SettingsError(
-            "--set", f"{branch[0]!r} is a value, not a group of settings", f"Write --set {branch[0]}=..."
-        )
-    table[name] = _value(text.strip())
-
-
-def _value(text: str) -> Any:
-    """Read a value as TOML; what is no TOML is taken for a string, so that quotes may be left out."""
+        cure = f"Write --set {branch[0]}=..."
+        raise SettingsError("--set", f"{branch[0]!r} is a value, not a group of settings", cure)
+    old, new = next((pair for pair in renamed_settings().items() if key.strip() in pair), (key, key))
+    # the file keeps the name that it has, and with it the comment above the line
+    name = (old if old.rpartition(".")[2] in table else new).strip().rpartition(".")[2]
     try:
-        return _parsed("--set", f"value = {text}")["value"]
+        table[name] = _parsed("--set", f"value = {text.strip()}")["value"]
     except SettingsError:
-        return text
+        table[name] = text.strip()
 
 
-def _settings_error(where: Path | str, error: ValidationError) -> SettingsError:
-    first = error.errors(include_url=False, include_context=False)[0]
-    place = [str(part) for part in first["loc"]]
-    name = ".".join(place) or "study"
-    if first["type"] == "extra_forbidden":
-        return SettingsError(where, f"there is no setting {_shown(name)}", _nearest(place))
-    return SettingsError(
-        where, f"{name} = {_shown(first['input'])}: {first['msg']}" if place else first["msg"], "Mend this value"
-    )
+def renamed_settings() -> dict[str, str]:
+    """Return the settings that had another name before: `group.name` of now by that of then."""
+    groups = {name: field.annotation for name, field in Settings.model_fields.items()}
+    return {
+        f"{group}.{old}": f"{group}.{new}"
+        for group, schema in groups.items()
+        if isinstance(schema, type) and issubclass(schema, Branch)
+        for old, new in schema.renamed().items()
+    }
 
 
-_LONGEST_CHANGE, _LONGEST_SHOWN = 2000, 80
+def old_names(path: Path | None, changes: Iterable[str]) -> list[str]:
+    """Return a line for each setting that a `study.toml` or a change calls by an old name; both are understood.
 
+    Parameters
+    ----------
+    path
+        The file; None where there is none yet.
+    changes
+        As of `changed_text`.
 
-def _shown(value: Any) -> str:
-    """Return a value as a message shows it: its beginning where it is long."""
-    try:
-        text = repr(value)
-    except (ValueError, RecursionError):  # a number of more than 4,300 digits; lists within lists
-        return "(too long to be shown)"
-    return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}..."
-
-
-def _nearest(place: list[str]) -> str:
-    """Say which names there are, the likeliest first."""
-    from difflib import get_close_matches  # noqa: PLC0415 - only on the way to an error
-
-    fields: Any = Settings.model_fields
-    for part in place[:-1]:
-        fields = fields[part].annotation.model_fields
-    close = get_close_matches(place[-1], fields, n=1, cutoff=0.5)
-    return f"Did you mean {close[0]!r}?" if close else f"There are: {', '.join(fields)}"
-
-
-def _table(name: str, branch: BaseModel) -> list[str]:
-    doc = [line.strip() for line in (type(branch).__doc__ or "").strip().splitlines()]
-    lines = [f"[{name}]", *(f"# {line}".rstrip() for line in doc)]
-    for key, field in type(branch).model_fields.items():
-        lines += _entry(key, getattr(branch, key), field)
-    return lines
-
-
-def _entry(key: str, value: Any, field: FieldInfo) -> list[str]:
-    comment = f"# {field.description}"
-    if value is None:
-        return [comment, f"# {key} ="]
-    shown = tomlkit.item(list(value) if isinstance(value, tuple) else value).as_string()
-    return [comment, f"{key} = {shown}"]
+    Raises
+    ------
+    SettingsError
+        The file is missing, or is no TOML.
+    """
+    groups = _parsed(path, _text(path)) if path else {}
+    names = {f"{group}.{key}" for group, keys in groups.items() if isinstance(keys, dict) for key in keys}
+    names |= {change.partition("=")[0].strip() for change in changes}
+    return [f"the setting {old} is now called {new}" for old, new in renamed_settings().items() if old in names]

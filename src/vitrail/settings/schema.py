@@ -6,7 +6,7 @@ that the paper is silent. The descriptions become the comments of a new `study.t
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -48,9 +48,49 @@ EngineName = Literal["auto", "torch", "openvino"]
 
 
 class Branch(BaseModel):
-    """A group of settings: frozen, and a name that it does not know is an error."""
+    """A group of settings: frozen, and a name that it does not know is an error.
+
+    What is finished stays up to date when a setting is renamed or added, where its field says so:
+    `json_schema_extra={"digest_as": "old_name"}` counts it under its old name, which is accepted, too, and
+    `{"since": "0.12"}` counts it only where it differs from its default.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _accept_old_names(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        new = cls.renamed()  # where both names are given, the old one stays, and is an error
+        return {key if new.get(key, key) in values else new[key]: value for key, value in values.items()}
+
+    @classmethod
+    def renamed(cls) -> dict[str, str]:
+        """Return the settings that had another name before: the present name by the old one."""
+        extras = {name: field.json_schema_extra for name, field in cls.model_fields.items()}
+        return {
+            str(extra["digest_as"]): name
+            for name, extra in extras.items()
+            if isinstance(extra, dict) and "digest_as" in extra
+        }
+
+    def digest_values(self) -> dict[str, Any]:
+        """Return the settings as digests count them: under old names, and without later ones that are at default.
+
+        Returns
+        -------
+        dict[str, Any]
+            What JSON can hold, groups within groups.
+        """
+        values, old = self.model_dump(mode="json"), {new: old for old, new in self.renamed().items()}
+        for name, field in type(self).model_fields.items():
+            value, extra = getattr(self, name), field.json_schema_extra
+            if isinstance(value, Branch):
+                values[name] = value.digest_values()
+            elif isinstance(extra, dict) and "since" in extra and value == field.get_default():
+                del values[name]
+        return {old.get(name, name): value for name, value in values.items()}
 
 
 class SlideSettings(Branch):
@@ -235,8 +275,9 @@ class PredictSettings(Branch):
         description="of these windows, as a share of a tile; neighbours are blended, so that no border shows. 0 sets "
         'them side by side. Paper: "This resulted in undesirable, tile-shaped class boundaries"; 0.25 has none',
     )
-    mirror: bool = Field(
+    test_time_augmentation: bool = Field(
         default=False,
+        json_schema_extra={"digest_as": "mirror"},
         description="show the segmenter each window in four mirrorings and take the mean; takes four times as long",
     )
     min_tissue: Share = Field(0.05, description="a tile with a smaller share of tissue is background")
@@ -337,6 +378,14 @@ class ComputeSettings(Branch):
     workers: Annotated[int, Field(ge=0, le=1024)] = Field(
         0, description="processes that cut slides; 0 means one a core"
     )
+
+    @property
+    def named_precision(self) -> PrecisionName | None:
+        """What these settings add to the digest of what networks compute; None where the precision is chosen.
+
+        A precision by name changes numbers; nothing else here does.
+        """
+        return None if self.precision == "auto" else self.precision
 
 
 class SearchSettings(Branch):

@@ -130,7 +130,7 @@ def _fingerprint(spec: ModelSpec, parts: Parts, settings: Settings) -> str:
     content = spec.model_dump_json() + settings.model_dump_json(
         include={"seed", "tiles", "encoder", "augment", spec.task}
     )
-    content += "" if settings.compute.precision == "auto" else settings.compute.precision
+    content += settings.compute.named_precision or ""
     rows = pd.util.hash_pandas_object(parts.tiles.rows, index=False).to_numpy()
     arrays = (rows, parts.train, parts.validation)
     return hashlib.sha256(content.encode() + b"".join(array.tobytes() for array in arrays)).hexdigest()

@@ -307,22 +307,29 @@ FIT = "remove RUN/explanations, if it is there, and fit it with: vitrail explain
 """What to do where `unfitted` has a reason."""
 
 
-def fitted_head(model_folder: Path) -> HRCamHead:
-    """Read HR-CAM's dense layer for a model from the run that it belongs to.
+def fitted_head(model_folder: Path, digest: str | None = None) -> HRCamHead:
+    """Read HR-CAM's dense layer for a model from the run that it belongs to; parameters as of `unfitted`.
 
     Raises
     ------
     ModelError
         There is none, it was fitted on other weights (see `unfitted`), or it cannot be read.
     """
-    folder, reason = _beside(model_folder), unfitted(model_folder)
+    folder, reason = _beside(model_folder), unfitted(model_folder, digest)
     if reason:  # a run's own stages find one, unless files were exchanged by hand
         raise ModelError(model_folder, reason, f"Remove {folder.parent}, if it is there, and run: vitrail explain RUN")
     return load_head(folder)
 
 
-def unfitted(model_folder: Path) -> str | None:
+def unfitted(model_folder: Path, digest: str | None = None) -> str | None:
     """Say why there is no HR-CAM of a model; None where its run has a dense layer that was fitted on these weights.
+
+    Parameters
+    ----------
+    model_folder
+        The model.
+    digest
+        Its `model_digest`, where the caller has it.
 
     Raises
     ------
@@ -332,7 +339,7 @@ def unfitted(model_folder: Path) -> str | None:
     folder = _beside(model_folder)
     if not folder.is_dir():
         return "its run has no dense layer for HR-CAM"
-    if load_head(folder).fitted_on != model_digest(model_folder):
+    if load_head(folder).fitted_on != (digest or model_digest(model_folder)):
         return "HR-CAM's dense layer was fitted on other weights, or before its file said on which"
     return None
 

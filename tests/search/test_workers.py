@@ -1,0 +1,52 @@
+"""Where cells are trained: processes of this machine, one a GPU, and dask only where it is asked for."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from helpers import searching
+from vitrail.errors import ModelError, SettingsError
+from vitrail.search import workers
+from vitrail.search.workers import check_scheduler, train_cells, worker_environments
+from vitrail.settings.schema import ComputeSettings
+
+
+def test_what_a_user_can_mend_is_told_and_a_fault_is_raised_as_it_is(tmp_path, monkeypatch):
+    monkeypatch.setattr(workers, "run_cell", searching.touch)
+    one = ComputeSettings(workers=1)
+    ((job, error),) = train_cells([(tmp_path, -1)], one, tmp_path)
+    assert (job[1], type(error)) == (-1, ModelError)
+    with pytest.raises(ZeroDivisionError, match="a fault"):
+        list(train_cells([(tmp_path, -3)], one, tmp_path))
+
+
+def test_gpus_are_dealt_one_a_worker(monkeypatch):
+    every = ComputeSettings(workers=0)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
+    assert [one["CUDA_VISIBLE_DEVICES"] for one in worker_environments(every, 9)] == ["3", "5"]
+    assert len(worker_environments(ComputeSettings(workers=7), 9)) == 2
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    assert [one["CUDA_VISIBLE_DEVICES"] for one in worker_environments(every, 9)] == ["0", "1"]
+    assert worker_environments(ComputeSettings(workers=1, device="cpu"), 9) == [{"OMP_NUM_THREADS": "1"}]
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert worker_environments(ComputeSettings(workers=7), 3) == [{"OMP_NUM_THREADS": "1"}] * 3
+
+
+def test_without_the_extra_a_scheduler_is_refused_with_the_cure(tmp_path, monkeypatch):
+    monkeypatch.setattr(workers, "find_spec", lambda _name: None)
+    with pytest.raises(SettingsError) as caught:
+        check_scheduler(tmp_path, "tcp://127.0.0.1:9")
+    assert str(caught.value).endswith("Run: pip install 'vitrail[cluster]'.")
+
+
+def test_dask_is_loaded_only_for_a_scheduler():
+    code = (
+        "import sys, vitrail.pipeline.search, vitrail.cli; print({'dask', 'distributed', 'torch'} & set(sys.modules))"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)  # noqa: S603 - our own
+    assert ended.stdout.strip() == "set()"
