@@ -7,12 +7,18 @@ from contextlib import contextmanager
 import numpy as np
 import pandas as pd
 
+from helpers.specs import classifier_spec, segmenter_spec
 from vitrail.settings.load import Settings
 from vitrail.tiles.store import TileTable
-from vitrail.training.loader import parts
+from vitrail.training.loader import training_tiles
 
 SIDE = 32
 TASKS = ("classifier", "segmenter")
+COLOURS = {"mean": (0.5,) * 3, "std": (0.25,) * 3}
+SPECS = {
+    "classifier": classifier_spec(side_px=SIDE, dense=8, dropout=0, **COLOURS),
+    "segmenter": segmenter_spec(side_px=SIDE, decoder=(8,) * 5, **COLOURS),
+}
 
 
 def make_tiles(n=48, seed=0):
@@ -30,7 +36,7 @@ def make_tiles(n=48, seed=0):
 
 def make_parts(n=48):
     split = np.where(np.arange(n) < n * 2 // 3, "train", "validation")
-    return parts(make_tiles(n), split)
+    return training_tiles(make_tiles(n), split)
 
 
 def settings(seed=0, epochs=3, **changes):
@@ -79,3 +85,8 @@ def contents(folder):
 
 def history(folder):
     return pd.read_csv(folder / "history.csv", index_col="epoch")
+
+
+def with_units(monkeypatch, *, there=True):
+    """Let the CPU have instructions for bfloat16, or none; those that it lacks are emulated."""
+    monkeypatch.setattr("vitrail.models.device._cpu_flags", lambda _path: {"avx512_bf16"} if there else set())

@@ -6,7 +6,7 @@ import torch
 
 from helpers.training import make_tiles, settings
 from vitrail.errors import TileError
-from vitrail.training.loader import Loader, channel_statistics, cut, parts, shuffled
+from vitrail.training.loader import Loader, channel_statistics, cut, shuffled, training_tiles
 from vitrail.training.trainer import train
 
 
@@ -14,9 +14,9 @@ def test_parts_without_what_training_needs(tmp_path):
     tiles = make_tiles()
     only_tumor = np.where(np.arange(48) % 2 == 0, "train", "validation")
     with pytest.raises(TileError, match="training tiles: none of them is non_tumor"):
-        train("segmenter", parts(tiles, only_tumor), settings(), folder=tmp_path)
+        train("segmenter", training_tiles(tiles, only_tumor), settings(), folder=tmp_path)
     with pytest.raises(TileError, match="validation tiles: there are none"):
-        train("classifier", parts(tiles, np.full(48, "train")), settings(), folder=tmp_path)
+        train("classifier", training_tiles(tiles, np.full(48, "train")), settings(), folder=tmp_path)
 
 
 def test_channel_statistics_are_numpys():

@@ -8,7 +8,7 @@ import numpy as np
 
 from vitrail.classes import ARTEFACT_CLASS, CLASSES, TissueClass
 from vitrail.inference.context import looked_up
-from vitrail.inference.outputs import MAP_PX, NOT_PREDICTED
+from vitrail.inference.outputs import MAP_PX, NOT_PREDICTED, tile_positions
 from vitrail.interop.class_map import CLASS_CHANNELS, Channel, MapHeader
 from vitrail.interop.ome_tiff import ClassMapWriter
 from vitrail.metrics.seam_index import SeamIndex
@@ -132,5 +132,5 @@ class ClassMapStats:
 
     def tumor_shares(self, tiles: pd.DataFrame) -> Floats:
         """Return the fraction of each tile's pixels that are called tumor."""
-        rows, columns = ((tiles[axis] / tiles["side"]).round().astype(int) for axis in ("y", "x"))
+        rows, columns = tile_positions(tiles)
         return np.asarray(self._tumor[rows, columns] / np.maximum(self._all[rows, columns], 1))

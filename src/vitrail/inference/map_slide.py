@@ -20,7 +20,7 @@ from vitrail.core.progress import Silent
 from vitrail.inference.class_map import write_class_map
 from vitrail.inference.context import find_context
 from vitrail.inference.explanation_map import write_explained
-from vitrail.inference.outputs import MAP_PX, NOT_PREDICTED, MapFiles, SlideMap, save_map
+from vitrail.inference.outputs import MAP_PX, NOT_PREDICTED, MapFiles, SlideMap, save_map, tile_positions
 from vitrail.inference.sliding import FlipTTA, classify_slide, plan_segmentation, segment_slide
 from vitrail.quality.kinds import ARTEFACTS
 
@@ -178,7 +178,7 @@ def _small_map(grid: TileGrid, tiles: pd.DataFrame, stats: ClassMapStats | None)
     shape = grid.rows, grid.columns
     classifier, artefacts = np.full(shape, np.nan, np.float32), np.zeros(shape, np.float32)
     background = np.ones(shape, np.bool_)
-    rows, columns = ((tiles[axis] / grid.side).round().astype(int) for axis in ("y", "x"))
+    rows, columns = tile_positions(tiles)
     classifier[rows, columns], artefacts[rows, columns] = tiles["tumor_probability"], tiles["artefact"]
     background[rows, columns] = tiles["background"]
     empty = np.full((grid.rows * MAP_PX, grid.columns * MAP_PX), NOT_PREDICTED, np.uint8)

@@ -12,6 +12,7 @@ from vitrail.core.files import write_arrays
 if TYPE_CHECKING:
     from pathlib import Path
 
+    import pandas as pd
     from numpy.typing import NDArray
 
 NOT_PREDICTED = 255
@@ -121,3 +122,9 @@ def load_map(path: Path) -> SlideMap:
     """Read what `save_map` wrote."""
     with np.load(path) as stored:
         return SlideMap(side=float(stored["side"]), **{name: stored[name] for name in _ARRAYS})
+
+
+def tile_positions(tiles: pd.DataFrame) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Return row and column of each tile `[n]` in the grid of its slide, from `x`, `y` and `side`."""
+    rows, columns = ((tiles[axis] / tiles["side"]).round().to_numpy(np.intp) for axis in ("y", "x"))
+    return rows, columns

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from contextlib import closing
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
@@ -39,13 +39,6 @@ GLASS = np.eye(len(CLASSES), dtype=np.float32)[TissueClass.BACKGROUND]
 """What a window without tissue holds: background for sure."""
 
 
-class Segmenting(Protocol):
-    """What tells the classes of pixels."""
-
-    def class_probabilities(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Map images `[n, h, w, 3]` to the probability of each class at each pixel, `[n, 4, h, w]`."""
-
-
 @dataclass(frozen=True, slots=True)
 class FlipTTA:
     """Test-time augmentation: a segmenter sees each image in four mirrorings, and its mean answer counts.
@@ -56,7 +49,7 @@ class FlipTTA:
         The segmenter.
     """
 
-    segmenter: Segmenting
+    segmenter: Predictor
 
     def class_probabilities(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Map images `[n, h, w, 3]` to the mean probability of each class at each pixel, `[n, 4, h, w]`.
@@ -122,7 +115,7 @@ def plan_segmentation(slide: Slide, spec: ModelSpec, overlap: float, window: int
 
 
 def segment_slide(
-    slide: Slide, segmenter: Segmenting, plan: Plan, keep: Keep, folder: Path, step: Step
+    slide: Slide, segmenter: Predictor | FlipTTA, plan: Plan, keep: Keep, folder: Path, step: Step
 ) -> Iterator[Path]:
     """Segment a slide on overlapping windows and blend them.
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Parts:
+class TrainingTiles:
     """The tiles that a network is trained on, and those that choose its best epoch.
 
     Attributes
@@ -57,7 +57,7 @@ class Parts:
             raise TileError("validation tiles", "there are none", "Give the validation part more patients")
 
 
-def parts(tiles: TileTable, split: NDArray[np.str_]) -> Parts:
+def training_tiles(tiles: TileTable, split: NDArray[np.str_]) -> TrainingTiles:
     """Take the tiles to train on and those to validate with.
 
     Parameters
@@ -69,10 +69,12 @@ def parts(tiles: TileTable, split: NDArray[np.str_]) -> Parts:
 
     Returns
     -------
-    Parts
+    TrainingTiles
         The row numbers of the first two.
     """
-    return Parts(tiles=tiles, train=np.flatnonzero(split == "train"), validation=np.flatnonzero(split == "validation"))
+    return TrainingTiles(
+        tiles=tiles, train=np.flatnonzero(split == "train"), validation=np.flatnonzero(split == "validation")
+    )
 
 
 def channel_statistics(images: NDArray[np.uint8], rows: Rows) -> tuple[list[float], list[float]]:

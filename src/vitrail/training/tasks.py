@@ -26,16 +26,6 @@ if TYPE_CHECKING:
     Colours = tuple[list[float], list[float]]
 
 
-class Metric(Protocol):
-    """A score of the validation tiles that is computed batch by batch."""
-
-    def update(self, logits: Tensor, targets: Tensor) -> None:
-        """Count a batch."""
-
-    def compute(self) -> float:
-        """Return the score of all batches, 0 to 1."""
-
-
 class Accuracy:
     """The share of tiles that are called what they are, at a probability of one half."""
 
@@ -98,10 +88,7 @@ class TrainingTask(Protocol):
         """Return what is to be learnt, one entry a tile."""
 
     def augmenter(self, settings: Settings, generator: Generator) -> Augmenter:
-        """Return what changes this task's training tiles."""
-
-    def augment(self, augmenter: Augmenter, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """Change images, and the targets with them."""
+        """Return what changes this task's training tiles, and their masks with them where those are learnt."""
 
     def negatives(self, settings: Settings, images: Tensor, generator: Generator) -> tuple[Tensor, Tensor] | None:
         """Return images that no tile shows, and their targets, to be learnt beside a batch; or None."""
@@ -109,7 +96,7 @@ class TrainingTask(Protocol):
     def loss(self, settings: Settings, logits: Tensor, targets: Tensor) -> Tensor:
         """Return the batch's loss; of the settings the task's own branch matters."""
 
-    def metric(self) -> Metric:
+    def metric(self) -> Accuracy | MeanJaccard:
         """Return the score of the validation tiles, before its first batch."""
 
 
@@ -136,10 +123,6 @@ class Classification:
         """Turn, mirror, recolour, blur, and add noise."""
         own = settings.classifier
         return Augmenter(settings.augment, generator, blur_px=own.blur_px, noise=own.noise)
-
-    def augment(self, augmenter: Augmenter, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """Change the images; labels stay."""
-        return augmenter(images)[0], targets
 
     def negatives(self, settings: Settings, images: Tensor, generator: Generator) -> tuple[Tensor, Tensor] | None:
         """Return tiles of glass, which are no tumor."""
@@ -183,11 +166,6 @@ class Segmentation:
     def augmenter(self, settings: Settings, generator: Generator) -> Augmenter:
         """Turn, mirror and recolour."""
         return Augmenter(settings.augment, generator)
-
-    def augment(self, augmenter: Augmenter, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """Change images and masks together."""
-        images, masks = augmenter(images, targets)
-        return images, targets if masks is None else masks
 
     def negatives(self, settings: Settings, images: Tensor, generator: Generator) -> None:
         """Return none: tiles show enough glass beside their tissue."""

@@ -35,10 +35,12 @@ if TYPE_CHECKING:
     from vitrail.models.spec import ModelSpec, Task
     from vitrail.settings.load import Settings
     from vitrail.training.augment import Augmenter
-    from vitrail.training.loader import Parts
+    from vitrail.training.loader import TrainingTiles
 
 
-def train(task: Task, parts: Parts, settings: Settings, *, folder: Path, progress: Progress | None = None) -> None:
+def train(
+    task: Task, parts: TrainingTiles, settings: Settings, *, folder: Path, progress: Progress | None = None
+) -> None:
     """Train a network and write its model folder: the weights of the epoch with the lowest validation loss.
 
     Writes `weights.safetensors`, `history.csv` and, last, `model.json`, with what `examine` finds. Until then the
@@ -125,7 +127,7 @@ def epoch_seeds(seed: int, task: Task, epoch: int) -> tuple[int, int, int]:
     return first, second, third
 
 
-def _fingerprint(spec: ModelSpec, parts: Parts, settings: Settings) -> str:
+def _fingerprint(spec: ModelSpec, parts: TrainingTiles, settings: Settings) -> str:
     """Digest everything that a trained network depends on, except machine and libraries."""
     content = spec.model_dump_json() + settings.model_dump_json(
         include={"seed", "tiles", "encoder", "augment", spec.task}
@@ -165,7 +167,7 @@ class Trainer:
         The encoder or its weights cannot be had or do not fit the tiles.
     """
 
-    def __init__(self, spec: ModelSpec, parts: Parts, settings: Settings, precision: Precision) -> None:
+    def __init__(self, spec: ModelSpec, parts: TrainingTiles, settings: Settings, precision: Precision) -> None:
         self.objective = TRAINING_TASKS[spec.task]
         self.own = self.objective.settings(settings)
         self.parts, self.settings, self.precision = parts, settings, precision
@@ -248,7 +250,8 @@ class Trainer:
         """Change the weights by one batch and return its loss, that of the negatives left out."""
         optimizer, scaler = self.state.optimizer, self.state.scaler
         negatives = self.objective.negatives(self.settings, images, augmenter.generator)
-        loss = self._loss(*self.objective.augment(augmenter, images, targets))[0]
+        images, masks = augmenter(images, targets if targets.ndim == 3 else None)
+        loss = self._loss(images, targets if masks is None else masks)[0]
         total = loss
         if negatives is not None:
             self.network.eval()  # in the batch they would move its statistics
