@@ -26,7 +26,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from vitrail.models.device import keep_memory
-from vitrail.models.encoder import start_weights
+from vitrail.models.weights import start_weights
 from vitrail.settings.load import read_settings
 from vitrail.tiles.split import read_split
 from vitrail.tiles.store import read_tiles

@@ -32,7 +32,7 @@ from bench.wsinfer import WITHOUT_REGISTRY
 
 from vitrail.core.progress import Silent
 from vitrail.geometry import Region
-from vitrail.inference.context import find_ground
+from vitrail.inference.context import find_context
 from vitrail.interop import export_wsinfer
 from vitrail.models.spec import ClassifierSpec, SegmenterSpec
 from vitrail.models.store import load_model, save_model
@@ -95,12 +95,12 @@ def work(folder, images):
 ENGINE = """
 from vitrail.models.device import keep_memory
 from vitrail.models.store import load_model
-from vitrail.inference.predictor import Engine
+from vitrail.inference.predictor import Predictor
 keep_memory()
 engines = {{}}
 def work(folder, images):
     if folder not in engines:
-        engines[folder] = Engine(load_model(Path(folder)), torch.device("cpu"), engine="{engine}")
+        engines[folder] = Predictor(load_model(Path(folder)), torch.device("cpu"), engine="{engine}")
     return np.concatenate([output.numpy() for output in engines[folder].outputs(np.load(images))])
 """
 
@@ -113,11 +113,11 @@ from vitrail.explain.methods.hrcam import fitted_auxiliary, unfitted
 from vitrail.explain.whole import explained_tiles
 from vitrail.models.device import keep_memory
 from vitrail.models.store import load_model
-from vitrail.inference.predictor import Engine, Explaining
+from vitrail.inference.predictor import Explaining, Predictor
 from vitrail.inference.explanation_map import write_explained
-from vitrail.inference.context import find_ground
+from vitrail.inference.context import find_context
 from vitrail.inference.outputs import MAP_PX
-from vitrail.inference.sliding import SlideWork, classify_slide
+from vitrail.inference.sliding import classify_slide
 from vitrail.core.progress import Silent
 from vitrail.slides.slide import open_slide
 keep_memory()
@@ -130,16 +130,16 @@ def engine_of(folder, explained):
             own = random_auxiliary(model.module) if unfitted(Path(folder)) else fitted_auxiliary(Path(folder))
             tiles = explained_tiles(model, MAP_PX, own)
             explaining = Explaining(module=tiles, methods=tiles.methods)
-        engines[folder, explained] = Engine(model, torch.device("cpu"), engine="{engine}", explaining=explaining)
+        engines[folder, explained] = Predictor(model, torch.device("cpu"), engine="{engine}", explaining=explaining)
     return engines[folder, explained]
 def work(folder, path, explained):
     engine, slide = engine_of(folder, explained), open_slide(path)
-    ground = find_ground(slide, [engine.spec], settings, Silent())
+    ground = find_context(slide, [engine.spec], settings, Silent())
     boxes = ground.boxes[ground.tissue.shares(ground.boxes) >= settings.predict.min_tissue]
     tiles = pd.DataFrame(boxes[:, :3], columns=["x", "y", "side"])
     with tempfile.TemporaryDirectory() as scratch:
-        job = SlideWork(slide=slide, folder=Path(scratch), step=lambda n=1: None)
-        blocks = list(classify_slide(job, engine, boxes, explained=explained))
+        step = lambda n=1: None
+        blocks = list(classify_slide(slide, engine, boxes, Path(scratch), step, explained=explained))
         if explained:
             write_explained(Path(scratch) / "maps.ome.tiff", blocks, tiles, (ground, tuple(engine.methods)))
         return np.column_stack([boxes[:, :2] + boxes[:, 2:] / 2, np.concatenate([np.load(part) for part in blocks])])
@@ -252,7 +252,7 @@ def networks(given: argparse.Namespace, folder: Path) -> Path:
 def tissue_boxes(path: Path, spec, least: float = 0.05):
     """Find the tiles that hold tissue: x, y, width and height."""
     settings = Settings.model_validate({"predict": {"artefacts": False}})
-    ground = find_ground(open_slide(path), [spec], settings, Silent())
+    ground = find_context(open_slide(path), [spec], settings, Silent())
     return ground.boxes[ground.tissue.shares(ground.boxes) >= least]
 
 

@@ -46,7 +46,7 @@ from vitrail.models.device import keep_memory, pick_device, training_precision
 from vitrail.models.store import build
 from vitrail.settings.load import Settings
 from vitrail.tiles.store import new_array, read_tiles
-from vitrail.training.loader import Parts, channel_statistics
+from vitrail.training.loader import TrainingTiles, channel_statistics
 from vitrail.training.tasks import TRAINING_TASKS
 from vitrail.training.trainer import train
 
@@ -90,11 +90,11 @@ class Job:
         return 1 + max(1, self.steps // 4)
 
     @property
-    def parts(self) -> Parts:
+    def parts(self) -> TrainingTiles:
         """Training and validation tiles."""
         tiles = read_tiles(self.folder)
         last = (1 + self.steps) * self.batch
-        return Parts(tiles=tiles, train=np.arange(last), validation=np.arange(last, len(tiles)))
+        return TrainingTiles(tiles=tiles, train=np.arange(last), validation=np.arange(last, len(tiles)))
 
     @property
     def count(self) -> int:

@@ -18,9 +18,9 @@ from vitrail.explain.methods.gradcam import Score, classifier_gradcam, gradcam, 
 from vitrail.explain.methods.hrcam import HRCamHead, hrcam
 from vitrail.explain.receptive_field import BOTTLENECK, FEATURES, frames
 from vitrail.explain.saliency import Frame
-from vitrail.models.encoder import load_encoder, start_weights
 from vitrail.models.spec import ClassifierSpec, SegmenterSpec
 from vitrail.models.store import build
+from vitrail.models.weights import load_encoder, start_weights
 from vitrail.settings.schema import EncoderSettings
 
 SHARED = {"side_um": 199.1, "side_px": 96, "mean": (0.7, 0.5, 0.6), "std": (0.2, 0.25, 0.15)}

@@ -120,7 +120,7 @@ def read_head(path):
 
 def read_weights(path):
     """Read an encoder's weights."""
-    from vitrail.models.encoder import start_weights
+    from vitrail.models.weights import start_weights
     from vitrail.settings.schema import EncoderSettings
 
     start_weights(EncoderSettings(name="test_efficientnet", weights=str(path)))

@@ -1,4 +1,4 @@
-"""A slide whose every pixel is known, and engines that answer with its red channel: for tests of whole-slide maps."""
+"""A slide whose every pixel is known, and predictors that answer with its red channel: for tests of whole slides."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from vitrail.settings.load import Settings
 
 HEIGHT, WIDTH, MPP = 512, 704, 1.0
 SIDE_PX, SIDE_UM = 32, 64
-"""A tile of the engines is 64 pixels of the slide, reduced by 2: 8 by 11 tiles."""
+"""A tile of the predictors is 64 pixels of the slide, reduced by 2: 8 by 11 tiles."""
 
 GLASS = 243
 TISSUE = (slice(100, 440), slice(90, 600))
@@ -54,14 +54,14 @@ def settings(**predict):
 
 
 class Reds:
-    """Stands in for an engine: tumor probability is the red channel."""
+    """Stands in for a predictor: tumor probability is the red channel, so that every pixel has a known answer."""
 
     device = torch.device("cpu")
 
-    def __init__(self, task="segmenter", patience=10**9):
+    def __init__(self, task="segmenter", patience=10**9, side_um=SIDE_UM):
         make = {"segmenter": SegmenterSpec, "classifier": ClassifierSpec}[task]
         more = {"segmenter": {"decoder": (1,) * 5}, "classifier": {"dense": 1, "dropout": 0}}[task]
-        self.spec = make(**SPEC, **more)
+        self.spec = make(**SPEC | {"side_um": side_um}, **more)
         self.seen, self.patience = 0, patience
 
     def class_probabilities(self, images):
@@ -69,10 +69,9 @@ class Reds:
         return np.stack([red, 1 - red, 0 * red, 0 * red], 1)
 
     def tumor_probability(self, images):
+        if self.spec.task == "segmenter":
+            return (self.class_probabilities(images).argmax(1) == 0).mean((1, 2))
         return self._seen(images).mean((1, 2)).astype(np.float64)
-
-    def pixel_classes(self, images):
-        return self.class_probabilities(images).argmax(1).astype(np.uint8)
 
     def _seen(self, images):
         self.seen += len(images)

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
+
 import numpy as np
 import pandas as pd
 
+from helpers.specs import classifier_spec, segmenter_spec
 from vitrail.settings.load import Settings
 from vitrail.tiles.store import TileTable
-from vitrail.training.loader import parts
+from vitrail.training.loader import training_tiles
 
 SIDE = 32
+TASKS = ("classifier", "segmenter")
+COLOURS = {"mean": (0.5,) * 3, "std": (0.25,) * 3}
+SPECS = {
+    "classifier": classifier_spec(side_px=SIDE, dense=8, dropout=0, **COLOURS),
+    "segmenter": segmenter_spec(side_px=SIDE, decoder=(8,) * 5, **COLOURS),
+}
 
 
 def make_tiles(n=48, seed=0):
@@ -27,7 +36,7 @@ def make_tiles(n=48, seed=0):
 
 def make_parts(n=48):
     split = np.where(np.arange(n) < n * 2 // 3, "train", "validation")
-    return parts(make_tiles(n), split)
+    return training_tiles(make_tiles(n), split)
 
 
 def settings(seed=0, epochs=3, **changes):
@@ -42,3 +51,42 @@ def settings(seed=0, epochs=3, **changes):
             "compute": {"device": "cpu"},
         }
     )
+
+
+class Killed(Exception):  # noqa: N818 - it stands for a signal
+    pass
+
+
+class Killer:
+    """Ends a training after some steps; remembers all notes."""
+
+    def __init__(self, after=10**9):
+        self.left, self.notes, self.begun = after, [], None
+
+    @contextmanager
+    def task(self, title, total, done=0):
+        self.begun = (title, total, done)
+
+        def step(n=1, note=""):
+            self.left -= n
+            self.notes.append(note)
+            if self.left < 0:
+                raise Killed
+
+        yield step
+
+    def say(self, line):
+        self.notes.append(line)
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def history(folder):
+    return pd.read_csv(folder / "history.csv", index_col="epoch")
+
+
+def with_units(monkeypatch, *, there=True):
+    """Let the CPU have instructions for bfloat16, or none; those that it lacks are emulated."""
+    monkeypatch.setattr("vitrail.models.device._cpu_flags", lambda _path: {"avx512_bf16"} if there else set())

@@ -34,7 +34,7 @@ from vitrail.errors import SlideError
 from vitrail.inference.map_slide import Networks, map_slide
 from vitrail.inference.outputs import MapFiles, load_map
 from vitrail.inference.predictor import Predictor
-from vitrail.inference.stage import _map_slides
+from vitrail.inference.stage import map_slides
 from vitrail.models.spec import SegmenterSpec
 from vitrail.models.store import Model, build
 from vitrail.report.whole_slide import SUMMARY, name_tiles, publish
@@ -132,11 +132,11 @@ def test_larger_windows_and_mirrorings_give_the_same_map(whole, tmp_path):
 @pytest.mark.parametrize(("encoder", "window"), [("tf_efficientnet_lite0", 2), ("test_efficientnet", 1)])
 def test_windows_grow_unless_the_encoder_pools_over_all_of_them(tmp_path, encoder, window):
     spec = SegmenterSpec(**{**SPEC, "encoder": encoder}, decoder=(4,) * 5)
-    engine = Predictor(Model(spec=spec, module=build(spec)), torch.device("cpu"))
+    predictor = Predictor(Model(spec=spec, module=build(spec)), torch.device("cpu"))
     slide, files = open_slide(write_slide(tmp_path / "slide.tif")), MapFiles(base=tmp_path / "slide")
     shapes = []
-    engine.class_probabilities = lambda images: shapes.append(images.shape[1]) or Reds().class_probabilities(images)
-    map_slide(slide, Networks(segmenter=engine), settings(window=0), files)
+    predictor.class_probabilities = lambda images: shapes.append(images.shape[1]) or Reds().class_probabilities(images)
+    map_slide(slide, Networks(segmenter=predictor), settings(window=0), files)
     assert set(shapes) == {window * SIDE_PX}
 
 
@@ -306,14 +306,14 @@ def test_a_study_goes_on_without_a_slide_that_fails(tmp_path):
     said, networks = [], both()
     progress = SimpleNamespace(say=said.append, task=_Quiet)
     work = SimpleNamespace(run=SimpleNamespace(settings=settings()), folder=tmp_path, progress=progress)
-    _map_slides(entries, networks, work)
+    map_slides(entries, networks, work)
     assert [line for line in said if "bare is not mapped" in line and "holds no tissue" in line]
     assert list(json.loads((tmp_path / "maps" / "left_out.json").read_text())) == ["bare"]
     assert {path.name for path in (tmp_path / "maps").iterdir()} == {
         "good.classes.ome.tiff", "good.json", "good.npz", "good.tiles.parquet", "left_out.json",
     }  # fmt: skip
     seen = networks.segmenter.seen
-    _map_slides(entries, networks, work)
+    map_slides(entries, networks, work)
     assert networks.segmenter.seen == seen
 
 

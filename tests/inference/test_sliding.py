@@ -6,36 +6,11 @@ import numpy as np
 import pytest
 
 from helpers.cohort import write_tiff
-from vitrail.inference.sliding import FlipTTA, SlideWork, classify_slide, plan_segmentation, segment_slide
-from vitrail.models.spec import SegmenterSpec
+from helpers.mapped import SIDE_PX, Reds
+from vitrail.inference.sliding import FlipTTA, classify_slide, plan_segmentation, segment_slide
 from vitrail.slides.slide import open_slide, read_region
 
-SIDE_PX = 32
-
-
-class Reds:
-    """Stands in for an engine: tumor probability is the red channel, so that every pixel has a known answer."""
-
-    spec = SegmenterSpec(
-        encoder="any", side_um=32, side_px=SIDE_PX, mean=(0, 0, 0), std=(1, 1, 1), decoder=(1, 1, 1, 1, 1)
-    )
-
-    def __init__(self, patience=10**9):
-        self.seen, self.patience = 0, patience
-
-    def class_probabilities(self, images):
-        self._count(len(images))
-        red = images[..., 0].astype(np.float32) / 255
-        return np.stack([red, 1 - red, 0 * red, 0 * red], 1)
-
-    def tumor_probability(self, images):
-        self._count(len(images))
-        return images[..., 0].mean((1, 2)) / 255.0
-
-    def _count(self, number):
-        self.seen += number
-        if self.seen > self.patience:
-            raise KeyboardInterrupt
+SPEC = Reds(side_um=32).spec
 
 
 @pytest.fixture(scope="module")
@@ -45,10 +20,12 @@ def slide(tmp_path_factory):
     return open_slide(write_tiff(tmp_path_factory.mktemp("slide") / "s.tif", image, mpp=0.5))
 
 
-def work(slide, folder):
+def segmented(slide, segmenter, plan, keep, folder):
+    """Return the strips of a slide, and the windows that were looked at."""
     folder.mkdir(exist_ok=True)
     steps = []
-    return SlideWork(slide=slide, folder=folder, step=lambda n=1: steps.append(n)), steps
+    paths = list(segment_slide(slide, segmenter, plan, keep, folder, lambda n=1: steps.append(n)))
+    return [np.load(path) for path in paths], sum(steps)
 
 
 def everything(boxes):
@@ -61,22 +38,20 @@ def nothing(boxes):
 
 @pytest.mark.parametrize("overlap", [0, 0.2, 0.5])
 def test_every_pixel_is_where_it_was_read(slide, tmp_path, overlap):
-    plan = plan_segmentation(slide, Reds.spec, overlap)
+    plan = plan_segmentation(slide, SPEC, overlap)
     assert (plan.windows.height, plan.windows.width, plan.downsample) == (150, 210, 2.0)
-    job, steps = work(slide, tmp_path)
-    found = np.concatenate([np.load(path) for path in segment_slide(job, Reds(), plan, everything)])
+    strips, steps = segmented(slide, Reds(), plan, everything, tmp_path)
+    found = np.concatenate(strips)
     expected = read_region(slide, slide.region, (210, 150))[..., 0]
     assert np.abs(found[..., 0].astype(int) - expected).max() <= 1
-    assert sum(steps) == plan.windows.rows * plan.windows.columns
+    assert steps == plan.windows.rows * plan.windows.columns
 
 
 @pytest.mark.parametrize("window", [2, 3])
 def test_larger_windows_see_the_same_place(slide, tmp_path, window):
-    plan = plan_segmentation(slide, Reds.spec, 0.25, window)
+    plan = plan_segmentation(slide, SPEC, 0.25, window)
     assert (plan.windows.side, plan.windows.overlap, plan.batch) == (SIDE_PX * window, SIDE_PX // 4, 32 // window**2)
-    found = np.concatenate(
-        [np.load(path) for path in segment_slide(work(slide, tmp_path)[0], Reds(), plan, everything)]
-    )
+    found = np.concatenate(segmented(slide, Reds(), plan, everything, tmp_path)[0])
     expected = read_region(slide, slide.region, (210, 150))[..., 0]
     assert np.abs(found[..., 0].astype(int) - expected).max() <= 1
 
@@ -101,29 +76,28 @@ def test_mirroring_takes_away_what_depends_on_the_side():
 
 
 def test_glass_is_background_and_nobody_looks(slide, tmp_path):
-    engine, plan = Reds(), plan_segmentation(slide, Reds.spec, 0.2)
-    found = np.concatenate([np.load(path) for path in segment_slide(work(slide, tmp_path)[0], engine, plan, nothing)])
+    segmenter, plan = Reds(), plan_segmentation(slide, SPEC, 0.2)
+    found = np.concatenate(segmented(slide, segmenter, plan, nothing, tmp_path)[0])
     assert found.shape == (150, 210, 4)
     assert (found == [0, 0, 0, 255]).all()
-    assert engine.seen == 0
+    assert segmenter.seen == 0
 
 
 @pytest.mark.parametrize("patience", [10, 30, 45])
 def test_an_interrupted_map_goes_on_and_is_the_same(slide, tmp_path, patience):
-    plan = plan_segmentation(slide, Reds.spec, 0.25)
-    whole = list(segment_slide(work(slide, tmp_path / "whole")[0], Reds(), plan, everything))
-    for tries in (Reds(patience), Reds(20)):
+    plan = plan_segmentation(slide, SPEC, 0.25)
+    whole, _ = segmented(slide, Reds(), plan, everything, tmp_path / "whole")
+    for patience_left in (patience, 20):
         with pytest.raises(KeyboardInterrupt):
-            list(segment_slide(work(slide, tmp_path / "again")[0], tries, plan, everything))
-    job, steps = work(slide, tmp_path / "again")
-    last = Reds()
-    again = list(segment_slide(job, last, plan, everything))
-    assert sum(steps) == plan.windows.rows * plan.windows.columns
-    assert patience < 30 or last.seen < plan.windows.rows * plan.windows.columns
+            segmented(slide, Reds(patience=patience_left), plan, everything, tmp_path / "again")
+    last, windows = Reds(), plan.windows.rows * plan.windows.columns
+    again, steps = segmented(slide, last, plan, everything, tmp_path / "again")
+    assert steps == windows
+    assert patience < 30 or last.seen < windows
     for one, other in zip(whole, again, strict=True):
-        np.testing.assert_array_equal(np.load(one), np.load(other))
+        np.testing.assert_array_equal(one, other)
     untouched = Reds()
-    list(segment_slide(work(slide, tmp_path / "again")[0], untouched, plan, everything))
+    segmented(slide, untouched, plan, everything, tmp_path / "again")
     assert untouched.seen == 0
 
 
@@ -133,10 +107,9 @@ def test_tiles_are_classified_in_order_and_once(slide, tmp_path, monkeypatch):
     expected = [read_region(slide, slide.region, (420, 300))[int(y) : int(y) + 64, int(x) : int(x) + 64, 0].mean() / 255
                 for x, y, _, _ in boxes]  # fmt: skip
     with pytest.raises(KeyboardInterrupt):
-        list(classify_slide(work(slide, tmp_path)[0], Reds(12), boxes))
-    engine = Reds()
-    job, steps = work(slide, tmp_path)
-    found = np.concatenate([np.load(path) for path in classify_slide(job, engine, boxes)])
+        list(classify_slide(slide, Reds("classifier", patience=12), boxes, tmp_path, lambda _n: None))
+    classifier, steps = Reds("classifier"), []
+    found = np.concatenate([np.load(p) for p in classify_slide(slide, classifier, boxes, tmp_path, steps.append)])
     assert found == pytest.approx(expected, abs=0.01)
-    assert engine.seen == len(boxes) - 10
+    assert classifier.seen == len(boxes) - 10
     assert sum(steps) == len(boxes)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vitrail.inference.windows import Looked, Windows, blend
+from vitrail.inference.windows import Windows, WindowValues, blend
 from vitrail.metrics.seam_index import SeamIndex
 
 ELSEWHERE = np.array([0, 1], np.float32)
@@ -34,7 +34,9 @@ def cut(windows, picture, row, columns):
 def rows_of(windows, picture, kept=lambda _row, _column: True):
     for row in range(windows.rows):
         columns = np.array([c for c in range(windows.columns) if kept(row, c)], np.int64)
-        yield [Looked(columns=c, values=cut(windows, picture, row, c)) for c in np.array_split(columns, 2) if len(c)]
+        yield [
+            WindowValues(columns=c, values=cut(windows, picture, row, c)) for c in np.array_split(columns, 2) if len(c)
+        ]
 
 
 @given(plans())
@@ -116,7 +118,9 @@ def test_blending_takes_the_steps_away():
         rng, index = np.random.default_rng(2), SeamIndex(period=windows.stride, first=-overlap % windows.stride)
         rows = (
             [
-                Looked(columns=r.columns, values=r.values + rng.normal(0, 0.05, (len(r.values), 1, 1, 1)).astype("f4"))
+                WindowValues(
+                    columns=r.columns, values=r.values + rng.normal(0, 0.05, (len(r.values), 1, 1, 1)).astype("f4")
+                )
                 for r in row
             ]
             for row in rows_of(windows, picture)

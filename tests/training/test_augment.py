@@ -9,7 +9,7 @@ import torch
 from scipy.ndimage import gaussian_filter
 
 from vitrail.settings.schema import AugmentSettings
-from vitrail.training.augment import Augmenter, Colour, blur, recolour, rigid, warp
+from vitrail.training.augment import Augmenter, blur, recolour, rigid, warp
 
 STILL = AugmentSettings(rotation_step_deg=0, mirror=0, hue=0, saturation=0, brightness=0, contrast=0)
 
@@ -28,7 +28,7 @@ def flips(*, left_right=False, top_bottom=False, n=4):
 
 def colour(n=4, **values):
     standard = {"hue": 0.0, "saturation": 1.0, "brightness": 1.0, "contrast": 1.0} | values
-    return Colour(**{name: torch.full((n,), value) for name, value in standard.items()})
+    return {name: torch.full((n,), value) for name, value in standard.items()}
 
 
 @pytest.mark.parametrize("quarters", [-1, 0, 1, 2])
@@ -80,32 +80,32 @@ def test_zero_settings_change_nothing():
 
 
 def test_neutral_colour_changes_nothing():
-    torch.testing.assert_close(recolour(pictures(), colour()), pictures())
+    torch.testing.assert_close(recolour(pictures(), **colour()), pictures())
 
 
 def test_hue_keeps_greys_and_moves_colours():
     grey = torch.rand(4, 1, 8, 8, generator=generator()).expand(4, 3, 8, 8)
-    torch.testing.assert_close(recolour(grey, colour(hue=0.2)), grey)
-    third = recolour(pictures(), colour(hue=1 / 3))
+    torch.testing.assert_close(recolour(grey, **colour(hue=0.2)), grey)
+    third = recolour(pictures(), **colour(hue=1 / 3))
     torch.testing.assert_close(third, pictures().roll(1, 1), atol=1e-5, rtol=0)  # red becomes green
 
 
 def test_hue_turns_the_way_of_the_colour_circle():
     pixel = (0.6, 0.5, 0.4)
-    turned = recolour(torch.tensor(pixel).view(1, 3, 1, 1), colour(1, hue=0.05)).flatten().tolist()
+    turned = recolour(torch.tensor(pixel).view(1, 3, 1, 1), **colour(1, hue=0.05)).flatten().tolist()
     assert colorsys.rgb_to_hsv(*turned)[0] - colorsys.rgb_to_hsv(*pixel)[0] == pytest.approx(0.05, abs=0.01)
 
 
 def test_no_saturation_is_luma():
     images = pictures()
     luma = (images * torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)).sum(1, keepdim=True)
-    torch.testing.assert_close(recolour(images, colour(saturation=0.0)), luma.expand(4, 3, 32, 32))
+    torch.testing.assert_close(recolour(images, **colour(saturation=0.0)), luma.expand(4, 3, 32, 32))
 
 
 def test_brightness_scales_and_contrast_turns_about_the_mean_luma():
     images = pictures()
-    torch.testing.assert_close(recolour(images, colour(brightness=0.8)), images * 0.8)
-    flat = recolour(images, colour(contrast=0.0))
+    torch.testing.assert_close(recolour(images, **colour(brightness=0.8)), images * 0.8)
+    flat = recolour(images, **colour(contrast=0.0))
     luma = (images.mean((2, 3)) * torch.tensor([0.299, 0.587, 0.114])).sum(1)
     torch.testing.assert_close(flat, luma.view(4, 1, 1, 1).expand_as(flat))
 

@@ -1,4 +1,4 @@
-"""A class map on its way to disk, counted as it passes by."""
+"""A class map on its way to disk, and what is counted as it passes by."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ import numpy as np
 
 from vitrail.classes import ARTEFACT_CLASS, CLASSES, TissueClass
 from vitrail.inference.context import looked_up
-from vitrail.inference.outputs import MAP_PX, NOT_PREDICTED
+from vitrail.inference.outputs import MAP_PX, NOT_PREDICTED, tile_positions
 from vitrail.interop.class_map import CLASS_CHANNELS, Channel, MapHeader
 from vitrail.interop.ome_tiff import ClassMapWriter
 from vitrail.metrics.seam_index import SeamIndex
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
 
     import pandas as pd
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
     Bytes = NDArray[np.uint8]
     Floats = NDArray[np.float64]
 
-_ROWS = 64
-
 ARTEFACT = len(CLASSES)
 """Index of the channel that says where artefacts are: nothing else is said there."""
 
@@ -34,30 +33,48 @@ CHANNELS = (*CLASS_CHANNELS, Channel(name=ARTEFACT_CLASS.title, rgb=ARTEFACT_CLA
 """Of a slide's class map."""
 
 
-def write_class_map(path: Path, strips: list[Path], counted: ClassMapStats, ground: SlideContext) -> None:
-    """Write the strips of `segment_slide` as an OME-TIFF, artefacts in a channel of their own, and count them."""
-    plan, top = counted.plan, 0
-    size = (plan.windows.width, plan.windows.height)
-    header = MapHeader(size=size, mpp=plan.downsample * ground.slide.mpp, channels=CHANNELS)
+def write_class_map(path: Path, strips: Iterable[Path], plan: Plan, context: SlideContext) -> ClassMapStats:
+    """Write the strips of `segment_slide` as an OME-TIFF, artefacts in a channel of their own.
+
+    Parameters
+    ----------
+    path
+        The file.
+    strips
+        From top to bottom.
+    plan
+        Of the map.
+    context
+        The slide's tiles, tissue and artefacts.
+
+    Returns
+    -------
+    ClassMapStats
+        Of the whole map.
+
+    Raises
+    ------
+    ExchangeError
+        The file cannot be written.
+    """
+    stats, top = ClassMapStats(plan, context), 0
+    size_px = (plan.windows.width, plan.windows.height)
+    header = MapHeader(size=size_px, mpp=plan.downsample * context.slide.mpp, channels=CHANNELS)
     with ClassMapWriter(path, header) as writer:
         for strip in map(np.load, strips):
             if len(strip):
-                counted.seams.add(strip)
-                whole = _with_artefacts(strip, ground, counted.centres(strip, top))
-                counted.add(whole, top)
-                for start in range(0, len(whole), _ROWS):  # as floats they are four times as large
-                    writer.write_rows(whole[start : start + _ROWS].astype(np.float32) / 255)
+                stats.seams.add(strip)
+                with_artefacts = np.pad(strip, ((0, 0), (0, 0), (0, 1)))
+                if context.artefacts is not None:
+                    cell = context.artefacts.cell, context.artefacts.cell
+                    spoilt = looked_up(context.artefacts.mask(), cell, stats.centres(strip, top))
+                    with_artefacts[spoilt] = 0
+                    with_artefacts[spoilt, ARTEFACT] = 255
+                stats.add(with_artefacts, top)
+                for start in range(0, len(strip), 64):  # as floats they are four times as large
+                    writer.write_rows(with_artefacts[start : start + 64].astype(np.float32) / 255)
             top += len(strip)
-
-
-def _with_artefacts(strip: Bytes, ground: SlideContext, places: tuple[Floats, Floats]) -> Bytes:
-    """Add the channel of artefacts to a strip `[h, width, 4]`, given the centres of its pixels."""
-    whole = np.pad(strip, ((0, 0), (0, 0), (0, 1)))
-    if ground.artefacts is not None:
-        spoilt = looked_up(ground.artefacts.mask(), (ground.artefacts.cell,) * 2, places)
-        whole[spoilt] = 0
-        whole[spoilt, ARTEFACT] = 255
-    return whole
+    return stats
 
 
 class ClassMapStats:
@@ -67,7 +84,7 @@ class ClassMapStats:
     ----------
     plan
         Of the map.
-    ground
+    context
         The slide's tiles and tissue.
 
     Attributes
@@ -80,12 +97,12 @@ class ClassMapStats:
         The class of `MAP_PX` by `MAP_PX` pixels of each tile, for figures; `ARTEFACT` where one is.
     """
 
-    def __init__(self, plan: Plan, ground: SlideContext) -> None:
-        windows, grid = plan.windows, ground.grid
-        self.plan, self.pixels, self._ground = plan, np.zeros(len(CHANNELS), np.int64), ground
+    def __init__(self, plan: Plan, context: SlideContext) -> None:
+        windows, grid = plan.windows, context.grid
+        self.plan, self.pixels, self._context = plan, np.zeros(len(CHANNELS), np.int64), context
         self.seams = SeamIndex(period=windows.stride, first=windows.start(1) % windows.stride)
         self.small = np.full((grid.rows * MAP_PX, grid.columns * MAP_PX), NOT_PREDICTED, np.uint8)
-        self._side = grid.side / plan.downsample  # of a tile, in pixels of the map
+        self._tile_px = grid.side / plan.downsample  # in pixels of the map
         self._tumor, self._all = np.zeros((grid.rows, grid.columns)), np.zeros((grid.rows, grid.columns))
 
     def centres(self, strip: Bytes, top: int) -> tuple[Floats, Floats]:
@@ -97,26 +114,23 @@ class ClassMapStats:
     def add(self, strip: Bytes, top: int) -> None:
         """Count the rows `[h, width, 5]` from `top` on."""
         classes = strip.argmax(2).astype(np.uint8)
-        tissue = looked_up(self._ground.tissue.mask, self._ground.tissue_cell, self.centres(strip, top))
+        tissue = looked_up(self._context.tissue.mask, self._context.tissue_cell, self.centres(strip, top))
         self.pixels += np.bincount(classes[tissue], minlength=len(CHANNELS))
-        rows, columns = (
-            np.minimum((np.arange(start, start + length) + 0.5) / self._side, most - 1).astype(np.intp)
+        rows, columns = (  # the tile of each row and column of pixels
+            np.minimum((np.arange(start, start + length) + 0.5) / self._tile_px, most - 1).astype(np.intp)
             for start, length, most in zip((top, 0), classes.shape, self._all.shape, strict=True)
         )
         starts = np.flatnonzero(np.diff(columns, prepend=-1))
-        for counts, wanted in ((self._tumor, classes == TissueClass.TUMOR), (self._all, np.ones(classes.shape, bool))):
-            sums = np.add.reduceat(wanted, starts, axis=1, dtype=np.int64)
+        for counts, counted in ((self._tumor, classes == TissueClass.TUMOR), (self._all, np.ones(classes.shape, bool))):
+            sums = np.add.reduceat(counted, starts, axis=1, dtype=np.int64)
             np.add.at(counts, (rows[:, None], columns[starts][None]), sums)
-        self._pick(classes, top)
-
-    def _pick(self, classes: Bytes, top: int) -> None:
-        """Take over the pixels of the small map that lie in these rows."""
-        rows, columns = ((np.arange(length) + 0.5) * self._side / MAP_PX for length in self.small.shape)
-        here, inside = (rows >= top) & (rows < top + len(classes)), columns < classes.shape[1]
-        picked = classes[(rows[here] - top).astype(np.intp)][:, columns[inside].astype(np.intp)]
+        # the pixels of the small map whose centres lie in these rows
+        y, x = ((np.arange(length) + 0.5) * self._tile_px / MAP_PX for length in self.small.shape)
+        here, inside = (y >= top) & (y < top + len(classes)), x < classes.shape[1]
+        picked = classes[(y[here] - top).astype(np.intp)][:, x[inside].astype(np.intp)]
         self.small[np.ix_(here, inside)] = picked
 
     def tumor_shares(self, tiles: pd.DataFrame) -> Floats:
         """Return the fraction of each tile's pixels that are called tumor."""
-        rows, columns = ((tiles[axis] / tiles["side"]).round().astype(int) for axis in ("y", "x"))
+        rows, columns = tile_positions(tiles)
         return np.asarray(self._tumor[rows, columns] / np.maximum(self._all[rows, columns], 1))

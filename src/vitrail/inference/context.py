@@ -1,4 +1,4 @@
-"""What is known of a slide before any network looks at it: its tiles, its tissue, its artefacts."""
+"""The context of a slide, before any network looks at it: its tiles, its tissue, its artefacts."""
 
 from __future__ import annotations
 
@@ -31,18 +31,10 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float64]
     Mask = NDArray[np.bool_]
 
-_COARSEST = 1.5
-"""Pixels of a slide may be this many times as large as a network's: beyond, it would look at blur."""
-
-_WHOLE = 1 - 1e-6
-"""A slide of exactly one tile is not smaller than one."""
-
-_THUMBNAIL_PX = 1024
-
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class SlideContext:
-    """What is known of a slide before any network looks at it.
+    """A slide before any network looks at it.
 
     Attributes
     ----------
@@ -73,21 +65,38 @@ class SlideContext:
     @property
     def tissue_cell(self) -> tuple[float, float]:
         """Height and width of a pixel of the tissue mask in level-0 pixels."""
-        return _cell(self.tissue)
+        height, width = self.tissue.mask.shape
+        return self.tissue.region.height / height, self.tissue.region.width / width
 
-    def spoilt(self, boxes: Floats, kinds: Iterable[ArtefactKind] | None = None) -> Floats:
+    def artefact_mask(self, kinds: Iterable[ArtefactKind] | None = None) -> Mask:
+        """Return where some kinds of artefact are, by default all, in the pixels of the tissue mask."""
+        if self.artefacts is None:
+            return np.zeros_like(self.tissue.mask)
+        y, x = ((np.arange(n) + 0.5) * side for n, side in zip(self.tissue.mask.shape, self.tissue_cell, strict=True))
+        return looked_up(self.artefacts.mask(kinds), (self.artefacts.cell, self.artefacts.cell), (y, x))
+
+    def artefact_shares(self, boxes: Floats, kinds: Iterable[ArtefactKind] | None = None) -> Floats:
         """Return the share of boxes `[n, 4]` that any of some kinds of artefact covers, by default of all."""
         return np.zeros(len(boxes)) if self.artefacts is None else self.artefacts.shares(boxes, kinds)
 
-    def spoilt_tissue(self) -> dict[str, float]:
-        """Return the share of the tissue that each kind of artefact covers, by its key; one place may have several."""
-        if self.artefacts is None:
-            return {kind.key: 0.0 for kind in ARTEFACTS}
-        found = {kind.key: _spoilt(self.tissue, self.artefacts, [kind])[self.tissue.mask] for kind in ARTEFACTS}
-        return {key: round(float(there.mean()), 6) for key, there in found.items()}
+    def artefact_shares_of_tissue(self) -> dict[str, float]:
+        """Return the share of the tissue that each kind of artefact covers, by its key; they may overlap."""
+        masks = {kind.key: self.artefact_mask([kind]) for kind in ARTEFACTS}
+        return {key: round(float(mask[self.tissue.mask].mean()), 6) for key, mask in masks.items()}
+
+    def mean_colour(self) -> list[float]:
+        """Return the mean red, green and blue of the tissue without artefacts, or of all tissue, 0 to 255."""
+        picture = read_thumbnail(self.slide, 1024)
+        size_px = picture.shape[1], picture.shape[0]
+        weights = self.clean.cover(self.slide.region, size_px)
+        if not weights.any():
+            weights = self.tissue.cover(self.slide.region, size_px)
+        inside = weights * (weights >= weights.max() / 2)  # pixels on the border are half glass
+        mean = (picture * inside[..., None]).sum((0, 1)) / inside.sum()
+        return [round(float(value), 2) for value in mean]
 
 
-def find_ground(slide: Slide, specs: Sequence[ModelSpec], settings: Settings, progress: Progress) -> SlideContext:
+def find_context(slide: Slide, specs: Sequence[ModelSpec], settings: Settings, progress: Progress) -> SlideContext:
     """Find tissue and artefacts of a slide.
 
     Parameters
@@ -101,6 +110,11 @@ def find_ground(slide: Slide, specs: Sequence[ModelSpec], settings: Settings, pr
     progress
         Told how far the work is.
 
+    Returns
+    -------
+    SlideContext
+        With at least one pixel of tissue.
+
     Raises
     ------
     SlideError
@@ -108,47 +122,26 @@ def find_ground(slide: Slide, specs: Sequence[ModelSpec], settings: Settings, pr
         networks.
     """
     for spec in specs:
-        _check_fit(slide, spec)
+        if slide.mpp > spec.mpp * 1.5:  # beyond, a network would look at blur
+            problem = f"has {slide.mpp:.3g} um/px, and the {spec.task} needs {spec.mpp:.3g}"
+            raise SlideError(slide.path, problem, "Scan it finer, or give its true mpp if the header is wrong")
+        width_um, height_um = slide.region.width * slide.mpp, slide.region.height * slide.mpp
+        if min(width_um, height_um) < spec.side_um * (1 - 1e-6):  # a slide of exactly one tile is not smaller than one
+            sizes = f"{width_um:.4g} x {height_um:.4g} um, a tile {spec.side_um:g}"
+            problem = f"is smaller than one tile of the {spec.task} ({sizes})"
+            raise SlideError(slide.path, problem, "Give a larger scan, or its true mpp if the header is wrong")
     tissue = find_tissue(slide, settings.tissue)
     if not tissue.mask.any():
         raise SlideError(slide.path, "holds no tissue", "Check the slide, or lower tissue.density")
-    wanted = settings.predict.artefacts
-    artefacts = find_artefacts(slide, settings.artefacts, progress=progress) if wanted else None
-    clean = _without(tissue, artefacts) if artefacts else tissue
+    looks = settings.predict.artefacts
+    artefacts = find_artefacts(slide, settings.artefacts, progress=progress) if looks else None
     grid = covering_grid(slide, specs[0].side_um)
-    return SlideContext(slide=slide, grid=grid, tissue=tissue, artefacts=artefacts, clean=clean)
+    context = SlideContext(slide=slide, grid=grid, tissue=tissue, artefacts=artefacts, clean=tissue)
+    return replace(context, clean=replace(tissue, mask=tissue.mask & ~context.artefact_mask()))
 
 
-def _check_fit(slide: Slide, spec: ModelSpec) -> None:
-    if slide.mpp > spec.mpp * _COARSEST:
-        problem = f"has {slide.mpp:.3g} um/px, and the {spec.task} needs {spec.mpp:.3g}"
-        raise SlideError(slide.path, problem, "Scan it finer, or give its true mpp if the header is wrong")
-    width, height = slide.region.width * slide.mpp, slide.region.height * slide.mpp
-    if min(width, height) < spec.side_um * _WHOLE:
-        problem = (
-            f"is smaller than one tile of the {spec.task} ({width:.4g} x {height:.4g} um, a tile {spec.side_um:g})"
-        )
-        raise SlideError(slide.path, problem, "Give a larger scan, or its true mpp if the header is wrong")
-
-
-def _without(tissue: Tissue, artefacts: Artefacts) -> Tissue:
-    """Take artefacts out of tissue."""
-    return replace(tissue, mask=tissue.mask & ~_spoilt(tissue, artefacts))
-
-
-def _spoilt(tissue: Tissue, artefacts: Artefacts, kinds: Iterable[ArtefactKind] | None = None) -> Mask:
-    """Return where some kinds of artefact are, in the pixels of the tissue mask."""
-    places = [(np.arange(n) + 0.5) * side for n, side in zip(tissue.mask.shape, _cell(tissue), strict=True)]
-    return looked_up(artefacts.mask(kinds), (artefacts.cell,) * 2, (places[0], places[1]))
-
-
-def _cell(tissue: Tissue) -> tuple[float, float]:
-    height, width = tissue.mask.shape
-    return tissue.region.height / height, tissue.region.width / width
-
-
-def looked_up(mask: Mask, cell: tuple[float, float], places: tuple[Floats, Floats]) -> Mask:
-    """Return the values of a mask at places.
+def looked_up(mask: Mask, cell: tuple[float, float], points: tuple[Floats, Floats]) -> Mask:
+    """Return the values of a mask at the points of a grid.
 
     Parameters
     ----------
@@ -156,28 +149,17 @@ def looked_up(mask: Mask, cell: tuple[float, float], places: tuple[Floats, Float
         `[rows, columns]`, from the slide's top left corner.
     cell
         Height and width of its cells in level-0 pixels.
-    places
+    points
         y `[h]` and x `[w]` in level-0 pixels; beyond the mask its last row and column go on.
 
     Returns
     -------
-    `[h, w]`.
+    NDArray[np.bool_]
+        `[h, w]`.
     """
     rows, columns = (
-        np.minimum(place / side, most - 1).astype(np.intp)
-        for place, side, most in zip(places, cell, mask.shape, strict=True)
+        np.minimum(axis / side, most - 1).astype(np.intp)
+        for axis, side, most in zip(points, cell, mask.shape, strict=True)
     )
-    found: Mask = mask[rows][:, columns]
-    return found
-
-
-def mean_colour(ground: SlideContext) -> list[float]:
-    """Return the mean red, green and blue of the tissue without artefacts, or of all tissue, 0 to 255."""
-    picture = read_thumbnail(ground.slide, _THUMBNAIL_PX)
-    size = picture.shape[1], picture.shape[0]
-    weights = ground.clean.cover(ground.slide.region, size)
-    if not weights.any():
-        weights = ground.tissue.cover(ground.slide.region, size)
-    inside = weights * (weights >= weights.max() / 2)  # pixels on the border are half glass
-    mean = (picture * inside[..., None]).sum((0, 1)) / inside.sum()
-    return [round(float(value), 2) for value in mean]
+    values: Mask = mask[rows][:, columns]
+    return values

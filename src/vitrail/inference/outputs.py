@@ -1,4 +1,4 @@
-"""What the networks see on one slide, and its files."""
+"""The files of one slide's maps, and the small map among them."""
 
 from __future__ import annotations
 
@@ -7,9 +7,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from vitrail.core.files import write_arrays
+
 if TYPE_CHECKING:
     from pathlib import Path
 
+    import pandas as pd
     from numpy.typing import NDArray
 
 NOT_PREDICTED = 255
@@ -46,39 +49,39 @@ class MapFiles:
         `tumor_probability`; and with a segmenter `segmenter`, the share of pixels called tumor, which is also the
         `tumor_probability` where there is no classifier.
         """
-        return self._named("tiles.parquet")
+        return self._path("tiles.parquet")
 
     @property
     def classes(self) -> Path:
         """Probabilities of the classes, an OME-TIFF; missing without a segmenter."""
-        return self._named("classes.ome.tiff")
+        return self._path("classes.ome.tiff")
 
     @property
     def explained(self) -> Path:
         """Why the classifier says so: a signed map for each method, an OME-TIFF; only where it was asked for."""
-        return self._named("explanations.ome.tiff")
+        return self._path("explanations.ome.tiff")
 
     @property
     def explained_picture(self) -> Path:
         """The same over the slide, a PNG."""
-        return self._named("explanations.png")
+        return self._path("explanations.png")
 
     @property
     def small(self) -> Path:
         """A small map, for figures."""
-        return self._named("npz")
+        return self._path("npz")
 
     @property
     def facts(self) -> Path:
         """Areas, seams and times (all attempts together); written last."""
-        return self._named("json")
+        return self._path("json")
 
     @property
     def partial(self) -> Path:
         """Where unfinished work is."""
         return self.base.parent / ".partial" / self.base.name / self.key
 
-    def _named(self, ending: str) -> Path:
+    def _path(self, ending: str) -> Path:
         return self.base.with_name(f"{self.base.name}.{ending}")
 
 
@@ -107,11 +110,12 @@ class SlideMap:
     background: NDArray[np.bool_]
 
 
+_ARRAYS = ("classifier", "segmenter", "artefacts", "background")
+
+
 def save_map(path: Path, result: SlideMap) -> None:
     """Write a slide's maps as `.npz`, whole or not at all."""
-    temporary = path.with_name(f".{path.name}.tmp.npz")
-    np.savez_compressed(temporary, side=result.side, **{name: getattr(result, name) for name in _ARRAYS})
-    temporary.replace(path)
+    write_arrays(path, side=result.side, **{name: getattr(result, name) for name in _ARRAYS})
 
 
 def load_map(path: Path) -> SlideMap:
@@ -120,4 +124,7 @@ def load_map(path: Path) -> SlideMap:
         return SlideMap(side=float(stored["side"]), **{name: stored[name] for name in _ARRAYS})
 
 
-_ARRAYS = ("classifier", "segmenter", "artefacts", "background")
+def tile_positions(tiles: pd.DataFrame) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Return row and column of each tile `[n]` in the grid of its slide, from `x`, `y` and `side`."""
+    rows, columns = ((tiles[axis] / tiles["side"]).round().to_numpy(np.intp) for axis in ("y", "x"))
+    return rows, columns

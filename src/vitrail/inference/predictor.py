@@ -11,10 +11,11 @@ from torch import nn
 
 from vitrail.classes import CLASSES
 from vitrail.errors import ModelError
-from vitrail.models.device import Precision, half_type, type_name
+from vitrail.models.batches import Batches, tumor_score
+from vitrail.models.device import Precision, half_type, pick_device, type_name
 from vitrail.models.half_precision import is_faster
 from vitrail.models.openvino import Compiled, use_openvino
-from vitrail.models.preprocessing import FromBytes, Normalizer, intensities
+from vitrail.models.preprocessing import FromBytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -24,12 +25,11 @@ if TYPE_CHECKING:
 
     from vitrail.models.spec import ModelSpec
     from vitrail.models.store import Model
+    from vitrail.settings.load import Settings
     from vitrail.settings.schema import EngineName, PrecisionName
 
 BATCH = 64
 """Images in one pass through a network, where the device's memory allows it."""
-
-_TRIED = 16  # images that tell which type is faster
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -50,6 +50,9 @@ class Explaining:
 
 class Predictor:
     """A trained model on a device, fed with images.
+
+    Where the device's memory is too small, batches are halved, see `Batches`; every method that takes images raises a
+    `ModelError` where it is too small even for one.
 
     Parameters
     ----------
@@ -86,42 +89,49 @@ class Predictor:
         explaining: Explaining | None = None,
     ) -> None:
         self.spec, self.device = model.spec, device
+        self.methods = explaining.methods if explaining else {}
         self._sharpness = 1 / model.spec.temperature if calibrated else 1.0
         module = explaining.module if explaining else model.module
         self.module = module.to(device).to(memory_format=torch.channels_last).eval()
-        self._standardise = Normalizer(model.spec, device)
-        self.methods = explaining.methods if explaining else {}
-        self._batch = BATCH
+        self._batches = Batches(model.spec, device, BATCH, f"{model.spec.task} prediction")
         self._openvino = use_openvino(engine, device)
-        self._to_try = False
-        if explaining:
-            self._use(torch.float32)
-        elif precision == "auto":
-            half = None if self._openvino else agreed_type(model.spec, device)
-            self._to_try = half is not None and device.type == "cpu"
-            self._use(half or torch.float32)
-        else:
-            self._use(torch.bfloat16 if precision == "bfloat16" else torch.float32)
+        auto = precision == "auto" and not explaining and not self._openvino
+        half = agreed_type(model.spec, device) if auto else None
+        self._untried = half is not None and device.type == "cpu"
+        named = torch.bfloat16 if precision == "bfloat16" and not explaining else torch.float32
+        self._use(half or named)
 
-    def _use(self, dtype: torch.dtype) -> None:
-        """Compute in a type from now on."""
-        self._precision, self._compiled = Precision(device=self.device, dtype=dtype), None
-        if self._openvino:
-            half = dtype == torch.bfloat16
-            self._compiled = Compiled(FromBytes(self.module, self.spec).eval(), half=half)
+    @classmethod
+    def of_settings(cls, model: Model, settings: Settings, explaining: Explaining | None = None) -> Predictor:
+        """Make a predictor as the branches `compute` and `predict` of the settings say.
 
-    def _try(self) -> None:
-        """Stay with 16 bits only where they are faster here."""
-        self._to_try = False
-        side, half = self.spec.side_px, self._precision.dtype
-        images = np.random.default_rng(0).integers(0, 256, (_TRIED, side, side, 3), np.uint8)
+        Parameters
+        ----------
+        model
+            What `load_model` returns.
+        settings
+            Device, engine, precision, and whether probabilities are calibrated.
+        explaining
+            What runs in place of the model's own module.
 
-        def work(dtype: torch.dtype) -> None:
-            self._use(dtype)
-            for _ in self._passes(images):
-                pass
+        Returns
+        -------
+        Predictor
+            On the settings' device.
 
-        self._use(half if is_faster(self.spec, lambda: work(half), lambda: work(torch.float32)) else torch.float32)
+        Raises
+        ------
+        SettingsError
+            The device or OpenVINO is asked for, but not there.
+        """
+        return cls(
+            model,
+            pick_device(settings.compute.device),
+            engine=settings.compute.engine,
+            precision=settings.compute.precision,
+            calibrated=settings.predict.calibrated,
+            explaining=explaining,
+        )
 
     @property
     def pools_globally(self) -> bool:
@@ -133,66 +143,25 @@ class Predictor:
         return any(not isinstance(block, nn.Identity) for block in blocks)
 
     def outputs(self, images: NDArray[np.uint8]) -> Iterator[Tensor]:
-        """Yield the network's float32 outputs for images `[n, h, w, 3]`, batch by batch.
-
-        Where the device's memory is too small, batches are halved, from then on and down to single images. Torch keeps
-        memory for each number of images that it has ever seen at once; so these are powers of two.
-
-        Raises
-        ------
-        ModelError
-            The memory is too small even for one image.
-        """
-        return (passed[0] for passed in self._passes(images))
-
-    def _passes(self, images: NDArray[np.uint8]) -> Iterator[tuple[Tensor, ...]]:
-        """Yield all outputs of the network, batch by batch."""
-        if self._to_try:
-            self._try()
-        if self._compiled is not None:
-            for start in range(0, len(images), BATCH):
-                yield tuple(torch.from_numpy(each) for each in self._compiled(images[start : start + BATCH]))
-            return
-        start = 0
-        while start < len(images):
-            batch = images[start : start + min(self._batch, _power_of_two(len(images) - start))]
-            output = self._output(batch)
-            if output is None:
-                self._halve(len(batch))
-            else:
-                start += len(batch)
-                yield output
-
-    @torch.inference_mode()
-    def _output(self, images: NDArray[np.uint8]) -> tuple[Tensor, ...] | None:
-        """Return the outputs of one pass, or None where the device's memory is too small for it."""
-        try:
-            batch = torch.tensor(images, device=self.device)
-            with self._precision.autocast():
-                output: Tensor | tuple[Tensor, ...] = self.module(self._standardise(intensities(batch)))
-            return tuple(each.float() for each in (output if isinstance(output, tuple) else (output,)))
-        except torch.cuda.OutOfMemoryError:
-            return None
-
-    def _halve(self, tried: int) -> None:
-        if tried == 1:
-            problem = f"{self.device.type} has too little memory for a single tile"
-            raise ModelError(
-                f"{self.spec.task} prediction", problem, 'Free its memory, or set compute.device = "cpu" in study.toml'
-            )
-        self._batch = tried // 2
-        torch.cuda.empty_cache()  # does nothing where CUDA is not in use
+        """Yield the network's float32 logits for images `[n, h, w, 3]`, batch by batch."""
+        return (outputs[0] for outputs in self._passes(images))
 
     def tumor_logits(self, images: NDArray[np.uint8]) -> NDArray[np.float64]:
         """Classify images `[n, h, w, 3]`; returns the classifier's logits as they are, `[n]`."""
         return np.concatenate([np.empty(0), *(logits.cpu().double().numpy() for logits in self.outputs(images))])
 
     def explained(self, images: NDArray[np.uint8]) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
-        """Classify images `[n, h, w, 3]`, one or more, and say why, in one pass; for an engine that is `explaining`.
+        """Classify images and say why, in one pass; only with `explaining`.
+
+        Parameters
+        ----------
+        images
+            `[n, h, w, 3]`, one or more.
 
         Returns
         -------
-        The logits `[n]`, and a map for each of `methods`, `[n, methods, h', w']`.
+        tuple[NDArray[np.float64], NDArray[np.float32]]
+            The logits `[n]`, and a map for each of `methods`, `[n, methods, h', w']`.
 
         Raises
         ------
@@ -207,31 +176,58 @@ class Predictor:
         return torch.cat(logits).cpu().double().numpy(), values
 
     def probability(self, logits: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return the probability of tumor that logits `[n]` stand for, `[n]`."""
-        return torch.sigmoid(torch.from_numpy(logits) * self._sharpness).numpy()
+        """Return the probability of tumor that a classifier's logits `[n]` stand for, `[n]`."""
+        return tumor_score(torch.from_numpy(logits), self._sharpness)
 
     def tumor_probability(self, images: NDArray[np.uint8]) -> NDArray[np.float64]:
-        """Classify images `[n, h, w, 3]`; returns the probability of tumor, `[n]`."""
-        return self.probability(self.tumor_logits(images))
+        """Return the tumor probability of images `[n, h, w, 3]`, `[n]`; of a segmenter the share of tumor pixels."""
+        return np.concatenate([np.empty(0), *(tumor_score(out, self._sharpness) for out in self.outputs(images))])
 
     def pixel_classes(self, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Segment images `[n, h, w, 3]`; returns the likeliest class of each pixel, `[n, h, w]`."""
-        outputs = [logits.argmax(1).byte().cpu().numpy() for logits in self.outputs(images)]
-        return np.concatenate([np.empty((0, *images.shape[1:3]), np.uint8), *outputs])
+        classes = [logits.argmax(1).byte().cpu().numpy() for logits in self.outputs(images)]
+        return np.concatenate([np.empty((0, *images.shape[1:3]), np.uint8), *classes])
 
     def class_probabilities(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Segment images `[n, h, w, 3]`; returns the probability of each class at each pixel, `[n, 4, h, w]`."""
         outputs = [torch.softmax(logits * self._sharpness, 1).cpu().numpy() for logits in self.outputs(images)]
         return np.concatenate([np.empty((0, len(CLASSES), *images.shape[1:3]), np.float32), *outputs])
 
+    def _passes(self, images: NDArray[np.uint8]) -> Iterator[tuple[Tensor, ...]]:
+        """Yield all outputs of the network, batch by batch."""
+        if self._untried:  # 16 bits are kept only where they are faster here
+            self._untried, side, half = False, self.spec.side_px, self._precision.dtype
+            noise = np.random.default_rng(0).integers(0, 256, (16, side, side, 3), np.uint8)
+
+            def work(dtype: torch.dtype) -> None:
+                self._use(dtype)
+                for _ in self._passes(noise):
+                    pass
+
+            faster = is_faster(self.spec, lambda: work(half), lambda: work(torch.float32))
+            self._use(half if faster else torch.float32)
+        if self._compiled is None:
+            yield from self._batches.run(images, self._forward)
+            return
+        for start in range(0, len(images), BATCH):
+            yield tuple(torch.from_numpy(output) for output in self._compiled(images[start : start + BATCH]))
+
+    @torch.inference_mode()
+    def _forward(self, _rows: slice, batch: Tensor) -> tuple[Tensor, ...]:
+        with self._precision.autocast():
+            outputs: Tensor | tuple[Tensor, ...] = self.module(batch)
+        return tuple(each.float() for each in (outputs if isinstance(outputs, tuple) else (outputs,)))
+
+    def _use(self, dtype: torch.dtype) -> None:
+        """Compute in a type from now on."""
+        self._precision, self._compiled = Precision(device=self.device, dtype=dtype), None
+        if self._openvino:
+            self._compiled = Compiled(FromBytes(self.module, self.spec).eval(), half=dtype == torch.bfloat16)
+
 
 def agreed_type(spec: ModelSpec, device: torch.device) -> torch.dtype | None:
     """Return the device's 16-bit type where the model was seen to agree in it with float32, else None."""
-    half = half_type(device)
-    seen = spec.half is not None and half is not None and spec.half.dtype == type_name(half)
-    return half if seen and spec.half is not None and spec.half.agrees(spec.task) else None
-
-
-def _power_of_two(number: int) -> int:
-    """Return the largest power of two up to a number."""
-    return 1 << (number.bit_length() - 1)
+    half, check = half_type(device), spec.half
+    if half is None or check is None:
+        return None
+    return half if check.dtype == type_name(half) and check.agrees(spec.task) else None

@@ -5,18 +5,17 @@ What is finished is on disk, so that a killed run goes on. Memory depends on the
 
 from __future__ import annotations
 
-from collections import deque
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
 from vitrail.classes import CLASSES, TissueClass
+from vitrail.core.ahead import read_ahead
 from vitrail.core.files import write_array
 from vitrail.geometry import Region
-from vitrail.inference.windows import Looked, Windows, blend
+from vitrail.inference.windows import Windows, WindowValues, blend
 from vitrail.slides.slide import read_region
 
 if TYPE_CHECKING:
@@ -32,42 +31,36 @@ if TYPE_CHECKING:
 
     Keep = Callable[[NDArray[np.float64]], NDArray[np.bool_]]
 
-J = TypeVar("J")
-R = TypeVar("R")
 T = TypeVar("T", bound=np.generic)
 
 _CHUNK = 32
 _BLOCK = 512
-_AHEAD = 2
-_ROWS = 64
 GLASS = np.eye(len(CLASSES), dtype=np.float32)[TissueClass.BACKGROUND]
 """What a window without tissue holds: background for sure."""
 
 
-class Segmenting(Protocol):
-    """What tells the classes of pixels."""
-
-    def class_probabilities(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Map images `[n, h, w, 3]` to the probability of each class at each pixel, `[n, 4, h, w]`."""
-
-
 @dataclass(frozen=True, slots=True)
 class FlipTTA:
-    """A segmenter that is shown each image in four mirrorings, and whose mean answer counts."""
+    """Test-time augmentation: a segmenter sees each image in four mirrorings, and its mean answer counts.
 
-    engine: Segmenting
+    Attributes
+    ----------
+    segmenter
+        The segmenter.
+    """
+
+    segmenter: Predictor
 
     def class_probabilities(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Map images `[n, h, w, 3]` to the mean probability of each class at each pixel, `[n, 4, h, w]`.
 
         The four are the image, both its mirror images and its half turn; a transpose would need square images.
         """
-        answers = [self._mirrored(images, down, across) for down in (1, -1) for across in (1, -1)]
+        answers = []
+        for down, across in ((1, 1), (1, -1), (-1, 1), (-1, -1)):
+            flipped = np.ascontiguousarray(images[:, ::down, ::across])
+            answers.append(self.segmenter.class_probabilities(flipped)[:, :, ::down, ::across])
         return np.asarray(np.mean(answers, axis=0), np.float32)
-
-    def _mirrored(self, images: NDArray[np.uint8], down: int, across: int) -> NDArray[np.float32]:
-        shown = np.ascontiguousarray(images[:, ::down, ::across])
-        return self.engine.class_probabilities(shown)[:, :, ::down, ::across]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,25 +88,6 @@ class Plan:
         return np.column_stack([x, rest]) * self.downsample
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SlideWork:
-    """A slide to be worked on, and where.
-
-    Attributes
-    ----------
-    slide
-        The slide.
-    folder
-        For finished parts; those that an interrupted call left are kept.
-    step
-        Told of every finished part.
-    """
-
-    slide: Slide
-    folder: Path
-    step: Step
-
-
 def plan_segmentation(slide: Slide, spec: ModelSpec, overlap: float, window: int = 1) -> Plan:
     """Cover a slide with windows for a model.
 
@@ -127,6 +101,11 @@ def plan_segmentation(slide: Slide, spec: ModelSpec, overlap: float, window: int
         Of neighbouring windows, as a share of a tile's side; 0 to 0.5.
     window
         Their side, in the model's tiles.
+
+    Returns
+    -------
+    Plan
+        Of the windows.
     """
     downsample = spec.mpp / slide.mpp
     height, width = (max(1, round(length / downsample)) for length in (slide.region.height, slide.region.width))
@@ -135,110 +114,111 @@ def plan_segmentation(slide: Slide, spec: ModelSpec, overlap: float, window: int
     return Plan(windows=windows, downsample=downsample, batch=max(_CHUNK // window**2, 1))
 
 
-def segment_slide(work: SlideWork, engine: Segmenting, plan: Plan, keep: Keep) -> Iterator[Path]:
-    """Segment a slide on overlapping windows and blend them; a step is a window that is looked at.
+def segment_slide(
+    slide: Slide, segmenter: Predictor | FlipTTA, plan: Plan, keep: Keep, folder: Path, step: Step
+) -> Iterator[Path]:
+    """Segment a slide on overlapping windows and blend them.
 
     Parameters
     ----------
-    work
+    slide
         The slide.
-    engine
+    segmenter
         The segmenter, or `FlipTTA` around it.
     plan
         What `plan_segmentation` returned.
     keep
-        Is given boxes `[n, 4]` (x, y, width, height in level-0 pixels) and says which are worth looking at.
+        Takes boxes `[n, 4]` (x, y, width, height in level-0 pixels) and says which are worth looking at.
+    folder
+        For finished strips; those that an interrupted call left are kept.
+    step
+        Told of the windows that are looked at.
 
     Yields
     ------
-    From top to bottom, files of class probabilities `[h, width, 4]` as bytes, 255 being 1.
+    Path
+        From top to bottom, files of class probabilities `[h, width, 4]` as bytes, 255 being 1.
 
     Raises
     ------
     SlideError
         The slide cannot be read.
     """
-    paths = [work.folder / f"strip-{row:06d}.npy" for row in range(plan.windows.rows)]
+    paths = [folder / f"strip-{row:06d}.npy" for row in range(plan.windows.rows)]
     done = next((row for row, path in enumerate(paths) if not path.is_file()), len(paths))
-    kept = {row: np.flatnonzero(keep(plan.boxes(row))) for row in range(plan.windows.rows)}
+    columns = [np.flatnonzero(keep(plan.boxes(row))) for row in range(len(paths))]
     for row, path in enumerate(paths[:done]):
-        work.step(len(kept[row]))
+        step(len(columns[row]))
         yield path
     if done == len(paths):
         return
-    first = max(done - 1, 0)
-    kept = {row: columns for row, columns in kept.items() if row >= first}
-    with _looking(work.slide, engine, plan, kept) as rows:
+    first = max(done - 1, 0)  # what this row adds to the first strip that is missing is in no file
+    parts = {row: _cut(columns[row], plan.batch) for row in range(first, len(paths))}
+    boxes = (plan.boxes(row)[part] for row, row_parts in parts.items() for part in row_parts)
+    size_px = (plan.windows.side, plan.windows.side)
+    with closing(read_ahead(lambda job: _read(slide, job, size_px), boxes)) as images:
+        rows = (
+            (WindowValues(columns=part, values=segmenter.class_probabilities(next(images))) for part in row_parts)
+            for row_parts in parts.values()
+        )
         strips = blend(plan.windows, rows, GLASS, first)
         for row in range(first, len(paths)):
-            strip = _as_bytes(next(strips))  # nothing else keeps the floats
+            strip = _quantise(next(strips))  # nothing else keeps the floats
             if row >= done:
                 write_array(paths[row], strip)
-                work.step(len(kept[row]))
+                step(len(columns[row]))
                 yield paths[row]
 
 
-def _as_bytes(strip: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """Quantise probabilities `[h, width, classes]`, a few rows at a time: wide slides would need much room."""
-    whole = np.empty(strip.shape, np.uint8)
-    for start in range(0, len(strip), _ROWS):
-        rows = slice(start, start + _ROWS)
-        whole[rows] = np.rint(strip[rows].clip(0, 1) * 255)
-    return whole
-
-
-@contextmanager
-def _looking(
-    slide: Slide, engine: Segmenting, plan: Plan, kept: dict[int, NDArray[np.int64]]
-) -> Iterator[Iterator[Iterator[Looked]]]:
-    """Give each row's windows in parts; the next part is read while the network looks at this one."""
-    parts = {row: _cut(columns, plan.batch) for row, columns in kept.items()}
-    size = (plan.windows.side, plan.windows.side)
-    jobs = [(columns, plan.boxes(row)[columns]) for row, some in parts.items() for columns in some]
-    with ThreadPoolExecutor(1) as reader:
-        images = _ahead(reader, lambda job: (job[0], _read(slide, job[1], size)), jobs)
-
-        def look() -> Looked:
-            columns, batch = next(images)
-            return Looked(columns=columns, values=engine.class_probabilities(batch))
-
-        yield ((look() for _ in some) for some in parts.values())
-
-
 def classify_slide(
-    work: SlideWork, engine: Predictor, boxes: NDArray[np.float64], *, explained: bool = False
+    slide: Slide,
+    classifier: Predictor,
+    boxes: NDArray[np.float64],
+    folder: Path,
+    step: Step,
+    *,
+    explained: bool = False,
 ) -> Iterator[Path]:
-    """Classify tiles of a slide, and explain them in the same pass where that is wanted; a step is a tile.
+    """Classify tiles of a slide, and explain them in the same pass where that is wanted.
 
     Parameters
     ----------
-    work
+    slide
         The slide.
-    engine
+    classifier
         The classifier.
     boxes
         The tiles, `[n, 4]`: x, y, width and height in level-0 pixels.
+    folder
+        For finished blocks of tiles; those that an interrupted call left are kept.
+    step
+        Told of the tiles that are classified.
     explained
-        Whether the engine is one that explains, and shall.
+        Whether the classifier is one that explains, and shall.
 
     Yields
     ------
-    Files of the tiles' probabilities of tumor, `[b]`, in order; `maps_beside` says where their explanations are.
+    Path
+        Files of the tiles' probabilities of tumor, `[b]`, in order; `maps_beside` says where their explanations are.
 
     Raises
     ------
     SlideError
         The slide cannot be read.
     """
-    size = (engine.spec.side_px, engine.spec.side_px)
-    blocks = {work.folder / f"tiles-{at:09d}.npy": boxes[at : at + _BLOCK] for at in range(0, len(boxes), _BLOCK)}
-    jobs = [part for path, block in blocks.items() if not path.is_file() for part in _cut(block)]
-    with ThreadPoolExecutor(1) as reader:
-        images = _ahead(reader, lambda part: _read(work.slide, part, size), jobs, _AHEAD)
+    size_px = (classifier.spec.side_px, classifier.spec.side_px)
+    blocks = {folder / f"tiles-{at:09d}.npy": boxes[at : at + _BLOCK] for at in range(0, len(boxes), _BLOCK)}
+    jobs = [part for path, block in blocks.items() if not path.is_file() for part in _cut(block, _CHUNK)]
+    with closing(read_ahead(lambda job: _read(slide, job, size_px), jobs, ahead=2)) as images:
         for path, block in blocks.items():
-            if not path.is_file():
-                _look(path, engine, (next(images) for _ in _cut(block)), explained=explained)
-            work.step(len(block))
+            parts = () if path.is_file() else _cut(block, _CHUNK)
+            if parts and explained:
+                logits, maps = zip(*(classifier.explained(next(images)) for _part in parts), strict=True)
+                write_array(maps_beside(path), np.concatenate(maps))
+                write_array(path, classifier.probability(np.concatenate(logits)))  # last: it says that both are there
+            elif parts:
+                write_array(path, np.concatenate([classifier.tumor_probability(next(images)) for _part in parts]))
+            step(len(block))
             yield path
 
 
@@ -247,34 +227,22 @@ def maps_beside(path: Path) -> Path:
     return path.with_name(path.name.replace("tiles-", "maps-"))
 
 
-def _look(path: Path, engine: Predictor, images: Iterator[NDArray[np.uint8]], *, explained: bool) -> None:
-    """Classify a block of tiles, and write what comes of it, the probabilities last."""
-    if not explained:
-        write_array(path, np.concatenate([engine.tumor_probability(part) for part in images]))
-        return
-    logits, maps = zip(*(engine.explained(part) for part in images), strict=True)
-    write_array(maps_beside(path), np.concatenate(maps))
-    write_array(path, engine.probability(np.concatenate(logits)))
-
-
-def _ahead(pool: ThreadPoolExecutor, work: Callable[[J], R], jobs: list[J], most: int = 1) -> Iterator[R]:
-    """Do jobs ahead of what is asked for, one or a few."""
-    waiting = deque(pool.submit(work, job) for job in jobs[:most])
-    for following in jobs[most:]:
-        result = waiting.popleft().result()
-        waiting.append(pool.submit(work, following))
-        yield result
-    while waiting:
-        yield waiting.popleft().result()
-
-
-def _read(slide: Slide, boxes: NDArray[np.float64], size: tuple[int, int]) -> NDArray[np.uint8]:
-    images = np.empty((len(boxes), size[1], size[0], 3), np.uint8)
+def _read(slide: Slide, boxes: NDArray[np.float64], size_px: tuple[int, int]) -> NDArray[np.uint8]:
+    images = np.empty((len(boxes), size_px[1], size_px[0], 3), np.uint8)
     for image, (x, y, width, height) in zip(images, boxes.tolist(), strict=True):
-        image[:] = read_region(slide, Region(x=x, y=y, width=width, height=height), size)
+        image[:] = read_region(slide, Region(x=x, y=y, width=width, height=height), size_px)
     return images
 
 
-def _cut(values: NDArray[T], most: int = _CHUNK) -> list[NDArray[T]]:
+def _cut(values: NDArray[T], most: int) -> list[NDArray[T]]:
     """Cut into parts of so many, and a rest."""
     return [values[at : at + most] for at in range(0, len(values), most)]
+
+
+def _quantise(strip: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """Turn probabilities `[h, width, classes]` into bytes, a few rows at a time: wide slides would need much room."""
+    quantised = np.empty(strip.shape, np.uint8)
+    for start in range(0, len(strip), 64):
+        rows = slice(start, start + 64)
+        quantised[rows] = np.rint(strip[rows].clip(0, 1) * 255)
+    return quantised

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from vitrail.classes import TissueClass
-from vitrail.core.files import write_text
+from vitrail.core.files import write_table, write_text
 from vitrail.errors import SlideError
 from vitrail.inference.map_slide import Networks, map_slide
 from vitrail.inference.outputs import LEFT_OUT, MapFiles
 from vitrail.inference.predictor import Predictor
 from vitrail.inference.tiles import predict_tiles
-from vitrail.models.device import keep_memory, pick_device, reproducible
+from vitrail.models.device import keep_memory, reproducible
 from vitrail.models.store import load_model
 from vitrail.tiles.extract import open_cohort_slide
 from vitrail.tiles.split import read_split
@@ -26,7 +25,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     import pandas as pd
-    import torch
 
     from vitrail.inference.predictor import Explaining
     from vitrail.models.store import Model
@@ -52,40 +50,21 @@ def predict_study(
     """
     keep_memory()
     folder, settings = work.run.folder, work.run.settings
-    device = pick_device(settings.compute.device)
     classifier, segmenter = (
-        Predictor(
-            load_model(folder / task),
-            device,
-            engine=settings.compute.engine,
-            precision=settings.compute.precision,
-            calibrated=settings.predict.calibrated,
-        )
-        for task in ("classifier", "segmenter")
+        Predictor.of_settings(load_model(folder / task), settings) for task in ("classifier", "segmenter")
     )
     networks = Networks(classifier=classifier, segmenter=segmenter)
     if explaining is not None:
-        networks = replace(networks, classifier=_explaining(work, device, explaining))
+        model = load_model(folder / "classifier")  # once more: the first one is on its device
+        networks = Networks(classifier=Predictor.of_settings(model, settings, explaining(model)), segmenter=segmenter)
     tiles = read_tiles(folder / "tiles")
-    with reproducible(device, settings.seed):
-        rows = predict_tiles(tiles, (classifier, segmenter), work.folder / "blocks", work.progress)
+    with reproducible(classifier.device, settings.seed):
+        rows = predict_tiles(tiles, classifier, segmenter, work.folder / "blocks", work.progress)
         rows["split"] = read_split(folder / "split", rows)
-        rows.to_parquet(work.folder / "tiles.parquet")
+        write_table(work.folder / "tiles.parquet", rows)
         chosen = slides_to_map(rows, settings.predict.slides)
-        _map_slides([entry for entry in entries if entry.slide_id in chosen], networks, work)
+        map_slides([entry for entry in entries if entry.slide_id in chosen], networks, work)
     shutil.rmtree(work.folder / "blocks")
-
-
-def _explaining(work: Work, device: torch.device, explaining: Callable[[Model], Explaining]) -> Predictor:
-    settings, model = work.run.settings, load_model(work.run.folder / "classifier")
-    return Predictor(
-        model,
-        device,
-        engine=settings.compute.engine,
-        precision=settings.compute.precision,
-        calibrated=settings.predict.calibrated,
-        explaining=explaining(model),
-    )
 
 
 def slides_to_map(rows: pd.DataFrame, count: int) -> list[str]:
@@ -93,6 +72,18 @@ def slides_to_map(rows: pd.DataFrame, count: int) -> list[str]:
 
     Slides that hold both classes come first: on the others a map has one colour to get right. No threshold enters, so
     that a change of it moves no map.
+
+    Parameters
+    ----------
+    rows
+        The predictions of all tiles.
+    count
+        How many slides, where there are as many.
+
+    Returns
+    -------
+    list[str]
+        Identifiers of slides.
     """
     test = rows[rows["split"] == "test"]
     truth = (test["label"] == TissueClass.TUMOR.key).astype(float)
@@ -100,11 +91,22 @@ def slides_to_map(rows: pd.DataFrame, count: int) -> list[str]:
     mixed = truth.groupby(test["slide_id"], sort=True).mean().between(0, 1, inclusive="neither")
     ranked = errors[mixed] if mixed.sum() >= count else errors
     ranked = ranked.sort_values(kind="stable")
-    places = np.unique(np.linspace(0, len(ranked) - 1, min(count, len(ranked))).round().astype(int))
-    return [str(name) for name in ranked.index[places]]
+    ranks = np.unique(np.linspace(0, len(ranked) - 1, min(count, len(ranked))).round().astype(int))
+    return [str(name) for name in ranked.index[ranks]]
 
 
-def _map_slides(entries: list[CohortSlide], networks: Networks, work: Work) -> None:
+def map_slides(entries: list[CohortSlide], networks: Networks, work: Work) -> None:
+    """Map slides of a study, see `map_slide`; one that cannot be mapped does not end the work.
+
+    Parameters
+    ----------
+    entries
+        The slides.
+    networks
+        At least one.
+    work
+        Where to write: `maps/`, with the reasons for slides that are left out.
+    """
     maps, left_out = work.folder / "maps", dict[str, str]()
     maps.mkdir(exist_ok=True)
     for entry in entries:

@@ -72,8 +72,8 @@ class Windows:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Looked:
-    """What a network said about some windows of one row.
+class WindowValues:
+    """What a network gives for some windows of one row.
 
     Attributes
     ----------
@@ -87,8 +87,12 @@ class Looked:
     values: Floats
 
 
-def blend(windows: Windows, rows: Iterable[Iterable[Looked]], elsewhere: Floats, first: int = 0) -> Iterator[Floats]:
+def blend(
+    windows: Windows, rows: Iterable[Iterable[WindowValues]], elsewhere: Floats, first: int = 0
+) -> Iterator[Floats]:
     """Add up rows of windows to the map, and hand it out from top to bottom as soon as it is final.
+
+    Only one row of windows is in memory.
 
     Parameters
     ----------
@@ -104,32 +108,29 @@ def blend(windows: Windows, rows: Iterable[Iterable[Looked]], elsewhere: Floats,
 
     Yields
     ------
-    One strip of the map for each row of windows, `[h, width, channels]`, `h` from 0 to `windows.stride`. Only one row
-    of windows is in memory.
+    NDArray[np.float32]
+        A strip of the map for each row of windows, `[h, width, channels]`, `h` from 0 to `windows.stride`.
     """
-    kept = np.zeros((windows.overlap, windows.columns * windows.stride + windows.overlap, len(elsewhere)), np.float32)
+    shared = np.zeros((windows.overlap, windows.columns * windows.stride + windows.overlap, len(elsewhere)), np.float32)
     for number, row in enumerate(rows, first):
-        canvas = _added(windows, row, elsewhere)
-        canvas[: windows.overlap] += kept
-        kept = canvas[windows.stride :].copy()
+        canvas = _add_up(windows, row, elsewhere)
+        canvas[: windows.overlap] += shared
+        shared = canvas[windows.stride :].copy()
         top = windows.start(number)
         final = canvas[max(-top, 0) : max(min(windows.stride, windows.height - top), 0)]
         yield final[:, windows.overlap : windows.overlap + windows.width]
         del canvas, final  # before there is a next one
 
 
-def _added(windows: Windows, row: Iterable[Looked], elsewhere: Floats) -> Floats:
+def _add_up(windows: Windows, row: Iterable[WindowValues], elsewhere: Floats) -> Floats:
     """Add up one row of windows, `[side, columns * stride + overlap, channels]`."""
     canvas = np.zeros((windows.side, windows.columns * windows.stride + windows.overlap, len(elsewhere)), np.float32)
+    spans = [slice(left, left + windows.side) for left in range(0, windows.columns * windows.stride, windows.stride)]
     weight, missing = windows.weight[..., None], set(range(windows.columns))
     for part in row:
         for column, values in zip(part.columns.tolist(), part.values, strict=True):
-            canvas[:, _span(windows, column)] += weight * values.transpose(1, 2, 0)
+            canvas[:, spans[column]] += weight * values.transpose(1, 2, 0)
             missing.remove(column)
     for column in missing:
-        canvas[:, _span(windows, column)] += weight * elsewhere
+        canvas[:, spans[column]] += weight * elsewhere
     return canvas
-
-
-def _span(windows: Windows, column: int) -> slice:
-    return slice(column * windows.stride, column * windows.stride + windows.side)

@@ -19,11 +19,7 @@ if TYPE_CHECKING:
 
     from vitrail.models.spec import ModelSpec
 
-    Images = NDArray[np.uint8]
-
 T = TypeVar("T")
-
-_PIXELWISE = 4  # dimensions of a segmenter's logits
 
 
 class Batches:
@@ -47,18 +43,15 @@ class Batches:
         self.device, self.size, self.purpose = device, size, purpose
         self.standardise = Normalizer(spec, device)
 
-    def run(self, images: Images | Tensor, work: Callable[[slice, Tensor], T]) -> Iterator[T]:
+    def run(self, images: NDArray[np.uint8] | Tensor, work: Callable[[slice, Tensor], T]) -> Iterator[T]:
         """Do work on standardised images, batch by batch.
-
-        Torch keeps memory for each number of images that it has ever seen at once; so the last ones are divided into
-        batches whose sizes are powers of two.
 
         Parameters
         ----------
         images
             Bytes `[n, h, w, 3]`; or a tensor of intensities from 0 to 1, `[n, 3, h, w]`.
         work
-            Is given the place of a batch among the images, and the batch, `[k, 3, h, w]` on the device.
+            Called with the rows of a batch among the images, and the batch, `[k, 3, h, w]` on the device.
 
         Yields
         ------
@@ -72,26 +65,25 @@ class Batches:
         """
         start = 0
         while start < len(images):
-            part = slice(start, start + min(self.size, 1 << ((len(images) - start).bit_length() - 1)))
+            # torch keeps memory for each number of images that it has ever seen at once, and powers of two are few
+            count = min(self.size, 1 << ((len(images) - start).bit_length() - 1))
+            rows = slice(start, start + count)
             try:
-                result = work(part, self._prepared(images[part]))
+                batch = images[rows]
+                if not isinstance(batch, torch.Tensor):
+                    batch = intensities(torch.tensor(np.ascontiguousarray(batch), device=self.device))
+                result = work(rows, self.standardise(batch.to(self.device)))
             except torch.cuda.OutOfMemoryError:
-                self._halve(part.stop - part.start)
+                pass  # dealt with below: the error's traceback keeps this batch's tensors alive
+            else:
+                start = rows.stop
+                yield result
                 continue
-            start = part.stop
-            yield result
-
-    def _prepared(self, images: Images | Tensor) -> Tensor:
-        if isinstance(images, torch.Tensor):
-            return self.standardise(images.to(self.device))
-        return self.standardise(intensities(torch.tensor(np.ascontiguousarray(images), device=self.device)))
-
-    def _halve(self, tried: int) -> None:
-        if tried == 1:
-            problem = f"{self.device.type} has too little memory for a single tile"
-            raise ModelError(self.purpose, problem, 'Free its memory, or set compute.device = "cpu" in study.toml')
-        self.size = tried // 2
-        torch.cuda.empty_cache()  # does nothing where CUDA is not in use
+            if count == 1:
+                problem = f"{self.device.type} has too little memory for a single tile"
+                raise ModelError(self.purpose, problem, 'Free its memory, or set compute.device = "cpu" in study.toml')
+            self.size = count // 2
+            torch.cuda.empty_cache()  # does nothing where CUDA is not in use
 
 
 def tumor_score(logits: Tensor, sharpness: float = 1.0, *, soft: bool = False) -> NDArray[np.float64]:
@@ -115,7 +107,7 @@ def tumor_score(logits: Tensor, sharpness: float = 1.0, *, soft: bool = False) -
     NDArray[np.float64]
         `[n]`.
     """
-    if logits.ndim != _PIXELWISE:
+    if logits.ndim != 4:
         return torch.sigmoid(logits.cpu().double() * sharpness).numpy()
     if soft:
         return torch.softmax(logits.cpu().double() * sharpness, 1)[:, TissueClass.TUMOR].mean((1, 2)).numpy()

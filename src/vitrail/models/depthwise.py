@@ -22,15 +22,12 @@ if TYPE_CHECKING:
 def replace_depthwise(network: nn.Module) -> None:
     """Turn a network's depthwise convolutions into `DepthwiseConvolution`, in place: the same layers and weights."""
     for module in network.modules():
-        # one that pads by itself, as timm's for TensorFlow's networks, is another class
-        if type(module) is nn.Conv2d and _is_depthwise(module):
+        if type(module) is not nn.Conv2d:  # one that pads by itself, as timm's for TensorFlow's networks, is another
+            continue
+        plain = module.padding_mode == "zeros" and not isinstance(module.padding, str) and module.dilation == (1, 1)
+        depthwise = 1 < module.groups == module.in_channels == module.out_channels
+        if plain and depthwise and module.kernel_size != (1, 1):
             module.__class__ = DepthwiseConvolution
-
-
-def _is_depthwise(convolution: nn.Conv2d) -> bool:
-    plain = convolution.padding_mode == "zeros" and not isinstance(convolution.padding, str)
-    alone = 1 < convolution.groups == convolution.in_channels == convolution.out_channels
-    return plain and alone and convolution.dilation == (1, 1) and convolution.kernel_size != (1, 1)
 
 
 class DepthwiseConvolution(nn.Conv2d):
@@ -75,10 +72,10 @@ def _meetings(kernel: int, size: int, outputs: int, stride: int, padding: int) -
 
     Output `o` meets input `stride * o + shift`, which must lie within the map.
     """
-    found = []
+    meetings = []
     for shift in range(-padding, kernel - padding):
         first = max(0, -(shift // stride))
         last = max(first, min(outputs, (size - 1 - shift) // stride + 1))
         begin = stride * first + shift
-        found.append((slice(first, last), slice(begin, begin + stride * (last - first), stride)))
-    return found
+        meetings.append((slice(first, last), slice(begin, begin + stride * (last - first), stride)))
+    return meetings

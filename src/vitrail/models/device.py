@@ -20,19 +20,28 @@ if TYPE_CHECKING:
 
 
 def pick_device(setting: str) -> torch.device:
-    """Return the device of a setting: `auto` takes CUDA where there is one, else the CPU.
+    """Return the device of a setting.
 
-    Apple's GPU is taken only when the setting names it: Vitrail has not been tried on one.
+    Parameters
+    ----------
+    setting
+        `compute.device`. `auto` takes CUDA where there is one, else the CPU; Apple's GPU is taken only when it is
+        named: Vitrail has not been tried on one.
+
+    Returns
+    -------
+    torch.device
+        A device that this machine has.
 
     Raises
     ------
     SettingsError
         The setting asks for what this machine does not have.
     """
-    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if setting == "auto":
-        return torch.device("cuda" if there["cuda"] else "cpu")
-    if not there.get(setting):
+        return torch.device("cuda" if available["cuda"] else "cpu")
+    if not available.get(setting):
         raise SettingsError("compute.device", f"this machine has no {setting!r}", 'Set it to "auto" or "cpu"')
     return torch.device(setting)
 
@@ -84,6 +93,11 @@ def training_precision(device: torch.device, setting: PrecisionName = "auto") ->
         Where the training runs.
     setting
         `compute.precision`.
+
+    Returns
+    -------
+    Precision
+        Device and type.
     """
     chosen = half_type(device) if setting == "auto" and device.type != "cpu" else NAMED_TYPES.get(setting)
     return Precision(device=device, dtype=chosen or torch.float32)
@@ -103,9 +117,9 @@ def _cpu_flags(cpuinfo: Path) -> set[str]:
 
     The variable VITRAIL_CPU_BFLOAT16, `on` or `off`, says in their place whether there are units for bfloat16.
     """
-    said = os.environ.get("VITRAIL_CPU_BFLOAT16")
-    if said in {"on", "off"}:
-        return {"avx512_bf16"} if said == "on" else set()
+    override = os.environ.get("VITRAIL_CPU_BFLOAT16")
+    if override in {"on", "off"}:
+        return {"avx512_bf16"} if override == "on" else set()
     try:
         lines = cpuinfo.read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -138,6 +152,13 @@ def reproducible(device: torch.device, seed: int) -> Iterator[None]:
 
     Afterwards the generators of the CPU and of all CUDA devices, and torch's switches, are as they were. The variable
     CUBLAS_WORKSPACE_CONFIG stays in the environment, because cuBLAS reads it only when it starts.
+
+    Parameters
+    ----------
+    device
+        Where the block computes.
+    seed
+        Of torch's generators.
     """
     cudnn, algorithms = torch.backends.cudnn, torch.are_deterministic_algorithms_enabled()
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
@@ -145,7 +166,9 @@ def reproducible(device: torch.device, seed: int) -> Iterator[None]:
     fill = memory.fill_uninitialized_memory
     before = cudnn.deterministic, cudnn.benchmark
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    with torch.random.fork_rng(devices=_seeded(device)):
+    # once CUDA is in use, `torch.manual_seed` sets the generators of all its devices
+    in_use = device.type == "cuda" or torch.cuda.is_initialized()  # type: ignore[no-untyped-call]  # torch leaves this one untyped
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count()) if in_use else []):
         torch.manual_seed(seed)
         try:
             cudnn.deterministic, cudnn.benchmark = True, False
@@ -156,9 +179,3 @@ def reproducible(device: torch.device, seed: int) -> Iterator[None]:
             cudnn.deterministic, cudnn.benchmark = before
             torch.use_deterministic_algorithms(algorithms, warn_only=warn_only)
             memory.fill_uninitialized_memory = fill
-
-
-def _seeded(device: torch.device) -> list[int]:
-    """Return the CUDA devices whose generators `torch.manual_seed` sets: all, once CUDA is in use."""
-    in_use = device.type == "cuda" or torch.cuda.is_initialized()  # type: ignore[no-untyped-call]  # torch leaves this one untyped
-    return list(range(torch.cuda.device_count())) if in_use else []

@@ -56,8 +56,7 @@ class DoublingBlock(nn.Module):
 
     def forward(self, below: Tensor, height: int, width: int, skip_connection: Tensor | None = None) -> Tensor:
         """Enlarge `below` `[n, c, h, w]` to height and width, and join it with the encoder's map of that size."""
-        first = self.conv1(Joined(below, skip_connection, (height, width)))
-        decoded: Tensor = self.conv2(first)
+        decoded: Tensor = self.conv2(self.conv1(Joined(below, skip_connection, (height, width))))
         return decoded
 
 
@@ -81,13 +80,23 @@ class DoublingConvolution(nn.Module):
     def forward(self, joined: Joined) -> Tensor:
         """Convolve the maps as if they were joined.
 
-        On GPUs they are: what is saved here has not been measured there. Nor is less work possible where the larger
-        map is not exactly twice as large, as with encoders that do not pad.
+        Parameters
+        ----------
+        joined
+            The maps.
+
+        Returns
+        -------
+        Tensor
+            `[n, out, h', w']`.
         """
         below, beside, size = joined
-        doubles = (2 * below.shape[2], 2 * below.shape[3]) == tuple(size)
-        if below.device.type != "cpu" or not doubles:
-            return functional.conv2d(_join(joined), self.weight, padding=1)
+        # On GPUs they are joined: what is saved here has not been measured there. Nor is less work possible where the
+        # larger map is not exactly twice as large, as with encoders that do not pad.
+        if below.device.type != "cpu" or (2 * below.shape[2], 2 * below.shape[3]) != tuple(size):
+            enlarged = functional.interpolate(below, size=size, mode="nearest")
+            both = enlarged if beside is None else torch.cat([enlarged, beside], dim=1)
+            return functional.conv2d(both, self.weight, padding=1)
         own, others = self.weight[:, : below.shape[1]], self.weight[:, below.shape[1] :]
         enlarged = functional.conv_transpose2d(below, doubling_kernel(own), stride=2, padding=1)
         if beside is None or not others.shape[1]:
@@ -105,22 +114,12 @@ def doubling_kernel(kernel: Tensor) -> Tensor:
 
     Returns
     -------
-    kernel
+    Tensor
         `[in, out, 4, 4]`, for a transposed convolution of stride 2, padded by 1; the gradient with respect to the map
         before is that of the map behind, convolved with it, with the same stride and padding.
     """
-    mirrored = kernel.flip(2, 3).permute(2, 3, 1, 0)  # whole planes are added: twice as fast as windows of 3x3
-    rows = _added_up(mirrored, dim=0)
-    return _added_up(rows, dim=1).permute(2, 3, 0, 1)
-
-
-def _added_up(planes: Tensor, dim: int) -> Tensor:
-    """Add to each plane along one dimension the one before it: of 3 planes come 4."""
-    none = torch.zeros_like(planes.narrow(dim, 0, 1))
-    return torch.cat([planes, none], dim) + torch.cat([none, planes], dim)
-
-
-def _join(joined: Joined) -> Tensor:
-    """Do what segmentation_models_pytorch does."""
-    enlarged = functional.interpolate(joined.below, size=joined.size, mode="nearest")
-    return enlarged if joined.beside is None else torch.cat([enlarged, joined.beside], dim=1)
+    planes = kernel.flip(2, 3).permute(2, 3, 1, 0)  # whole planes are added: twice as fast as windows of 3x3
+    for dim in (0, 1):  # each plane and the one before it: of 3 come 4
+        none = torch.zeros_like(planes.narrow(dim, 0, 1))
+        planes = torch.cat([planes, none], dim) + torch.cat([none, planes], dim)
+    return planes.permute(2, 3, 0, 1)

@@ -7,7 +7,6 @@ must give the same bytes when it is done again, and two measurements may come ou
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import platform
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from vitrail.core.digest import json_digest
 from vitrail.core.files import write_text
 
 if TYPE_CHECKING:
@@ -48,42 +48,34 @@ def is_faster(spec: ModelSpec, half: Callable[[], object], full: Callable[[], ob
     bool
         False, too, where the answer cannot be kept: the next time it might be another.
     """
+    caches = os.environ.get("XDG_CACHE_HOME") or os.environ.get("LOCALAPPDATA")
     try:
-        path = _folder() / f"{_key(spec)}.json"
+        folder = (Path(caches) if caches else Path.home() / ".cache") / "vitrail" / "bfloat16"
     except RuntimeError:  # the user has no home folder
         return False
-    known = _read(path)
-    if known is None:
-        gain = _gain(half, full)
-        with suppress(OSError):  # then it is not kept, and does not count
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_text(path, json.dumps({"gain": round(gain, 3)}))
-        known = _read(path)  # of two processes that measured at once, the later one's
-    return known is not None and known >= LEAST_GAIN
+    network = spec.model_dump(mode="json", exclude={"training", "temperature", "half", "mean", "std", "reading"})
+    conditions = [_processor(), torch.get_num_threads(), torch.__version__, network]  # all that the answer depends on
+    path = folder / f"{json_digest(conditions)[:32]}.json"
+    gain = _remembered(path)
+    if gain is None:
+        measured = _gain(half, full)
+        with suppress(OSError):  # then it is not remembered, and does not count
+            folder.mkdir(parents=True, exist_ok=True)
+            write_text(path, json.dumps({"gain": round(measured, 3)}))
+        gain = _remembered(path)  # of two processes that measured at once, the later one's
+    return gain is not None and gain >= LEAST_GAIN
 
 
 def _gain(half: Callable[[], object], full: Callable[[], object]) -> float:
-    seconds = np.array([[_seconds(full), _seconds(half)] for _ in range(ROUNDS + 1)])[1:]  # the first warms up
-    before, after = np.median(seconds, 0)
+    """Measure how many times as fast one way is as another."""
+    seconds = np.empty((ROUNDS + 1, 2))
+    for times in seconds:
+        for column, work in enumerate((full, half)):
+            begin = perf_counter()
+            work()
+            times[column] = perf_counter() - begin
+    before, after = np.median(seconds[1:], 0)  # the first round warms up
     return float(before / after)
-
-
-def _seconds(work: Callable[[], object]) -> float:
-    begin = perf_counter()
-    work()
-    return perf_counter() - begin
-
-
-def _folder() -> Path:
-    caches = os.environ.get("XDG_CACHE_HOME") or os.environ.get("LOCALAPPDATA") or Path.home() / ".cache"
-    return Path(caches) / "vitrail" / "bfloat16"
-
-
-def _key(spec: ModelSpec) -> str:
-    """Digest what the answer depends on: processor, threads, torch and the network but for its weights."""
-    network = spec.model_dump(mode="json", exclude={"training", "temperature", "half", "mean", "std", "reading"})
-    parts = [_processor(), torch.get_num_threads(), torch.__version__, network]
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
 
 
 def _processor() -> str:
@@ -95,7 +87,7 @@ def _processor() -> str:
     return "\n".join(dict.fromkeys(line for line in lines if line.startswith(named)))
 
 
-def _read(path: Path) -> float | None:
+def _remembered(path: Path) -> float | None:
     try:
         gain = json.loads(path.read_text(encoding="utf-8"))["gain"]
     except (OSError, ValueError, KeyError, TypeError):

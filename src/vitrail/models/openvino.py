@@ -23,23 +23,33 @@ if TYPE_CHECKING:
 BLOCK = 8
 """Images in one request. Fewer are filled up, so that what comes out for an image depends on no other one."""
 
-_NO_TELEMETRY = "openvino_telemetry"
 
-
-def use_openvino(wanted: EngineName, device: torch.device) -> bool:
+def use_openvino(engine: EngineName, device: torch.device) -> bool:
     """Tell whether OpenVINO is to compute.
+
+    Parameters
+    ----------
+    engine
+        `compute.engine`; `auto` takes OpenVINO on a CPU where it is installed.
+    device
+        Where the network runs.
+
+    Returns
+    -------
+    bool
+        False where torch is to compute.
 
     Raises
     ------
     SettingsError
-        It is asked for, but not installed, or the device is no CPU.
+        OpenVINO is asked for, but not installed, or the device is no CPU.
     """
-    there, cpu = find_spec("openvino") is not None, device.type == "cpu"
-    if wanted == "openvino" and not (there and cpu):
-        problem = f"it computes on the CPU, not on {device.type}" if there else "the package is not installed"
+    installed, cpu = find_spec("openvino") is not None, device.type == "cpu"
+    if engine == "openvino" and not (installed and cpu):
+        problem = f"it computes on the CPU, not on {device.type}" if installed else "the package is not installed"
         cure = "Run: pip install 'vitrail[openvino]', or set it to \"auto\""
         raise SettingsError("compute.engine", f'"openvino": {problem}', cure)
-    return wanted != "torch" and there and cpu
+    return engine != "torch" and installed and cpu
 
 
 class Compiled:
@@ -63,27 +73,30 @@ class Compiled:
 
     def __call__(self, images: NDArray[Any]) -> Arrays:
         """Compute the outputs for images `[n, ...]`, one or more."""
-        queue = self._queue(images)
-        blocks: list[Arrays] = [()] * -(-len(images) // BLOCK)
-
-        def keep(request: Any, number: int) -> None:
-            blocks[number] = tuple(tensor.data.astype(np.float32) for tensor in request.output_tensors)
-
-        queue.set_callback(keep)
-        for number in range(len(blocks)):
-            queue.start_async([_filled(images[number * BLOCK : (number + 1) * BLOCK])], number)
-        queue.wait_all()
-        return tuple(np.concatenate(parts)[: len(images)] for parts in zip(*blocks, strict=True))
-
-    def _queue(self, images: NDArray[Any]) -> Any:
         key = images.shape[1:], str(images.dtype)
         if key not in self._queues:
             self._queues[key] = self._compile(images[:1])
-        return self._queues[key]
+        queue = self._queues[key]
+        blocks: list[Arrays] = [()] * -(-len(images) // BLOCK)
+
+        def collect(request: Any, number: int) -> None:
+            blocks[number] = tuple(tensor.data.astype(np.float32) for tensor in request.output_tensors)
+
+        queue.set_callback(collect)
+        for number in range(len(blocks)):
+            block = images[number * BLOCK : (number + 1) * BLOCK]
+            if len(block) < BLOCK:  # filled up with its last image
+                block = np.concatenate([block, np.repeat(block[-1:], BLOCK - len(block), axis=0)])
+            queue.start_async([np.ascontiguousarray(block)], number)
+        queue.wait_all()
+        return tuple(np.concatenate(parts)[: len(images)] for parts in zip(*blocks, strict=True))
 
     def _compile(self, image: NDArray[Any]) -> Any:
         """Record the module on an image, `[1, ...]`, and compile it: a stream for each of torch's threads."""
-        openvino = _import()
+        # without its telemetry: where patients' slides are, nothing is told to anybody
+        sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # Python's way to say: not installed
+        import openvino  # noqa: PLC0415 - an extra
+
         example, threads = torch.from_numpy(np.repeat(image, 2, axis=0)), torch.get_num_threads()
         jit: Any = torch.jit  # has no types
         with torch.no_grad(), warnings.catch_warnings():
@@ -93,23 +106,7 @@ class Compiled:
             recorded = jit.trace(self._graph, example, check_trace=False)
             model = openvino.convert_model(recorded, example_input=example)
         model.reshape([BLOCK, *image.shape[1:]])
-        wanted = {
+        options = {
             "NUM_STREAMS": threads, "INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": self._type,
         }  # fmt: skip
-        return openvino.AsyncInferQueue(openvino.Core().compile_model(model, "CPU", wanted))
-
-
-def _filled(images: NDArray[Any]) -> NDArray[Any]:
-    """Repeat the last image until the block is full."""
-    short = BLOCK - len(images)
-    block = np.concatenate([images, np.repeat(images[-1:], short, axis=0)]) if short else images
-    return np.ascontiguousarray(block)
-
-
-def _import() -> Any:
-    """Import OpenVINO without its telemetry: where patients' slides are, nothing is told to anybody."""
-    if _NO_TELEMETRY not in sys.modules:
-        sys.modules[_NO_TELEMETRY] = None  # type: ignore[assignment]  # Python's way to say: not installed
-    import openvino  # noqa: PLC0415 - an extra
-
-    return openvino
+        return openvino.AsyncInferQueue(openvino.Core().compile_model(model, "CPU", options))

@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 
     from vitrail.models.spec import SegmenterSpec
 
-_STRIDE = 32
-
 
 class Segmenter(nn.Module):
     """Gives every pixel a logit per class.
@@ -73,7 +71,10 @@ class Segmenter(nn.Module):
 
         Sides that do not divide by 32 are padded at the right and the bottom by repeating the border.
         """
-        return cast("list[Tensor]", self.unet.encoder(_pad(x)))
+        bottom, right = -x.shape[2] % 32, -x.shape[3] % 32
+        if bottom or right:
+            x = nn.functional.pad(x, (0, right, 0, bottom), mode="replicate")
+        return cast("list[Tensor]", self.unet.encoder(x))
 
     def decode(self, features: list[Tensor], size: tuple[int, int] | None = None) -> Tensor:
         """Map the maps of `encode` to logits `[n, classes, h, w]`, cropped to `size` (height, width) if given."""
@@ -103,22 +104,22 @@ class ExpandedEncoder(nn.Module):
 
     def __init__(self, name: str) -> None:
         super().__init__()
-        places = expansions(name)
-        if places is None:
+        layers = expansions(name)
+        if layers is None:
             problem, cure = "has no activation to take before each halving", 'Set segmenter.layout = "timm"'
             raise ModelError(f"encoder {name!r}, layout 'paper'", problem, cure)
-        self._names = tuple(place.name for place in places)
+        self._names = tuple(layer.name for layer in layers)
         self.model = create_encoder(name)
-        self.out_channels = [3, *(place.channels for place in places), feature_channels(name)]
+        self.out_channels = [3, *(layer.channels for layer in layers), feature_channels(name)]
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """Map images `[n, 3, h, w]` to themselves and five feature maps, finest first."""
         skips: list[Tensor] = []
 
-        def keep(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
+        def collect(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
             skips.append(output)
 
-        handles = [self.model.get_submodule(name).register_forward_hook(keep) for name in self._names]
+        handles = [self.model.get_submodule(name).register_forward_hook(collect) for name in self._names]
         try:
             top: Tensor = cast("Any", self.model).forward_features(x)
         finally:
@@ -147,8 +148,9 @@ def _staged_unet(spec: SegmenterSpec) -> Any:
             f"tu-{spec.encoder}", encoder_weights=None, decoder_channels=spec.decoder, classes=len(spec.classes)
         )
     except (ValueError, RuntimeError, AttributeError, IndexError, AssertionError) as error:
-        where, problem = f"encoder {spec.encoder!r}", f"does not fit a U-Net ({error})"
-        raise ModelError(where, problem, "Take an encoder whose feature maps halve five times") from None
+        problem = f"does not fit a U-Net ({error})"
+        cure = "Take an encoder whose feature maps halve five times"
+        raise ModelError(f"encoder {spec.encoder!r}", problem, cure) from None
     if spec.head_px == 1:  # the library's own is 3x3
         unet.segmentation_head = _head(spec)
     return unet
@@ -158,8 +160,3 @@ def _head(spec: SegmenterSpec) -> SegmentationHead:
     head = SegmentationHead(spec.decoder[-1], len(spec.classes), kernel_size=spec.head_px)
     initialize_head(head)
     return head
-
-
-def _pad(x: Tensor) -> Tensor:
-    bottom, right = -x.shape[2] % _STRIDE, -x.shape[3] % _STRIDE
-    return nn.functional.pad(x, (0, right, 0, bottom), mode="replicate") if bottom or right else x

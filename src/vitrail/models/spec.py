@@ -41,11 +41,11 @@ MOST_PIXELS = 0.002
 """Share of a segmenter's pixels that it may call otherwise."""
 
 
-class _Part(BaseModel):
+class _Strict(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
-class ReadingInfo(_Part):
+class ReadingInfo(_Strict):
     """How the slides were read that a model learned from, and so how slides are read for it.
 
     Attributes
@@ -60,7 +60,7 @@ class ReadingInfo(_Part):
     filter: Literal["area"] = "area"
 
 
-class TrainingInfo(_Part):
+class TrainingInfo(_Strict):
     """How a model was trained.
 
     Attributes
@@ -84,7 +84,7 @@ class TrainingInfo(_Part):
     precision: Literal["float32", "bfloat16", "float16"] | None = None
 
 
-class HalfCheck(_Part):
+class HalfCheck(_Strict):
     """How far a network's answers move where it computes in a 16-bit type, on validation tiles.
 
     Attributes
@@ -114,7 +114,7 @@ class HalfCheck(_Part):
         return few and self.changed <= MOST_CHANGED and self.largest <= MOST_MOVED
 
 
-class ModelSpec(_Part):
+class ModelSpec(_Strict):
     """What both tasks share; read from `model.json` as a `ClassifierSpec` or a `SegmenterSpec`.
 
     Attributes
@@ -210,6 +210,16 @@ AnySpec: TypeAdapter[ClassifierSpec | SegmenterSpec] = TypeAdapter(
 
 def read_spec(path: Path) -> ClassifierSpec | SegmenterSpec:
     """Read a `model.json`.
+
+    Parameters
+    ----------
+    path
+        The file.
+
+    Returns
+    -------
+    ClassifierSpec | SegmenterSpec
+        As its `task` says.
 
     Raises
     ------

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 
@@ -13,7 +12,6 @@ from vitrail.core.digest import combined_digest, file_digest
 from vitrail.core.files import regular_file, replacing, write_text
 from vitrail.errors import ModelError
 from vitrail.models.classifier import Classifier
-from vitrail.models.encoder import first_line
 from vitrail.models.segmenter import Segmenter
 from vitrail.models.spec import ClassifierSpec, SegmenterSpec, read_spec
 
@@ -39,6 +37,16 @@ class Model:
 def build(spec: ModelSpec) -> Classifier | Segmenter:
     """Build the untrained network of a specification; its weights come from torch's global generator.
 
+    Parameters
+    ----------
+    spec
+        A `ClassifierSpec` or a `SegmenterSpec`.
+
+    Returns
+    -------
+    Classifier | Segmenter
+        In training mode, on the CPU.
+
     Raises
     ------
     ModelError
@@ -52,38 +60,22 @@ def build(spec: ModelSpec) -> Classifier | Segmenter:
     raise TypeError(f"neither ClassifierSpec nor SegmenterSpec: {type(spec).__name__}")
 
 
-def check_fit(spec: ModelSpec, batch: int) -> None:
-    """Make sure that a network can be trained on `batch` tiles at once, by a try on the CPU with an untrained one.
-
-    Two tiles stand for all larger batches, and 1024 pixels for all larger tiles: maps that fit them fit those, and
-    memory is bounded. Torch's generators are put back.
-
-    Raises
-    ------
-    ModelError
-        The encoder is unknown, or its feature maps get too small for it on tiles of this size.
-    """
-    try:
-        with torch.random.fork_rng(devices=[]), torch.no_grad():
-            side_px = min(spec.side_px, _TRIED_PX)
-            build(spec).train()(torch.zeros(min(batch, 2), 3, side_px, side_px))
-    except (RuntimeError, ValueError, IndexError) as error:
-        problem = f"cannot be trained on tiles of {spec.side_px} pixels, {batch} a batch ({first_line(error)})"
-        cure = f"Raise tiles.side_px or {spec.task}.batch, or take another encoder"
-        raise ModelError(f"encoder {spec.encoder!r}, {spec.task}", problem, cure) from None
-
-
-_TRIED_PX = 1024
-
-
 def save_model(folder: Path, module: Classifier | Segmenter, spec: ModelSpec, fingerprint: str = "") -> None:
     """Write a model folder; a folder with `model.json` is whole.
 
-    A fingerprint of what the weights follow from goes into their file, where `saved_fingerprint` finds it.
+    Parameters
+    ----------
+    folder
+        Made where it is missing.
+    module
+        The network.
+    spec
+        What it is.
+    fingerprint
+        Of what the weights follow from; it goes into their file, where `saved_fingerprint` finds it.
     """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / JSON).unlink(missing_ok=True)
-    # one entry alone: safetensors writes several in an order that varies
     save_tensors(folder / WEIGHTS, module.state_dict(), {_FINGERPRINT: fingerprint} if fingerprint else None)
     write_text(folder / JSON, spec.model_dump_json(indent=2) + "\n", flush=True)
 
@@ -107,6 +99,16 @@ def model_digest(folder: Path) -> str:
 def load_model(folder: Path) -> Model:
     """Read a model folder.
 
+    Parameters
+    ----------
+    folder
+        With `model.json` and `weights.safetensors`.
+
+    Returns
+    -------
+    Model
+        In eval mode, on the CPU.
+
     Raises
     ------
     ModelError
@@ -124,7 +126,17 @@ def load_model(folder: Path) -> Model:
 
 
 def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
-    """Write tensors to a `.safetensors` file that is either the old one or the whole new one, even after a kill."""
+    """Write tensors to a `.safetensors` file that is either the old one or the whole new one, even after a kill.
+
+    Parameters
+    ----------
+    path
+        The file.
+    tensors
+        By name.
+    metadata
+        Texts to store with them: one entry alone, because safetensors writes several in an order that varies.
+    """
     content = save({key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}, metadata)
     with replacing(path, flush=True) as temporary:
         temporary.write_bytes(content)  # save_file would make a file that only its owner can read

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from vitrail.classes import TissueClass
 from vitrail.core.files import exporting, read_regular
 from vitrail.errors import SettingsError, SlideError
 from vitrail.explain.explainer import Explainer
@@ -150,7 +149,7 @@ def _corner(text: str) -> tuple[float, float]:
 def _told(engine: Predictor, tile: Pixels) -> str:
     if engine.spec.task == "classifier":
         return f"tumor probability {float(engine.tumor_probability(tile[None])[0]):.3f}"
-    return f"{float((engine.pixel_classes(tile[None]) == TissueClass.TUMOR).mean()):.1%} of the pixels called tumor"
+    return f"{float(engine.tumor_probability(tile[None])[0]):.1%} of the pixels called tumor"
 
 
 def _line(saliency: Saliency) -> str:

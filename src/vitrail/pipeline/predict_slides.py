@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from vitrail import __version__
-from vitrail.classes import ARTEFACTS, TissueClass
+from vitrail.classes import ARTEFACTS
 from vitrail.core.digest import combined_digest, json_digest
 from vitrail.core.files import damaged, not_written, read_csv, read_json, read_table, write_csv, write_table, write_text
 from vitrail.core.lock import locked
@@ -24,7 +24,7 @@ from vitrail.explain.whole import explained_tiles
 from vitrail.inference.map_slide import Networks, map_slide
 from vitrail.inference.outputs import MAP_PX, MapFiles
 from vitrail.inference.predictor import Explaining, Predictor
-from vitrail.models.device import keep_memory, pick_device, reproducible
+from vitrail.models.device import keep_memory, reproducible
 from vitrail.models.store import JSON, WEIGHTS, load_model
 from vitrail.pipeline.run import Outcome
 from vitrail.report.figures.explained_slide import save_explained_figure
@@ -148,7 +148,7 @@ def apply_models(slides: Sequence[Path], job: Application, progress: Progress | 
         job.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise not_written(job.out, error) from error
-    with locked(job.out), reproducible(networks.engines[0].device, settings.seed):
+    with locked(job.out), reproducible(networks.predictors[0].device, settings.seed):
         warnings, skipped, mapped = (
             [*check_glass(networks, (255.0, 255.0, 255.0), "white glass", settings), *no_head],
             list[str](),
@@ -220,14 +220,7 @@ def load_networks(job: Application) -> tuple[Networks, list[str], list[str]]:
                 warnings.append(f"explained by Grad-CAM alone: {missing}; {FIT}")
             tiles = explained_tiles(model, MAP_PX, None if missing else fitted_head(folder, digest))
             explaining = Explaining(module=tiles, methods=tiles.methods)
-        predictors[task] = Predictor(
-            model,
-            pick_device(settings.compute.device),
-            engine=settings.compute.engine,
-            precision=settings.compute.precision,
-            calibrated=settings.predict.calibrated,
-            explaining=explaining,
-        )
+        predictors[task] = Predictor.of_settings(model, settings, explaining)
         digests += files
     modes = {task: predictor.spec.reading.mode for task, predictor in predictors.items()}
     if len(set(modes.values())) > 1:  # a slide is read once for both
@@ -244,7 +237,7 @@ def _map(
 ) -> tuple[dict[str, Any], bool]:
     """Map and publish one slide as far as it is not done; return its facts, and whether it was mapped anew."""
     settings, threshold = job.settings, job.settings.evaluation.threshold
-    reading = networks.engines[0].spec.reading.mode
+    reading = networks.predictors[0].spec.reading.mode
     slide = open_slide(path, mpp=job.mpp, fallback_mpp=settings.slides.mpp, reading=reading)
     values, precision = settings.digest_values(), settings.compute.named_precision
     recipe = [slide.mpp, file_digest(path), *digests, __version__, _COLUMNS]
@@ -301,7 +294,7 @@ def check_slide(networks: Networks, name: str, facts: dict[str, Any], settings: 
     warnings = []
     if facts["glass"] is not None:
         warnings += check_glass(networks, tuple(facts["glass"]), f"the glass of {name}", settings)
-    for predictor in networks.engines:
+    for predictor in networks.predictors:
         off = (np.array(facts["colour"]) / 255 - predictor.spec.mean) / predictor.spec.std
         worst = int(np.abs(off).argmax())
         if abs(off[worst]) > _FARTHEST:
@@ -331,16 +324,12 @@ def check_glass(networks: Networks, glass: tuple[float, ...], title: str, settin
         The warnings.
     """
     warnings = []
-    for predictor in networks.engines:
+    for predictor in networks.predictors:
         side, is_classifier = predictor.spec.side_px, predictor.spec.task == "classifier"
         if is_classifier and not settings.predict.background:
             continue
         tile = np.ascontiguousarray(np.broadcast_to(np.rint(glass).astype(np.uint8), (1, side, side, 3)))
-        if is_classifier:
-            tumor = float(predictor.tumor_probability(tile)[0])
-        else:
-            tumor = float((predictor.pixel_classes(tile) == TissueClass.TUMOR).mean())
-        if tumor >= settings.evaluation.threshold:
+        if predictor.tumor_probability(tile)[0] >= settings.evaluation.threshold:
             cure = "; classifier.glass trains one that does not" if is_classifier else ""
             warnings.append(f"the {predictor.spec.task} calls {title} tumor: do not trust it where there is none{cure}")
     return warnings

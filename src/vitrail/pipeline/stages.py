@@ -108,13 +108,13 @@ def report(work: Work) -> None:
 
 
 def _train(work: Work, task: Task) -> None:
-    from vitrail.training.loader import parts
+    from vitrail.training.loader import training_tiles
     from vitrail.training.trainer import train
 
     run = work.run
     tiles = read_tiles(run.folder / "tiles")
     split = read_split(run.folder / "split", tiles.rows)
-    train(task, parts(tiles, split), with_weights_path(run), folder=work.folder, progress=work.progress)
+    train(task, training_tiles(tiles, split), with_weights_path(run), folder=work.folder, progress=work.progress)
 
 
 def with_weights_path(run: Run) -> Settings:

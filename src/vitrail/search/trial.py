@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from vitrail.search.grid import Cell
     from vitrail.settings.load import Settings
-    from vitrail.training.loader import Parts
+    from vitrail.training.loader import TrainingTiles
 
 _FOLDS, _TRAINING = 0xF01D, 0x7EAC  # keep these draws apart from the others of the same seed
 
@@ -176,7 +176,7 @@ def _train_and_score(job: CellJob, folder: Path) -> CellScore:
     )
 
 
-def cell_parts(job: CellJob) -> Parts:
+def cell_parts(job: CellJob) -> TrainingTiles:
     """Return the tiles of a cell, divided by patient into those to train on and those of the fold.
 
     Parameters
@@ -186,7 +186,7 @@ def cell_parts(job: CellJob) -> Parts:
 
     Returns
     -------
-    Parts
+    TrainingTiles
         The fold's tiles are those for validation.
 
     Raises
@@ -194,7 +194,7 @@ def cell_parts(job: CellJob) -> Parts:
     SettingsError, TileError
         As `fold_of_rows`.
     """
-    from vitrail.training.loader import Parts  # noqa: PLC0415 - the process that sends cells does without torch
+    from vitrail.training.loader import TrainingTiles  # noqa: PLC0415 - the process that sends cells does without torch
 
     rows = read_table(job.rows)
     fold = fold_of_rows(rows, job.settings.search.folds, (job.settings.seed, _FOLDS, job.cell.iteration))
@@ -202,4 +202,4 @@ def cell_parts(job: CellJob) -> Parts:
     masks = np.broadcast_to(np.uint8(TissueClass.BACKGROUND), images.shape[:3])  # the classifier reads none
     tiles = TileTable(rows=rows, images=images, masks=masks)
     inside = fold == job.cell.fold
-    return Parts(tiles=tiles, train=np.flatnonzero(~inside), validation=np.flatnonzero(inside))
+    return TrainingTiles(tiles=tiles, train=np.flatnonzero(~inside), validation=np.flatnonzero(inside))

@@ -4,10 +4,13 @@ The paper names rotation, mirroring, hue, saturation, brightness and contrast, a
 Gaussian noise. Rotation and mirroring become one resampling, the four colour changes one affine map of RGB.
 """
 
+# Own code, because torchvision.transforms.v2 draws once a batch, not once an image, and kornia from torch's global
+# generator, which the dropout uses, too: here all devices draw the same from one generator, as every training has so
+# far, and a batch is resampled once instead of once a change.
+
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -19,25 +22,6 @@ if TYPE_CHECKING:
     from vitrail.settings.schema import AugmentSettings
 
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
-_SIGMAS = 3  # the blur's kernel ends here
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Colour:
-    """Colour changes, one value an image, each `[n]`.
-
-    Attributes
-    ----------
-    hue
-        Shift, in turns of the colour circle.
-    saturation, brightness, contrast
-        Factors; 1 leaves the image as it is.
-    """
-
-    hue: Tensor
-    saturation: Tensor
-    brightness: Tensor
-    contrast: Tensor
 
 
 class Augmenter:
@@ -72,41 +56,31 @@ class Augmenter:
 
         Returns
         -------
-        images, masks
-            Of the same shapes; intensities within 0 to 1.
+        tuple[Tensor, Tensor | None]
+            Images and masks of the same shapes; intensities within 0 to 1.
         """
-        images, masks = self._geometry(images, masks)
-        images = self._noise(self._blur(self._colour(images)))
-        return images.clamp(0, 1), masks
-
-    def _geometry(self, images: Tensor, masks: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        step, chance = self.settings.rotation_step_deg, self.settings.mirror
-        angle = self._uniform(images, 0, 360 // step if step else 1).floor() * math.radians(step)
-        flips = torch.stack([self._uniform(images, 0, 1) < chance for _axis in range(2)], 1)
-        return warp(images, masks, rigid(angle, flips)) if step or chance else (images, masks)
-
-    def _colour(self, images: Tensor) -> Tensor:
-        s = self.settings
-        hue = self._uniform(images, -s.hue, s.hue)
+        own, turns = self.settings, 360 // self.settings.rotation_step_deg if self.settings.rotation_step_deg else 1
+        # whatever is switched off is drawn all the same, so that it changes nothing else
+        angle = self._uniform(images, 0, turns).floor() * math.radians(own.rotation_step_deg)
+        flips = torch.stack([self._uniform(images, 0, 1) < own.mirror for _axis in range(2)], 1)
+        if own.rotation_step_deg or own.mirror:
+            images, masks = warp(images, masks, rigid(angle, flips))
+        hue = self._uniform(images, -own.hue, own.hue)
         saturation, brightness, contrast = (
-            self._uniform(images, 1 - most, 1 + most) for most in (s.saturation, s.brightness, s.contrast)
+            self._uniform(images, 1 - most, 1 + most) for most in (own.saturation, own.brightness, own.contrast)
         )
-        colour = Colour(hue=hue, saturation=saturation, brightness=brightness, contrast=contrast)
-        return recolour(images, colour) if s.hue or s.saturation or s.brightness or s.contrast else images
-
-    def _blur(self, images: Tensor) -> Tensor:
-        sigma = self._uniform(images, 0, self.blur_px)
-        return blur(images, sigma, math.ceil(_SIGMAS * self.blur_px)) if self.blur_px else images
-
-    def _noise(self, images: Tensor) -> Tensor:
-        """Add noise drawn on the device, which is seeded from the CPU's generator: moving it would cost more."""
-        sigma = self._uniform(images, 0, self.noise)
+        if own.hue or own.saturation or own.brightness or own.contrast:
+            images = recolour(images, hue, saturation, brightness, contrast)
+        sigma_px = self._uniform(images, 0, self.blur_px)
+        if self.blur_px:
+            images = blur(images, sigma_px, math.ceil(3 * self.blur_px))
+        strength = self._uniform(images, 0, self.noise)
         seed = int(torch.randint(2**62, (), generator=self.generator))
-        if not self.noise:
-            return images
-        own = torch.Generator(images.device).manual_seed(seed)
-        noise = torch.randn(images.shape, generator=own, device=images.device)
-        return torch.addcmul(images, noise, sigma.view(-1, 1, 1, 1))
+        if self.noise:  # drawn on the device from a seed of the CPU's generator: moving it would cost more
+            generator = torch.Generator(images.device).manual_seed(seed)
+            noise = torch.randn(images.shape, generator=generator, device=images.device)
+            images = torch.addcmul(images, noise, strength.view(-1, 1, 1, 1))
+        return images.clamp(0, 1), masks
 
     def _uniform(self, images: Tensor, low: float, high: float) -> Tensor:
         """Draw one value an image."""
@@ -125,8 +99,8 @@ def rigid(angle: Tensor, flips: Tensor) -> Tensor:
 
     Returns
     -------
-    matrices
-        `[n, 2, 3]`, from places in the new image to places in the old one, in units of half a side.
+    Tensor
+        `[n, 2, 3]`, from points of the new image to points of the old one, in units of half a side.
     """
     cos, sin = torch.cos(angle), torch.sin(angle)
     turn = torch.stack([torch.stack([cos, -sin], 1), torch.stack([sin, cos], 1)], 1)
@@ -135,57 +109,87 @@ def rigid(angle: Tensor, flips: Tensor) -> Tensor:
 
 
 def warp(images: Tensor, masks: Tensor | None, matrices: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Resample square images, bilinearly, and their masks, to the nearest pixel, both mirrored beyond the border."""
+    """Resample square images, bilinearly, and their masks, to the nearest pixel, both mirrored beyond the border.
+
+    Parameters
+    ----------
+    images
+        `[n, c, side, side]`.
+    masks
+        `[n, side, side]`, or None.
+    matrices
+        What `rigid` returned.
+
+    Returns
+    -------
+    tuple[Tensor, Tensor | None]
+        Images and masks of the same shapes.
+    """
     grid = affine_grid(matrices, list(images.shape), align_corners=False)
-    moved = _sample(images.contiguous(), grid, "bilinear")
+    moved = grid_sample(images.contiguous(), grid, mode="bilinear", padding_mode="reflection", align_corners=False)
     if masks is None:
         return moved, None
-    return moved, _sample(masks.unsqueeze(1).float(), grid, "nearest").squeeze(1).to(masks.dtype)
+    planes = masks.unsqueeze(1).float()
+    turned = grid_sample(planes, grid, mode="nearest", padding_mode="reflection", align_corners=False)
+    return moved, turned.squeeze(1).to(masks.dtype)
 
 
-def _sample(x: Tensor, grid: Tensor, mode: str) -> Tensor:
-    return grid_sample(x, grid, mode=mode, padding_mode="reflection", align_corners=False)
-
-
-def recolour(images: Tensor, colour: Colour) -> Tensor:
-    """Change hue, saturation, brightness and contrast of intensities `[n, 3, h, w]` in one affine map.
+def recolour(images: Tensor, hue: Tensor, saturation: Tensor, brightness: Tensor, contrast: Tensor) -> Tensor:
+    """Change hue, saturation, brightness and contrast in one affine map of RGB.
 
     Hue turns RGB about the axis of greys; saturation goes to or from the pixel's luma; brightness scales; contrast
-    goes to or from the mean luma of the image. The result is not clipped.
+    goes to or from the mean luma of the image.
+
+    Parameters
+    ----------
+    images
+        Intensities `[n, 3, h, w]`.
+    hue
+        Shift of each image, `[n]`, in turns of the colour circle.
+    saturation, brightness, contrast
+        Factors, each `[n]`; 1 leaves the image as it is.
+
+    Returns
+    -------
+    Tensor
+        Of the same shape, not clipped.
     """
-    luma = torch.tensor(_LUMA, device=images.device)
-    linear = colour.brightness.view(-1, 1, 1) * _saturation(colour.saturation, luma) @ _hue(colour.hue)
-    grey = ((linear @ images.mean((2, 3)).unsqueeze(2)).squeeze(2) * luma).sum(1)
-    linear = colour.contrast.view(-1, 1, 1) * linear
-    offset = ((1 - colour.contrast) * grey).view(-1, 1, 1).expand(-1, 3, 1)
-    return torch.baddbmm(offset, linear, images.flatten(2)).view(images.shape)
+    device = images.device
+    luma, identity = torch.tensor(_LUMA, device=device), torch.eye(3, device=device)
+    saturation, brightness, contrast = (factor.view(-1, 1, 1) for factor in (saturation, brightness, contrast))
+    # rotations about (1, 1, 1), by Rodrigues' formula
+    angle, third = (2 * math.pi * hue).view(-1, 1, 1), 1 / math.sqrt(3)
+    cross = torch.tensor([[0, -third, third], [third, 0, -third], [-third, third, 0]], device=device)
+    grey = torch.full((3, 3), 1 / 3, device=device)
+    rotation = torch.cos(angle) * identity + torch.sin(angle) * cross + (1 - torch.cos(angle)) * grey
+    saturating = saturation * identity + (1 - saturation) * luma.expand(3, 3)
+    linear = brightness * saturating @ rotation
+    mean_luma = ((linear @ images.mean((2, 3)).unsqueeze(2)).squeeze(2) * luma).sum(1)
+    offset = ((1 - contrast.flatten()) * mean_luma).view(-1, 1, 1).expand(-1, 3, 1)
+    return torch.baddbmm(offset, contrast * linear, images.flatten(2)).view(images.shape)
 
 
-def _hue(turns: Tensor) -> Tensor:
-    """Return rotations about (1, 1, 1), `[n, 3, 3]`, by Rodrigues' formula."""
-    angle = (2 * math.pi * turns).view(-1, 1, 1)
-    third = 1 / math.sqrt(3)
-    cross = torch.tensor([[0, -third, third], [third, 0, -third], [-third, third, 0]], device=turns.device)
-    grey = torch.full((3, 3), 1 / 3, device=turns.device)
-    return (
-        torch.cos(angle) * torch.eye(3, device=turns.device) + torch.sin(angle) * cross + (1 - torch.cos(angle)) * grey
-    )
+def blur(images: Tensor, sigma_px: Tensor, radius_px: int) -> Tensor:
+    """Blur each image with its own Gaussian; beyond the border the image is mirrored.
 
+    Parameters
+    ----------
+    images
+        `[n, c, h, w]`.
+    sigma_px
+        `[n]`; 0 leaves the image as it is.
+    radius_px
+        Where the Gaussian is cut off.
 
-def _saturation(factor: Tensor, luma: Tensor) -> Tensor:
-    factor = factor.view(-1, 1, 1)
-    return factor * torch.eye(3, device=factor.device) + (1 - factor) * luma.expand(3, 3)
-
-
-def blur(images: Tensor, sigma: Tensor, radius: int) -> Tensor:
-    """Blur each image `[n, c, h, w]` with its own Gaussian of `sigma` `[n]` pixels, cut off at `radius` pixels.
-
-    A sigma of 0 leaves the image as it is. Beyond the border the image is mirrored.
+    Returns
+    -------
+    Tensor
+        Of the same shape.
     """
     n, channels, height, width = images.shape
-    places = torch.arange(-radius, radius + 1, device=images.device)
-    kernel = torch.exp(-0.5 * (places / sigma.clamp_min(1e-3).unsqueeze(1)) ** 2)
+    offsets = torch.arange(-radius_px, radius_px + 1, device=images.device)
+    kernel = torch.exp(-0.5 * (offsets / sigma_px.clamp_min(1e-3).unsqueeze(1)) ** 2)
     kernel = (kernel / kernel.sum(1, keepdim=True)).repeat_interleave(channels, 0)
-    rows = pad(images.reshape(1, -1, height, width), (radius,) * 4, mode="reflect")
-    rows = conv2d(rows, kernel.view(-1, 1, 1, 2 * radius + 1), groups=n * channels)
-    return conv2d(rows, kernel.view(-1, 1, 2 * radius + 1, 1), groups=n * channels).view(images.shape)
+    rows = pad(images.reshape(1, -1, height, width), (radius_px,) * 4, mode="reflect")
+    rows = conv2d(rows, kernel.view(-1, 1, 1, 2 * radius_px + 1), groups=n * channels)
+    return conv2d(rows, kernel.view(-1, 1, 2 * radius_px + 1, 1), groups=n * channels).view(images.shape)

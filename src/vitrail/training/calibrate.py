@@ -1,4 +1,4 @@
-"""What a trained network finds out about itself on the validation tiles: how sure it may be, and whether 16 bits do."""
+"""Checks of a trained network on its validation tiles: temperature scaling, and agreement of a 16-bit type."""
 
 from __future__ import annotations
 
@@ -8,17 +8,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from vitrail.classes import TissueClass
 from vitrail.metrics.calibration import fit_temperature
+from vitrail.models.batches import Batches, tumor_score
 from vitrail.models.device import Precision, half_type, type_name
-from vitrail.models.preprocessing import Normalizer
 from vitrail.models.spec import HalfCheck
 from vitrail.training.loader import Loader, cut
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from numpy.typing import NDArray
     from torch import Tensor
 
     from vitrail.core.progress import Progress
@@ -27,15 +25,11 @@ if TYPE_CHECKING:
     from vitrail.models.spec import ModelSpec
     from vitrail.training.loader import Rows
 
-    Floats = NDArray[np.float64]
-
 PIXELS = 200_000
 """Pixels that a segmenter's temperature is fitted on, where there are as many."""
 
 CHECKED = 256
 """Tiles that are compared in a 16-bit type, where there are as many."""
-
-_PIXELWISE = 4  # dimensions of a segmenter's logits
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,99 +61,114 @@ class TrainedModel:
 
     @torch.inference_mode()  # as a decorator it holds only while the generator runs, so that two can run in turn
     def logits(self, rows: Rows, dtype: torch.dtype = torch.float32) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield float32 logits, computed in a type, and targets, batch by batch."""
-        device = self.loader.device
-        standardise, computed = Normalizer(self.spec, device), Precision(device=device, dtype=dtype)
+        """Compute logits in a type, batch by batch.
+
+        Parameters
+        ----------
+        rows
+            Of the loader's images.
+        dtype
+            What convolutions and products are computed in.
+
+        Yields
+        ------
+        tuple[Tensor, Tensor]
+            Logits in float32, and targets.
+        """
+        precision = Precision(device=self.loader.device, dtype=dtype)
+        batches = Batches(self.spec, self.loader.device, self.batch, f"calibration of the {self.spec.task}")
+
+        def compute(_batch: slice, images: Tensor) -> Tensor:
+            with precision.autocast():
+                logits: Tensor = self.network(images)
+            return logits.float()
+
         self.network.eval()
         for images, targets in self.loader(cut(rows, self.batch) if len(rows) else []):
-            with computed.autocast():
-                logits = self.network(standardise(images))
-            yield logits.float(), targets
+            yield torch.cat(list(batches.run(images, compute))), targets
 
 
-def examine(examinee: TrainedModel, progress: Progress) -> ModelSpec:
-    """Fit a network's temperature, compare it with itself in 16 bits, and return its specification with both.
+def examine(model: TrainedModel, progress: Progress) -> ModelSpec:
+    """Fit a network's temperature and compare it with itself in 16 bits.
 
     Parameters
     ----------
-    examinee
+    model
         The network.
     progress
         Told where no temperature can be fitted.
+
+    Returns
+    -------
+    ModelSpec
+        The network's specification, with both.
     """
-    temperature = calibrate(examinee)
+    temperature = calibrate(model)
     if temperature is None:
-        progress.say(f"{examinee.spec.task}: not calibrated, for its validation tiles do not hold several classes")
-    found = {"temperature": temperature or 1.0, "half": compare_half(examinee)}
-    return examinee.spec.model_copy(update=found)
+        progress.say(f"{model.spec.task}: not calibrated, for its validation tiles do not hold several classes")
+    return model.spec.model_copy(update={"temperature": temperature or 1.0, "half": compare_half(model)})
 
 
-def calibrate(examinee: TrainedModel) -> float | None:
-    """Return the temperature of a network; None where the validation tiles hold one class alone, or are none.
+def calibrate(model: TrainedModel) -> float | None:
+    """Fit the temperature of a network, see `fit_temperature`.
 
-    See `fit_temperature`. A classifier's is fitted on all tiles, a segmenter's on the same pixels, drawn once, of each.
+    A classifier's is fitted on all validation tiles, a segmenter's on the same pixels, drawn once, of each.
+
+    Parameters
+    ----------
+    model
+        The network.
+
+    Returns
+    -------
+    float | None
+        None where the validation tiles hold one class alone, or are none.
     """
-    kept = _kept_pixels(examinee) if examinee.spec.task == "segmenter" else None
-    found = [_flat(logits, targets, kept) for logits, targets in examinee.logits(examinee.rows)]
-    truth = np.concatenate([np.empty(0, np.int64), *(true for _, true in found)])
-    if len(np.unique(truth)) < 2:
-        return None
-    return fit_temperature(np.concatenate([logits for logits, _ in found]), truth)
+    rng = np.random.default_rng([model.seed, *b"temperature"])
+    tile_px, most = model.spec.side_px**2, -(-PIXELS // max(1, len(model.rows)))
+    pixels = torch.from_numpy(np.sort(rng.choice(tile_px, min(tile_px, most), replace=False)))
+    all_logits, all_targets = [], [np.empty(0, np.int64)]
+    for logits, targets in model.logits(model.rows):
+        if model.spec.task == "segmenter":
+            drawn = pixels.to(logits.device)
+            logits = logits.flatten(2)[:, :, drawn].movedim(1, 2).flatten(0, 1)  # noqa: PLW2901 - the same, of pixels
+            targets = targets.flatten(1)[:, drawn].flatten()  # noqa: PLW2901 - the same
+        all_logits.append(logits.cpu().double().numpy())
+        all_targets.append(targets.cpu().long().numpy())
+    truth = np.concatenate(all_targets)
+    return fit_temperature(np.concatenate(all_logits), truth) if len(np.unique(truth)) > 1 else None
 
 
-def _kept_pixels(examinee: TrainedModel) -> NDArray[np.int64]:
-    """Draw the pixels of a tile that count, `[k]`, numbered row by row."""
-    all_px, tiles = examinee.spec.side_px**2, max(1, len(examinee.rows))
-    rng = np.random.default_rng([examinee.seed, *b"temperature"])
-    return np.sort(rng.choice(all_px, min(all_px, -(-PIXELS // tiles)), replace=False))
-
-
-def _flat(logits: Tensor, targets: Tensor, kept: NDArray[np.int64] | None) -> tuple[Floats, NDArray[np.int64]]:
-    """Return the logits of tiles `[n]`, or of the pixels kept `[n, classes]`, and what is true of them, `[n]`."""
-    if kept is None:
-        return logits.cpu().double().numpy(), targets.cpu().long().numpy()
-    at = torch.from_numpy(kept).to(logits.device)
-    pixels = logits.flatten(2)[:, :, at].movedim(1, 2).flatten(0, 1)
-    return pixels.cpu().double().numpy(), targets.flatten(1)[:, at].flatten().cpu().long().numpy()
-
-
-def compare_half(examinee: TrainedModel) -> HalfCheck | None:
+def compare_half(model: TrainedModel) -> HalfCheck | None:
     """Compare a network's answers in the device's 16-bit type with those in float32, on some of the validation tiles.
 
-    None where there are no tiles, or no units for such a type: emulated, a single tile takes half a second.
+    Parameters
+    ----------
+    model
+        The network.
+
+    Returns
+    -------
+    HalfCheck | None
+        None where there are no tiles, or no units for such a type: emulated, a single tile takes half a second.
     """
-    dtype = half_type(examinee.loader.device)
-    if dtype is None or not len(examinee.rows):
+    dtype = half_type(model.loader.device)
+    if dtype is None or not len(model.rows):
         return None
-    rng = np.random.default_rng([examinee.seed, *b"half"])
-    rows = np.sort(rng.choice(examinee.rows, min(CHECKED, len(examinee.rows)), replace=False))
-    pairs = zip(examinee.logits(rows), examinee.logits(rows, dtype), strict=True)
-    moved, changed, pixels = zip(*(_compared(full, half) for (full, _), (half, _) in pairs), strict=True)
+    rng = np.random.default_rng([model.seed, *b"half"])
+    rows = np.sort(rng.choice(model.rows, min(CHECKED, len(model.rows)), replace=False))
+    scores, pixels = [], [np.empty(0)]
+    for (full, _), (half, _) in zip(model.logits(rows), model.logits(rows, dtype), strict=True):
+        scores.append(np.stack([tumor_score(full), tumor_score(half)]))
+        if model.spec.task == "segmenter":
+            pixels.append((full.argmax(1) != half.argmax(1)).double().mean((1, 2)).cpu().numpy())
+    first, second = np.concatenate(scores, 1)
     return HalfCheck.model_validate(
         {
             "dtype": type_name(dtype),
             "tiles": len(rows),
-            "largest": float(np.concatenate(moved).max()),
-            "changed": float(np.concatenate(changed).mean()),
-            "pixels": float(np.concatenate(pixels).mean()) if examinee.spec.task == "segmenter" else None,
+            "largest": float(np.abs(first - second).max()),
+            "changed": float(((first >= 0.5) != (second >= 0.5)).mean()),
+            "pixels": float(np.concatenate(pixels).mean()) if model.spec.task == "segmenter" else None,
         }
     )
-
-
-def _compared(full: Tensor, half: Tensor) -> tuple[Floats, NDArray[np.bool_], Floats]:
-    """Compare logits of the same tiles: by how much each moves, whether it is called otherwise, its pixels' share."""
-    first, second = _tumor_of(full), _tumor_of(half)
-    otherwise = (
-        (full.argmax(1) != half.argmax(1)).double().mean((1, 2)) if full.ndim == _PIXELWISE else full.new_zeros(0)
-    )
-    return np.abs(first - second), (first >= _CALLED) != (second >= _CALLED), otherwise.cpu().numpy()
-
-
-_CALLED = 0.5
-
-
-def _tumor_of(logits: Tensor) -> Floats:
-    """Return the tumor probability of tiles, `[n]`: the segmenter's is its share of tumor pixels."""
-    if logits.ndim == _PIXELWISE:
-        return np.asarray((logits.argmax(1) == TissueClass.TUMOR).cpu().numpy().mean((1, 2)))
-    return torch.sigmoid(logits.cpu().double()).numpy()

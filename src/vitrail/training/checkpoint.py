@@ -1,4 +1,4 @@
-"""What lets a killed training go on where its last finished epoch ended, with the same numbers to the last bit."""
+"""Checkpoints: a killed training goes on where its last finished epoch ended, with the same numbers to the last bit."""
 
 from __future__ import annotations
 
@@ -61,35 +61,32 @@ class TrainState:
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the network's weights and Adam's moments and step counts by name."""
-        found = {f"model/{key}": value for key, value in self.module.state_dict().items()}
+        tensors = {f"model/{key}": value for key, value in self.module.state_dict().items()}
         for name, parameter in self.module.named_parameters():
             for key, value in self.optimizer.state.get(parameter, {}).items():
-                found[f"adam/{name}/{key}"] = value
-        return found
+                tensors[f"adam/{name}/{key}"] = value
+        return tensors
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
         """Put back what `tensors` returned."""
-        groups: dict[str, dict[str, Tensor]] = {}
-        for key, value in tensors.items():
-            kind, _, name = key.partition("/")
-            groups.setdefault(kind, {})[name] = value
-        self.module.load_state_dict(groups["model"])
-        self._restore_adam(groups.get("adam", {}))
-
-    def _restore_adam(self, moments: dict[str, Tensor]) -> None:
+        weights: dict[str, Tensor] = {}
+        moments: dict[str, dict[str, Tensor]] = {}
+        for path, value in tensors.items():
+            kind, _, name = path.partition("/")
+            if kind == "model":
+                weights[name] = value
+            elif kind == "adam":
+                parameter_name, _, key = name.rpartition("/")
+                moments.setdefault(parameter_name, {})[key] = value
+        self.module.load_state_dict(weights)
         state: dict[int, dict[str, Tensor]] = {}
         for number, (name, parameter) in enumerate(self.module.named_parameters()):
-            own = {key.rpartition("/")[2]: value for key, value in moments.items() if key.rpartition("/")[0] == name}
-            if own:
-                state[number] = {key: _laid_out_as(parameter, value) for key, value in own.items()}
+            for key, value in moments.get(name, {}).items():
+                # the fused Adam takes for granted that moments lie in memory as their parameter does
+                like = parameter if value.shape == parameter.shape else value
+                own = torch.empty_like(like, requires_grad=False, dtype=value.dtype).copy_(value)
+                state.setdefault(number, {})[key] = own
         self.optimizer.load_state_dict({"state": state, "param_groups": self.optimizer.state_dict()["param_groups"]})
-
-
-def _laid_out_as(parameter: Tensor, value: Tensor) -> Tensor:
-    """Copy a moment into its parameter's order in memory, which the fused Adam takes for granted."""
-    if value.shape != parameter.shape:
-        return value
-    return torch.empty_like(parameter, requires_grad=False, dtype=value.dtype).copy_(value)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,39 +116,46 @@ class Checkpoint:
         """Return the file of the best weights."""
         return self.folder / f"best-{best_epoch(history)}.safetensors"
 
-    def save(self, trainee: TrainState, history: list[EpochScores]) -> None:
+    def save(self, state: TrainState, history: list[EpochScores]) -> None:
         """Keep the state behind the last epoch of `history`."""
         best = self.best_path(history)
         if best_epoch(history) == len(history):
-            save_tensors(best, trainee.module.state_dict())
-        state = {
+            save_tensors(best, state.module.state_dict())
+        metadata = {
             "fingerprint": self.fingerprint,
             "history": [asdict(epoch) for epoch in history],
-            "scaler": trainee.scaler.state_dict(),
+            "scaler": state.scaler.state_dict(),
         }
-        save_tensors(self.path, trainee.tensors(), {"state": json.dumps(state)})
+        save_tensors(self.path, state.tensors(), {"state": json.dumps(metadata)})
         for old in set(self.folder.glob("best-*.safetensors*")) - {best}:
             old.unlink()
 
-    def resume(self, trainee: TrainState) -> list[EpochScores]:
-        """Put the trainee back into the state kept, if there is one of this very training, and return its history."""
-        state = self._read_state()
-        if state is None or state["fingerprint"] != self.fingerprint:
-            return []
-        history = [EpochScores(**epoch) for epoch in state["history"]]
-        if not self.best_path(history).is_file():
-            return []
-        trainee.restore(load_file(self.path))
-        trainee.scaler.load_state_dict(state["scaler"])
-        return history
+    def resume(self, state: TrainState) -> list[EpochScores]:
+        """Put back the saved state, if there is one of this very training.
 
-    def _read_state(self) -> dict[str, Any] | None:
+        Parameters
+        ----------
+        state
+            Changed in place.
+
+        Returns
+        -------
+        list[EpochScores]
+            Of the finished epochs; empty where the training begins anew.
+        """
         try:
             with safe_open(self.path, "pt") as file:
-                state: dict[str, Any] = json.loads(file.metadata()["state"])
+                metadata: dict[str, Any] = json.loads(file.metadata()["state"])
         except (FileNotFoundError, SafetensorError, KeyError, TypeError, ValueError):
-            return None  # there is none, or none of ours: the training begins anew
-        return state
+            return []  # there is none, or none of ours
+        if metadata["fingerprint"] != self.fingerprint:
+            return []
+        history = [EpochScores(**epoch) for epoch in metadata["history"]]
+        if not self.best_path(history).is_file():
+            return []
+        state.restore(load_file(self.path))
+        state.scaler.load_state_dict(metadata["scaler"])
+        return history
 
     def remove(self) -> None:
         """Remove the files; only once the model is whole, for without either of them a training is lost."""

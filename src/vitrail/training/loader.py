@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections import deque
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-from vitrail.classes import LABELS, TissueClass
+from vitrail.classes import LABELS
+from vitrail.core.ahead import read_ahead
 from vitrail.errors import TileError
 from vitrail.models.preprocessing import intensities
 
@@ -25,12 +23,9 @@ if TYPE_CHECKING:
 
     Rows = NDArray[np.int64]
 
-_CHUNK = 64
-_GREY_LEVEL = 1 / 255
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Parts:
+class TrainingTiles:
     """The tiles that a network is trained on, and those that choose its best epoch.
 
     Attributes
@@ -53,41 +48,63 @@ class Parts:
         TileError
             A label has no training tile, or there is no validation tile.
         """
-        found = set(self.tiles.rows["label"].to_numpy()[self.train])
+        trained = set(self.tiles.rows["label"].to_numpy()[self.train])
         for label in LABELS:
-            if label.key not in found:
+            if label.key not in trained:
                 cure = "Annotate such tissue on more slides, or split the patients differently"
                 raise TileError("training tiles", f"none of them is {label.key}", cure)
         if not len(self.validation):
             raise TileError("validation tiles", "there are none", "Give the validation part more patients")
 
 
-def parts(tiles: TileTable, split: NDArray[np.str_]) -> Parts:
-    """Take the rows that `split` (one of `train`, `validation`, `test` per row) names `train` and `validation`."""
-    return Parts(tiles=tiles, train=np.flatnonzero(split == "train"), validation=np.flatnonzero(split == "validation"))
+def training_tiles(tiles: TileTable, split: NDArray[np.str_]) -> TrainingTiles:
+    """Take the tiles to train on and those to validate with.
 
+    Parameters
+    ----------
+    tiles
+        The whole table.
+    split
+        One of `train`, `validation` and `test` a row.
 
-def tumor_labels(tiles: TileTable) -> NDArray[np.float32]:
-    """Return 1 for tumor and 0 for non-tumor tiles."""
-    return np.asarray(tiles.rows["label"] == TissueClass.TUMOR.key, dtype=np.float32)
+    Returns
+    -------
+    TrainingTiles
+        The row numbers of the first two.
+    """
+    return TrainingTiles(
+        tiles=tiles, train=np.flatnonzero(split == "train"), validation=np.flatnonzero(split == "validation")
+    )
 
 
 def channel_statistics(images: NDArray[np.uint8], rows: Rows) -> tuple[list[float], list[float]]:
     """Compute mean and standard deviation per colour channel of intensities 0 to 1, exactly and in one pass.
 
     The paper standardises "by subtracting the mean value and dividing by the standard deviation of the training
-    data". A channel that hardly varies gets one grey level as its standard deviation, so that it stays finite.
+    data".
+
+    Parameters
+    ----------
+    images
+        `[n, h, w, 3]`, which may be a memory map.
+    rows
+        Those that count.
+
+    Returns
+    -------
+    tuple[list[float], list[float]]
+        Means and standard deviations, three each; of a channel that hardly varies, one grey level as the latter.
     """
     total, squares = np.zeros(3, np.uint64), np.zeros(3, np.uint64)
     ordered = np.sort(rows)
-    for begin in range(0, len(ordered), _CHUNK):
-        pixels = images[ordered[begin : begin + _CHUNK]].reshape(-1, 3)
+    for begin in range(0, len(ordered), 64):
+        pixels = images[ordered[begin : begin + 64]].reshape(-1, 3)
         total += pixels.sum(0, dtype=np.uint64)
         squares += np.square(pixels, dtype=np.uint16).sum(0, dtype=np.uint64)
     count = len(ordered) * images[0].size // 3
     mean = total / count
     std = np.sqrt(np.maximum(squares / count - mean**2, 0))
-    return [float(m) / 255 for m in mean], [max(float(s) / 255, _GREY_LEVEL) for s in std]
+    return [float(m) / 255 for m in mean], [max(float(s) / 255, 1 / 255) for s in std]
 
 
 def shuffled(rows: Rows, seed: int) -> Rows:
@@ -96,7 +113,20 @@ def shuffled(rows: Rows, seed: int) -> Rows:
 
 
 def cut(rows: Rows, batch: int) -> list[Rows]:
-    """Cut rows into batches; a last one of a single image joins the one before, for batch normalisation needs two."""
+    """Cut rows into batches; a last one of a single image joins the one before, for batch normalisation needs two.
+
+    Parameters
+    ----------
+    rows
+        In the order in which they are to come.
+    batch
+        Rows in a batch.
+
+    Returns
+    -------
+    list[Rows]
+        No row is left out.
+    """
     starts = list(range(0, len(rows), batch))
     if batch > 1 and len(starts) > 1 and len(rows) - starts[-1] == 1:
         del starts[-1]
@@ -123,17 +153,9 @@ class Loader:
 
     def __call__(self, batches: list[Rows]) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield intensities 0 to 1, `[b, 3, h, w]` in channels-last memory, and targets, in the order given."""
-        with ThreadPoolExecutor(1) as reader:
-            following = iter(batches)
-            waiting = deque(reader.submit(self._read, rows) for rows in islice(following, 1))
-            while waiting:
-                images, targets = waiting.popleft().result()
-                waiting.extend(reader.submit(self._read, rows) for rows in islice(following, 1))
-                yield intensities(self._move(images)), self._move(targets)
+        for images, targets in read_ahead(self._read, batches):
+            yield intensities(images.to(self.device, non_blocking=True)), targets.to(self.device, non_blocking=True)
 
     def _read(self, rows: Rows) -> tuple[Tensor, Tensor]:
         pair = torch.from_numpy(np.asarray(self.images[rows])), torch.from_numpy(np.asarray(self.targets[rows]))
         return (pair[0].pin_memory(), pair[1].pin_memory()) if self.device.type == "cuda" else pair
-
-    def _move(self, tensor: Tensor) -> Tensor:
-        return tensor.to(self.device, non_blocking=True)

@@ -1,20 +1,20 @@
-"""What tells the two trainings apart: labels or masks, the loss, and the score."""
+"""The two training tasks: what is learnt, its augmentation, its loss and its metric."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
+import numpy as np
 import torch
 from torch.nn.functional import binary_cross_entropy_with_logits, one_hot
 
+from vitrail.classes import TissueClass
 from vitrail.models.encoder import expansions
 from vitrail.models.spec import ClassifierSpec, SegmenterSpec
 from vitrail.training.augment import Augmenter
 from vitrail.training.glass import glass_count, glass_tiles
-from vitrail.training.loader import tumor_labels
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
     from torch import Generator, Tensor
 
@@ -24,6 +24,44 @@ if TYPE_CHECKING:
     from vitrail.tiles.store import TileTable
 
     Colours = tuple[list[float], list[float]]
+
+
+class Accuracy:
+    """The share of tiles that are called what they are, at a probability of one half."""
+
+    def __init__(self) -> None:
+        self._right: Tensor | int = 0  # stays on the device: reading it would wait for that
+        self._total = 0
+
+    def update(self, logits: Tensor, targets: Tensor) -> None:
+        """Count a batch: logits and targets `[n]`."""
+        self._right = self._right + ((logits > 0) == (targets > 0)).sum()
+        self._total += len(logits)
+
+    def compute(self) -> float:
+        """Return the share of right tiles."""
+        return int(self._right) / self._total
+
+
+class MeanJaccard:
+    """The Jaccard index of pixels, averaged over the classes that are there or were predicted."""
+
+    def __init__(self) -> None:
+        self._counts: Tensor | int = 0
+
+    def update(self, logits: Tensor, targets: Tensor) -> None:
+        """Count a batch: logits `[n, classes, h, w]` and classes `[n, h, w]`."""
+        classes = logits.shape[1]
+        pairs = targets.long() * classes + logits.argmax(1)
+        counts = torch.bincount(pairs.flatten(), minlength=classes**2).view(classes, classes)
+        self._counts = self._counts + counts
+
+    def compute(self) -> float:
+        """Return the mean Jaccard index."""
+        counts = torch.as_tensor(self._counts).cpu()  # not every GPU has doubles
+        both = counts.diagonal().double()
+        either = counts.sum(0) + counts.sum(1) - counts.diagonal()
+        return float((both[either > 0] / either[either > 0]).mean())
 
 
 class TrainingTask(Protocol):
@@ -50,10 +88,7 @@ class TrainingTask(Protocol):
         """Return what is to be learnt, one entry a tile."""
 
     def augmenter(self, settings: Settings, generator: Generator) -> Augmenter:
-        """Return what changes this task's training tiles."""
-
-    def augment(self, augmenter: Augmenter, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """Change images, and the targets with them."""
+        """Return what changes this task's training tiles, and their masks with them where those are learnt."""
 
     def negatives(self, settings: Settings, images: Tensor, generator: Generator) -> tuple[Tensor, Tensor] | None:
         """Return images that no tile shows, and their targets, to be learnt beside a batch; or None."""
@@ -61,11 +96,8 @@ class TrainingTask(Protocol):
     def loss(self, settings: Settings, logits: Tensor, targets: Tensor) -> Tensor:
         """Return the batch's loss; of the settings the task's own branch matters."""
 
-    def tally(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Count what the score needs; tallies of batches add up."""
-
-    def rate(self, tally: Tensor) -> float:
-        """Turn the sum of all tallies into the score, 0 to 1."""
+    def metric(self) -> Accuracy | MeanJaccard:
+        """Return the score of the validation tiles, before its first batch."""
 
 
 class Classification:
@@ -85,16 +117,12 @@ class Classification:
 
     def targets(self, tiles: TileTable) -> NDArray[np.float32]:
         """Return 1 for tumor tiles, else 0."""
-        return tumor_labels(tiles)
+        return np.asarray(tiles.rows["label"] == TissueClass.TUMOR.key, dtype=np.float32)
 
     def augmenter(self, settings: Settings, generator: Generator) -> Augmenter:
         """Turn, mirror, recolour, blur, and add noise."""
         own = settings.classifier
         return Augmenter(settings.augment, generator, blur_px=own.blur_px, noise=own.noise)
-
-    def augment(self, augmenter: Augmenter, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """Change the images; labels stay."""
-        return augmenter(images)[0], targets
 
     def negatives(self, settings: Settings, images: Tensor, generator: Generator) -> tuple[Tensor, Tensor] | None:
         """Return tiles of glass, which are no tumor."""
@@ -109,15 +137,9 @@ class Classification:
         """Return the binary cross-entropy of logits `[n]`."""
         return binary_cross_entropy_with_logits(logits, targets)
 
-    def tally(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Count right and all tiles, `[2]`."""
-        right = (logits > 0) == (targets > 0)
-        return torch.stack([right.sum(), torch.full_like(right, 1, dtype=torch.int64).sum()])
-
-    def rate(self, tally: Tensor) -> float:
-        """Return the share of right tiles."""
-        right, total = tally.tolist()
-        return float(right / total)
+    def metric(self) -> Accuracy:
+        """Return the accuracy."""
+        return Accuracy()
 
 
 class Segmentation:
@@ -145,11 +167,6 @@ class Segmentation:
         """Turn, mirror and recolour."""
         return Augmenter(settings.augment, generator)
 
-    def augment(self, augmenter: Augmenter, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """Change images and masks together."""
-        images, masks = augmenter(images, targets)
-        return images, targets if masks is None else masks
-
     def negatives(self, settings: Settings, images: Tensor, generator: Generator) -> None:
         """Return none: tiles show enough glass beside their tissue."""
 
@@ -161,21 +178,9 @@ class Segmentation:
             loss = torch.where(present, loss, 0)
         return loss.mean()
 
-    def tally(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Count pixels by true and predicted class, `[4, 4]`."""
-        classes = logits.shape[1]
-        pairs = targets.long() * classes + logits.argmax(1)
-        return torch.bincount(pairs.flatten(), minlength=classes**2).view(classes, classes)
-
-    def rate(self, tally: Tensor) -> float:
-        """Return the Jaccard index, averaged over the classes that are there or were predicted."""
-        tally = tally.cpu()  # not every GPU has doubles
-        both = tally.diagonal().double()
-        either = tally.sum(0) + tally.sum(1) - tally.diagonal()
-        return float((both[either > 0] / either[either > 0]).mean())
-
-
-_SMOOTH = 1e-5  # as in the paper's library, which divides no 0 by 0 with it
+    def metric(self) -> MeanJaccard:
+        """Return the mean Jaccard index."""
+        return MeanJaccard()
 
 
 def jaccard_losses(logits: Tensor, targets: Tensor) -> Tensor:
@@ -200,7 +205,8 @@ def jaccard_losses(logits: Tensor, targets: Tensor) -> Tensor:
     truth = one_hot(targets.long(), logits.shape[1]).movedim(3, 1)
     shared = (probability * truth).sum((0, 2, 3))
     joint = probability.sum((0, 2, 3)) + truth.sum((0, 2, 3)) - shared
-    return 1 - (shared + _SMOOTH) / (joint + _SMOOTH)
+    smooth = 1e-5  # as in the paper's library, which divides no 0 by 0 with it
+    return 1 - (shared + smooth) / (joint + smooth)
 
 
 def _shared(settings: Settings, colours: Colours) -> dict[str, object]:
@@ -212,4 +218,4 @@ def _shared(settings: Settings, colours: Colours) -> dict[str, object]:
 
 
 TRAINING_TASKS: dict[Task, TrainingTask] = {"classifier": Classification(), "segmenter": Segmentation()}
-"""The objective of each task."""
+"""By name."""
