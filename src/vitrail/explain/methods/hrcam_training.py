@@ -47,7 +47,7 @@ class Course:
     epochs, learning_rate, batch
         Of Adam.
     l2
-        Penalty on the weights of standardised features, as in `logistic_regression`; 0 for none.
+        Penalty on the weights of standardised features, as in `hrcam.fit`; 0 for none.
     seed
         Numbers that draw order and augmentation.
     augmenter
