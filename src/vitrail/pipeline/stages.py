@@ -76,12 +76,10 @@ def _explaining(run: Run) -> Callable[[Model], Explaining]:
     """Return what makes the run's classifier say why, with what the stage `explain` fitted."""
     from vitrail.explain.methods.base import explaining_classifier, fitted_heads, methods_named
     from vitrail.inference.outputs import MAP_PX
-    from vitrail.inference.predictor import Explaining
 
     def explaining(model: Model) -> Explaining:
         methods = methods_named(run.settings.explain.methods)
-        module = explaining_classifier(model, MAP_PX, methods, fitted_heads(run.folder / "classifier", methods))
-        return Explaining(module=module, methods=module.methods)
+        return explaining_classifier(model, MAP_PX, methods, fitted_heads(run.folder / "classifier", methods))
 
     return explaining
 
