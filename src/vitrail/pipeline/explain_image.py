@@ -97,7 +97,7 @@ def explain_picture(
         names = ", ".join(method.name for method in chosen if method.name not in able)
         raise SettingsError("--method", f"{names} cannot explain this {task}", "Name another method")
 
-    tile, shown = _pixels(model.spec, file, corner)
+    tile, picture = _pixels(model.spec, file, corner)
     keep_memory()
     device = pick_device("auto")
     predictor = Predictor(model, device, engine="torch", precision="float32")  # compiling takes longer than one picture
@@ -108,12 +108,12 @@ def explain_picture(
 
     out.mkdir(parents=True, exist_ok=True)
     name = "-".join([file.stem, *(corner.replace(" ", "").split(",") if corner else []), task])
-    picture = out / f"{name}.png"
+    overlay = out / f"{name}.png"
     for saliency in maps:
         with exporting(out / f"{name}-{saliency.method}.npy") as temporary, temporary.open("wb") as values:
             np.save(values, saliency.values)
-    with exporting(picture) as temporary:
-        save_overlay(temporary, shown, maps, f"{file.name}, {task}: {answer}")
+    with exporting(overlay) as temporary:
+        save_overlay(temporary, picture, maps, f"{file.name}, {task}: {answer}")
 
     lines = [f"{task}: {answer}"]
     for saliency in maps:
@@ -126,7 +126,7 @@ def explain_picture(
         notes.append(f"the picture has {tile.shape[1]} x {tile.shape[0]} pixels; {learned}")
     if all(saliency.constant for saliency in maps) and not isinstance(model.module, Classifier):
         notes.append("the map is 0 everywhere: the network calls no pixel tumor")
-    return Outcome(lines=[*lines, str(picture)], warnings=notes, skipped=[])
+    return Outcome(lines=[*lines, str(overlay)], warnings=notes, skipped=[])
 
 
 def _pixels(spec: ModelSpec, file: Path, corner: str | None) -> tuple[Pixels, Pixels]:
