@@ -79,7 +79,8 @@ def interpolation(cells: int, at: Matrix) -> Matrix:
 
     Returns
     -------
-    `[points, cells]`; every row adds up to 1.
+    NDArray[np.float64]
+        `[points, cells]`; every row adds up to 1.
     """
     within, rows = np.clip(at, 0, cells - 1), np.arange(len(at))
     below = np.minimum(within.astype(np.int64), max(cells - 2, 0))
@@ -96,7 +97,7 @@ class Saliency:
     Attributes
     ----------
     method
-        `gradcam` or `hrcam`.
+        The method's name, such as `gradcam`.
     layers
         Names of the layers whose feature maps it is made of.
     target

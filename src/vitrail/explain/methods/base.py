@@ -120,7 +120,7 @@ class ExplanationMethod:
         return isinstance(network, Classifier | Segmenter)
 
     def reader(self, network: nn.Module, head: Head = None) -> Reader | None:  # noqa: ARG002 - for those who read
-        """Return what the method reads from a forward pass; None where it has to run the network itself.
+        """Return what the method reads from a forward pass.
 
         Parameters
         ----------
@@ -128,6 +128,11 @@ class ExplanationMethod:
             Whose pass.
         head
             What was fitted on it.
+
+        Returns
+        -------
+        Reader | None
+            None where the method has to run the network itself.
         """
         return None
 
@@ -189,6 +194,16 @@ class ExplanationMethod:
 
     def load(self, folder: Path) -> Head:
         """Read a head from a folder.
+
+        Parameters
+        ----------
+        folder
+            Where `save` has written it.
+
+        Returns
+        -------
+        Head
+            As it was saved.
 
         Raises
         ------

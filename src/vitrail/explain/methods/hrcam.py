@@ -357,6 +357,16 @@ def save_head(folder: Path, hrcam_head: HRCamHead) -> None:
 def load_head(folder: Path) -> HRCamHead:
     """Read what `save_head` wrote.
 
+    Parameters
+    ----------
+    folder
+        Where.
+
+    Returns
+    -------
+    HRCamHead
+        The dense layer.
+
     Raises
     ------
     ModelError

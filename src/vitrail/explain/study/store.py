@@ -191,6 +191,16 @@ class Stored:
 def open_stored(folder: Path) -> Stored:
     """Open the `explanations` folder of a run.
 
+    Parameters
+    ----------
+    folder
+        The folder.
+
+    Returns
+    -------
+    Stored
+        Tables in memory, maps on disk.
+
     Raises
     ------
     RunError
@@ -213,6 +223,20 @@ def create_file(folder: Path, kinds: Mapping[str, Kind], count: int) -> Saliency
     """Make room for `count` maps of each kind; where `has_file`, the file is opened as it is.
 
     The disk's space is taken at once: a memory map that outgrows the disk would end the process without a word.
+
+    Parameters
+    ----------
+    folder
+        Where.
+    kinds
+        What the maps of each kind share, by key.
+    count
+        Maps of each kind.
+
+    Returns
+    -------
+    SaliencyFile
+        Writable.
 
     Raises
     ------
@@ -240,6 +264,18 @@ def has_file(folder: Path, kinds: Mapping[str, Kind], count: int) -> bool:
 
 def open_file(folder: Path, *, writable: bool = False) -> SaliencyFile:
     """Open the maps alone.
+
+    Parameters
+    ----------
+    folder
+        Where.
+    writable
+        Whether maps may be changed.
+
+    Returns
+    -------
+    SaliencyFile
+        The maps, on disk.
 
     Raises
     ------
