@@ -88,7 +88,7 @@ def test_grad_cams_unit_is_what_is_said_of_it():
     logits, _ = whole.explained(images)
     cells = np.stack([each.values for each in explainer.gradcam(images)])  # noqa: PD011 - no data frame
     assert list(cells.shape[1:]) == whole.methods["gradcam"]["cells"]
-    pooled = explainer.pool(images, find_layers(head, ("encoder.bn2",)))
+    pooled = Explainer(model, CPU, layers=find_layers(head, ("encoder.bn2",)), engine="torch").pool(images)
     with torch.no_grad():
         active = (head.dense(pooled) > 0) * head.logit.weight
         biases = active @ head.dense.bias + head.logit.bias

@@ -172,24 +172,21 @@ class Explainer:
         heads = {"hrcam": hrcam_head}
         return [each for (maps,) in self.maps(images, ["hrcam"], heads, target) for each in maps.saliencies()]
 
-    def pool(self, images: Images | Tensor, layers: Layers | None = None) -> Tensor:
-        """Average feature maps over images for `fit`.
+    def pool(self, images: Images | Tensor) -> Tensor:
+        """Average the feature maps of `layers` over images, for `fit`.
 
         Parameters
         ----------
         images
             Bytes `[n, h, w, 3]`; or a tensor of intensities 0 to 1, `[n, 3, h, w]`.
-        layers
-            None takes the explainer's.
 
         Returns
         -------
         Tensor
             `[n, sum of channels]`, on the CPU.
         """
-        layers = layers or self.layers
-        pooled = self.batches.run(images, lambda _, batch: pool(self.network, batch, layers).cpu())
-        return torch.cat([torch.empty(0, sum(layers.channels)), *pooled])
+        pooled = self.batches.run(images, lambda _, batch: pool(self.network, batch, self.layers).cpu())
+        return torch.cat([torch.empty(0, sum(self.layers.channels)), *pooled])
 
     def outputs(self, images: Images) -> Iterator[Tensor]:
         """Yield the network's outputs for images `[n, h, w, 3]`, batch by batch."""
