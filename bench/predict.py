@@ -107,13 +107,12 @@ def work(folder, images):
 SLIDE = """
 import tempfile
 import pandas as pd
-from bench.explain import random_auxiliary
+from bench.explain import random_head
 from vitrail.settings.load import Settings
-from vitrail.explain.methods.hrcam import fitted_auxiliary, unfitted
-from vitrail.explain.whole import explained_tiles
+from vitrail.explain.methods.base import METHODS, explaining_classifier, find_heads
 from vitrail.models.device import keep_memory
 from vitrail.models.store import load_model
-from vitrail.inference.predictor import Explaining, Predictor
+from vitrail.inference.predictor import Predictor
 from vitrail.inference.explanation_map import write_explained
 from vitrail.inference.context import find_context
 from vitrail.inference.outputs import MAP_PX
@@ -127,9 +126,8 @@ def engine_of(folder, explained):
     if (folder, explained) not in engines:
         model, explaining = load_model(Path(folder)), None
         if explained:
-            own = random_auxiliary(model.module) if unfitted(Path(folder)) else fitted_auxiliary(Path(folder))
-            tiles = explained_tiles(model, MAP_PX, own)
-            explaining = Explaining(module=tiles, methods=tiles.methods)
+            heads = find_heads(Path(folder), METHODS.values())[0] or {"hrcam": random_head(model.module)}
+            explaining = explaining_classifier(model, MAP_PX, METHODS.values(), heads)
         engines[folder, explained] = Predictor(model, torch.device("cpu"), engine="{engine}", explaining=explaining)
     return engines[folder, explained]
 def work(folder, path, explained):
@@ -141,7 +139,7 @@ def work(folder, path, explained):
         step = lambda n=1: None
         blocks = list(classify_slide(slide, engine, boxes, Path(scratch), step, explained=explained))
         if explained:
-            write_explained(Path(scratch) / "maps.ome.tiff", blocks, tiles, (ground, tuple(engine.methods)))
+            write_explained(Path(scratch) / "maps.ome.tiff", blocks, tiles, ground, engine.channels)
         return np.column_stack([boxes[:, :2] + boxes[:, 2:] / 2, np.concatenate([np.load(part) for part in blocks])])
 """
 

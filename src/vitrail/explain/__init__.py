@@ -1,4 +1,4 @@
-"""Explanations: Grad-CAM and HR-CAM of both networks and of any other, and how far two methods agree.
+"""Explanations: methods such as Grad-CAM and HR-CAM, of both networks and of any other, and how far any two agree.
 
 Explain tiles `[n, h, w, 3]` of bytes with a run's classifier::
 
@@ -11,7 +11,7 @@ Explain tiles `[n, h, w, 3]` of bytes with a run's classifier::
         saliency.values  # [h', w'], signed, at the feature map's own resolution
         saliency.upsample()  # at the tile's
 
-    pooled = explainer.pool(training_tiles)
-    auxiliary = fit(explainer.layers, pooled, is_tumor, l2=1.0)
-    saliencies = explainer.hrcam(tiles, auxiliary)
+    head = fit(explainer.layers, explainer.pool(training_tiles), is_tumor, l2=1.0)
+    for gradcam, hrcam in explainer.maps(tiles, ["gradcam", "hrcam"], {"hrcam": head}):
+        hrcam.values  # of a batch, [n, h', w'], from the same forward pass
 """

@@ -79,7 +79,8 @@ def interpolation(cells: int, at: Matrix) -> Matrix:
 
     Returns
     -------
-    `[points, cells]`; every row adds up to 1.
+    NDArray[np.float64]
+        `[points, cells]`; every row adds up to 1.
     """
     within, rows = np.clip(at, 0, cells - 1), np.arange(len(at))
     below = np.minimum(within.astype(np.int64), max(cells - 2, 0))
@@ -96,7 +97,7 @@ class Saliency:
     Attributes
     ----------
     method
-        `gradcam` or `hrcam`.
+        The method's name, such as `gradcam`.
     layers
         Names of the layers whose feature maps it is made of.
     target
@@ -149,17 +150,20 @@ class Maps:
     values
         `[n, h, w]`.
     output
-        Grad-CAM of the classifier: the logits of tumor `[n]`; of the segmenter: the logits `[n, classes, h, w]`; of
-        another network: its output. HR-CAM: the logits of tumor of the auxiliary classifier `[n]`.
+        The network's, where it ran to its end: of a classifier the logits of tumor `[n]`, of a segmenter the logits
+        `[n, classes, h, w]`.
+    head_logits
+        Of a method that has fitted a head: the head's logits of tumor, `[n]`.
     """
 
     method: str
     layers: tuple[str, ...]
     target: str
     values: Tensor
-    output: Tensor
+    output: Tensor | None
     frame: Frame
     signed: bool = True
+    head_logits: Tensor | None = None
 
     def saliencies(self) -> list[Saliency]:
         """Return the maps one by one, as arrays."""

@@ -107,7 +107,7 @@ def map_slide(
     write_table(files.tiles, tiles)
     facts = {"key": files.key} | _facts(context, plan, stats) | {"explained": None}
     if classifier is not None and explained:
-        agreement = write_explained(files.explained, blocks, tiles, (context, tuple(classifier.methods)))
+        agreement = write_explained(files.explained, blocks, tiles, context, classifier.channels)
         facts["explained"] = {"methods": classifier.methods, **agreement}
     clock.spent("writing")
     facts |= {f"seconds_{part}": round(seconds, 2) for part, seconds in clock.seconds.items()}

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
+    from vitrail.interop.class_map import Channel
     from vitrail.models.spec import ModelSpec
     from vitrail.models.store import Model
     from vitrail.settings.load import Settings
@@ -42,10 +43,13 @@ class Explaining:
         Maps standardised images `[n, 3, h, w]` to logits `[n]` and a map for each method, `[n, methods, h', w']`.
     methods
         By name, in the maps' order, what is to be said of each.
+    channels
+        By name, in the maps' order, how viewers show each.
     """
 
     module: nn.Module
     methods: Mapping[str, Mapping[str, Any]]
+    channels: Mapping[str, Channel]
 
 
 class Predictor:
@@ -90,6 +94,7 @@ class Predictor:
     ) -> None:
         self.spec, self.device = model.spec, device
         self.methods = explaining.methods if explaining else {}
+        self.channels = explaining.channels if explaining else {}
         self._sharpness = 1 / model.spec.temperature if calibrated else 1.0
         module = explaining.module if explaining else model.module
         self.module = module.to(device).to(memory_format=torch.channels_last).eval()

@@ -19,11 +19,10 @@ from vitrail.core.files import damaged, not_written, read_csv, read_json, read_t
 from vitrail.core.lock import locked
 from vitrail.core.progress import Silent
 from vitrail.errors import ExchangeError, ModelError, RunError, SettingsError, SlideError
-from vitrail.explain.methods.hrcam import FIT, fitted_head, unfitted
-from vitrail.explain.whole import explained_tiles
+from vitrail.explain.methods.base import FIT, explaining_classifier, find_heads, methods_named
 from vitrail.inference.map_slide import Networks, map_slide
 from vitrail.inference.outputs import MAP_PX, MapFiles
-from vitrail.inference.predictor import Explaining, Predictor
+from vitrail.inference.predictor import Predictor
 from vitrail.models.device import keep_memory, reproducible
 from vitrail.models.store import JSON, WEIGHTS, load_model
 from vitrail.pipeline.run import Outcome
@@ -214,12 +213,11 @@ def load_networks(job: Application) -> tuple[Networks, list[str], list[str]]:
             raise ModelError(folder, f"holds a {model.spec.task}, not a {task}", f"Give it as --{model.spec.task}")
         files = [content_digest(folder / name) for name in (JSON, WEIGHTS)]
         if settings.predict.explained and task == "classifier":
-            digest = combined_digest(files)
-            missing = unfitted(folder, digest)
-            if missing:
-                warnings.append(f"explained by Grad-CAM alone: {missing}; {FIT}")
-            tiles = explained_tiles(model, MAP_PX, None if missing else fitted_head(folder, digest))
-            explaining = Explaining(module=tiles, methods=tiles.methods)
+            methods = methods_named(settings.explain.methods)
+            heads, missing = find_heads(folder, methods, combined_digest(files))
+            explaining = explaining_classifier(model, MAP_PX, methods, heads)
+            titles = " and ".join(method.title for method in methods if method.name in explaining.methods)
+            warnings += [f"explained by {titles} alone: {reason}; {FIT}" for reason in missing.values()]
         predictors[task] = Predictor.of_settings(model, settings, explaining)
         digests += files
     modes = {task: predictor.spec.reading.mode for task, predictor in predictors.items()}

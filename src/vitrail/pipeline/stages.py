@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from vitrail.errors import SettingsError
 from vitrail.search.results import is_searched
 from vitrail.settings.load import KEYWORDS
+from vitrail.settings.schema import ExplainSettings
 from vitrail.slides.cohort import content_digest, read_cohort
 from vitrail.stage import Run, Stage, Work
 from vitrail.tiles.cohort import VERSION, Folders, cut_cohort, slide_digest
@@ -66,22 +67,20 @@ def predict(work: Work) -> None:
     if not run.settings.predict.explained:
         predict_study(work, entries)
         return
-    from vitrail.explain.methods.hrcam import fitted_head
-    from vitrail.explain.whole import explained_tiles
+    from vitrail.explain.methods.base import explaining_classifier, fitted_heads, methods_named
     from vitrail.inference.outputs import MAP_PX
-    from vitrail.inference.predictor import Explaining
     from vitrail.report.figures.explained_slide import draw_explained
 
     def explaining(model: Model) -> Explaining:
-        tiles = explained_tiles(model, MAP_PX, fitted_head(run.folder / "classifier"))
-        return Explaining(module=tiles, methods=tiles.methods)
+        methods = methods_named(run.settings.explain.methods)
+        return explaining_classifier(model, MAP_PX, methods, fitted_heads(run.folder / "classifier", methods))
 
     predict_study(work, entries, explaining)
     draw_explained(work.folder / "maps", entries, run.settings)
 
 
 def explain(work: Work) -> None:
-    """Explain every test tile with Grad-CAM and HR-CAM of both networks."""
+    """Explain every test tile with both networks."""
     from vitrail.explain.study.stage import explain_study
     from vitrail.training.tasks import TRAINING_TASKS
 
@@ -242,7 +241,27 @@ STAGES = (
 
 
 def stages_of(settings: Settings) -> tuple[Stage, ...]:
-    """Return all stages of a run: where whole slides are explained, `predict` needs what `explain` fits."""
+    """Return all stages of a run: where whole slides are explained, `predict` needs what `explain` fits.
+
+    Parameters
+    ----------
+    settings
+        The run's.
+
+    Returns
+    -------
+    tuple[Stage, ...]
+        In an order in which each comes after those it needs.
+
+    Raises
+    ------
+    SettingsError
+        The settings name a method of explanation that there is not.
+    """
+    if settings.explain.methods != ExplainSettings().methods:  # found out before hours of training
+        from vitrail.explain.methods.base import methods_named
+
+        methods_named(settings.explain.methods)
     if not settings.predict.explained:
         return STAGES
     by_name = {stage.name: stage for stage in STAGES}

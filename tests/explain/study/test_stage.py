@@ -11,6 +11,7 @@ from scipy.ndimage import map_coordinates
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score
 
+from helpers.explained_run import CLASSIFIER, CPU, EACH, PATIENTS, standardised, tile_rows, work_on, write_run
 from vitrail.classes import TissueClass
 from vitrail.core.progress import Silent
 from vitrail.errors import ModelError, SettingsError, TileError
@@ -22,19 +23,8 @@ from vitrail.explain.study import stage as study
 from vitrail.explain.study import tiles as study_tiles
 from vitrail.explain.study.stage import explain_study
 from vitrail.explain.study.store import KEYS, PAIRS, open_stored
-from vitrail.models.preprocessing import Normalizer, intensities
-from vitrail.models.spec import ClassifierSpec, SegmenterSpec
-from vitrail.models.store import Model, build, load_model, save_model
-from vitrail.settings.load import Settings
-from vitrail.stage import Run, Work
-
-SHARED = {"encoder": "test_efficientnet", "side_um": 199.1, "side_px": 64, "mean": (0.5,) * 3, "std": (0.25,) * 3}
-CLASSIFIER = ClassifierSpec(**SHARED, dense=16, dropout=0.5)
-SEGMENTER = SegmenterSpec(**SHARED, decoder=(16, 8, 8, 8, 8))
-CPU = torch.device("cpu")
-PATIENTS = ("train", "test", "train", "test", "validation", "test", "train")
-EACH = 16
-"""Tiles of each patient: 48 are test tiles, which is a batch and a half."""
+from vitrail.models.preprocessing import intensities
+from vitrail.models.store import Model, load_model, save_model
 
 FILES = {
     "saliency.npy", "saliency.json", "tiles.parquet", "agreement.parquet", "summary.json", "classifier/hrcam.json",
@@ -42,68 +32,9 @@ FILES = {
 }  # fmt: skip
 
 
-def tile_rows():
-    """Half of the tiles are tumor; a quarter of all are clear of neither class."""
-    i = np.arange(len(PATIENTS) * EACH)
-    tumor, share = i % 2 == 0, np.where(i % 4 == 3, 0.6, 0.9)
-    return pd.DataFrame({
-        "slide_id": [f"S{n}" for n in i // EACH], "patient_id": [f"P{n}" for n in i // EACH],
-        "x": i * 10.0, "y": 5.0, "side": 100.0, "label": np.where(tumor, "tumor", "non_tumor"),
-        "tumor": np.where(tumor, share, 0), "non_tumor": np.where(tumor, 0, share),
-        "other": 1 - share, "background": 0.0,
-    })  # fmt: skip
-
-
-def tile_images(rows):
-    """Tumor is darker, in a place of its own in each tile; the first test tile is one colour throughout."""
-    rng = np.random.default_rng(0)
-    images = rng.normal(170, 25, (len(rows), 64, 64, 3))
-    for image, (x, y) in zip(images[::2], rng.integers(0, 32, (len(rows), 2)), strict=False):
-        image[y : y + 40, x : x + 40] -= 60
-    images[EACH] = 128
-    return images.clip(0, 255).astype(np.uint8)
-
-
-def networks(images):
-    """Random networks; the segmenter sees tumor in half of the tiles."""
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
-        torch.manual_seed(3)
-        classifier, segmenter = build(CLASSIFIER).eval(), build(SEGMENTER).eval()
-        logits = segmenter(standardised(images))
-        others = logits[:, 1:].amax(1)
-        best = (logits[:, TissueClass.TUMOR] - others).amax((1, 2))
-        segmenter.unet.segmentation_head[0].bias[TissueClass.TUMOR] -= best.median()
-    return classifier, segmenter
-
-
-def standardised(images):
-    return Normalizer(CLASSIFIER, CPU)(intensities(torch.from_numpy(images)))
-
-
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """A run with tiles, split and both networks, whose weights are random."""
-    folder = tmp_path_factory.mktemp("run")
-    rows = tile_rows()
-    images = tile_images(rows)
-    (folder / "tiles").mkdir()
-    rows.to_parquet(folder / "tiles" / "tiles.parquet")
-    np.save(folder / "tiles" / "images.npy", images)
-    np.save(folder / "tiles" / "masks.npy", np.zeros(images.shape[:3], np.uint8))
-    (folder / "split").mkdir()
-    lines = [f"P{i},{split}" for i, split in enumerate(PATIENTS)]
-    (folder / "split" / "patients.csv").write_text("\n".join(["patient_id,split", *lines]))
-    for name, module, spec in zip(("classifier", "segmenter"), networks(images), (CLASSIFIER, SEGMENTER), strict=True):
-        save_model(folder / name, module, spec)
-    return folder
-
-
-def work_on(run, folder, progress=None, **explain):
-    settings = Settings.model_validate(
-        {"compute": {"device": "cpu"}, "explain": {"training": "exact", "l2": 0.05} | explain}
-    )
-    folder.mkdir(exist_ok=True)
-    return Work(run=Run(folder=run, settings=settings), folder=folder, scratch=folder, progress=progress or Silent())
+    return write_run(tmp_path_factory.mktemp("run"))
 
 
 @pytest.fixture(scope="module")
@@ -150,7 +81,9 @@ def test_the_folder_holds_what_is_promised_and_nothing_else(folder, stored):
         "min_share",
         "patients",
         "layers",
+        "methods",
     }
+    assert stored.summary["methods"] == stored.methods == {"gradcam": "Grad-CAM", "hrcam": "HR-CAM"}
 
 
 @pytest.mark.parametrize("key", KEYS)
@@ -369,9 +302,9 @@ def test_what_is_finished_is_not_computed_again(run, folder, tmp_path, monkeypat
     assert [path.name for path in (tmp_path / "killed" / "unfinished" / "cpu" / "blocks").iterdir()] == [
         "000000000.parquet"
     ]
-    asked, both = [], Explainer.both
+    asked, maps = [], Explainer.maps
     monkeypatch.setattr(
-        Explainer, "both", lambda self, images, *rest: asked.append(len(images)) or both(self, images, *rest)
+        Explainer, "maps", lambda self, images, *rest: asked.append(len(images)) or maps(self, images, *rest)
     )
     monkeypatch.setattr(Explainer, "pool", None)
     monkeypatch.setattr(study.Sources, "check", lambda _: None)
@@ -419,7 +352,7 @@ def test_batches_that_do_not_fit_are_halved(run, folder, test_images, most):
     for found, whole in ((stack(grad), stack(expected[1])), (stack(hr), stack(expected[2]))):
         np.testing.assert_allclose(found, whole, atol=1e-4 * np.abs(whole).max())
     assert tried[:3] == [32, 16, 8]
-    assert explainer.batch == {15: 8, 5: 4}[most]
+    assert explainer.batches.size == {15: 8, 5: 4}[most]
     assert sum(n > most for n in tried) == {15: 2, 5: 3}[most]  # halved once and for all
 
 
@@ -428,9 +361,7 @@ def test_too_little_memory_for_one_tile_is_told(run, folder, test_images):
     limit_memory(explainer.network, 0, [])
     expected = r"^explanation: cpu has too little memory for a single tile\. Free its memory"
     with pytest.raises(ModelError, match=expected):
-        list(explainer.both(test_images, load_head(folder / "classifier")))
-    with pytest.raises(ModelError, match="too little memory for 2 tiles at once"):
-        explainer.gradcam_maps(standardised(test_images[:2]), TissueClass.TUMOR)
+        list(explainer.maps(test_images, ("gradcam", "hrcam"), {"hrcam": load_head(folder / "classifier")}))
 
 
 def limit_memory(network, most, tried):
@@ -452,7 +383,7 @@ def test_intensities_are_pooled_like_the_tiles_that_they_come_from(run, test_ima
 def test_shares_decide_which_tiles_hrcam_learns_from(run, tmp_path):
     """A tile may be labelled by few pixels; what counts here is the share of all of its pixels."""
     work = work_on(run, tmp_path / "shares")
-    sources = study._sources(work)
+    sources = study.Sources.open(work, work.folder / "unfinished")
     found = sources.clear("train")
     expected = [i for i, row in clear(tile_rows()).iterrows() if row["patient_id"] in {"P0", "P2", "P6"}]
     assert found.tolist() == expected
