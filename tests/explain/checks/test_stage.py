@@ -19,7 +19,7 @@ from vitrail.explain.checks.stage import check_study, choose_tiles
 from vitrail.explain.checks.store import COLUMNS, as_table, open_checked, summarise
 from vitrail.explain.checks.verdicts import verdicts
 from vitrail.explain.explainer import Explainer
-from vitrail.explain.methods.hrcam import HRCamHead, save_auxiliary
+from vitrail.explain.methods.hrcam import HRCamHead, save_head
 from vitrail.explain.study.store import AGREEMENT, KEYS, ROWS, Kind, create_file, write_summary
 from vitrail.models.spec import ClassifierSpec, SegmenterSpec
 from vitrail.models.store import Model, build, model_digest, save_model
@@ -67,7 +67,7 @@ def write_run(folder):
         weights = torch.randn(sum(explainer.layers.channels))
         own = model_digest(folder / network)
         hrcam_head = HRCamHead(layers=explainer.layers, weights=weights, bias=0.0, l2=0.1, fitted_on=own)
-        save_auxiliary(folder / "explanations" / network, hrcam_head)
+        save_head(folder / "explanations" / network, hrcam_head)
         saliencies[f"{network}_gradcam"] = explainer.gradcam(images)
         saliencies[f"{network}_hrcam"] = explainer.hrcam(images, hrcam_head)
     write_explanations(folder / "explanations", rows, saliencies)
