@@ -112,7 +112,7 @@ from vitrail.settings.load import Settings
 from vitrail.explain.methods.base import METHODS, explaining_classifier, find_heads
 from vitrail.models.device import keep_memory
 from vitrail.models.store import load_model
-from vitrail.inference.predictor import Engine, Explaining
+from vitrail.inference.predictor import Predictor
 from vitrail.inference.explanation_map import write_explained
 from vitrail.inference.context import find_ground
 from vitrail.inference.outputs import MAP_PX
@@ -127,9 +127,8 @@ def engine_of(folder, explained):
         model, explaining = load_model(Path(folder)), None
         if explained:
             heads = find_heads(Path(folder), METHODS.values())[0] or {"hrcam": random_head(model.module)}
-            module = explaining_classifier(model, MAP_PX, METHODS.values(), heads)
-            explaining = Explaining(module=module, methods=module.methods)
-        engines[folder, explained] = Engine(model, torch.device("cpu"), engine="{engine}", explaining=explaining)
+            explaining = explaining_classifier(model, MAP_PX, METHODS.values(), heads)
+        engines[folder, explained] = Predictor(model, torch.device("cpu"), engine="{engine}", explaining=explaining)
     return engines[folder, explained]
 def work(folder, path, explained):
     engine, slide = engine_of(folder, explained), open_slide(path)
@@ -140,7 +139,7 @@ def work(folder, path, explained):
         job = SlideWork(slide=slide, folder=Path(scratch), step=lambda n=1: None)
         blocks = list(classify_slide(job, engine, boxes, explained=explained))
         if explained:
-            write_explained(Path(scratch) / "maps.ome.tiff", blocks, tiles, (ground, tuple(engine.methods)))
+            write_explained(Path(scratch) / "maps.ome.tiff", blocks, tiles, ground, engine.channels)
         return np.column_stack([boxes[:, :2] + boxes[:, 2:] / 2, np.concatenate([np.load(part) for part in blocks])])
 """
 

@@ -126,6 +126,10 @@ def explain(
         Optional[Path],  # noqa: UP045 - the same
         typer.Option("--out", "-o", help="Where the picture's explanation goes; here by default."),
     ] = None,
+    methods: Annotated[
+        Optional[list[str]],  # noqa: UP045 - the same
+        typer.Option("--method", metavar="NAME", help="Of a picture: a method, such as gradcam; may be repeated."),
+    ] = None,
     changes: Changes = None,
 ) -> None:
     """Explain every test tile of a run, and check the explanations; or explain one picture."""
@@ -133,12 +137,13 @@ def explain(
         cure = "Leave it out, or add --model RUN/classifier to explain one picture"
         _refuse("--at", corner, "a run explains all its test tiles", cure)
         _refuse("--out", out, f"the explanations of a run go to {what / 'explanations'}", cure)
+        _refuse("--method", methods or None, "a run is explained as its settings say", "Use --set explain.methods=...")
         _bring(what, "check", changes)
         return
     _refuse("--set", changes or None, "one picture is explained as the model's run was set up", "Leave it out")
     from vitrail.pipeline.explain_image import explain_picture
 
-    _finish(explain_picture(model, what, corner, out or Path()))
+    _finish(explain_picture(model, what, corner, out or Path(), methods or ()))
 
 
 @app.command()

@@ -23,8 +23,8 @@ from vitrail.explain.methods.base import METHODS, explaining_classifier
 from vitrail.geometry import Region
 from vitrail.inference.map_slide import Networks, map_slide
 from vitrail.inference.outputs import MAP_PX, MapFiles
-from vitrail.inference.predictor import Explaining, Predictor
-from vitrail.interop.class_map import read_class_map
+from vitrail.inference.predictor import Predictor
+from vitrail.interop.class_map import Channel, read_class_map
 from vitrail.models.store import Model
 from vitrail.pipeline.stages import STAGES, stages_of
 from vitrail.quality.tissue import find_tissue
@@ -45,8 +45,8 @@ def network():
 
 def explaining(model, hrcam_head, engine):
     heads = {} if hrcam_head is None else {"hrcam": hrcam_head}
-    module = explaining_classifier(model, MAP_PX, METHODS.values(), heads)
-    return Predictor(model, CPU, engine=engine, explaining=Explaining(module=module, methods=module.methods))
+    explaining = explaining_classifier(model, MAP_PX, METHODS.values(), heads)
+    return Predictor(model, CPU, engine=engine, explaining=explaining)
 
 
 def tiles_of(side, count=5):
@@ -141,6 +141,7 @@ class Why(Reds):
     def __init__(self, patience=10**9):
         super().__init__("classifier", patience)
         self.methods = {"gradcam": {"layers": ["a"]}, "hrcam": {"layers": ["b"]}}
+        self.channels = {name: Channel(name=METHODS[name].title, rgb=METHODS[name].colour) for name in self.methods}
 
     def explained(self, images):
         red, green = self._seen(images), images[..., 1].astype(np.float32) / 255
@@ -256,7 +257,7 @@ def test_the_picture_leaves_out_background_and_artefacts(tmp_path, monkeypatch):
 
 def test_one_method_alone_has_no_agreement(tmp_path):
     engine = Why()
-    engine.methods = {"gradcam": {"layers": ["a"]}}
+    del engine.channels["hrcam"]
     engine.explained = lambda images: (np.zeros(len(images)), np.zeros((len(images), 1, MAP_PX, MAP_PX), np.float32))
     _, files = mapped(tmp_path, engine)
     assert json.loads(files.facts.read_text())["explained"]["agreement"] is None

@@ -282,15 +282,15 @@ def test_both_ways_to_name_a_map_agree():
 
 def test_it_is_measured_once_for_a_size(monkeypatch):
     network, sizes = classifier("test_efficientnet"), []
-    measure = align._places
-    monkeypatch.setattr(align, "_places", lambda *given: sizes.append(given[1]) or measure(*given))
+    measure = align._send_positions
+    monkeypatch.setattr(align, "_send_positions", lambda *given: sizes.append(given[1]) or measure(*given))
     for side in (64, 96, 64, 64):
         classifier_gradcam(network, torch.zeros(2, 3, side, side))
     assert sizes == [(3, 64, 64), (3, 96, 96)]
-    known = len(align._KNOWN)
+    known = len(align._MEASURED)
     del network
     gc.collect()
-    assert len(align._KNOWN) < known
+    assert len(align._MEASURED) < known
 
 
 def test_a_pass_around_does_not_notice():

@@ -128,9 +128,9 @@ def read_weights(path):
 
 def read_picture(path):
     """Read a picture as `vitrail explain` does."""
-    from vitrail.pipeline.explain_image import _picture
+    from vitrail.pipeline.explain_image import read_picture
 
-    _picture(path, 1 << 20)
+    read_picture(path, 1 << 20)
 
 
 BYTES = (mutations.mutated_bytes,)

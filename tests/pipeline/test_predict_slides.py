@@ -19,6 +19,7 @@ from vitrail.errors import ExchangeError, ModelError, SettingsError
 from vitrail.explain.layers import find_layers
 from vitrail.explain.methods.hrcam import HRCamHead, save_head
 from vitrail.inference.map_slide import Networks
+from vitrail.interop.class_map import Channel
 from vitrail.models.spec import ClassifierSpec, SegmenterSpec
 from vitrail.models.store import build, model_digest, save_model
 from vitrail.pipeline import predict_slides as apply
@@ -298,6 +299,7 @@ class Why(Reds):
     def __init__(self, task):
         super().__init__(task)
         self.methods = {"gradcam": {"layers": ["features"]}}
+        self.channels = {"gradcam": Channel(name="Grad-CAM", rgb=(230, 97, 1))}
 
     def explained(self, images):
         red = self._seen(images)

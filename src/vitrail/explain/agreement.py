@@ -55,15 +55,15 @@ class Agreement:
     def summary(self) -> dict[str, Any]:
         """Return the numbers as JSON; what is undefined is null."""
         return {
-            "mode": _known(self.mode),
-            "mean": _known(self.mean),
-            "interval": [_known(end) for end in self.mean_interval],
+            "mode": _or_null(self.mode),
+            "mean": _or_null(self.mean),
+            "interval": [_or_null(end) for end in self.mean_interval],
             "n": self.n,
             "constant": self.constant,
         }
 
 
-def _known(value: float) -> float | None:
+def _or_null(value: float) -> float | None:
     return None if np.isnan(value) else value
 
 
@@ -84,7 +84,8 @@ def correlate(first: Values, second: Values, frames: tuple[Frame, Frame], *, rel
 
     Returns
     -------
-    `[n]`, NaN where one of the two maps is constant.
+    NDArray[np.float64]
+        `[n]`, NaN where one of the two maps is constant.
 
     Raises
     ------
@@ -97,9 +98,8 @@ def correlate(first: Values, second: Values, frames: tuple[Frame, Frame], *, rel
         raise ValueError(f"images of {frames[0].image_px} and {frames[1].image_px} pixels cannot be compared")
     a, b = (_Enlarging.of(maps, frame) for maps, frame in zip((first, second), frames, strict=True))
     parts = (slice(at, at + _CHUNK) for at in range(0, len(first), _CHUNK))
-    pairs = ((a.unit(first[part], relu=relu), b.unit(second[part], relu=relu)) for part in parts)
-    found = [np.clip(a.products(one, b, other), -1, 1) for one, other in pairs]
-    return np.concatenate([np.empty(0), *found])
+    units = ((a.unit(first[part], relu=relu), b.unit(second[part], relu=relu)) for part in parts)
+    return np.concatenate([np.empty(0), *(np.clip(a.products(unit, b, other), -1, 1) for unit, other in units)])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -129,9 +129,9 @@ class _Enlarging:
         """Return maps whose enlargement has mean 0 and mean square 1, `[n, *cells]`; NaN for constant ones."""
         if not np.isfinite(maps).all():
             raise ValueError("a map holds values that are not finite")
-        kept = np.asarray(np.maximum(maps, 0) if relu else maps, np.float64)[self.cells]
-        highest = np.abs(kept).max((1, 2), keepdims=True)
-        scaled = kept / np.where(highest > 0, highest, 1)  # before squares, which would underflow for weak maps
+        inside = np.asarray(np.maximum(maps, 0) if relu else maps, np.float64)[self.cells]
+        highest = np.abs(inside).max((1, 2), keepdims=True)
+        scaled = inside / np.where(highest > 0, highest, 1)  # before squares, which would underflow for weak maps
         mean = self.rows.mean(0) @ scaled @ self.columns.mean(0)
         centred = scaled - mean[:, None, None]  # all rows of both matrices add up to 1
         square = self.products(centred, self, centred)
@@ -156,14 +156,19 @@ def agreement(correlations: Floats, patients: NDArray[Any], seed: int) -> Agreem
         Each tile's patient, `[tiles]`.
     seed
         See `estimate`.
+
+    Returns
+    -------
+    Agreement
+        Over all tiles whose maps both vary.
     """
-    known = ~np.isnan(correlations)
-    values = correlations[known]
-    mean, low, high = estimate(values, 1, np.asarray(patients)[known], seed, "correlation")
+    defined = ~np.isnan(correlations)
+    values = correlations[defined]
+    mean, low, high = estimate(values, 1, np.asarray(patients)[defined], seed, "correlation")
     return Agreement(
         correlations=correlations,
         n=len(values),
-        constant=int((~known).sum()),
+        constant=int((~defined).sum()),
         mean=mean,
         mode=mode(values),
         mean_interval=Interval(low, high),

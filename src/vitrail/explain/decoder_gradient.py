@@ -77,9 +77,14 @@ class Decoded:
             The class.
         inside
             `[n, h, w]`: the score is the sum of the class's logits, each times the weight here.
+
+        Returns
+        -------
+        Tensor
+            The gradient.
         """
         sides = zip(self.blocks[-1].second.shape[2:], inside.shape[1:], strict=True)
-        bottom, right = (whole - shown for whole, shown in sides)
+        bottom, right = (padded - cropped for padded, cropped in sides)
         pixels = functional.pad(inside[:, None].to(self.head), (0, right, 0, bottom))
         kernel = self.head[None, target]
         gradient = functional.conv_transpose2d(pixels, kernel, padding=kernel.shape[2] // 2)
@@ -91,13 +96,25 @@ class Decoded:
 def decode(network: Segmenter, encoded: list[Tensor], size: Size) -> Decoded:
     """Run a segmenter's decoder on what `encode` returned for images of a height and width.
 
-    The network must be in eval mode.
+    Parameters
+    ----------
+    network
+        In eval mode.
+    encoded
+        Feature maps, finest first.
+    size
+        Height and width.
+
+    Returns
+    -------
+    Decoded
+        Logits, and what their gradient needs.
     """
     unet: Any = network.unet
     names = tuple(f"{_BLOCKS}.{i}.conv{j}" for i in range(len(unet.decoder.blocks)) for j in (1, 2))
-    with record_activations(network, names, lambda _, maps: maps) as found:
+    with record_activations(network, names, lambda _, maps: maps) as recorded:
         logits = network.decode(encoded, size)
-    outputs = [seen(found, name) for name in names]
+    outputs = [seen(recorded, name) for name in names]
     inputs = [encoded[-1], *outputs[1::2]]
     each = zip(unet.decoder.blocks, inputs, outputs[::2], outputs[1::2], strict=False)  # the last output enters none
     blocks = [_Block(layers=block, channels=x.shape[1], first=a, second=b) for block, x, a, b in each]

@@ -90,18 +90,18 @@ def read_pass(
         What `lead` returned; else a classifier's logits `[n]`, or None of any other network, of which only so much runs
         as its feature maps need. And by method what was read of each of its layers, `[n, h, w]`.
     """
-    wanted = {layer: [r for r in readers if layer in r.layers] for reader in readers for layer in reader.layers}
+    readers_of = {layer: [r for r in readers if layer in r.layers] for reader in readers for layer in reader.layers}
 
     def read(layer: str, maps: Tensor) -> dict[str, Tensor]:
-        return {reader.method: reader.read(layer, maps) for reader in wanted[layer]}
+        return {reader.method: reader.read(layer, maps) for reader in readers_of[layer]}
 
-    named = tuple(layer for layer in wanted if layer != FEATURES)
+    named = tuple(layer for layer in readers_of if layer != FEATURES)
     with record_activations(network, named, read) as sums:
         if lead is not None:
             output = lead()
         elif isinstance(network, Classifier):
             features = network.features(images)
-            if FEATURES in wanted:
+            if FEATURES in readers_of:
                 sums[FEATURES] = read(FEATURES, features)
             output = network.head(features)
         else:
@@ -196,19 +196,19 @@ class ExplainingClassifier(nn.Module):
         if pixels is None:
             return
         for reader in readers:
-            places = frames(network, (3, side_px, side_px), reader.layers, reader.strides)
+            positions = frames(network, (3, side_px, side_px), reader.layers, reader.strides)
             cells = [
                 (frame.span_px[0] // stride, frame.span_px[1] // stride)
-                for frame, stride in zip(places, reader.strides, strict=True)
+                for frame, stride in zip(positions, reader.strides, strict=True)
             ]
             own = {"cells": list(cells[0])} if reader.bias is None else {"bias": reader.bias}
             self.methods[reader.method] = {"layers": list(reader.layers), **own, "unit": reader.unit}
-            fine = places[0].matrices(cells[0], (pixels * POINTS, pixels * POINTS))
+            fine = positions[0].matrices(cells[0], (pixels * POINTS, pixels * POINTS))
             finest = [matrix.reshape(pixels, POINTS, -1).mean(1) for matrix in fine]
-            for number, (frame, size) in enumerate(zip(places, cells, strict=True)):
+            for number, (frame, size) in enumerate(zip(positions, cells, strict=True)):
                 # from a layer's cells to those of the finest one, and from there to means over pixels
-                onto = frame.onto(size, *places[0].centres(cells[0])) if number else (np.eye(size[0]), np.eye(size[1]))
-                rows, columns = (outer @ inner for outer, inner in zip(finest, onto, strict=True))
+                onto = frame.onto(size, *positions[0].centres(cells[0]))
+                rows, columns = [outer @ inner for outer, inner in zip(finest, onto, strict=True)] if number else finest
                 for axis, matrix in (("rows", rows), ("columns", columns.T)):
                     buffer = torch.from_numpy(np.ascontiguousarray(matrix)).float()
                     self.register_buffer(f"{axis}_{reader.method}_{number}", buffer, persistent=False)

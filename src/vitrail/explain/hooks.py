@@ -50,16 +50,16 @@ def frozen(network: nn.Module) -> Iterator[None]:
         stack.enter_context(torch.enable_grad())
         for kind in kinds:  # maps of half precision correlate badly with those of float32
             stack.enter_context(torch.autocast(kind, enabled=False))
-        stack.callback(_switch, training, trained, on=True)
-        _switch(training, trained, on=False)
+
+        def switch(*, on: bool) -> None:
+            for module in training:
+                module.training = on
+            for parameter in trained:
+                parameter.requires_grad = on
+
+        stack.callback(switch, on=True)
+        switch(on=False)
         yield
-
-
-def _switch(modules: list[nn.Module], parameters: list[nn.Parameter], *, on: bool) -> None:
-    for module in modules:
-        module.training = on
-    for parameter in parameters:
-        parameter.requires_grad = on
 
 
 @contextmanager
@@ -80,69 +80,91 @@ def record_activations(
 
     Yields
     ------
-    What `read` returned, by layer; empty until the network has run.
+    dict[str, T]
+        What `read` returned, by layer; empty until the network has run.
 
     Raises
     ------
     ModelError
         The network has no such layer, or it runs twice, or its output is not `[n, c, h, w]`.
     """
-    found: dict[str, T] = {}
+    results: dict[str, T] = {}
     depth = _ASIDE.get()
 
     def attach(name: str) -> RemovableHandle:
         def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
             if _ASIDE.get() == depth:
-                found[name] = read(name, _checked(name, output, found))
+                results[name] = read(name, _feature_maps(name, output, results))
 
         return _module(network, name).register_forward_hook(hook)
 
     with ExitStack() as stack:
         for layer in layers:
             stack.callback(attach(layer).remove)
-        yield found
+        yield results
 
 
 @contextmanager
 def leaf_at(network: nn.Module, layer: str) -> Iterator[dict[str, Tensor]]:
     """Let gradients begin at a named layer's output during one forward pass.
 
+    Parameters
+    ----------
+    network
+        Any module.
+    layer
+        Its name as in `named_modules()`.
+
     Yields
     ------
-    Under the layer's name its output `[n, c, h, w]`, a leaf that requires gradients; empty until the network has run.
+    dict[str, Tensor]
+        Under the layer's name its output `[n, c, h, w]`, a leaf that requires gradients; empty until the network has
+        run.
 
     Raises
     ------
     ModelError
         As for `record_activations`.
     """
-    found: dict[str, Tensor] = {}
+    leaves: dict[str, Tensor] = {}
     depth = _ASIDE.get()
 
     def hook(_module: nn.Module, _inputs: Any, output: Any) -> Tensor | None:
         if _ASIDE.get() != depth:
             return None
-        found[layer] = _checked(layer, output, found).detach().requires_grad_()
-        return found[layer].clone()  # the next layer may work in place, which a leaf forbids
+        leaves[layer] = _feature_maps(layer, output, leaves).detach().requires_grad_()
+        return leaves[layer].clone()  # the next layer may work in place, which a leaf forbids
 
     handle = _module(network, layer).register_forward_hook(hook)
     try:
-        yield found
+        yield leaves
     finally:
         handle.remove()
 
 
-def seen(found: dict[str, T], layer: str) -> T:
-    """Return what was found at a layer.
+def seen(results: dict[str, T], layer: str) -> T:
+    """Return what was recorded at a layer.
+
+    Parameters
+    ----------
+    results
+        What `record_activations` or `leaf_at` gave.
+    layer
+        The layer's name.
+
+    Returns
+    -------
+    T
+        What was read there.
 
     Raises
     ------
     ModelError
         The layer did not run.
     """
-    if layer not in found:
+    if layer not in results:
         raise ModelError(f"layer {layer!r}", "did not run in the forward pass", "Name one that does")
-    return found[layer]
+    return results[layer]
 
 
 def _module(network: nn.Module, name: str) -> nn.Module:
@@ -153,12 +175,13 @@ def _module(network: nn.Module, name: str) -> nn.Module:
         raise ModelError(f"layer {name!r}", f"{type(network).__name__} has none of this name", cure) from None
 
 
-def _checked(name: str, output: Any, found: dict[str, Any]) -> Tensor:
+def _feature_maps(name: str, output: Any, earlier: dict[str, Any]) -> Tensor:
+    """Return a layer's output, if it is feature maps and the first of this pass."""
     if not isinstance(output, torch.Tensor) or output.ndim != _MAPS:
         shape = list(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
         raise ModelError(
             f"layer {name!r}", f"gives {shape}, not feature maps [n, c, h, w]", "Name a convolutional layer"
         )
-    if name in found:
+    if name in earlier:
         raise ModelError(f"layer {name!r}", "runs more than once", "Name one that runs once in a forward pass")
     return output

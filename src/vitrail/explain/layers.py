@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
@@ -56,6 +57,11 @@ def find_layers(network: nn.Module, names: tuple[str, ...] | None = None, probe:
     probe
         The image to try, `[1, c, h, w]`; sides that divide by the largest stride. None is black and of 64 pixels.
 
+    Returns
+    -------
+    Layers
+        Finest first.
+
     Raises
     ------
     ModelError
@@ -63,35 +69,62 @@ def find_layers(network: nn.Module, names: tuple[str, ...] | None = None, probe:
     """
     names = default_layers(network) if names is None else names
     image = _black(network) if probe is None else probe
-    with frozen(network), record_activations(network, names, lambda _, maps: maps.shape) as shapes:
+    with frozen(network), record_activations(network, names, lambda _, maps: maps.shape) as recorded:
         run(network, image)
-    found = {name: seen(shapes, name) for name in names}
-    ordered = sorted(names, key=lambda name: -found[name][2])  # stable: as named where strides are equal
+    shapes = {name: seen(recorded, name) for name in names}
+    ordered = sorted(names, key=lambda name: -shapes[name][2])  # stable: as named where strides are equal
     return Layers(
         names=tuple(ordered),
-        channels=tuple(found[name][1] for name in ordered),
-        strides=tuple(round(image.shape[2] / found[name][2]) for name in ordered),
+        channels=tuple(shapes[name][1] for name in ordered),
+        strides=tuple(round(image.shape[2] / shapes[name][2]) for name in ordered),
     )
 
 
 def default_layers(network: nn.Module) -> tuple[str, ...]:
     """Name the encoder's last layer at each stride and, in networks that end in it, its final convolution.
 
+    Parameters
+    ----------
+    network
+        A classifier or a segmenter.
+
+    Returns
+    -------
+    tuple[str, ...]
+        In the order in which they run.
+
     Raises
     ------
     ModelError
-        The network is neither a classifier nor a segmenter, or its encoder does not say where its stages end.
+        The network is neither, or its encoder does not say where its stages end.
     """
-    match network:
-        case Classifier():
-            stages = _stages(network.encoder, "encoder")
-            return (*stages, *_final(network, stages))
-        case Segmenter():
-            stages = _stages(network.backbone, "unet.encoder.model")
-            return (*stages, *_final(network, stages)) if network.activated else stages
-    raise ModelError(
-        type(network).__name__, "is no network of Vitrail, so its layers must be named", "Give their names"
-    )
+    if not isinstance(network, Classifier | Segmenter):
+        problem = "is no network of Vitrail, so its layers must be named"
+        raise ModelError(type(network).__name__, problem, "Give their names")
+    encoder, prefix = network.backbone, "encoder" if isinstance(network, Classifier) else "unet.encoder.model"
+    modules, stages = dict(encoder.named_modules()), [str(stage["module"]) for stage in _feature_info(encoder)]
+    # timm renames stages.0 to stages_0 in some networks that give all stages
+    names = [name if name in modules else name.replace(".", "_") for name in stages]
+    if not names or not set(names) <= set(modules):
+        problem = "does not say which layers end its stages"
+        raise ModelError(f"encoder {type(encoder).__name__}", problem, "Name the layers, or take an EfficientNet")
+    if isinstance(network, Segmenter) and not network.activated:
+        return tuple(f"{prefix}.{name}" for name in names)
+
+    # the layers that give the final feature map itself; if the last stage is among them, there is nothing to add
+    outputs: dict[str, object] = {}
+    with frozen(network), ExitStack() as stack:
+        for name, module in modules.items():
+
+            def keep(_module: nn.Module, _inputs: object, output: object, name: str = name) -> None:
+                outputs[name] = output
+
+            stack.callback(module.register_forward_hook(keep).remove)
+        image = _black(network)
+        final = network.features(image) if isinstance(network, Classifier) else network.encode(image)[-1]
+    same = [name for name, output in outputs.items() if name and output is final]
+    last = [] if set(same) & set(names) else same[-1:]  # the outermost layer ends last
+    return tuple(f"{prefix}.{name}" for name in [*names, *last])
 
 
 def run(network: nn.Module, images: Tensor) -> object:
@@ -114,41 +147,6 @@ def _feature_info(encoder: nn.Module) -> list[dict[str, Any]]:
     return list(info.get_dicts() if hasattr(info, "get_dicts") else info)  # cut down to its stages it is an object
 
 
-def _stages(encoder: nn.Module, prefix: str) -> tuple[str, ...]:
-    known = dict(encoder.named_modules())
-    wanted = [str(stage["module"]) for stage in _feature_info(encoder)]
-    # timm renames stages.0 to stages_0 in some networks that give all stages
-    names = [name if name in known else name.replace(".", "_") for name in wanted]
-    if not names or not set(names) <= set(known):
-        problem = "does not say which layers end its stages"
-        raise ModelError(f"encoder {type(encoder).__name__}", problem, "Name the layers, or take an EfficientNet")
-    return tuple(f"{prefix}.{name}" for name in names)
-
-
-def _final(network: Classifier | Segmenter, stages: tuple[str, ...]) -> tuple[str, ...]:
-    """Name the layer that gives the final feature map, unless it is the last stage: then there is nothing to add."""
-    prefix = "encoder." if isinstance(network, Classifier) else "unet.encoder.model."
-    inner = [name for name, _ in network.named_modules() if name.startswith(prefix)]
-    outputs: dict[str, object] = {}
-    with frozen(network):
-        handles = [_note(network, name, outputs) for name in inner]
-        try:
-            image = _black(network)
-            final = network.features(image) if isinstance(network, Classifier) else network.encode(image)[-1]
-        finally:
-            for handle in handles:
-                handle.remove()
-    same = [name for name, output in outputs.items() if output is final]
-    return () if set(same) & set(stages) else tuple(same[-1:])  # the outermost layer ends last
-
-
-def _note(network: nn.Module, name: str, outputs: dict[str, object]) -> Any:
-    def hook(_module: nn.Module, _inputs: Any, output: object) -> None:
-        outputs[name] = output
-
-    return network.get_submodule(name).register_forward_hook(hook)
-
-
 def _black(network: nn.Module) -> Tensor:
-    some = next(network.parameters())
-    return torch.zeros(1, 3, _PROBE_PX, _PROBE_PX, device=some.device, dtype=some.dtype)
+    weights = next(network.parameters())
+    return torch.zeros(1, 3, _PROBE_PX, _PROBE_PX, device=weights.device, dtype=weights.dtype)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,37 +12,31 @@ from scipy.stats import spearmanr
 from vitrail.inference.context import looked_up
 from vitrail.inference.outputs import MAP_PX
 from vitrail.inference.sliding import maps_beside
-from vitrail.interop.class_map import Channel, MapHeader
+from vitrail.interop.class_map import MapHeader
 from vitrail.interop.ome_tiff import ClassMapWriter
 from vitrail.metrics.correlation import pearson
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     import pandas as pd
     from numpy.typing import NDArray
 
     from vitrail.inference.context import SlideContext
+    from vitrail.interop.class_map import Channel
 
     Floats = NDArray[np.float32]
     Doubles = NDArray[np.float64]
-    Whole = NDArray[np.integer[Any]]
-
-CHANNELS = {
-    "gradcam": Channel(name="Grad-CAM", rgb=(230, 97, 1)),
-    "hrcam": Channel(name="HR-CAM", rgb=(94, 60, 153)),
-}
-"""How viewers show a method's map."""
 
 _RANKED = 2**15
 """Pixels of a slide whose ranks are correlated, at most: about so many, evenly spread."""
 
 
 def write_explained(
-    path: Path, blocks: Sequence[Path], tiles: pd.DataFrame, given: tuple[SlideContext, tuple[str, ...]]
+    path: Path, blocks: Sequence[Path], tiles: pd.DataFrame, context: SlideContext, channels: Mapping[str, Channel]
 ) -> dict[str, Any]:
-    """Write the maps of a slide's tiles side by side as an OME-TIFF, and say how far two methods agree.
+    """Write the maps of a slide's tiles side by side as an OME-TIFF, and say how far methods agree.
 
     Parameters
     ----------
@@ -51,45 +46,55 @@ def write_explained(
         What `classify_slide` yielded.
     tiles
         The tiles, row by row.
-    given
-        The slide's tiles and tissue, and the methods by key.
+    context
+        The slide's tiles and tissue.
+    channels
+        How viewers show each method's map, by the method's name.
 
     Returns
     -------
-    `mpp` of the map, and `agreement`, see `Paired.agreement`; None with one method.
+    dict[str, Any]
+        `mpp` of the map; `agreement` of the first two methods, see `Paired.agreement`, None with one; with more than
+        two also `agreements`, of any two, by `<method>_<method>`.
 
     Raises
     ------
     ExchangeError
         The file cannot be written.
     """
-    ground, methods = given
-    header = header_of(ground, methods)
-    paired = Paired(ground=ground, every=max(1, len(tiles) * MAP_PX**2 // _RANKED))
-    with ClassMapWriter(path, header) as writer:
-        for row, (columns, maps) in enumerate(_rows(blocks, tiles, ground.grid.rows)):
-            strip = _strip(columns, maps, header, row)
-            writer.write_rows(strip)
-            if len(methods) > 1 and len(maps):
-                paired.add(strip, row)
-                paired.tiles.append(pearson(maps[:, 0], maps[:, 1]))
-    return {"mpp": header.mpp, "agreement": paired.agreement() if len(methods) > 1 else None}
-
-
-def header_of(ground: SlideContext, methods: Sequence[str]) -> MapHeader:
-    """Lay a map of `MAP_PX` pixels a tile over a slide."""
-    slide, cell = ground.slide, ground.grid.side / MAP_PX
+    slide, cell = context.slide, context.grid.side / MAP_PX
     width, height = (max(1, round(length / cell)) for length in (slide.region.width, slide.region.height))
-    return MapHeader(
+    header = MapHeader(
         size=(width, height),
         mpp=cell * slide.mpp,
-        channels=tuple(CHANNELS[method] for method in methods),
+        channels=tuple(channels.values()),
         depth="float32",
         title="Explanations",
     )
+    every = max(1, len(tiles) * MAP_PX**2 // _RANKED)
+    pairs = [Paired(context=context, every=every, columns=pair) for pair in combinations(range(len(channels)), 2)]
+    with ClassMapWriter(path, header) as writer:
+        for row, (columns, maps) in enumerate(_tile_rows(blocks, tiles, context.grid.rows)):
+            # side by side, cut to the slide; a last sliver of it may be less than half a pixel
+            canvas = np.full((MAP_PX, -(-width // MAP_PX), MAP_PX, len(channels)), np.nan, np.float32)
+            inside = columns < canvas.shape[1]
+            canvas[:, columns[inside]] = maps[inside].transpose(2, 0, 3, 1)
+            left = max(min(MAP_PX, height - row * MAP_PX), 0)
+            strip = canvas.reshape(MAP_PX, -1, len(channels))[:left, :width]
+            writer.write_rows(strip)
+            for paired in pairs if len(maps) else ():
+                paired.add(strip, maps, row)
+    agreements = [paired.agreement() for paired in pairs]
+    result = {"mpp": header.mpp, "agreement": agreements[0] if agreements else None}
+    if len(agreements) > 1:
+        names = [f"{first}_{second}" for first, second in combinations(channels, 2)]
+        result["agreements"] = dict(zip(names, agreements, strict=True))
+    return result
 
 
-def _rows(blocks: Sequence[Path], tiles: pd.DataFrame, count: int) -> Iterator[tuple[Whole, Floats]]:
+def _tile_rows(
+    blocks: Sequence[Path], tiles: pd.DataFrame, count: int
+) -> Iterator[tuple[NDArray[np.integer[Any]], Floats]]:
     """Yield columns `[n]` and maps `[n, methods, h, w]` of each row of tiles; two blocks at most are in memory."""
     rows, columns = ((tiles[axis] / tiles["side"]).round().astype(np.intp).to_numpy() for axis in ("y", "x"))
     held: Floats = np.load(maps_beside(blocks[0]))[:0]
@@ -103,50 +108,54 @@ def _rows(blocks: Sequence[Path], tiles: pd.DataFrame, count: int) -> Iterator[t
         held, begin = held[end - begin :], end
 
 
-def _strip(columns: Whole, maps: Floats, header: MapHeader, row: int) -> Floats:
-    """Lay a row of tiles `[n, methods, h, w]` side by side, cut to the slide, `[h, width, methods]`; NaN elsewhere."""
-    width, height = header.size
-    canvas = np.full((MAP_PX, -(-width // MAP_PX), MAP_PX, len(header.channels)), np.nan, np.float32)
-    inside = columns < canvas.shape[1]  # a last sliver of the slide may be less than half a pixel
-    canvas[:, columns[inside]] = maps[inside].transpose(2, 0, 3, 1)
-    left = max(min(MAP_PX, height - row * MAP_PX), 0)
-    return canvas.reshape(MAP_PX, -1, len(header.channels))[:left, :width]
-
-
 @dataclass(slots=True, kw_only=True)
 class Paired:
     """How far two maps agree over a slide's tissue without artefacts, while their strips pass by.
 
     Attributes
     ----------
-    ground
+    context
         The slide's tiles and tissue.
     every
         How many pixels of tissue stand behind each one whose rank counts.
+    columns
+        Which two of the methods.
     tiles
         Pearson's coefficients of tiles, `[n]` each.
     """
 
-    ground: SlideContext
+    context: SlideContext
     every: int
+    columns: tuple[int, int] = (0, 1)
     tiles: list[Doubles] = field(default_factory=list)
     _count: int = 0
     _sums: Doubles = field(default_factory=lambda: np.zeros(2))
     _products: Doubles = field(default_factory=lambda: np.zeros((2, 2)))
     _ranked: list[Doubles] = field(default_factory=list)
 
-    def add(self, strip: Floats, row: int) -> None:
-        """Count a row of tiles `[h, width, 2]`."""
-        cell = self.ground.grid.side / MAP_PX
-        rows, columns = (np.arange(length, dtype=np.float64) + 0.5 for length in strip.shape[:2])
-        places = (rows + row * MAP_PX) * cell, columns * cell
-        tissue = looked_up(self.ground.clean.mask, self.ground.tissue_cell, places)
+    def add(self, strip: Floats, maps: Floats, row: int) -> None:
+        """Count a row of tiles.
+
+        Parameters
+        ----------
+        strip
+            Their maps side by side, `[h, width, methods]`.
+        maps
+            The same one by one, `[n, methods, h, w]`.
+        row
+            Its number.
+        """
+        cell, strip = self.context.grid.side / MAP_PX, strip[..., self.columns]
+        y, x = (np.arange(length, dtype=np.float64) + 0.5 for length in strip.shape[:2])
+        points = (y + row * MAP_PX) * cell, x * cell
+        tissue = looked_up(self.context.clean.mask, self.context.tissue_cell, points)
         values = strip[tissue & np.isfinite(strip).all(2)].astype(np.float64)
         first = -self._count % self.every
         self._ranked.append(values[first :: self.every])
         self._count += len(values)
         self._sums += values.sum(0)
         self._products += values.T @ values
+        self.tiles.append(pearson(*(maps[:, column] for column in self.columns)))
 
     def agreement(self) -> dict[str, Any]:
         """Return Pearson's and Spearman's coefficient over all pixels, and the mean of Pearson's in each tile.
@@ -154,18 +163,15 @@ class Paired:
         Null is what is undefined, as where a map is constant. Ranks are of `ranked` of the `pixels`, evenly spread.
         """
         ranked, each = np.concatenate([np.empty((0, 2)), *self._ranked]), np.concatenate([np.empty(0), *self.tiles])
-        known = each[np.isfinite(each)]
+        defined = each[np.isfinite(each)]
         varied = len(ranked) > 1 and bool((np.ptp(ranked, axis=0) > 0).all())
+        covariance = self._products - np.outer(self._sums, self._sums) / max(self._count, 1)
+        scale = float(np.sqrt(np.prod(np.diag(covariance).clip(0))))
         return {
-            "pearson": self._pearson(),
+            "pearson": float(covariance[0, 1]) / scale if scale > 0 else None,
             "spearman": float(spearmanr(ranked[:, 0], ranked[:, 1]).statistic) if varied else None,
             "pixels": self._count,
             "ranked": len(ranked),
-            "tile_pearson": float(known.mean()) if len(known) else None,
-            "tiles": len(known),
+            "tile_pearson": float(defined.mean()) if len(defined) else None,
+            "tiles": len(defined),
         }
-
-    def _pearson(self) -> float | None:
-        covariance = self._products - np.outer(self._sums, self._sums) / max(self._count, 1)
-        both = float(np.sqrt(np.prod(np.diag(covariance).clip(0))))
-        return float(covariance[0, 1]) / both if both > 0 else None

@@ -221,7 +221,7 @@ def _explained(work: _Work, tiles: pd.DataFrame, blocks: list[Path], files: MapF
     engine = work.networks.classifier
     if engine is None or not work.explained:
         return None
-    written = write_explained(files.explained, blocks, tiles, (work.ground, tuple(engine.methods)))
+    written = write_explained(files.explained, blocks, tiles, work.ground, engine.channels)
     return {"methods": engine.methods, **written}
 
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
+    from vitrail.interop.class_map import Channel
     from vitrail.models.spec import ModelSpec
     from vitrail.models.store import Model
     from vitrail.settings.schema import EngineName, PrecisionName
@@ -42,10 +43,13 @@ class Explaining:
         Maps standardised images `[n, 3, h, w]` to logits `[n]` and a map for each method, `[n, methods, h', w']`.
     methods
         By name, in the maps' order, what is to be said of each.
+    channels
+        By name, in the maps' order, how viewers show each.
     """
 
     module: nn.Module
     methods: Mapping[str, Mapping[str, Any]]
+    channels: Mapping[str, Channel]
 
 
 class Predictor:
@@ -91,6 +95,7 @@ class Predictor:
         self.module = module.to(device).to(memory_format=torch.channels_last).eval()
         self._standardise = Normalizer(model.spec, device)
         self.methods = explaining.methods if explaining else {}
+        self.channels = explaining.channels if explaining else {}
         self._batch = BATCH
         self._openvino = use_openvino(engine, device)
         self._to_try = False

@@ -10,28 +10,29 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from vitrail.classes import TissueClass
 from vitrail.core.files import exporting, read_regular
-from vitrail.errors import SettingsError, SlideError
+from vitrail.errors import ModelError, SettingsError, SlideError
 from vitrail.explain.explainer import Explainer
-from vitrail.explain.methods.base import FIT, METHODS, find_heads
+from vitrail.explain.methods.base import FIT, find_heads, methods_named
 from vitrail.geometry import Region
 from vitrail.inference.predictor import Predictor
+from vitrail.models.batches import tumor_score
 from vitrail.models.classifier import Classifier
 from vitrail.models.device import keep_memory, pick_device
 from vitrail.models.store import load_model
 from vitrail.pipeline.run import Outcome
 from vitrail.report.figures.heatmap import save_overlay
+from vitrail.settings.load import read_settings
+from vitrail.settings.schema import ExplainSettings
 from vitrail.slides.slide import open_slide, read_region
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
 
-    from vitrail.explain.saliency import Saliency
     from vitrail.models.spec import ModelSpec
-    from vitrail.models.store import Model
 
     Pixels = NDArray[np.uint8]
 
@@ -48,7 +49,9 @@ _MOST_PX, _MOST_BYTES = 1 << 20, 64 << 20
 _SHOWN = 4  # times the network's resolution, so that nuclei can be seen
 
 
-def explain_picture(model_folder: Path, file: Path, corner: str | None, out: Path) -> Outcome:
+def explain_picture(
+    model_folder: Path, file: Path, corner: str | None, out: Path, methods: Sequence[str] = ()
+) -> Outcome:
     """Explain one picture, or one tile of a slide, and write its overlay and its maps.
 
     Parameters
@@ -61,52 +64,83 @@ def explain_picture(model_folder: Path, file: Path, corner: str | None, out: Pat
         `X,Y` of the tile on a slide, in level-0 pixels; None for a picture.
     out
         The folder for `<name>-<network>.png` and `<name>-<network>-<method>.npy`, the map's values.
+    methods
+        Names of the methods, all of which must be possible. None takes what the model's run was explained with, and
+        leaves out what is not possible.
+
+    Returns
+    -------
+    Outcome
+        What the network says, the range of each map, and where the overlay is.
 
     Raises
     ------
     ModelError
-        The folder holds no model.
+        The folder holds no model, or what a method needs was not fitted on it.
     SettingsError
-        The corner is missing, or is none.
+        The corner is missing, or is none; or a method is unknown, or does not explain such a network.
     SlideError
         The file cannot be read, or is too small or too large.
     ExchangeError
         A result cannot be written.
     """
-    model = load_model(model_folder)
-    tile, shown = _pixels(model.spec, file, corner)
+    model, study = load_model(model_folder), model_folder.resolve().parent / "study.toml"
+    settings = read_settings(study).explain if study.is_file() and not methods else ExplainSettings()
+    chosen = methods_named(methods or settings.methods, "--method" if methods else "explain.methods")
+    heads, missing = find_heads(model_folder, chosen)
+    task, side_px = model.spec.task, model.spec.side_px
+    if methods:
+        for name, reason in missing.items():
+            raise ModelError(f"--method {name}", reason, FIT)
+    able = [m.name for m in chosen if m.explains(model.module) and m.name not in missing]
+    if not able or (methods and len(able) < len(chosen)):
+        names = ", ".join(method.name for method in chosen if method.name not in able)
+        raise SettingsError("--method", f"{names} cannot explain this {task}", "Name another method")
+
+    tile, picture = _pixels(model.spec, file, corner)
     keep_memory()
     device = pick_device("auto")
-    told = _told(
-        Predictor(model, device, engine="torch", precision="float32"), tile
-    )  # for one picture compiling takes longer
-    explainer = Explainer(model, device, engine="torch")
-    heads, missing = find_heads(model_folder, METHODS.values())
-    names = [name for name in ("gradcam", "hrcam") if name not in missing]
-    maps = [maps.saliencies()[0] for maps in next(explainer.maps(tile[None], names, heads))]
+    predictor = Predictor(model, device, engine="torch", precision="float32")  # compiling takes longer than one picture
+    score = float(tumor_score(next(predictor.outputs(tile[None])), 1 / model.spec.temperature)[0])
+    answer = f"tumor probability {score:.3f}" if task == "classifier" else f"{score:.1%} of the pixels called tumor"
+    (batch,) = Explainer(model, device, engine="torch").maps(tile[None], able, heads)
+    maps = [each.saliencies()[0] for each in batch]
+
     out.mkdir(parents=True, exist_ok=True)
-    place = corner.replace(" ", "").split(",") if corner else []
-    name = "-".join([file.stem, *place, model.spec.task])
-    picture = out / f"{name}.png"
+    name = "-".join([file.stem, *(corner.replace(" ", "").split(",") if corner else []), task])
+    overlay = out / f"{name}.png"
     for saliency in maps:
         with exporting(out / f"{name}-{saliency.method}.npy") as temporary, temporary.open("wb") as values:
             np.save(values, saliency.values)
-    with exporting(picture) as temporary:
-        save_overlay(temporary, shown, maps, f"{file.name}, {model.spec.task}: {told}")
-    lines = [f"{model.spec.task}: {told}", *(_line(saliency) for saliency in maps), str(picture)]
-    left_out = [f"no {METHODS[name].title}: {reason}; {FIT}" for name, reason in missing.items()]
-    return Outcome(lines=lines, warnings=left_out + _warnings(model, tile, maps), skipped=[])
+    with exporting(overlay) as temporary:
+        save_overlay(temporary, picture, maps, f"{file.name}, {task}: {answer}")
+
+    lines = [f"{task}: {answer}"]
+    for saliency in maps:
+        low, high = float(saliency.values.min()), float(saliency.values.max())
+        zero = "" if saliency.signed else "; its zero means nothing"
+        lines.append(f"{saliency.method:<10} {low:.3g} to {high:.3g} for tumor{zero}")
+    notes = [f"no {method.title}: {missing[method.name]}; {FIT}" for method in chosen if method.name in missing]
+    if tile.shape[:2] != (side_px, side_px):
+        learned = f"the network learned from {side_px} x {side_px} at {model.spec.mpp:.3g} um/px"
+        notes.append(f"the picture has {tile.shape[1]} x {tile.shape[0]} pixels; {learned}")
+    if all(saliency.constant for saliency in maps) and not isinstance(model.module, Classifier):
+        notes.append("the map is 0 everywhere: the network calls no pixel tumor")
+    return Outcome(lines=[*lines, str(overlay)], warnings=notes, skipped=[])
 
 
 def _pixels(spec: ModelSpec, file: Path, corner: str | None) -> tuple[Pixels, Pixels]:
     """Return what the network is given, and the same for the eye, `[h, w, 3]` each."""
     if file.suffix.lower() in PICTURES:
-        picture = _picture(file, max(_MOST_PX, spec.side_px**2))
+        picture = read_picture(file, max(_MOST_PX, spec.side_px**2))
         return picture, picture
     if corner is None:
         raise SettingsError("--at", f"is missing, and {file.name} is a slide", "Add for example --at 10240,8192")
     slide = open_slide(file, reading=spec.reading.mode)
-    x, y = _corner(corner)
+    try:
+        x, y = (float(part) for part in corner.split(","))
+    except ValueError:
+        raise SettingsError("--at", f"{corner!r} is not X,Y", "Write for example --at 10240,8192") from None
     side = spec.side_um / slide.mpp
     region = Region(x=x, y=y, width=side, height=side)
     if not (0 <= x <= slide.region.width - side and 0 <= y <= slide.region.height - side):  # nor is NaN
@@ -116,8 +150,26 @@ def _pixels(spec: ModelSpec, file: Path, corner: str | None) -> tuple[Pixels, Pi
     return read_region(slide, region, (spec.side_px, spec.side_px)), read_region(slide, region, (large, large))
 
 
-def _picture(file: Path, most_px: int) -> Pixels:
-    """Read a picture; how large it is stands in its header, and is looked at before its pixels are decoded."""
+def read_picture(file: Path, most_px: int) -> Pixels:
+    """Read a picture; how large it is stands in its header, and is looked at before its pixels are decoded.
+
+    Parameters
+    ----------
+    file
+        PNG, JPEG, BMP, WebP or TIFF.
+    most_px
+        Pixels that it may have.
+
+    Returns
+    -------
+    NDArray[np.uint8]
+        `[h, w, 3]`.
+
+    Raises
+    ------
+    SlideError
+        The file cannot be read, or is too small or too large.
+    """
     content = io.BytesIO(read_regular(file, SlideError, "Give a PNG or JPEG picture, or a slide", _MOST_BYTES))
     try:
         with warnings.catch_warnings(action="ignore"), Image.open(content, formats=_FORMATS) as opened:
@@ -128,7 +180,7 @@ def _picture(file: Path, most_px: int) -> Pixels:
     except Exception as error:  # noqa: BLE001 - broken pictures end in any type of Pillow's, of struct's and zlib's
         reason = str(error).replace(repr(content), "its content") or type(error).__name__
         raise SlideError(file, f"cannot be read ({reason})", "Give a PNG or JPEG picture, or a slide") from None
-    _check_size(file, (picture.shape[1], picture.shape[0]), most_px)
+    _check_size(file, (picture.shape[1], picture.shape[0]), most_px)  # the header may have lied
     return picture
 
 
@@ -138,33 +190,3 @@ def _check_size(file: Path, size: tuple[int, int], most_px: int) -> None:
     if math.prod(size) > most_px:
         problem = f"has {size[0]:,} x {size[1]:,} pixels, more than the {most_px:,} that can be explained at once"
         raise SlideError(file, problem, "Cut it, or give the slide that it is of, and the place with --at X,Y")
-
-
-def _corner(text: str) -> tuple[float, float]:
-    try:
-        x, y = (float(part) for part in text.split(","))
-    except ValueError:
-        raise SettingsError("--at", f"{text!r} is not X,Y", "Write for example --at 10240,8192") from None
-    return x, y
-
-
-def _told(engine: Predictor, tile: Pixels) -> str:
-    if engine.spec.task == "classifier":
-        return f"tumor probability {float(engine.tumor_probability(tile[None])[0]):.3f}"
-    return f"{float((engine.pixel_classes(tile[None]) == TissueClass.TUMOR).mean()):.1%} of the pixels called tumor"
-
-
-def _line(saliency: Saliency) -> str:
-    low, high = float(saliency.values.min()), float(saliency.values.max())
-    zero = "" if saliency.signed else "; its zero means nothing"
-    return f"{saliency.method:<10} {low:.3g} to {high:.3g} for tumor{zero}"
-
-
-def _warnings(model: Model, tile: Pixels, maps: list[Saliency]) -> list[str]:
-    side, found = model.spec.side_px, tile.shape[:2]
-    learned = f"the network learned from {side} x {side} at {model.spec.mpp:.3g} um/px"
-    other = f"the picture has {found[1]} x {found[0]} pixels; {learned}"
-    warnings = [] if found == (side, side) else [other]
-    if all(saliency.constant for saliency in maps) and not isinstance(model.module, Classifier):
-        warnings.append("the map is 0 everywhere: the network calls no pixel tumor")
-    return warnings

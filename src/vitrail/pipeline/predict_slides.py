@@ -21,7 +21,7 @@ from vitrail.errors import ExchangeError, ModelError, RunError, SettingsError, S
 from vitrail.explain.methods.base import FIT, explaining_classifier, find_heads, methods_named
 from vitrail.inference.map_slide import Networks, map_slide
 from vitrail.inference.outputs import MAP_PX, MapFiles
-from vitrail.inference.predictor import Explaining, Predictor
+from vitrail.inference.predictor import Predictor
 from vitrail.models.device import keep_memory, pick_device, reproducible
 from vitrail.models.store import JSON, WEIGHTS, load_model
 from vitrail.pipeline.run import Outcome
@@ -169,8 +169,7 @@ def _engine(task: str, folder: Path, settings: Settings) -> Predictor:
         raise ModelError(folder, f"holds a {model.spec.task}, not a {task}", f"Give it as --{model.spec.task}")
     if settings.predict.explained and task == "classifier":
         methods = methods_named(settings.explain.methods)
-        module = explaining_classifier(model, MAP_PX, methods, find_heads(folder, methods)[0])
-        explaining = Explaining(module=module, methods=module.methods)
+        explaining = explaining_classifier(model, MAP_PX, methods, find_heads(folder, methods)[0])
     return Predictor(
         model,
         pick_device(settings.compute.device),

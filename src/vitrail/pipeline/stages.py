@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from vitrail.errors import SettingsError
 from vitrail.search.results import is_searched
 from vitrail.settings.load import KEYWORDS
+from vitrail.settings.schema import ExplainSettings
 from vitrail.slides.cohort import content_digest, read_cohort
 from vitrail.stage import Run, Stage, Work
 from vitrail.tiles.cohort import VERSION, Folders, cut_cohort, slide_digest
@@ -76,18 +77,16 @@ def _explaining(run: Run) -> Callable[[Model], Explaining]:
     """Return what makes the run's classifier say why, with what the stage `explain` fitted."""
     from vitrail.explain.methods.base import explaining_classifier, fitted_heads, methods_named
     from vitrail.inference.outputs import MAP_PX
-    from vitrail.inference.predictor import Explaining
 
     def explaining(model: Model) -> Explaining:
         methods = methods_named(run.settings.explain.methods)
-        module = explaining_classifier(model, MAP_PX, methods, fitted_heads(run.folder / "classifier", methods))
-        return Explaining(module=module, methods=module.methods)
+        return explaining_classifier(model, MAP_PX, methods, fitted_heads(run.folder / "classifier", methods))
 
     return explaining
 
 
 def explain(work: Work) -> None:
-    """Explain every test tile with Grad-CAM and HR-CAM of both networks."""
+    """Explain every test tile with both networks."""
     from vitrail.explain.study.stage import explain_study
     from vitrail.training.tasks import TRAINING_TASKS
 
@@ -262,7 +261,27 @@ STAGES = (
 
 
 def stages_of(settings: Settings) -> tuple[Stage, ...]:
-    """Return all stages of a run: where whole slides are explained, `predict` needs what `explain` fits."""
+    """Return all stages of a run: where whole slides are explained, `predict` needs what `explain` fits.
+
+    Parameters
+    ----------
+    settings
+        The run's.
+
+    Returns
+    -------
+    tuple[Stage, ...]
+        In an order in which each comes after those it needs.
+
+    Raises
+    ------
+    SettingsError
+        The settings name a method of explanation that there is not.
+    """
+    if settings.explain.methods != ExplainSettings().methods:  # found out before hours of training
+        from vitrail.explain.methods.base import methods_named
+
+        methods_named(settings.explain.methods)
     if not settings.predict.explained:
         return STAGES
     by_name = {stage.name: stage for stage in STAGES}

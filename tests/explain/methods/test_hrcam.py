@@ -7,7 +7,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from sklearn.linear_model import LogisticRegression
 from torch import nn
 
 from helpers.networks import random_head
@@ -28,7 +27,6 @@ from vitrail.explain.methods.hrcam import (
     pool,
     save_head,
 )
-from vitrail.explain.methods.logistic import logistic_regression
 from vitrail.explain.receptive_field import frames
 from vitrail.models.spec import ClassifierSpec, SegmenterSpec
 from vitrail.models.store import Model, build, model_digest, save_model
@@ -271,46 +269,43 @@ def toy(n=300, c=12, seed=0):
     return features, rng.uniform(size=n) < 1 / (1 + np.exp(-truth))
 
 
+def fitted(features, labels, l2):
+    layers = Layers(names=("a",), channels=(features.shape[1],), strides=(2,))
+    head = fit(layers, torch.from_numpy(features), labels, l2)
+    return head.weights.double().numpy(), head.bias
+
+
 @pytest.mark.parametrize("l2", [1e-4, 1e-2, 1.0])
-def test_logistic_regression_is_scikit_learns(l2):
+def test_at_the_solution_no_gradient_is_left(l2):
+    """Of the mean cross-entropy and the penalty, written out; the weights are stored with 24 bits."""
     features, labels = toy()
-    weights, bias = logistic_regression(features, labels, l2)
     mean, std = features.mean(0), features.std(0)
-    theirs = LogisticRegression(C=1 / (len(labels) * l2), tol=1e-10, max_iter=10_000).fit(
-        (features - mean) / std, labels
-    )
-    np.testing.assert_allclose(weights * std, theirs.coef_[0], atol=1e-5)
-    np.testing.assert_allclose(features @ weights + bias, theirs.decision_function((features - mean) / std), atol=1e-4)
+    weights, bias = fitted(features, labels, l2)
+    parameters = torch.tensor([*(weights * std), bias + weights @ mean], requires_grad=True)
+    logits = torch.from_numpy((features - mean) / std) @ parameters[:-1] + parameters[-1]
+    cross_entropy = nn.functional.binary_cross_entropy_with_logits(logits, torch.from_numpy(labels).double())
+    (cross_entropy + l2 / 2 * parameters[:-1].square().sum()).backward()
+    assert parameters.grad.abs().max() < 1e-5
 
 
 def test_more_features_than_rows_that_separate_the_classes_converge():
     features, labels = toy(n=40, c=120)
-    weights, bias = logistic_regression(features, labels, 1e-3)
+    weights, bias = fitted(features, labels, 1e-3)
     assert ((features @ weights + bias > 0) == labels).all()
 
 
 def test_features_that_do_not_vary_get_no_weight():
     features, labels = toy()
     features[:, 3], features[:, 5] = 0.1, 0
-    weights, _ = logistic_regression(features, labels, 0.1)
+    weights, _ = fitted(features, labels, 0.1)
     assert weights[[3, 5]].tolist() == [0, 0]
     assert np.isfinite(weights).all()
 
 
-@pytest.mark.parametrize(
-    ("change", "problem"),
-    [
-        ({"labels": np.ones(300, bool)}, "needs 300 labels of both classes"),
-        ({"labels": np.ones(2, bool)}, "needs 300 labels of both classes"),
-        ({"l2": 0}, "without a penalty"),
-        ({"features": np.full((300, 2), np.nan)}, "not finite"),
-    ],
-)
-def test_what_logistic_regression_cannot_do(change, problem):
-    features, labels = toy()
-    given = {"features": features, "labels": labels, "l2": 0.1} | change
-    with pytest.raises(ValueError, match=problem):
-        logistic_regression(*given.values())
+@pytest.mark.parametrize(("labels", "l2"), [(np.arange(2) > 0, 0.1), (np.arange(300) > 0, 0)])
+def test_what_cannot_be_solved(labels, l2):
+    with pytest.raises(ValueError, match=r"samples|without a penalty"):
+        fitted(toy()[0], labels, l2)
 
 
 def test_fit_tells_bright_from_dark_images():

@@ -19,6 +19,8 @@ from vitrail.errors import ModelError, SettingsError
 from vitrail.explain import methods
 from vitrail.explain.fused import ExplainingClassifier, assemble, read_pass
 from vitrail.explain.hooks import frozen
+from vitrail.inference.predictor import Explaining
+from vitrail.interop.class_map import Channel
 from vitrail.models.classifier import Classifier
 from vitrail.models.segmenter import Segmenter
 from vitrail.models.store import model_digest
@@ -337,7 +339,7 @@ def fitted_heads(model_folder: Path, methods: Iterable[ExplanationMethod]) -> di
 
 def explaining_classifier(
     model: Model, pixels: int, methods: Iterable[ExplanationMethod], heads: Mapping[str, Head]
-) -> ExplainingClassifier:
+) -> Explaining:
     """Make a classifier say why on whole slides.
 
     Parameters
@@ -353,13 +355,13 @@ def explaining_classifier(
 
     Returns
     -------
-    ExplainingClassifier
-        With at least one method.
+    Explaining
+        With at least one method, for a `Predictor`.
 
     Raises
     ------
     ModelError
-        It is no classifier, or HR-CAM's dense layer was fitted on another network.
+        It is no classifier.
     SettingsError
         No method is left.
     """
@@ -370,4 +372,6 @@ def explaining_classifier(
     if not readers:
         names = ", ".join(name for name, method in METHODS.items() if method.on_slides)
         raise SettingsError("explain.methods", "names none that can explain whole slides", f"Add one of {names}")
-    return ExplainingClassifier(model.module, [r for r in readers if r is not None], model.spec.side_px, pixels)
+    module = ExplainingClassifier(model.module, [r for r in readers if r is not None], model.spec.side_px, pixels)
+    channels = {method.name: Channel(name=method.title, rgb=method.colour) for method in ready}
+    return Explaining(module=module, methods=module.methods, channels=channels)

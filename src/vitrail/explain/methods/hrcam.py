@@ -28,12 +28,11 @@ from vitrail.classes import TissueClass
 from vitrail.core.files import read_regular, regular_file, write_text
 from vitrail.core.resume import Parts
 from vitrail.errors import ModelError, TileError
-from vitrail.explain.fused import Reader, assemble, read_pass
+from vitrail.explain.fused import Reader
 from vitrail.explain.hooks import frozen, record_activations, seen
 from vitrail.explain.layers import Layers, run
 from vitrail.explain.methods.base import ExplanationMethod, TrainingTiles, fitted_heads
 from vitrail.explain.methods.hrcam_training import Course, Examples, retrain
-from vitrail.explain.methods.logistic import logistic_regression
 from vitrail.models.store import save_tensors
 
 if TYPE_CHECKING:
@@ -224,29 +223,38 @@ def pool(network: nn.Module, images: Tensor, layers: Layers) -> Tensor:
 
     Returns
     -------
-    `[n, sum of channels]`, in the order of `layers`.
+    Tensor
+        `[n, sum of channels]`, in the order of `layers`.
     """
     with (
         frozen(network),
-        record_activations(network, layers.names, lambda _, maps: maps.detach().float().mean((2, 3))) as found,
+        record_activations(network, layers.names, lambda _, maps: maps.detach().float().mean((2, 3))) as means,
     ):
         run(network, images.detach())
-    return torch.cat([seen(found, name) for name in layers.names], 1)
+    return torch.cat([seen(means, name) for name in layers.names], 1)
 
 
 def fit(layers: Layers, pooled: Tensor, tumor: NDArray[np.bool_], l2: float) -> HRCamHead:
-    """Train the dense layer with cross-entropy, to convergence.
+    """Train the dense layer with cross-entropy, to convergence, on standardised features.
+
+    The problem is strictly convex, so there is one solution, and no seed, rate or number of epochs to choose.
 
     Parameters
     ----------
     layers
         What was pooled.
     pooled
-        What `pool` returns, for all training images.
+        What `pool` returns, for all training images. A feature that does not vary gets the weight 0.
     tumor
         `[n]`, true for tumor.
     l2
-        Penalty on the weights of standardised features; see `logistic_regression`.
+        Penalty: half of it times the squared weights of standardised features is added to the mean cross-entropy. The
+        bias bears none.
+
+    Returns
+    -------
+    HRCamHead
+        For features as they are, not standardised.
 
     Raises
     ------
@@ -255,14 +263,24 @@ def fit(layers: Layers, pooled: Tensor, tumor: NDArray[np.bool_], l2: float) -> 
     ModelError
         A feature map is not finite.
     ValueError
-        `l2` is not positive.
+        `l2` is not positive, or there is not one label an image.
     """
+    from sklearn.linear_model import LogisticRegression  # noqa: PLC0415 - takes a second, and only a fit needs it
+
     for key, count in (("tumor", tumor.sum()), ("non_tumor", (~tumor).sum())):
         if not count:
             raise TileError("tiles for HR-CAM", f"none of them is {key}", "Annotate such tissue on training slides")
     if not bool(pooled.isfinite().all()):
         raise ModelError("network for HR-CAM", "its feature maps are not finite", "Train it again")
-    weights, bias = logistic_regression(pooled.cpu().double().numpy(), tumor, l2)
+    if not l2 > 0:
+        raise ValueError(f"l2 is {l2}; without a penalty classes that can be told apart have no solution")
+    features = pooled.cpu().double().numpy()
+    mean, std = features.mean(0), features.std(0)
+    std[std <= np.finfo(np.float32).eps * np.abs(mean)] = np.inf  # does not vary but by rounding
+    solver = LogisticRegression(C=1 / (len(features) * l2), tol=1e-10, max_iter=20_000)  # the tolerance of a gradient
+    solver.fit((features - mean) / std, tumor)
+    weights = solver.coef_[0] / std
+    bias = float(solver.intercept_[0] - weights @ mean)
     return HRCamHead(layers=layers, weights=torch.from_numpy(weights).float(), bias=bias, l2=l2)
 
 
@@ -270,19 +288,23 @@ def hrcam(network: nn.Module, images: Tensor, hrcam_head: HRCamHead, target: Tis
     """Explain images by the feature maps of several layers.
 
     The heatmap is the sum over all layers of the dense weights times the feature maps, enlarged to the finest layer's
-    resolution; each value lies where its cell looks, see `vitrail.explain.receptive_field`. Weighting comes first, as a
-    1x1 convolution: both steps are linear, so the result is the same, and one map a layer is enlarged, not hundreds.
+    resolution; each value lies where its cell looks, see `vitrail.explain.receptive_field`.
 
     Parameters
     ----------
     network
-        That the auxiliary classifier was fitted on, in either mode; of a segmenter only the encoder runs.
+        That the dense layer was fitted on, in either mode; of a segmenter only the encoder runs.
     images
-        `[n, 3, h, w]`, standardised.
-    auxiliary
+        `[n, c, h, w]`, standardised.
+    hrcam_head
         The dense layer.
     target
         `TUMOR`, or `NON_TUMOR` for the negative of its map.
+
+    Returns
+    -------
+    Maps
+        One map an image.
 
     Raises
     ------
@@ -291,11 +313,7 @@ def hrcam(network: nn.Module, images: Tensor, hrcam_head: HRCamHead, target: Tis
     ValueError
         The target is none of these two.
     """
-    reader = METHOD.reader(network, hrcam_head)
-    with frozen(network):
-        output, sums = read_pass(network, images.detach(), [reader])
-    shape = images.shape[1], images.shape[2], images.shape[3]
-    return assemble(network, reader, sums[reader.method], shape, target, output)
+    return METHOD.explain(network, images, target, head=hrcam_head)
 
 
 class _File(BaseModel):

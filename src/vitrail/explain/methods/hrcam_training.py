@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Generator, Tensor
 
-    from vitrail.core.progress import Progress, Step
+    from vitrail.core.progress import Progress
     from vitrail.explain.explainer import Explainer
 
     Augment = Callable[[Tensor], Tensor]
@@ -47,7 +47,7 @@ class Course:
     epochs, learning_rate, batch
         Of Adam.
     l2
-        Penalty on the weights of standardised features, as in `logistic_regression`; 0 for none.
+        Penalty on the weights of standardised features, as in `hrcam.fit`; 0 for none.
     seed
         Numbers that draw order and augmentation.
     augmenter
@@ -118,92 +118,50 @@ def retrain(
     ModelError
         The loss is no longer finite, or the device's memory is too small.
     """
-    lesson = _Trainer.begin(explainer, examples, course)
-    done = lesson.restore(checkpoint)
-    total, count = course.epochs * len(examples.rows), done * len(examples.rows)
-    with (progress or Silent()).task("hr-cam", total, count) as step:
-        for number in range(done + 1, course.epochs + 1):
-            lesson.epoch(number, step)
-            lesson.save(checkpoint, number)
-    solution = lesson.parameters.detach()
-    weights = solution[:-1] / lesson.std
-    return weights.float(), float(solution[-1] - weights @ lesson.mean)
+    pooled = examples.pooled.double()
+    mean, std = pooled.mean(0), pooled.std(0, correction=0)
+    std[std <= torch.finfo(torch.float32).eps * mean.abs()] = torch.inf  # does not vary: keeps the weight 0
+    # weights of standardised features and, last, the bias
+    parameters = torch.zeros(pooled.shape[1] + 1, dtype=torch.float64, requires_grad=True)
+    optimizer = torch.optim.Adam([parameters], lr=course.learning_rate)
+    done = _restore(checkpoint, parameters, optimizer)
+    count = len(examples.rows)
+    with (progress or Silent()).task("hr-cam", course.epochs * count, done * count) as step:
+        for epoch in range(done + 1, course.epochs + 1):
+            order, drawn = np.random.SeedSequence([*course.seed, _DRAW, epoch]).generate_state(2).tolist()
+            augment = course.augmenter(torch.Generator().manual_seed(drawn)) if course.augmenter else None
+            shuffled = np.random.default_rng(order).permutation(count)
+            for start in range(0, count, course.batch):
+                part = shuffled[start : start + course.batch]
+                tiles = torch.from_numpy(np.asarray(examples.images[examples.rows[part]]))
+                images = intensities(tiles.to(explainer.device))
+                features = (explainer.pool(augment(images) if augment else images).double() - mean) / std
+                logits = features @ parameters[:-1] + parameters[-1]
+                loss = binary_cross_entropy_with_logits(logits, torch.from_numpy(examples.tumor[part]).double())
+                loss = loss + course.l2 / 2 * parameters[:-1].square().sum()
+                optimizer.zero_grad(set_to_none=True)
+                loss.backward()  # type: ignore[no-untyped-call]  # torch leaves this one untyped
+                optimizer.step()
+                if not math.isfinite(loss.item()):
+                    problem = f"the loss is no longer finite in epoch {epoch}"
+                    cure = f"Lower explain.learning_rate, which is {course.learning_rate:g}, or train the network again"
+                    raise ModelError("HR-CAM's dense layer", problem, cure)
+                step(len(part), f"epoch {epoch}/{course.epochs}  loss {loss.item():.3f}")
+            state = {"parameters": parameters, **optimizer.state[parameters]}
+            save_tensors(checkpoint, state, {"epoch": str(epoch)})
+    weights = parameters.detach()[:-1] / std
+    return weights.float(), float(parameters.detach()[-1] - weights @ mean)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class _Trainer:
-    """A training under way; `parameters` are the weights of standardised features and, last, the bias."""
-
-    explainer: Explainer
-    examples: Examples
-    course: Course
-    mean: Tensor
-    std: Tensor
-    parameters: Tensor
-    optimizer: torch.optim.Adam
-
-    @classmethod
-    def begin(cls, explainer: Explainer, examples: Examples, course: Course) -> _Trainer:
-        pooled = examples.pooled.double()
-        mean, std = pooled.mean(0), pooled.std(0, correction=0)
-        std[std <= torch.finfo(torch.float32).eps * mean.abs()] = torch.inf  # does not vary: keeps the weight 0
-        parameters = torch.zeros(pooled.shape[1] + 1, dtype=torch.float64, requires_grad=True)
-        adam = torch.optim.Adam([parameters], lr=course.learning_rate)
-        return cls(
-            explainer=explainer,
-            examples=examples,
-            course=course,
-            mean=mean,
-            std=std,
-            parameters=parameters,
-            optimizer=adam,
-        )
-
-    def epoch(self, number: int, step: Step) -> None:
-        order, drawn = np.random.SeedSequence([*self.course.seed, _DRAW, number]).generate_state(2).tolist()
-        generator = torch.Generator().manual_seed(drawn)
-        augment = self.course.augmenter(generator) if self.course.augmenter else None
-        chosen = np.random.default_rng(order).permutation(len(self.examples.rows))
-        for start in range(0, len(chosen), self.course.batch):
-            part = chosen[start : start + self.course.batch]
-            loss = self._step(self._features(part, augment), torch.from_numpy(self.examples.tumor[part]).double())
-            self._check(loss, number)
-            step(len(part), f"epoch {number}/{self.course.epochs}  loss {loss:.3f}")
-
-    def _features(self, part: NDArray[np.int64], augment: Augment | None) -> Tensor:
-        tiles = torch.from_numpy(np.asarray(self.examples.images[self.examples.rows[part]]))
-        images = intensities(tiles.to(self.explainer.device))
-        pooled = self.explainer.pool(augment(images) if augment else images)
-        return (pooled.double() - self.mean) / self.std
-
-    def _step(self, features: Tensor, targets: Tensor) -> float:
-        weights, bias = self.parameters[:-1], self.parameters[-1]
-        loss = binary_cross_entropy_with_logits(features @ weights + bias, targets)
-        loss = loss + self.course.l2 / 2 * weights.square().sum()
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves this one untyped
-        self.optimizer.step()
-        return loss.item()
-
-    def _check(self, loss: float, number: int) -> None:
-        if not math.isfinite(loss):
-            problem = f"the loss is no longer finite in epoch {number}"
-            cure = f"Lower explain.learning_rate, which is {self.course.learning_rate:g}, or train the network again"
-            raise ModelError("HR-CAM's dense layer", problem, cure)
-
-    def save(self, checkpoint: Path, number: int) -> None:
-        moments = self.optimizer.state[self.parameters]
-        save_tensors(checkpoint, {"parameters": self.parameters, **moments}, {"epoch": str(number)})
-
-    def restore(self, checkpoint: Path) -> int:
-        """Go back to where the checkpoint is, and return the epochs done by then."""
-        if not checkpoint.is_file():
-            return 0
-        with safe_open(checkpoint, "pt") as file:
-            number = int(file.metadata()["epoch"])
-        tensors = load_file(checkpoint)
-        with torch.no_grad():
-            self.parameters.copy_(tensors.pop("parameters"))
-        groups = self.optimizer.state_dict()["param_groups"]
-        self.optimizer.load_state_dict({"state": {0: tensors}, "param_groups": groups})
-        return number
+def _restore(checkpoint: Path, parameters: Tensor, optimizer: torch.optim.Adam) -> int:
+    """Go back to where the checkpoint is, and return the epochs done by then."""
+    if not checkpoint.is_file():
+        return 0
+    with safe_open(checkpoint, "pt") as file:
+        epoch = int(file.metadata()["epoch"])
+    tensors = load_file(checkpoint)
+    with torch.no_grad():
+        parameters.copy_(tensors.pop("parameters"))
+    groups = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": {0: tensors}, "param_groups": groups})
+    return epoch

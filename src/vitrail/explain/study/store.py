@@ -1,13 +1,13 @@
-"""The folder `explanations/` of a run: four maps of every test tile, and how far they agree.
+"""The folder `explanations/` of a run: maps of every test tile, a kind for each network and method, and how they agree.
 
 - `saliency.npy`: the values of all maps in one flat array of float32, read as a memory map; `saliency.json` says where
-  each of the four kinds begins, its shape `[n, h, w]`, what made it, and where its cells lie on the tile.
+  each kind begins, its shape `[n, h, w]`, what made it, and where its cells lie on the tile.
 - `tiles.parquet`: row i is map i of every kind. `tile`, its row in the tile table; `slide_id`, `patient_id`, `x`, `y`,
   `side`, `label` as there; `classifier`, the probability of tumor, uncalibrated, and `segmenter`, the fraction of
   pixels called tumor, both from the pass that made the maps.
 - `agreement.parquet`: Pearson's coefficient of each tile and pair of kinds, and with `_relu` of the maps without what
   speaks against tumor, where both are signed; NaN where a map is constant.
-- `classifier/` and `segmenter/`: the dense layers of HR-CAM, see `vitrail.explain.methods.hrcam`.
+- `classifier/` and `segmenter/`: what methods have fitted, such as the dense layer of HR-CAM.
 - `summary.json`: what they come to.
 """
 
@@ -168,15 +168,15 @@ class Stored:
         return {name: self.summary.get("methods", TITLES).get(name, name) for name in names}
 
     def maps(self, key: str) -> Floats:
-        """Return all maps of one of `KEYS`, `[n, h, w]`, left on disk until they are asked for."""
+        """Return all maps of a kind, `[n, h, w]`, left on disk until they are asked for."""
         return self.file.maps(key)
 
     def frame(self, key: str) -> Frame:
-        """Return where the maps of one of `KEYS` lie on their tiles."""
+        """Return where the maps of a kind lie on their tiles."""
         return self.file.kinds[key].frame
 
     def saliency(self, key: str, i: int) -> Saliency:
-        """Return map `i` of one of `KEYS`."""
+        """Return map `i` of a kind."""
         kind, values = self.file.kinds[key], np.array(self.maps(key)[i])
         return Saliency(
             method=kind.method,
@@ -223,7 +223,9 @@ def create_file(folder: Path, kinds: Mapping[str, Kind], count: int) -> Saliency
         temporary = folder / f".{VALUES}.tmp"
         total = sum(count * math.prod(kind.size) for kind in kinds.values())
         np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float32, shape=(total,))
-        _reserve(temporary)
+        if hasattr(os, "posix_fallocate"):
+            with temporary.open("r+b") as opened:
+                os.posix_fallocate(opened.fileno(), 0, temporary.stat().st_size)
         temporary.replace(folder / VALUES)
         write_text(folder / INDEX, _index_text(kinds, count))
     return open_file(folder, writable=True)
@@ -247,7 +249,18 @@ def open_file(folder: Path, *, writable: bool = False) -> SaliencyFile:
         One is not valid, or they do not fit each other.
     """
     index: dict[str, dict[str, Any]] = read_json(folder / INDEX)
-    kinds = {key: _kind(entry) for key, entry in index.items()}
+    kinds = {}
+    for key, entry in index.items():
+        frame = {name: tuple(value) if isinstance(value, list) else value for name, value in entry["frame"].items()}
+        _, height, width = entry["shape"]
+        kinds[key] = Kind(
+            method=entry["method"],
+            layers=tuple(entry["layers"]),
+            target=entry["target"],
+            signed=entry.get("signed", True),
+            frame=Frame(**frame),
+            size=(height, width),
+        )
     (count,) = {entry["shape"][0] for entry in index.values()}
     values: Floats = np.load(folder / VALUES, mmap_mode="r+" if writable else "r")
     if values.dtype != np.float32 or values.shape != (sum(math.prod(entry["shape"]) for entry in index.values()),):
@@ -260,9 +273,12 @@ def columns_of(kinds: Mapping[str, Kind]) -> list[tuple[str, str, bool]]:
 
     Maps that are not signed do not.
     """
-    found = pairs(kinds)
-    columns = [(f"{pair}_relu" if relu else pair, pair, relu) for pair in found for relu in (False, True)]
-    return [column for column in columns if not column[2] or all(kinds[key].signed for key in found[column[1]])]
+    columns = []
+    for name, pair in pairs(kinds).items():
+        columns.append((name, name, False))
+        if all(kinds[key].signed for key in pair):
+            columns.append((f"{name}_relu", name, True))
+    return columns
 
 
 def write_summary(folder: Path, summary: Mapping[str, Any]) -> None:
@@ -290,22 +306,3 @@ def _index_text(kinds: Mapping[str, Kind], count: int) -> str:
         for key, kind in kinds.items()
     }
     return json.dumps(index, indent=1) + "\n"
-
-
-def _kind(entry: Mapping[str, Any]) -> Kind:
-    frame = {name: tuple(value) if isinstance(value, list) else value for name, value in entry["frame"].items()}
-    _, height, width = entry["shape"]
-    return Kind(
-        method=entry["method"],
-        layers=tuple(entry["layers"]),
-        target=entry["target"],
-        signed=entry.get("signed", True),
-        frame=Frame(**frame),
-        size=(height, width),
-    )
-
-
-def _reserve(path: Path) -> None:
-    if hasattr(os, "posix_fallocate"):
-        with path.open("r+b") as file:
-            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
