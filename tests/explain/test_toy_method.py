@@ -16,8 +16,8 @@ from helpers.explained_run import CPU, work_on, write_run
 from helpers.mapped import settings, write_slide
 from vitrail.errors import SettingsError
 from vitrail.explain import methods as folder_of_methods
+from vitrail.explain.checks.results import open_checked
 from vitrail.explain.checks.stage import check_study
-from vitrail.explain.checks.store import open_checked
 from vitrail.explain.explainer import Explainer
 from vitrail.explain.methods.base import METHODS, explaining_classifier, find_heads, methods_named
 from vitrail.explain.study.stage import explain_study
@@ -232,10 +232,12 @@ def toy_saliencies(run, images):
     return [saliency for (maps,) in explainer.maps(images, ["toy"]) for saliency in maps.saliencies()]
 
 
-@pytest.mark.xfail(reason="until the checks take methods from what is stored", strict=False)
 def test_it_is_checked(run):
     work = work_on(run, run / "checks", methods=NAMES)
-    slides = [CohortSlide(slide_id=f"S{i}", patient_id=f"P{i}", slide=run / f"S{i}.tif") for i in range(7)]
+    slides = [
+        CohortSlide(slide_id=f"S{i}", patient_id=f"P{i}", slide=run / f"S{i}.tif", annotations=run / "none")
+        for i in range(7)
+    ]
     check_study(work, tuple(slides))
     checked = open_checked(run / "checks")
     for check in ("perturbation", "randomisation"):

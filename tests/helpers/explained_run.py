@@ -77,10 +77,13 @@ def write_run(folder):
     return folder
 
 
+CHECK = {"tiles": 4, "steps": 2, "draws": 2}
+
+
 def work_on(run, folder, progress=None, **explain):
     """The stage `explain` of the run, with changed settings."""
     settings = Settings.model_validate(
-        {"compute": {"device": "cpu"}, "explain": {"training": "exact", "l2": 0.05} | explain}
+        {"compute": {"device": "cpu"}, "explain": {"training": "exact", "l2": 0.05} | explain, "check": CHECK}
     )
     folder.mkdir(exist_ok=True)
     return Work(run=Run(folder=run, settings=settings), folder=folder, scratch=folder, progress=progress or Silent())

@@ -17,8 +17,8 @@ from PIL import Image
 from helpers.cohort import write_tiff
 from helpers.report import Page, report_data
 from vitrail.explain.agreement import agreement, correlate
-from vitrail.explain.checks.store import COLUMNS as CHECK_COLUMNS
-from vitrail.explain.checks.store import open_checked, summarise
+from vitrail.explain.checks.results import COLUMNS as CHECK_COLUMNS
+from vitrail.explain.checks.results import open_checked, summarise
 from vitrail.explain.saliency import Frame, Saliency
 from vitrail.explain.study.store import KEYS, PAIRS, Kind, columns_of, create_file, open_stored
 from vitrail.metrics.correlation import mode

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from vitrail.errors import SlideError
-from vitrail.explain.checks.store import open_checked
+from vitrail.explain.checks.results import open_checked
 from vitrail.explain.study.store import open_stored
 from vitrail.geometry import Region
 from vitrail.report.data import Explained

@@ -9,9 +9,8 @@ import numpy as np
 
 from vitrail.classes import CLASSES, LABELS, NETWORKS, TissueClass
 from vitrail.metrics.bland_altman import pair_parts
-from vitrail.metrics.bootstrap import interval, p_value, sample
+from vitrail.metrics.bootstrap import by_patient, interval, p_value, sample
 from vitrail.metrics.calibration import equal_count, reliability
-from vitrail.metrics.correlation import by_patient
 from vitrail.metrics.ensembles import cross_stacked, stacked, voting
 from vitrail.metrics.per_patient import clustered_delong, jaccard_scores, mean_scores, tile_parts
 from vitrail.metrics.thresholds import for_sensitivity, youden
@@ -97,10 +96,10 @@ def rate(data: ReportData) -> Rated:
     test, validation = (data.predictions[data.predictions["split"] == part] for part in ("test", "validation"))
     found, given = both(test), both(validation)
     honest = stacked((given, is_tumor(validation)), found)
-    iterations = data.evaluation.stacking_iterations, data.seed
+    iterations, patients = data.evaluation.stacking_iterations, test["patient_id"]
     said = {name: [test[name].to_numpy(np.float64)] for name in NETWORKS} | {
         "voting": [voting(found)],
-        "stacking": cross_stacked(found, is_tumor(test), test["patient_id"], iterations) if len(test) else [],
+        "stacking": cross_stacked(found, is_tumor(test), patients, iterations, data.seed) if len(test) else [],
         "stacking_validation": [] if honest is None else [honest],
     }
     return Rated(

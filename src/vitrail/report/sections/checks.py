@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from vitrail.explain.checks.verdicts import CAUSE, LEAST_FALL, fall
+from vitrail.explain.checks.results import CAUSE, LEAST_FALL, fall
 from vitrail.explain.study.store import KEYS
 
 if TYPE_CHECKING:
-    from vitrail.explain.checks.store import Checked
+    from vitrail.explain.checks.results import Checked
 
 KINDS = {"deletion": "Deletion", "insertion": "Insertion"}
 """The two curves of a perturbation."""

@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from vitrail.classes import NETWORKS
-from vitrail.explain.checks.store import CASCADES
-from vitrail.explain.checks.verdicts import LOST
+from vitrail.explain.checks.results import CASCADES, LOST
 from vitrail.explain.study.store import KEYS
 from vitrail.report.figures import checks
 from vitrail.report.figures.agreement import agreement_figure
