@@ -1,7 +1,6 @@
 """Tissue against shapes whose truth is known, the phantom's truth, and the annotated colon slide."""
 
 import tracemalloc
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +11,7 @@ from pydantic import ValidationError
 from scipy import ndimage
 
 from helpers.cohort import write_tiff
+from helpers.data import DATA, needs_data
 from vitrail.geometry import Region
 from vitrail.quality.background import find_glass, local_std, optical_density
 from vitrail.quality.shape import drop_crumbs, fill_gaps, trim_rim
@@ -20,14 +20,11 @@ from vitrail.settings.load import TissueSettings
 from vitrail.slides.slide import open_slide, read_region
 from vitrail.synthetic import write_slide
 
-DATA = Path(__file__).parents[3] / "shared" / "data"
 UM = 8.0
 AUTO = TissueSettings()
 GLASS = (238, 240, 239)
 STAIN = np.array([0.16, 0.30, 0.18])
 """Mean optical density of a stained section."""
-
-needs_crc = pytest.mark.skipif(not (DATA / "wsi" / "crc.tif").exists(), reason="the colon slide is not here")
 
 
 def section(side=200, density=1.0, *, glass=GLASS, radius=0.32, noise=0.8, seed=0):
@@ -299,8 +296,7 @@ def test_faded_phantom_on_grey_glass(phantom):
     assert dice(large, truth) > 0.97
 
 
-@needs_crc
-@pytest.mark.data
+@needs_data("wsi/crc.tif", "wsi/crc_tissue.png")
 def test_annotated_colon():
     slide = open_slide(DATA / "wsi" / "crc.tif")
     truth = np.asarray(Image.open(DATA / "wsi" / "crc_tissue.png")) > 0

@@ -15,6 +15,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from shapely import MultiPolygon, Polygon
 
+from helpers.data import DATA, needs_data
 from vitrail.classes import TissueClass
 from vitrail.errors import AnnotationError, SettingsError
 from vitrail.geometry import Region
@@ -22,7 +23,6 @@ from vitrail.slides import annotations, crossings
 from vitrail.slides.annotations import Annotation, Annotations, ClassNames, names_found, read_annotations
 from vitrail.slides.rasterize import covered, rasterize
 
-ORCA = Path(__file__).parents[3] / "shared" / "data" / "orca" / "annotations"
 NAMES = ClassNames(tumor=("Tumor",), non_tumor=("Non-tumor", "Stroma"), ignore=("Ignore*", "Tumor: Doubtful"))
 TUMOR, NON_TUMOR = TissueClass.TUMOR, TissueClass.NON_TUMOR
 
@@ -397,11 +397,9 @@ def test_a_file_that_is_not_text(tmp_path):
         names_found(path)
 
 
-@pytest.mark.data
+@needs_data("orca/annotations")
 def test_real_outlines():
-    if not ORCA.is_dir():
-        pytest.skip("the shared real outlines are absent")
-    path = min(ORCA.iterdir())
+    path = min((DATA / "orca" / "annotations").iterdir())
     found = read_annotations(path, NAMES)
     assert len(found.outlines) == sum(names_found(path).values())
     assert 0 < found.area(TUMOR) < 512 * 512

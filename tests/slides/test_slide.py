@@ -18,6 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from helpers.data import DATA, needs_data
 from vitrail.errors import SlideError
 from vitrail.geometry import Region
 from vitrail.slides import metadata as header
@@ -25,7 +26,6 @@ from vitrail.slides import slide as slide_module
 from vitrail.slides.readers.openslide import OpenSlideReader, _on_white
 from vitrail.slides.slide import Slide, open_slide, read_region, read_thumbnail
 
-READERS = Path(__file__).parents[3] / "shared" / "data" / "readers"
 WIDTH, HEIGHT = 700, 600
 LEVELS = (1, 2, 4)
 pairs = st.tuples(st.integers(1, 9), st.integers(1, 9))
@@ -368,25 +368,18 @@ def test_damage_inside_a_file_is_found_on_reading(path, tmp_path):
     assert np.array_equal(read_region(slide, sound, (64, 64)), on_glass(320, 320, 64, 64))
 
 
-@pytest.fixture
-def real():
-    if not READERS.is_dir():
-        pytest.skip("the shared real slides are absent")
-    return READERS
-
-
-@pytest.mark.data
-def test_an_aperio_slide(real):
-    slide = open_slide(real / "cmu-1-small-region.svs")
+@needs_data("readers/cmu-1-small-region.svs")
+def test_an_aperio_slide():
+    slide = open_slide(DATA / "readers" / "cmu-1-small-region.svs")
     assert (slide.mpp, slide.bounds, slide.downsamples) == (0.499, region(0, 0, 2220, 2967), (1.0,))
     with openslide.OpenSlide(slide.path) as direct:
         want = np.asarray(direct.read_region((700, 900), 0, (300, 200)))[..., :3]
     assert np.array_equal(read_region(slide, region(700, 900, 300, 200), (300, 200)), want)
 
 
-@pytest.mark.data
-def test_a_slide_without_mpp(real):
-    path = real / "tcga-cr-7395-01a-01-ts1.svs"
+@needs_data("readers/tcga-cr-7395-01a-01-ts1.svs")
+def test_a_slide_without_mpp():
+    path = DATA / "readers" / "tcga-cr-7395-01a-01-ts1.svs"
     with pytest.raises(SlideError, match="its header gives no mpp"):
         open_slide(path)
     slide = open_slide(path, mpp=0.5)
@@ -398,11 +391,11 @@ def test_a_slide_without_mpp(real):
     assert np.corrcoef(fine.ravel(), coarse.ravel())[0, 1] > 0.98
 
 
-@pytest.mark.data
+@needs_data("readers/broken.svs", "readers/small_dicom.dcm")
 @pytest.mark.parametrize("name", ["broken.svs", "small_dicom.dcm"])
-def test_files_that_openslide_refuses(real, name):
+def test_files_that_openslide_refuses(name):
     with pytest.raises(SlideError, match=name):
-        open_slide(real / name)
+        open_slide(DATA / "readers" / name)
 
 
 def test_a_damaged_name_in_a_header_is_passed_over(tmp_path):
