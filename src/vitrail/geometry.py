@@ -1,4 +1,4 @@
-"""Places on a slide."""
+"""A rectangle on a slide."""
 
 from __future__ import annotations
 
@@ -19,6 +19,11 @@ class Region:
         Left and top edge.
     width, height
         Extent; positive.
+
+    Raises
+    ------
+    ValueError
+        An extent is not positive.
     """
 
     x: float
@@ -41,7 +46,7 @@ class Region:
         return self.y + self.height
 
     def scaled(self, factor: float) -> Region:
-        """Return the same place in a frame whose pixels are `1 / factor` times as large."""
+        """Return the same rectangle in a frame whose pixels are `1 / factor` times as large."""
         return Region(x=self.x * factor, y=self.y * factor, width=self.width * factor, height=self.height * factor)
 
     def shifted(self, dx: float, dy: float) -> Region:

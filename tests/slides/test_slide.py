@@ -23,7 +23,7 @@ from vitrail.errors import SlideError
 from vitrail.geometry import Region
 from vitrail.slides import metadata as header
 from vitrail.slides import slide as slide_module
-from vitrail.slides.readers.openslide import OpenSlideReader, _on_white
+from vitrail.slides.readers.openslide import OpenSlideReader
 from vitrail.slides.slide import Slide, open_slide, read_region, read_thumbnail
 
 WIDTH, HEIGHT = 700, 600
@@ -205,10 +205,9 @@ def test_bounds_are_all_or_nothing():
 def test_large_regions_are_read_in_parts_that_join(flat, monkeypatch):
     place, size = region(-20.5, 10.25, 600, 500), (130, 110)
     whole = read_region(flat, place, size)
-    windows = []
-    decode = slide_module._decode
+    windows, read = [], OpenSlideReader.read
     monkeypatch.setattr(slide_module, "_MOST_PX", 5000)
-    monkeypatch.setattr(slide_module, "_decode", lambda *args: windows.append(args[2].size) or decode(*args))
+    monkeypatch.setattr(OpenSlideReader, "read", lambda *args: windows.append(args[3]) or read(*args))
     parts = read_region(flat, place, size)
     assert np.abs(parts.astype(int) - whole).max() <= 1
     assert (parts != whole).mean() < 1e-3
@@ -239,10 +238,12 @@ def test_sizes_must_be_positive(slide):
         read_region(slide, region(0, 0, 10, 10), (10, 0))
 
 
-def test_transparency_is_laid_on_white():
+def test_transparency_is_laid_on_white(path, monkeypatch):
     rgba = np.zeros((1, 3, 4), np.uint8)
     rgba[0, :, 0], rgba[0, :, 3] = 100, (255, 0, 51)
-    assert _on_white(Image.fromarray(rgba))[0].tolist() == [[100, 0, 0], [255, 255, 255], [224, 204, 204]]
+    reader = OpenSlideReader(path)
+    monkeypatch.setattr(openslide.OpenSlide, "read_region", lambda *_: Image.fromarray(rgba))
+    assert reader.read(0, (0, 0), (3, 1))[0].tolist() == [[100, 0, 0], [255, 255, 255], [224, 204, 204]]
 
 
 def test_a_slide_crosses_processes(slide):
