@@ -19,7 +19,7 @@ from helpers.data import DATA, needs_data
 from vitrail.classes import TissueClass
 from vitrail.errors import AnnotationError, SettingsError
 from vitrail.geometry import Region
-from vitrail.slides import annotations, crossings
+from vitrail.slides import annotations
 from vitrail.slides.annotations import Annotation, Annotations, ClassNames, names_found, read_annotations
 from vitrail.slides.rasterize import covered, rasterize
 
@@ -538,14 +538,16 @@ def test_outlines_that_would_take_minutes_to_mend_are_refused(read, drawn, monke
         read([feature(geometry=one) for one in drawn])
 
 
-def test_crossings_are_counted_as_a_loop_over_pairs_of_sides_does(monkeypatch):
+def test_crossings_are_counted_as_a_loop_over_pairs_of_sides_does(read, monkeypatch):
     polygon = shapely.geometry.shape(tangle(40))
     sides = [shapely.LineString(pair) for pair in itertools.pairwise(polygon.exterior.coords)]
     meet = sum(one.intersects(other) for one in sides for other in sides)
-    monkeypatch.setattr(crossings, "_NEIGHBOURS", 0)
-    for most, too_often in ((meet // 2 - 1, True), (meet // 2, False)):
-        monkeypatch.setattr(crossings, "MOST_CROSSINGS", most)
-        assert crossings.cross_too_often([MultiPolygon([polygon])]) is too_often
+    monkeypatch.setattr(annotations, "_NEIGHBOURS", 0)
+    monkeypatch.setattr(annotations, "MOST_CROSSINGS", meet // 2)
+    assert read([feature(geometry=tangle(40))]).outlines
+    monkeypatch.setattr(annotations, "MOST_CROSSINGS", meet // 2 - 1)
+    with pytest.raises(AnnotationError, match="cross themselves and each other more than"):
+        read([feature(geometry=tangle(40))])
 
 
 def test_many_outlines_side_by_side_are_not_taken_for_crossing_ones(read):
