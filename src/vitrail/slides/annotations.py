@@ -171,7 +171,8 @@ class Annotations:
         raise ValueError(f"{label.key} is never outlined")
 
     def _union(self, label: TissueClass) -> MultiPolygon:
-        return _polygonal(shapely.union_all([outline.geometry for outline in self.outlines if outline.label is label]))
+        union = shapely.union_all([outline.geometry for outline in self.outlines if outline.label is label])
+        return MultiPolygon([*shapely.get_parts(_polygonal(union))])
 
 
 def names_found(path: str | Path) -> dict[str, int]:
@@ -243,19 +244,19 @@ def read_annotations(path: str | Path, names: ClassNames) -> Annotations:
     labelled, ignored, mended = list[Annotation](), list[Polygon | MultiPolygon](), 0
     try:
         for (name, _), area in zip(classed, drawn, strict=True):
-            valid = area
-            if not shapely.is_valid(area):
+            geometry, crossed = _polygonal(area), not shapely.is_valid(area)
+            if crossed:
                 # All that a self-crossing outline encloses is inside: loops and overlapping parts are filled.
                 parts = [shapely.make_valid(part, method="structure", keep_collapsed=False) for part in area.geoms]
-                valid = _polygonal(shapely.union_all(parts))
-            if not valid.area > 0.0:
+                geometry = _polygonal(shapely.union_all(parts))
+            if not geometry.area > 0.0:
                 continue
-            mended += valid is not area
+            mended += crossed
             label = names.label_of(name)
             if label is None:
-                ignored.append(_simplest(valid))
+                ignored.append(geometry)
             else:
-                labelled.append(Annotation(label=label, geometry=_simplest(valid)))
+                labelled.append(Annotation(label=label, geometry=geometry))
     except shapely.errors.ShapelyError as error:
         raise AnnotationError(path, f"its outlines cannot be mended ({error})", _DRAW) from error
     outlines = tuple(_cut_out(ignored, labelled) if ignored else labelled)
@@ -308,17 +309,14 @@ def _cut_out(ignored: list[Polygon | MultiPolygon], labelled: list[Annotation]) 
         if left is None:
             yield outline
         elif left.area > 0.0:
-            yield Annotation(label=outline.label, geometry=_simplest(left))
+            yield Annotation(label=outline.label, geometry=left)
 
 
-def _polygonal(geometry: BaseGeometry) -> MultiPolygon:
+def _polygonal(geometry: BaseGeometry) -> Polygon | MultiPolygon:
     """Return the polygons of any geometry, without the lines and points that mending can leave."""
     parts = shapely.get_parts(shapely.get_parts(geometry))
-    return MultiPolygon([part for part in parts if isinstance(part, Polygon) and not part.is_empty])
-
-
-def _simplest(area: MultiPolygon) -> Polygon | MultiPolygon:
-    return area.geoms[0] if len(area.geoms) == 1 else area
+    polygons = [part for part in parts if isinstance(part, Polygon) and not part.is_empty]
+    return polygons[0] if len(polygons) == 1 else MultiPolygon(polygons)
 
 
 def _plain(name: str) -> str:

@@ -18,7 +18,6 @@ from vitrail.core.files import read_regular
 from vitrail.errors import AnnotationError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -104,7 +103,7 @@ class Feature:
             return MultiPolygon(polygons)
         except (TypeError, ValueError, shapely.errors.ShapelyError) as error:
             problem = "its coordinates are not numbers up to 1e9, nested as in GeoJSON"
-            raise _malformed(self.path, self.index, problem) from error
+            raise self._malformed(problem) from error
 
     def _polygons(self) -> list[Any]:
         """Return the rings of every polygon of the geometry."""
@@ -119,8 +118,11 @@ class Feature:
                 elif geometry["type"] == "GeometryCollection":
                     geometries.extend(reversed([part for part in geometry["geometries"] if part is not None]))
         except (AttributeError, KeyError, TypeError) as error:
-            raise _malformed(self.path, self.index, "its geometry is not GeoJSON") from error
+            raise self._malformed("its geometry is not GeoJSON") from error
         return polygons
+
+    def _malformed(self, problem: str) -> AnnotationError:
+        return AnnotationError(self.path, f"feature {self.index} (counted from 0): {problem}", _EXPORT)
 
 
 def read_features(path: Path) -> list[Feature]:
@@ -157,11 +159,23 @@ def read_features(path: Path) -> list[Feature]:
         document = document.get("features")
     if not isinstance(document, list):
         raise AnnotationError(path, "JSON, but without GeoJSON features", _EXPORT)
-    features = []
-    for index, (feature, properties) in enumerate(_flattened(path, document)):
+    features, waiting, index = list[Feature](), document[::-1], 0
+    while waiting:
+        feature = waiting.pop()
+        properties = feature.get("properties") or {} if isinstance(feature, dict) else None
+        if not isinstance(properties, dict):
+            raise AnnotationError(path, f"holds {str(feature)[:40]!r} where a feature is due", _EXPORT)
         if _object_type(feature, properties) not in _NOT_OUTLINES:
-            name = _class_name(path, index, properties)
+            try:
+                name = _class_name(properties)
+            except TypeError as error:
+                raise AnnotationError(path, f"feature {index} (counted from 0): {error}", _EXPORT) from error
             features.append(Feature(path=path, index=index, name=name, geometry=feature.get("geometry")))
+        children = properties.get("childObjects") or properties.get("children") or []
+        if not isinstance(children, list):
+            raise AnnotationError(path, f"holds {str(children)[:40]!r} where a list of child objects is due", _EXPORT)
+        waiting += children[::-1]
+        index += 1
     return features
 
 
@@ -173,28 +187,13 @@ def _lightened(values: dict[str, Any]) -> dict[str, Any]:
     return _PASSED_OVER if _object_type(values, properties) in _NOT_OUTLINES else values
 
 
-def _flattened(path: Path, features: list[Any]) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
-    """Yield features with their properties, each followed by its children."""
-    waiting = features[::-1]
-    while waiting:
-        feature = waiting.pop()
-        properties = feature.get("properties") or {} if isinstance(feature, dict) else None
-        if not isinstance(properties, dict):
-            raise AnnotationError(path, f"holds {str(feature)[:40]!r} where a feature is due", _EXPORT)
-        yield feature, properties
-        children = properties.get("childObjects") or properties.get("children") or []
-        if not isinstance(children, list):
-            raise AnnotationError(path, f"holds {str(children)[:40]!r} where a list of child objects is due", _EXPORT)
-        waiting += children[::-1]
-
-
 def _object_type(feature: dict[str, Any], properties: dict[str, Any]) -> str:
     """Return what QuPath says it is; version 0.2 wrote the type as the id."""
     keys = ("objectType", "object_type", "type")
     return str(next((properties[key] for key in keys if key in properties), feature.get("id", ""))).casefold()
 
 
-def _class_name(path: Path, index: int, properties: dict[str, Any]) -> str | None:
+def _class_name(properties: dict[str, Any]) -> str | None:
     """Return the class with its parents' names, else what its colour stands for; None where there is none."""
     classification = properties.get("classification")
     if not isinstance(classification, dict):
@@ -208,7 +207,7 @@ def _class_name(path: Path, index: int, properties: dict[str, Any]) -> str | Non
         names = level.get("names") or [level.get("name")]
         names = [names] if isinstance(names, str) else names
         if not isinstance(names, list):
-            raise _malformed(path, index, f"the names of its class are {str(names)[:40]!r}, not a list")
+            raise TypeError(f"the names of its class are {str(names)[:40]!r}, not a list")
         parts = [part for part in (full_name, *names) if part and isinstance(part, str)]
         full_name = ": ".join(parts) if parts else None
         if full_name is None:
@@ -231,7 +230,3 @@ def _ring(points: list[Any]) -> NDArray[np.float64]:
     if not (np.abs(plane) <= _FARTHEST).all():  # nor is NaN
         raise ValueError("points nowhere near a slide")
     return plane
-
-
-def _malformed(path: Path, index: int, problem: str) -> AnnotationError:
-    return AnnotationError(path, f"feature {index} (counted from 0): {problem}", _EXPORT)

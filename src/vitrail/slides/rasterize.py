@@ -57,7 +57,26 @@ def rasterize(geometry: Polygon | MultiPolygon, region: Region, size: tuple[int,
         y = (points[:, 1] - region.y) * (height / region.height) - 0.5
         crosses = (np.maximum(y[:-1], y[1:]) > 0) & (np.minimum(y[:-1], y[1:]) <= height - 1)
         (start,) = np.nonzero(crosses & (ring[1:] == ring[:-1]))
-        _paint(inside, np.stack([x[start], y[start], x[start + 1], y[start + 1]]))
+        edges = np.stack([x[start], y[start], x[start + 1], y[start + 1]])
+        low, high = np.minimum(edges[1], edges[3]), np.maximum(edges[1], edges[3])
+        first = np.clip(np.ceil(low), 0, height).astype(np.intp)
+        count = np.clip(np.ceil(high), 0, height).astype(np.intp) - first
+        x0, y0, x1, y1 = np.repeat(edges, count, axis=1)
+        if not len(x0):
+            continue
+        # The row and the x of every point where an edge crosses a row of centres.
+        rows = np.repeat(first, count) + np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count)
+        crossed = x0 + (rows - y0) * ((x1 - x0) / (y1 - y0))
+        columns = np.clip(np.ceil(crossed), 0, width).astype(np.intp)
+        # Every row is crossed an even number of times: crossings pair up to spans, none of which leaves its row.
+        ends = np.sort(rows * width + columns)
+        pixels = inside.reshape(-1)[ends[0] : ends[-1]]
+        ends -= ends[0]
+        if len(pixels) < _SPAN_PX * len(ends):
+            pixels |= np.repeat(np.arange(len(ends) - 1) % 2 == 0, np.diff(ends))
+            continue
+        for first_px, end_px in zip(ends[::2].tolist(), ends[1::2].tolist(), strict=True):
+            pixels[first_px:end_px] = True
     return inside
 
 
@@ -84,27 +103,3 @@ def covered(
     full[tree.query(polygons, predicate="covers")[1]] = True
     touched[tree.query(polygons, predicate="intersects")[1]] = True
     return full, touched
-
-
-def _paint(inside: NDArray[np.bool_], edges: NDArray[np.float64]) -> None:
-    """Add a polygon of edges [4, n] x0, y0, x1, y1 to a mask, touching only the rows it crosses."""
-    height, width = inside.shape
-    low, high = np.minimum(edges[1], edges[3]), np.maximum(edges[1], edges[3])
-    first = np.clip(np.ceil(low), 0, height).astype(np.intp)
-    count = np.clip(np.ceil(high), 0, height).astype(np.intp) - first
-    x0, y0, x1, y1 = np.repeat(edges, count, axis=1)
-    if not len(x0):
-        return
-    # The row and the x of every point where an edge crosses a row of centres.
-    rows = np.repeat(first, count) + np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count)
-    crossed = x0 + (rows - y0) * ((x1 - x0) / (y1 - y0))
-    columns = np.clip(np.ceil(crossed), 0, width).astype(np.intp)
-    # Every row is crossed an even number of times, so that crossings pair up to spans, none of which leaves its row.
-    ends = np.sort(rows * width + columns)
-    pixels = inside.reshape(-1)[ends[0] : ends[-1]]
-    ends -= ends[0]
-    if len(pixels) < _SPAN_PX * len(ends):
-        pixels |= np.repeat(np.arange(len(ends) - 1) % 2 == 0, np.diff(ends))
-        return
-    for start, stop in zip(ends[::2].tolist(), ends[1::2].tolist(), strict=True):
-        pixels[start:stop] = True

@@ -40,6 +40,7 @@ _EXTENT = 8
 _STYLE, _LEVELS_AT, _WAVELET_AT = b"\xff\x52", 9, 13
 """What a code stream says of its wavelets begins so; and where in it their number and their kind are."""
 
+_MOST_REDUCED = 8
 _IN_FULL: Mapping[int, float] = MappingProxyType({1: 0.0})
 _BY_WAVELETS: Mapping[int, float] = MappingProxyType({1: 0.0, 2: 3.5, 4: 14.0, 8: 40.0})
 
@@ -92,6 +93,8 @@ def decoder_of(page: TiffPage, read: Read) -> TileDecoder | None:
     TileDecoder | None
         None if nothing here decodes them.
     """
+    if any(side % _MOST_REDUCED for side in page.tile):
+        return None
     if page.coding == "jpeg":
         return JpegDecoder(page)
     if page.coding == "jpeg2000" and features.check("jpg_2000"):

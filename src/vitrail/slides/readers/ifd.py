@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import math
 import os
-import struct
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -36,8 +35,6 @@ if TYPE_CHECKING:
 
     Read = Callable[[int, int], bytes]
     """Reads a number of bytes at an offset of a file; fewer, where it ends."""
-
-    Tags = dict[int, NDArray[np.int64]]
 
     Coding = Literal["jpeg", "jpeg2000"]
 
@@ -158,7 +155,7 @@ def read_pages(read: Read) -> tuple[TiffPage, ...]:
                     values += sum(map(len, own.values()))
                     if values > _MOST_VALUES:
                         break
-                    if _TILE_WIDTH in own and not _first(own, _KIND) & _MASK:
+                    if _TILE_WIDTH in own and not own.first(_KIND) & _MASK:
                         reductions.append(_page(own))
         pages.append(replace(page, reductions=tuple(reductions)))
     return tuple(pages)
@@ -187,7 +184,7 @@ def check_claims(path: Path) -> None:
         most = min(_MOST_STREAM_BYTES, os.fstat(file.fileno()).st_size)
         try:
             for _, tags in directories.chain({_TILE_WIDTH, _TILE_HEIGHT, _LENGTHS}):
-                check_tile(path, _first(tags, _TILE_WIDTH), _first(tags, _TILE_HEIGHT))
+                check_tile(path, tags.first(_TILE_WIDTH), tags.first(_TILE_HEIGHT))
                 lengths = tags.get(_LENGTHS, _NONE)
                 wrong = lengths[(lengths < 0) | (lengths > most)]
                 if len(wrong) and _TILE_WIDTH in tags:
@@ -228,6 +225,14 @@ def read_bytes(file: BinaryIO, offset: int, length: int) -> bytes:
     return file.read(min(left, length)) or b""
 
 
+class _Tags(dict[int, "NDArray[np.int64]"]):
+    """The values of each tag of a directory."""
+
+    def first(self, tag: int, default: int = 0) -> int:
+        """Return the first value of a tag, or a default where there is none."""
+        return int(self[tag][0]) if tag in self and len(self[tag]) else default
+
+
 class _Directories:
     """The directories of a TIFF.
 
@@ -244,28 +249,34 @@ class _Directories:
 
     def __init__(self, read: Read) -> None:
         self._read = read
-        start = read(0, 16)
-        order = {b"II": "<", b"MM": ">"}.get(start[:2])
+        orders: dict[bytes, Literal["little", "big"]] = {b"II": "little", b"MM": "big"}
+        order = orders.get(read(0, 2))
         if order is None:
             raise TiffError("no byte order")
-        version = _number(start[2:4], f"{order}H")
+        self._order = order
+        version = self._number(2, 2)
         if version == 42:
-            count, offset, at = "H", "I", 4
-        elif version == 43 and start[4:8] == struct.pack(f"{order}HH", 8, 0):
-            count, offset, at = "Q", "Q", 8
+            self._count_bytes, self._offset_bytes, at = 2, 4, 4
+        elif version == 43 and (self._number(4, 2), self._number(6, 2)) == (8, 0):
+            self._count_bytes, self._offset_bytes, at = 8, 8, 8
         else:
             raise TiffError(f"version {version}")
-        wide = struct.calcsize(offset)
-        fields = {"tag": f"{order}u2", "type": f"{order}u2", "count": f"{order}u{wide}", "value": f"V{wide}"}
-        self._order, self._count, self._offset, self._entry = (
-            order,
-            order + count,
-            order + offset,
-            np.dtype([*fields.items()]),
-        )
-        self.first = _number(start[at : at + wide], self._offset)
+        fields = [
+            ("tag", "u2"),
+            ("type", "u2"),
+            ("count", f"u{self._offset_bytes}"),
+            ("value", f"V{self._offset_bytes}"),
+        ]
+        self._entry = np.dtype(fields).newbyteorder(order)
+        self.first = self._number(at, self._offset_bytes)
 
-    def chain(self, wanted_tags: set[int]) -> Iterator[tuple[int, Tags]]:
+    def _number(self, at: int, length: int) -> int:
+        content = self._read(at, length)
+        if len(content) < length:
+            raise TiffError("cut short")
+        return int.from_bytes(content, self._order)
+
+    def chain(self, wanted_tags: set[int]) -> Iterator[tuple[int, _Tags]]:
         """Yield where each directory is, and those of its tags that are asked for; a file's are bounded in number."""
         visited, values, at = set[int](), 0, self.first
         while at:
@@ -279,17 +290,17 @@ class _Directories:
             yield at, tags
             at = following
 
-    def read(self, at: int, wanted_tags: set[int]) -> tuple[Tags, int]:
+    def read(self, at: int, wanted_tags: set[int]) -> tuple[_Tags, int]:
         """Return those tags of a directory that are asked for, and where the next directory is."""
-        first, last = struct.calcsize(self._count), struct.calcsize(self._offset)
-        count = _number(self._read(at, first), self._count)
+        count = self._number(at, self._count_bytes)
         if count > _MOST_ENTRIES:
             raise TiffError(f"a directory of {count} entries")
         length = count * self._entry.itemsize
-        content = self._read(at + first, length + last)
-        following = _number(content[length:], self._offset)
+        content = self._read(at + self._count_bytes, length + self._offset_bytes)
+        if len(content) < length + self._offset_bytes:
+            raise TiffError("cut short")
         entries = np.frombuffer(content, self._entry, count)
-        tags: Tags = {}
+        tags = _Tags()
         for entry in entries[np.isin(entries["tag"], list(wanted_tags))]:
             tag, kind, values = int(entry["tag"]), _INTEGERS.get(int(entry["type"])), int(entry["count"])
             if tag in tags:
@@ -298,40 +309,30 @@ class _Directories:
                 raise TiffError(f"tag {tag} is no number")
             if values > _MOST_VALUES:
                 raise TiffError(f"tag {tag} has {values} values")
-            dtype, stored = np.dtype(self._order + kind), entry["value"].tobytes()
+            dtype, stored = np.dtype(kind).newbyteorder(self._order), entry["value"].tobytes()
             needed = values * dtype.itemsize
             if needed > len(stored):
-                stored = self._read(_number(stored, self._offset), needed)
+                stored = self._read(int.from_bytes(stored, self._order), needed)
             if len(stored) < needed:
                 raise TiffError("cut short")
             tags[tag] = np.frombuffer(stored, dtype, values).astype(np.int64)
-        return tags, following
+        return tags, int.from_bytes(content[length:], self._order)
 
     def are_hamamatsus(self) -> bool:
         """Tell the directories of NDPI by their mark, read at the offset of 64 bits that it has; they hold no tiles."""
-        if (self._count, self._offset) != ("<H", "<I"):
+        if self._order == "big" or self._offset_bytes != 4:
             return False
         try:
-            return _NDPI in self.read(_number(self._read(4, 8), "<Q"), {_NDPI})[0]
+            return _NDPI in self.read(self._number(4, 8), {_NDPI})[0]
         except TiffError:
             return False
 
 
-def _number(content: bytes, form: str) -> int:
-    if len(content) != struct.calcsize(form):
-        raise TiffError("cut short")
-    return int(struct.unpack(form, content)[0])
-
-
-def _first(tags: Tags, tag: int, default: int = 0) -> int:
-    return int(tags[tag][0]) if tag in tags and len(tags[tag]) else default
-
-
-def _page(tags: Tags) -> TiffPage:
+def _page(tags: _Tags) -> TiffPage:
     """Return a page, and refuse one whose tiles cannot be true."""
-    compression, photometric = _first(tags, _COMPRESSION, 1), _first(tags, _PHOTOMETRIC)
+    compression, photometric = tags.first(_COMPRESSION, 1), tags.first(_PHOTOMETRIC)
     coding: Coding | None = None
-    plain = (_first(tags, _SAMPLES, 1), _first(tags, _PLANAR, 1), _first(tags, _ORIENTATION, 1)) == (3, 1, 1)
+    plain = (tags.first(_SAMPLES, 1), tags.first(_PLANAR, 1), tags.first(_ORIENTATION, 1)) == (3, 1, 1)
     if plain and tags.get(_BITS, _NONE).tolist() == [8, 8, 8]:
         if compression in {_APERIO_YCBCR, _APERIO_RGB}:
             coding = "jpeg2000"
@@ -340,8 +341,8 @@ def _page(tags: Tags) -> TiffPage:
     # Aperio's JPEG 2000 says by its number what its colours are, whatever the tag for colours says.
     ycbcr = compression == _APERIO_YCBCR or (compression != _APERIO_RGB and photometric == _YCBCR)
     page = TiffPage(
-        size=(_first(tags, _WIDTH), _first(tags, _HEIGHT)),
-        tile=(_first(tags, _TILE_WIDTH), _first(tags, _TILE_HEIGHT)),
+        size=(tags.first(_WIDTH), tags.first(_HEIGHT)),
+        tile=(tags.first(_TILE_WIDTH), tags.first(_TILE_HEIGHT)),
         offsets=tags.get(_OFFSETS, _NONE),
         lengths=tags.get(_LENGTHS, _NONE),
         tables=tags.get(_TABLES, _NONE).astype(np.uint8).tobytes(),

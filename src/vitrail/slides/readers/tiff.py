@@ -15,18 +15,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from vitrail.errors import SlideError
+from vitrail.geometry import cut_at_tiles
 from vitrail.slides.readers.codecs import decoder_of
 from vitrail.slides.readers.ifd import TiffError, TiffPage, read_bytes, read_pages
 from vitrail.slides.readers.openslide import OpenSlideReader, level_sizes
 from vitrail.slides.readers.resample import area_resample
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterator
+    from collections.abc import Hashable
     from pathlib import Path
 
     from numpy.typing import NDArray
-
-    from vitrail.slides.readers.ifd import Read
 
     Pixels = NDArray[np.uint8]
 
@@ -37,7 +36,6 @@ _CACHE_BYTES = 32 << 20
 _APERIO, _GENERIC = "aperio", "generic-tiff"
 """Formats of OpenSlide whose levels are plain grids of tiles."""
 
-_MOST_REDUCED = 8
 _LEAST_PX = 1e-3  # so that one pixel may be left of any number
 
 
@@ -67,29 +65,21 @@ def open_tiff(path: Path) -> TiffReader | None:
         pages = read_pages(file.read)
     except (TiffError, OSError):
         return None
+    decoded = [page for page in pages if decoder_of(page, file.read)]
     by_level = [[page for page in pages if page.size == size] for size in sizes]
-    levels = [fit[0] for fit in by_level if len(fit) == 1 and _is_decoded(fit[0], vendor, file.read)]
+    levels = [fit[0] for fit in by_level if len(fit) == 1 and fit[0] in decoded]
+    if vendor == _APERIO and not all(page.lengths.all() for page in levels):
+        return None  # OpenSlide fills holes of Aperio's levels from the level before
     if len(levels) < len(sizes) or len({page.coding for page in levels}) > 1:
         return None
     if vendor == _GENERIC and len(levels) == 1:
         # The pyramid that a page hides from OpenSlide. Only what can be nothing but a reduction of the page counts:
         # labels and macro images are of other shapes.
         full = levels[0]
-        below = {
-            page.size: page
-            for page in full.reductions
-            if page.coding == full.coding
-            and _is_reduced(full.size, page.size)
-            and _is_decoded(page, _APERIO, file.read)
-        }
+        fit = [page for page in full.reductions if page.coding == full.coding and _is_reduced(full.size, page.size)]
+        below = {page.size: page for page in fit if page.lengths.all() and decoder_of(page, file.read)}
         levels += [below[size] for size in sorted(below, reverse=True)]
     return TiffReader(path, file, tuple(levels))
-
-
-def _is_decoded(page: TiffPage, vendor: str, read: Read) -> bool:
-    """Tell whether every tile can be decoded; OpenSlide fills holes of Aperio's levels from the level before."""
-    complete = vendor != _APERIO or bool(page.lengths.all())
-    return complete and all(side % _MOST_REDUCED == 0 for side in page.tile) and decoder_of(page, read) is not None
 
 
 def _is_reduced(full: tuple[int, int], size: tuple[int, int]) -> bool:
@@ -165,14 +155,13 @@ class TiffReader:
 
     def read(self, level: int, origin: tuple[int, int], size: tuple[int, int], scale: int = 1) -> Pixels:
         """Read a rectangle; see `LevelReader.read`."""
-        page = self._levels[level]
-        sides = tuple(side // scale for side in page.tile)
-        ends = tuple(-(-length // scale) for length in page.size)
-        spans = [_cells(*axis) for axis in zip(origin, size, sides, ends, strict=True)]
-        inside = all(low >= 0 and low + part <= end for low, part, end in zip(origin, size, ends, strict=True))
-        shape = size[1], size[0], 3
+        page, shape = self._levels[level], (size[1], size[0], 3)
+        (x, y), (right, bottom) = origin, (-(-length // scale) for length in page.size)
+        columns = cut_at_tiles(x, x + size[0], page.tile[0] // scale, right)
+        rows = cut_at_tiles(y, y + size[1], page.tile[1] // scale, bottom)
+        inside = x >= 0 and y >= 0 and x + size[0] <= right and y + size[1] <= bottom
         pixels = np.empty(shape, np.uint8) if inside else np.full(shape, _WHITE, np.uint8)
-        for (column, at_x, from_x), (row, at_y, from_y) in product(*spans):
+        for (column, at_x, from_x), (row, at_y, from_y) in product(columns, rows):
             pixels[at_y, at_x] = self._tile(level, (column, row), scale)[from_y, from_x]
         return pixels
 
@@ -223,15 +212,3 @@ class TiffReader:
         margin = scale // 2
         wider = np.pad(pixels, ((margin, 0), (margin, 0), (0, 0)), mode="edge")
         return area_resample(wider, (0.5, 0.5, width + 0.5, height + 0.5), size)
-
-
-def _cells(start: int, length: int, side: int, end: int) -> Iterator[tuple[int, slice, slice]]:
-    """Cut a span of an axis at the borders of tiles, and at the ends of the image.
-
-    Yields each tile's number, where its pixels go in the span, and which of its own they are.
-    """
-    low, high = max(start, 0), min(start + length, end)
-    for number in range(low // side, -(-high // side)) if low < high else ():
-        first, last = max(low, number * side), min(high, (number + 1) * side)
-        corner = number * side
-        yield number, slice(first - start, last - start), slice(first - corner, last - corner)
