@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import dataclass, field
-from functools import cache
 from hashlib import sha1
 from itertools import repeat
 from pathlib import Path
@@ -24,7 +23,7 @@ import numpy as np
 import shapely
 
 import vitrail
-from vitrail.classes import CLASSES, TissueClass
+from vitrail.classes import CLASSES
 from vitrail.core.files import exporting
 
 if TYPE_CHECKING:
@@ -117,14 +116,16 @@ def write_geojson(path: str | Path, objects: SlideObjects) -> int:
 def _features(objects: SlideObjects) -> Iterator[str]:
     """Yield features as JSON; tiles by templates, since there may be a million."""
     prefix = f"{objects.slide_id}/"
+    classes = {
+        label.key: f'"classification":{_json({"name": label.title, "color": list(label.rgb)})},' for label in CLASSES
+    }
     for region in objects.regions:
         if region.geometry.is_empty or not region.geometry.is_valid:
             raise ValueError(f"a region of {objects.slide_id} is empty or invalid, and would break QuPath")
         identity = str(uuid5(_NAMESPACE, f"{prefix}{region.label.key}/{region.geometry.wkb_hex}"))
         measured = _json({AREA: float(region.area_mm2)})
-        yield _feature(identity, shapely.to_geojson(region.geometry), "annotation", region.label, measured)
+        yield _feature(identity, shapely.to_geojson(region.geometry), "annotation", classes[region.label.key], measured)
     side, seed = float(objects.side), _NAMESPACE.bytes + prefix.encode()
-    labels = {label.key: label for label in CLASSES}
     names = {column: json.dumps(name) for column, name in objects.measurements.items()}
     parts = (table.iloc[at : at + _CHUNK] for table in objects.tiles for at in range(0, len(table), _CHUNK))
     for part in parts:
@@ -148,21 +149,15 @@ def _features(objects: SlideObjects) -> Iterator[str]:
             digest[8] = digest[8] & 0x3F | 0x80
             text = digest.hex()
             identity = f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
-            label = labels[key] if isinstance(key, str) else None
-            yield _feature(identity, geometry, "tile", label, f"{{{measured}}}")
+            classification = classes[key] if isinstance(key, str) else ""
+            yield _feature(identity, geometry, "tile", classification, f"{{{measured}}}")
 
 
-def _feature(identity: str, geometry: str, kind: str, label: TissueClass | None, measurements: str) -> str:
-    classification = "" if label is None else _classification(label)
+def _feature(identity: str, geometry: str, kind: str, classification: str, measurements: str) -> str:
     return (
         f'{{"type":"Feature","id":"{identity}","geometry":{geometry},"properties":{{"objectType":"{kind}",'
         f'{classification}"isLocked":true,"measurements":{measurements}}}}}'
     )
-
-
-@cache
-def _classification(label: TissueClass) -> str:
-    return f'"classification":{_json({"name": label.title, "color": list(label.rgb)})},'
 
 
 def _json(value: object) -> str:
