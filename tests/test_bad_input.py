@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import json
 import os
-from pathlib import Path
 
 import pytest
 from shapely.geometry import Polygon, box
 
 from helpers.cohort import FAST, SIDE, outline, tissue, write_outlines, write_tiff
 from helpers.command import vitrail
+from helpers.data import DATA, needs_data
 from helpers.mutations import with_tag
 from vitrail.pipeline.run import new_run
 
-BROKEN = Path(__file__).parents[2] / "shared" / "data" / "readers" / "broken.svs"
+BROKEN = "readers/broken.svs"
 
 
 @pytest.fixture
@@ -76,16 +76,14 @@ def tangled(cohort):
 
 
 def real_broken(cohort):
-    if not BROKEN.is_file():
-        pytest.skip("the shared slides are not here")
-    (cohort.parent / "S1.tif").write_bytes(BROKEN.read_bytes())
+    (cohort.parent / "S1.tif").write_bytes((DATA / BROKEN).read_bytes())
 
 
 @pytest.mark.parametrize(
     ("spoil", "said"),
     [
         (broken_slide, "not a slide"),
-        (real_broken, "not a slide"),
+        pytest.param(real_broken, "not a slide", marks=needs_data(BROKEN)),
         (no_mpp, "gives no mpp"),
         (truncated, "S1.tif"),
         (giant_tiles, "S1.tif: its tiles claim 100,000 x 100,000 pixels"),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import struct
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +14,7 @@ from PIL import Image
 from shapely.geometry import Polygon, box
 
 from helpers.cohort import outline, tissue, write_outlines
+from helpers.data import DATA, needs_data
 from helpers.fuzzing import TARGETS, run
 from helpers.mutations import with_count, with_tag
 from helpers.tiffs import APERIO, Kind, tissue_like, write_jpeg_tiff, write_ome
@@ -33,8 +33,6 @@ SHARES = {
     ("picture", "model", "stored", "head", "weights"): 0.2,
 }
 """Kinds of input that are tried in one process, and how many of the cases."""
-
-READERS = Path(__file__).parents[2] / "shared" / "data" / "readers"
 
 
 def write_slides(folder):
@@ -200,10 +198,9 @@ def test_every_kind_of_input_is_tried():
     assert {kind for kinds in SHARES for kind in kinds} == set(TARGETS)
 
 
-@pytest.mark.data
-@pytest.mark.skipif(not READERS.is_dir(), reason="the shared slides are not here")
+@needs_data("readers/cmu-1-small-region.svs")
 def test_a_broken_real_slide_ends_in_one_line(tmp_path):
-    (tmp_path / "real.svs").write_bytes((READERS / "cmu-1-small-region.svs").read_bytes())
+    (tmp_path / "real.svs").write_bytes((DATA / "readers" / "cmu-1-small-region.svs").read_bytes())
     assert run(tmp_path, ("slide",), CASES // 60) == []
 
 

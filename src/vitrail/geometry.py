@@ -1,8 +1,12 @@
-"""Places on a slide."""
+"""A rectangle on a slide, and spans that are cut at the borders of tiles."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,6 +23,11 @@ class Region:
         Left and top edge.
     width, height
         Extent; positive.
+
+    Raises
+    ------
+    ValueError
+        An extent is not positive.
     """
 
     x: float
@@ -41,9 +50,33 @@ class Region:
         return self.y + self.height
 
     def scaled(self, factor: float) -> Region:
-        """Return the same place in a frame whose pixels are `1 / factor` times as large."""
+        """Return the same rectangle in a frame whose pixels are `1 / factor` times as large."""
         return Region(x=self.x * factor, y=self.y * factor, width=self.width * factor, height=self.height * factor)
 
     def shifted(self, dx: float, dy: float) -> Region:
         """Return the region moved right by `dx` and down by `dy`."""
         return Region(x=self.x + dx, y=self.y + dy, width=self.width, height=self.height)
+
+
+def cut_at_tiles(start: int, stop: int, side_px: int, end: int) -> Iterator[tuple[int, slice, slice]]:
+    """Cut a span of an axis of an image at the borders of the image's tiles.
+
+    Parameters
+    ----------
+    start, stop
+        The span in pixels; what lies before 0 and beyond `end` is left out.
+    side_px
+        Of a tile.
+    end
+        Length of the image.
+
+    Yields
+    ------
+    tuple[int, slice, slice]
+        A tile's number, where its pixels go in the span, and which of its own they are.
+    """
+    low, high = max(start, 0), min(stop, end)
+    for number in range(low // side_px, -(-high // side_px)) if low < high else ():
+        corner = number * side_px
+        first, last = max(low, corner), min(high, corner + side_px)
+        yield number, slice(first - start, last - start), slice(first - corner, last - corner)

@@ -4,6 +4,7 @@ import errno
 import importlib
 import json
 import math
+import sys
 import zipfile
 from importlib.util import find_spec
 from pathlib import Path
@@ -242,7 +243,7 @@ def test_a_segmenter_is_refused_by_wsinfer(segmenter, tmp_path):
 
 
 def test_a_missing_extra_is_one_line_before_anything_is_read(tmp_path, monkeypatch):
-    monkeypatch.setattr("vitrail.interop.onnx.find_spec", lambda _name: None)
+    monkeypatch.setitem(sys.modules, "onnx", None)
     with pytest.raises(ModelError) as caught:
         export_onnx(tmp_path, tmp_path / "out.onnx")
     assert str(caught.value) == "ONNX export: the package onnx is not installed. Run: pip install 'vitrail[onnx]'."

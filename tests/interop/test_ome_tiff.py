@@ -19,7 +19,7 @@ from vitrail.interop.class_map import Channel, MapHeader, read_class_map
 from vitrail.interop.ome_tiff import ClassMapWriter
 
 SIZE = (700, 533)
-HEADER = MapHeader(size=SIZE, mpp=1.9, origin_um=(12.5, -7.25))
+HEADER = MapHeader(size=SIZE, mpp=1.9)
 
 
 @pytest.fixture(scope="module")
@@ -40,10 +40,9 @@ def write(path, header, values, heights=(1, 300, 17)):
     return path
 
 
-@pytest.fixture(scope="module", params=["uint8", "uint16"])
-def written(request, probabilities, tmp_path_factory):
-    header = MapHeader(size=SIZE, mpp=1.9, origin_um=(12.5, -7.25), depth=request.param)
-    return write(tmp_path_factory.mktemp("map") / "S1.classes.ome.tiff", header, probabilities), header
+@pytest.fixture(scope="module")
+def written(probabilities, tmp_path_factory):
+    return write(tmp_path_factory.mktemp("map") / "S1.classes.ome.tiff", HEADER, probabilities), HEADER
 
 
 def halved(planes):
@@ -60,7 +59,7 @@ def test_reads_back(written, probabilities):
     whole = found.read()
     assert whole.shape == (533, 700, 4)
     assert whole.dtype == np.float32
-    assert np.abs(whole - probabilities).max() <= 0.501 / header.one + 1e-7
+    assert np.abs(whole - probabilities).max() <= 0.501 / header.full_scale + 1e-7
     assert np.array_equal(found.read(slice(100, 400), slice(250, 600)), whole[100:400, 250:600])
     assert found.read(slice(50, 50)).shape == (0, 700, 4)
     assert np.array_equal(np.vstack(list(found.class_strips())), whole.argmax(axis=-1))
@@ -68,7 +67,7 @@ def test_reads_back(written, probabilities):
 
 def test_tifffile_reads_the_same_pyramid(written, probabilities):
     path, header = written
-    expected = np.moveaxis(np.rint(probabilities * np.float32(header.one)), -1, 0).astype(int)
+    expected = np.moveaxis(np.rint(probabilities * np.float32(header.full_scale)), -1, 0).astype(int)
     with tifffile.TiffFile(path) as tif:
         (series,) = tif.series
         assert (series.axes, series.kind) == ("CYX", "ome")
@@ -88,7 +87,7 @@ def test_lower_levels_read_back(written):
     with tifffile.TiffFile(path) as tif:
         lower = tif.series[0].levels[2].asarray()
     assert np.array_equal(
-        found.read(level=2), np.moveaxis(lower, 0, -1).astype(np.float32) / np.float32(found.header.one)
+        found.read(level=2), np.moveaxis(lower, 0, -1).astype(np.float32) / np.float32(found.header.full_scale)
     )
 
 
@@ -97,13 +96,13 @@ def test_the_metadata_say_all(written):
     with tifffile.TiffFile(path) as tif:
         image = tifffile.xml2dict(tif.ome_metadata)["OME"]["Image"]
     pixels = image["Pixels"]
-    assert f"0 to {header.one} stands for 0 to 1" in image["Description"]
+    assert f"0 to {header.full_scale} stands for 0 to 1" in image["Description"]
     assert (pixels["PhysicalSizeX"], pixels["PhysicalSizeY"], pixels["PhysicalSizeXUnit"]) == (1.9, 1.9, "µm")
     assert [channel["Name"] for channel in pixels["Channel"]] == ["Tumor", "Non-tumor", "Other", "Background"]
     unsigned = [channel["Color"] % 2**32 for channel in pixels["Channel"]]
     assert [(rgba >> 24, rgba >> 16 & 255, rgba >> 8 & 255) for rgba in unsigned] == [label.rgb for label in CLASSES]
     assert {rgba & 255 for rgba in unsigned} == {255}
-    assert {(p["PositionX"], p["PositionY"], p["PositionXUnit"]) for p in pixels["Plane"]} == {(12.5, -7.25, "µm")}
+    assert {(p["PositionX"], p["PositionY"], p["PositionXUnit"]) for p in pixels["Plane"]} == {(0.0, 0.0, "µm")}
 
 
 @pytest.mark.skipif(importlib.util.find_spec("ome_types") is None, reason="ome-types is not installed")
@@ -113,7 +112,7 @@ def test_ome_types_accepts_it(written):
     pixels = from_tiff(written[0]).images[0].pixels
     assert (pixels.size_x, pixels.size_y, pixels.size_c, pixels.physical_size_x) == (700, 533, 4, 1.9)
     assert [channel.color.as_rgb_tuple()[:3] for channel in pixels.channels] == [label.rgb for label in CLASSES]
-    assert [plane.position_x for plane in pixels.planes] == [12.5] * 4
+    assert [plane.position_x for plane in pixels.planes] == [0.0] * 4
 
 
 def test_other_libraries_decode_it(written, probabilities):
@@ -122,7 +121,7 @@ def test_other_libraries_decode_it(written, probabilities):
         assert image.n_frames == 4
         for channel in range(4):
             image.seek(channel)
-            expected = np.rint(probabilities[..., channel] * np.float32(header.one))
+            expected = np.rint(probabilities[..., channel] * np.float32(header.full_scale))
             assert np.array_equal(np.asarray(image, dtype=int), expected)
     with openslide.OpenSlide(path) as slide:
         assert slide.dimensions == SIZE

@@ -16,12 +16,12 @@ from vitrail.classes import TissueClass
 from vitrail.geometry import Region
 from vitrail.interop import polygonize as outlines
 from vitrail.interop.polygonize import outline_classes
-from vitrail.interop.regions import MapFrame, RegionSettings, find_regions
+from vitrail.interop.regions import MapFrame, find_regions
 from vitrail.interop.simplify import simplify_coverage
 from vitrail.slides.rasterize import rasterize
 
 MAPS = arrays(np.uint8, st.tuples(st.integers(1, 14), st.integers(1, 14)), elements=st.integers(0, 4))
-EVERYTHING = RegionSettings(tolerance_um=0, min_area_um2=0)
+EVERYTHING = {"tolerance_um": 0, "min_area_um2": 0}
 
 
 def strips(classes, height):
@@ -75,26 +75,6 @@ def test_crumbs_are_dropped(classes, smallest):
         assert np.array_equal(painted(polygons, classes.shape), large[parts] & (classes == label))
 
 
-@settings(deadline=None, max_examples=60)
-@given(MAPS, st.integers(1, 12), st.integers(1, 12))
-def test_small_holes_are_filled(classes, smallest, hole):
-    hole = min(hole, smallest)
-    exact = outline_classes([classes], (0, 1))
-    found = outline_classes([classes], (0, 1), smallest=smallest, smallest_hole=hole)
-    for label, polygons in exact.items():
-        filled = [
-            shapely.Polygon(p.exterior, [ring for ring in p.interiors if shapely.Polygon(ring).area >= hole])
-            for p in polygons
-        ]
-        large = [p for p in filled if p.area >= smallest]
-        assert {shapely.normalize(p).wkt for p in found[label]} == {shapely.normalize(p).wkt for p in large}
-
-
-def test_large_holes_cannot_be_filled_where_small_regions_are_kept():
-    with pytest.raises(ValueError, match="cannot be filled"):
-        outline_classes([np.zeros((2, 2), np.uint8)], (0,), smallest=1, smallest_hole=2)
-
-
 def test_strips_of_unlike_width_are_refused():
     with pytest.raises(ValueError, match="a strip of 3 pixels follows one of 4"):
         outline_classes([np.zeros((1, 4), np.uint8), np.zeros((1, 3), np.uint8)], (0,))
@@ -128,14 +108,14 @@ def test_regions_lie_on_the_slide():
     classes[5:30, 10:50] = TissueClass.TUMOR
     classes[10:20, 20:30] = TissueClass.BACKGROUND
     classes[30:40, 10:50] = TissueClass.NON_TUMOR
-    frame = MapFrame(x=100, y=50, scale=8, mpp=2)
-    tumor, rest = find_regions(strips(classes, 16), frame, EVERYTHING)
+    frame = MapFrame(scale=8, mpp=2)
+    tumor, rest = find_regions(strips(classes, 16), frame, **EVERYTHING)
     assert (tumor.label, rest.label) == (TissueClass.TUMOR, TissueClass.NON_TUMOR)
     assert tumor.area_mm2 == pytest.approx((25 * 40 - 100) * 4e-6)
-    hole = shapely.box(100 + 160, 50 + 80, 100 + 240, 50 + 160)
-    assert shapely.equals(tumor.geometry, shapely.box(180, 90, 500, 290).difference(hole))
-    assert shapely.equals(rest.geometry, shapely.box(180, 290, 500, 370))
-    place = Region(x=100, y=50, width=60 * 8, height=40 * 8)
+    hole = shapely.box(160, 80, 240, 160)
+    assert shapely.equals(tumor.geometry, shapely.box(80, 40, 400, 240).difference(hole))
+    assert shapely.equals(rest.geometry, shapely.box(80, 240, 400, 320))
+    place = Region(x=0, y=0, width=60 * 8, height=40 * 8)
     assert np.array_equal(rasterize(tumor.geometry, place, (60, 40)), classes == TissueClass.TUMOR)
 
 
@@ -143,7 +123,7 @@ def test_the_largest_come_first_and_crumbs_not_at_all():
     classes = np.full((10, 40), TissueClass.OTHER, np.uint8)
     for left, side in ((0, 2), (10, 6), (20, 1), (30, 4)):
         classes[:side, left : left + side] = TissueClass.TUMOR
-    found = find_regions([classes], MapFrame(scale=1, mpp=1), RegionSettings(tolerance_um=0, min_area_um2=2))
+    found = find_regions([classes], MapFrame(scale=1, mpp=1), tolerance_um=0, min_area_um2=2)
     assert [region.area_mm2 for region in found] == pytest.approx([36e-6, 16e-6, 4e-6])
 
 
@@ -154,14 +134,14 @@ def test_a_map_without_regions_and_one_without_rows():
 
 
 def test_rounded_coordinates_are_short():
-    (region,) = find_regions([np.zeros((3, 3), np.uint8)], MapFrame(x=0.1, y=0.2, scale=1 / 3, mpp=1), EVERYTHING)
-    assert shapely.get_coordinates(region.geometry).max() == 1.2
+    (region,) = find_regions([np.zeros((3, 4), np.uint8)], MapFrame(scale=1 / 3, mpp=1), **EVERYTHING)
+    assert shapely.get_coordinates(region.geometry).max() == 1.33
 
 
 def test_memory_does_not_grow_with_the_map():
     def peak(count):
         tracemalloc.start()
-        find_regions((tile for _ in range(count)), MapFrame(scale=1, mpp=1), RegionSettings(min_area_um2=500))
+        find_regions((tile for _ in range(count)), MapFrame(scale=1, mpp=1), min_area_um2=500)
         top = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         return top

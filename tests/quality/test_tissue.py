@@ -277,7 +277,6 @@ def test_faded_phantom_on_grey_glass(phantom):
 
 
 @needs_data("wsi/crc.tif", "wsi/crc_tissue.png")
-@pytest.mark.data
 def test_annotated_colon():
     slide = open_slide(DATA / "wsi" / "crc.tif")
     truth = np.asarray(Image.open(DATA / "wsi" / "crc_tissue.png")) > 0

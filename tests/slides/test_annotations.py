@@ -15,14 +15,14 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from shapely import MultiPolygon, Polygon
 
+from helpers.data import DATA, needs_data
 from vitrail.classes import TissueClass
 from vitrail.errors import AnnotationError, SettingsError
 from vitrail.geometry import Region
-from vitrail.slides import annotations, crossings
+from vitrail.slides import annotations
 from vitrail.slides.annotations import Annotation, Annotations, ClassNames, names_found, read_annotations
 from vitrail.slides.rasterize import covered, rasterize
 
-ORCA = Path(__file__).parents[3] / "shared" / "data" / "orca" / "annotations"
 NAMES = ClassNames(tumor=("Tumor",), non_tumor=("Non-tumor", "Stroma"), ignore=("Ignore*", "Tumor: Doubtful"))
 TUMOR, NON_TUMOR = TissueClass.TUMOR, TissueClass.NON_TUMOR
 
@@ -397,11 +397,9 @@ def test_a_file_that_is_not_text(tmp_path):
         names_found(path)
 
 
-@pytest.mark.data
+@needs_data("orca/annotations")
 def test_real_outlines():
-    if not ORCA.is_dir():
-        pytest.skip("the shared real outlines are absent")
-    path = min(ORCA.iterdir())
+    path = min((DATA / "orca" / "annotations").iterdir())
     found = read_annotations(path, NAMES)
     assert len(found.outlines) == sum(names_found(path).values())
     assert 0 < found.area(TUMOR) < 512 * 512
@@ -540,14 +538,16 @@ def test_outlines_that_would_take_minutes_to_mend_are_refused(read, drawn, monke
         read([feature(geometry=one) for one in drawn])
 
 
-def test_crossings_are_counted_as_a_loop_over_pairs_of_sides_does(monkeypatch):
+def test_crossings_are_counted_as_a_loop_over_pairs_of_sides_does(read, monkeypatch):
     polygon = shapely.geometry.shape(tangle(40))
     sides = [shapely.LineString(pair) for pair in itertools.pairwise(polygon.exterior.coords)]
     meet = sum(one.intersects(other) for one in sides for other in sides)
-    monkeypatch.setattr(crossings, "_NEIGHBOURS", 0)
-    for most, too_often in ((meet // 2 - 1, True), (meet // 2, False)):
-        monkeypatch.setattr(crossings, "MOST_CROSSINGS", most)
-        assert crossings.cross_too_often([MultiPolygon([polygon])]) is too_often
+    monkeypatch.setattr(annotations, "_NEIGHBOURS", 0)
+    monkeypatch.setattr(annotations, "MOST_CROSSINGS", meet // 2)
+    assert read([feature(geometry=tangle(40))]).outlines
+    monkeypatch.setattr(annotations, "MOST_CROSSINGS", meet // 2 - 1)
+    with pytest.raises(AnnotationError, match="cross themselves and each other more than"):
+        read([feature(geometry=tangle(40))])
 
 
 def test_many_outlines_side_by_side_are_not_taken_for_crossing_ones(read):

@@ -18,14 +18,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from helpers.data import DATA, needs_data
 from vitrail.errors import SlideError
 from vitrail.geometry import Region
 from vitrail.slides import metadata as header
 from vitrail.slides import slide as slide_module
-from vitrail.slides.readers.openslide import OpenSlideReader, _on_white
+from vitrail.slides.readers.openslide import OpenSlideReader
 from vitrail.slides.slide import Slide, open_slide, read_region, read_thumbnail
 
-READERS = Path(__file__).parents[3] / "shared" / "data" / "readers"
 WIDTH, HEIGHT = 700, 600
 LEVELS = (1, 2, 4)
 pairs = st.tuples(st.integers(1, 9), st.integers(1, 9))
@@ -205,10 +205,9 @@ def test_bounds_are_all_or_nothing():
 def test_large_regions_are_read_in_parts_that_join(flat, monkeypatch):
     place, size = region(-20.5, 10.25, 600, 500), (130, 110)
     whole = read_region(flat, place, size)
-    windows = []
-    decode = slide_module._decode
+    windows, read = [], OpenSlideReader.read
     monkeypatch.setattr(slide_module, "_MOST_PX", 5000)
-    monkeypatch.setattr(slide_module, "_decode", lambda *args: windows.append(args[2].size) or decode(*args))
+    monkeypatch.setattr(OpenSlideReader, "read", lambda *args: windows.append(args[3]) or read(*args))
     parts = read_region(flat, place, size)
     assert np.abs(parts.astype(int) - whole).max() <= 1
     assert (parts != whole).mean() < 1e-3
@@ -239,10 +238,12 @@ def test_sizes_must_be_positive(slide):
         read_region(slide, region(0, 0, 10, 10), (10, 0))
 
 
-def test_transparency_is_laid_on_white():
+def test_transparency_is_laid_on_white(path, monkeypatch):
     rgba = np.zeros((1, 3, 4), np.uint8)
     rgba[0, :, 0], rgba[0, :, 3] = 100, (255, 0, 51)
-    assert _on_white(Image.fromarray(rgba))[0].tolist() == [[100, 0, 0], [255, 255, 255], [224, 204, 204]]
+    reader = OpenSlideReader(path)
+    monkeypatch.setattr(openslide.OpenSlide, "read_region", lambda *_: Image.fromarray(rgba))
+    assert reader.read(0, (0, 0), (3, 1))[0].tolist() == [[100, 0, 0], [255, 255, 255], [224, 204, 204]]
 
 
 def test_a_slide_crosses_processes(slide):
@@ -368,25 +369,18 @@ def test_damage_inside_a_file_is_found_on_reading(path, tmp_path):
     assert np.array_equal(read_region(slide, sound, (64, 64)), on_glass(320, 320, 64, 64))
 
 
-@pytest.fixture
-def real():
-    if not READERS.is_dir():
-        pytest.skip("the shared real slides are absent")
-    return READERS
-
-
-@pytest.mark.data
-def test_an_aperio_slide(real):
-    slide = open_slide(real / "cmu-1-small-region.svs")
+@needs_data("readers/cmu-1-small-region.svs")
+def test_an_aperio_slide():
+    slide = open_slide(DATA / "readers" / "cmu-1-small-region.svs")
     assert (slide.mpp, slide.bounds, slide.downsamples) == (0.499, region(0, 0, 2220, 2967), (1.0,))
     with openslide.OpenSlide(slide.path) as direct:
         want = np.asarray(direct.read_region((700, 900), 0, (300, 200)))[..., :3]
     assert np.array_equal(read_region(slide, region(700, 900, 300, 200), (300, 200)), want)
 
 
-@pytest.mark.data
-def test_a_slide_without_mpp(real):
-    path = real / "tcga-cr-7395-01a-01-ts1.svs"
+@needs_data("readers/tcga-cr-7395-01a-01-ts1.svs")
+def test_a_slide_without_mpp():
+    path = DATA / "readers" / "tcga-cr-7395-01a-01-ts1.svs"
     with pytest.raises(SlideError, match="its header gives no mpp"):
         open_slide(path)
     slide = open_slide(path, mpp=0.5)
@@ -398,11 +392,11 @@ def test_a_slide_without_mpp(real):
     assert np.corrcoef(fine.ravel(), coarse.ravel())[0, 1] > 0.98
 
 
-@pytest.mark.data
+@needs_data("readers/broken.svs", "readers/small_dicom.dcm")
 @pytest.mark.parametrize("name", ["broken.svs", "small_dicom.dcm"])
-def test_files_that_openslide_refuses(real, name):
+def test_files_that_openslide_refuses(name):
     with pytest.raises(SlideError, match=name):
-        open_slide(real / name)
+        open_slide(DATA / "readers" / name)
 
 
 def test_a_damaged_name_in_a_header_is_passed_over(tmp_path):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -13,6 +11,7 @@ from shapely import contains_xy
 from shapely.geometry import Point, box
 
 from helpers.cohort import MPP, SIDE, outline, tissue, write_outlines, write_tiff
+from helpers.data import DATA, needs_data
 from helpers.tiles import cut_slide
 from vitrail.classes import LABELS, TissueClass
 from vitrail.errors import RunError, SlideError, TileError
@@ -29,7 +28,6 @@ from vitrail.tiles.masks import UNANNOTATED, annotated, complete_mask
 from vitrail.tiles.sampling import Candidates, candidates, choose
 from vitrail.tiles.store import join_arrays
 
-ORCA = Path(__file__).parents[3] / "shared" / "data" / "orca" / "slides.csv"
 NAMES = ClassNames(tumor=("Tumor",), non_tumor=("Non-tumor",), ignore=())
 SMALL = Settings.model_validate({"tiles": {"side_px": 32}})
 
@@ -279,11 +277,10 @@ def test_a_slide_without_tiles_says_why(tmp_path, shape, side, said):
     assert said in str(caught.value)
 
 
-@pytest.mark.data
-@pytest.mark.skipif(not ORCA.is_file(), reason="the shared slides are not here")
+@needs_data("orca")
 @pytest.mark.parametrize("number", [0, 40])
 def test_masks_of_real_outlines_have_the_area_that_shapely_finds(number):
-    real = read_cohort(ORCA)[number]
+    real = read_cohort(DATA / "orca" / "slides.csv")[number]
     found = cut_slide(real, Settings.model_validate({"tiles": {"side_px": 96}}))
     outlines = read_annotations(real.annotations, NAMES)
     side = found.rows["side"].iloc[0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from xml.etree import ElementTree as ET
@@ -13,21 +14,23 @@ import tifffile
 
 from vitrail.classes import CLASSES
 from vitrail.errors import ExchangeError
+from vitrail.geometry import cut_at_tiles
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from numpy.typing import NDArray
 
-    Whole = NDArray[np.uint8] | NDArray[np.uint16] | NDArray[np.float32]
-    Depth = Literal["uint8", "uint16", "float32"]
+    Planes = NDArray[np.uint8] | NDArray[np.float32]
+    Depth = Literal["uint8", "float32"]
 
 TILE_PX = 256
 """Side of a stored tile; also the height of the strip that each level keeps in memory."""
 
 _OME = {"ome": "http://www.openmicroscopy.org/Schemas/OME/2016-06"}
 _REMAKE = "Write it again with: vitrail predict"
-_DEPTHS: dict[str, Depth] = {"uint8": "uint8", "uint16": "uint16", "float": "float32"}
+_DEPTHS: dict[str, Depth] = {"uint8": "uint8", "float": "float32"}
+"""By what OME calls them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +55,7 @@ CLASS_CHANNELS = tuple(Channel(name=label.title, rgb=label.rgb) for label in CLA
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MapHeader:
-    """All about a map but its pixels.
+    """All about a map but its pixels; its top left corner is that of the slide's bounds.
 
     Attributes
     ----------
@@ -60,13 +63,11 @@ class MapHeader:
         Width and height in pixels.
     mpp
         Micrometres per pixel.
-    origin_um
-        Its top left corner, x and y from the top left corner of the slide's bounds.
     channels
         Names and colours.
     depth
-        Quantisation of probabilities: 255 or 65535 stands for 1. `float32` holds any values as they are, and NaN where
-        there are none.
+        `uint8` holds probabilities, 255 stands for 1. `float32` holds any values as they are, and NaN where there are
+        none.
     title
         As viewers show it.
 
@@ -78,7 +79,6 @@ class MapHeader:
 
     size: tuple[int, int]
     mpp: float
-    origin_um: tuple[float, float] = (0.0, 0.0)
     channels: tuple[Channel, ...] = CLASS_CHANNELS
     depth: Depth = "uint8"
     title: str = "Class probabilities"
@@ -96,9 +96,9 @@ class MapHeader:
         return tuple(sizes)
 
     @property
-    def one(self) -> int:
+    def full_scale(self) -> int:
         """What stands for 1."""
-        return 1 if self.depth == "float32" else int(np.iinfo(self.depth).max)
+        return 1 if self.depth == "float32" else 255
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,7 +128,7 @@ class ClassMap:
 
         Returns
         -------
-        NDArray
+        NDArray[np.float32]
             `[h, w, channels]`.
 
         Raises
@@ -136,11 +136,21 @@ class ClassMap:
         ExchangeError
             The file is gone or damaged.
         """
-        whole = self._whole(rows, columns, level)
-        return np.moveaxis(whole, 0, -1).astype(np.float32) / np.float32(self.header.one)
+        planes = self._planes(rows, columns, level)
+        return np.moveaxis(planes, 0, -1).astype(np.float32) / np.float32(self.header.full_scale)
 
     def class_strips(self, *, level: int = 0) -> Iterator[NDArray[np.uint8]]:
-        """Yield the index of the most probable channel, `[h, width]`, from top to bottom; the first wins a tie.
+        """Read the index of the most probable channel, from top to bottom; the first wins a tie.
+
+        Parameters
+        ----------
+        level
+            See `read`.
+
+        Yields
+        ------
+        NDArray[np.uint8]
+            `[h, width]`, a strip of at most `TILE_PX` rows.
 
         Raises
         ------
@@ -148,27 +158,49 @@ class ClassMap:
             The file is gone or damaged.
         """
         for top in range(0, self.header.levels[level][1], TILE_PX):
-            yield self._whole(slice(top, top + TILE_PX), slice(None), level).argmax(axis=0).astype(np.uint8)
+            yield self._planes(slice(top, top + TILE_PX), slice(None), level).argmax(axis=0).astype(np.uint8)
 
-    def _whole(self, rows: slice, columns: slice, level: int) -> Whole:
+    def _planes(self, rows: slice, columns: slice, level: int) -> Planes:
+        """Read `[channels, h, w]` as stored.
+
+        tifffile with zarr does the same in twelve lines less, but takes three times as long (21 ms and 6.4 ms for 600
+        by 600 pixels of four channels), 0.35 s to import and 40 MB to install.
+        """
         width, height = self.header.levels[level]
         top, bottom, _ = rows.indices(height)
         left, right, _ = columns.indices(width)
         shape = (len(self.header.channels), max(bottom - top, 0), max(right - left, 0))
-        part: Whole = np.empty(shape, self.header.depth)
+        planes: Planes = np.empty(shape, self.header.depth)
+        across = -(-width // TILE_PX)
         try:
             with tifffile.TiffFile(self.path) as tif:
-                for plane, page in zip(part, tif.series[0].levels[level].pages, strict=True):
-                    _fill(plane, page, (top, left))
+                page: Any  # tifffile types the parts of a page as optional
+                for plane, page in zip(planes, tif.series[0].levels[level].pages, strict=True):
+                    spans = cut_at_tiles(top, bottom, TILE_PX, height), cut_at_tiles(left, right, TILE_PX, width)
+                    for (y, at_y, from_y), (x, at_x, from_x) in product(*spans):
+                        index = y * across + x
+                        tif.filehandle.seek(page.dataoffsets[index])
+                        content = tif.filehandle.read(page.databytecounts[index])
+                        plane[at_y, at_x] = page.keyframe.decode(content, index)[0][0, from_y, from_x, 0]
         except OSError as error:
             raise ExchangeError(self.path, f"cannot be read ({error.strerror or error})", _REMAKE) from error
         except (ValueError, IndexError, RuntimeError) as error:  # of tifffile and of the codecs
             raise ExchangeError(self.path, f"damaged ({error})", _REMAKE) from error
-        return part
+        return planes
 
 
 def read_class_map(path: str | Path) -> ClassMap:
     """Open a class map that `ClassMapWriter` wrote.
+
+    Parameters
+    ----------
+    path
+        The file.
+
+    Returns
+    -------
+    ClassMap
+        Its header; no file stays open.
 
     Raises
     ------
@@ -179,59 +211,25 @@ def read_class_map(path: str | Path) -> ClassMap:
     try:
         with tifffile.TiffFile(path) as tif:
             root = ET.fromstring(tif.ome_metadata or "")  # noqa: S314 - a local file, and expat bounds entities
-            _check(tif)
-        return ClassMap(path=path, header=_header(root))
+            page: Any = tif.pages[0]
+            layout = page.tilewidth, page.tilelength, page.samplesperpixel
+        (image,) = root.findall("ome:Image", _OME)
+        (pixels,) = image.findall("ome:Pixels", _OME)
+        channels = []
+        for channel in pixels.findall("ome:Channel", _OME):
+            red, green, blue, _ = int(channel.attrib["Color"]).to_bytes(4, "big", signed=True)
+            channels.append(Channel(name=channel.attrib["Name"], rgb=(red, green, blue)))
+        header = MapHeader(
+            size=(int(pixels.attrib["SizeX"]), int(pixels.attrib["SizeY"])),
+            mpp=float(pixels.attrib["PhysicalSizeX"]),
+            channels=tuple(channels),
+            depth=_DEPTHS[pixels.attrib["Type"]],
+            title=image.attrib["Name"],
+        )
     except OSError as error:
         raise ExchangeError(path, f"cannot be opened ({error.strerror or error})", _REMAKE) from error
-    except (ET.ParseError, KeyError, ValueError) as error:  # tifffile's own error is a ValueError
+    except (ET.ParseError, KeyError, ValueError, OverflowError) as error:  # tifffile's own error is a ValueError
         raise ExchangeError(path, f"not a class map as OME-TIFF ({error})", _REMAKE) from error
-
-
-def _check(tif: tifffile.TiffFile) -> None:
-    """Refuse an OME-TIFF whose pixels are laid out otherwise than `ClassMap` expects."""
-    page: Any = tif.pages[0]
-    if (page.tilewidth, page.tilelength, page.samplesperpixel) != (TILE_PX, TILE_PX, 1):
-        raise ValueError("its pixels are laid out otherwise")
-
-
-def _header(root: ET.Element) -> MapHeader:
-    """Read back what `_metadata` said."""
-    (pixels,) = root.findall("ome:Image/ome:Pixels", _OME)
-    plane = pixels.findall("ome:Plane", _OME)[0].attrib if pixels.findall("ome:Plane", _OME) else {}
-    depth = _DEPTHS.get(pixels.attrib["Type"])
-    if depth is None:
-        raise ValueError(f"its pixels are {pixels.attrib['Type']}")
-    return MapHeader(
-        size=(int(pixels.attrib["SizeX"]), int(pixels.attrib["SizeY"])),
-        mpp=float(pixels.attrib["PhysicalSizeX"]),
-        origin_um=(float(plane.get("PositionX", 0)), float(plane.get("PositionY", 0))),
-        channels=tuple(_channel(element) for element in pixels.findall("ome:Channel", _OME)),
-        depth=depth,
-        title=root.findall("ome:Image", _OME)[0].attrib["Name"],
-    )
-
-
-def _channel(element: ET.Element) -> Channel:
-    packed = int(element.attrib["Color"]).to_bytes(4, "big", signed=True)
-    return Channel(name=element.attrib["Name"], rgb=(packed[0], packed[1], packed[2]))
-
-
-def _fill(plane: Whole, page: Any, origin: tuple[int, int]) -> None:
-    """Decode the tiles of a page that a part of it touches, and lay them into the part."""
-    top, left = origin
-    bottom, right = top + plane.shape[0], left + plane.shape[1]
-    across = -(-page.keyframe.imagewidth // TILE_PX)
-    for y in range(top // TILE_PX, -(-bottom // TILE_PX)):
-        for x in range(left // TILE_PX, -(-right // TILE_PX)):
-            tile = _decoded(page, y * across + x)
-            y0, x0 = y * TILE_PX, x * TILE_PX
-            high, low = max(top, y0), min(bottom, y0 + TILE_PX)
-            near, far = max(left, x0), min(right, x0 + TILE_PX)
-            plane[high - top : low - top, near - left : far - left] = tile[high - y0 : low - y0, near - x0 : far - x0]
-
-
-def _decoded(page: Any, index: int) -> Whole:  # tifffile types the parts of a page as optional
-    handle = page.parent.filehandle
-    handle.seek(page.dataoffsets[index])
-    tile: Whole = page.keyframe.decode(handle.read(page.databytecounts[index]), index)[0][0, :, :, 0]
-    return tile
+    if layout != (TILE_PX, TILE_PX, 1):
+        raise ExchangeError(path, "not a class map as OME-TIFF (its pixels are laid out otherwise)", _REMAKE)
+    return ClassMap(path=path, header=header)

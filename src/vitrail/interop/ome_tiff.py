@@ -14,7 +14,7 @@ import uuid
 from contextlib import suppress
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 import imagecodecs
 import numpy as np
@@ -29,14 +29,14 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from vitrail.interop.class_map import Whole
+    from vitrail.interop.class_map import Planes
 
-    Emit = Callable[[int, Whole], None]
+    Emit = Callable[[int, Planes], None]
 
 _CLASSIC_LIMIT = 2**32 - 2**26
 """Beyond this many bytes of pixels the 32-bit offsets of a classic TIFF could be exceeded."""
 
-_EFFORT = {"uint8": 6, "uint16": 6, "float32": 1}
+_EFFORT = {"uint8": 6, "float32": 1}
 """Of the compression, 1 to 12. The digits of floats look like noise, on which effort is lost."""
 
 _SLACK = 1e-3
@@ -69,7 +69,11 @@ class ClassMapWriter:
 
     def __enter__(self) -> Self:
         self._spool = _Spool(self.path.with_name(f".{self.path.name}.tiles"))
-        self._level = _Level.pyramid(self.header, self._spool.add)
+        widths = [width for width, _ in self.header.levels]
+        last = len(widths) - 1
+        self._level = _Level(widths[last], self.header, partial(self._spool.add, last), None)
+        for index in range(last - 1, -1, -1):  # each knows the next coarser one
+            self._level = _Level(widths[index], self.header, partial(self._spool.add, index), self._level)
         return self
 
     def write_rows(self, rows: NDArray[np.floating]) -> None:
@@ -95,7 +99,14 @@ class ClassMapWriter:
         self._rows += len(rows)
         try:
             for top in range(0, len(rows), TILE_PX):  # whatever the caller hands over, copies stay small
-                self._level.write(_quantised(rows[top : top + TILE_PX], self.header))
+                values = np.moveaxis(rows[top : top + TILE_PX], -1, 0)
+                if self.header.depth == "float32":
+                    self._level.write(values.astype(np.float32))
+                    continue
+                if not (values.min() >= -_SLACK and values.max() <= 1 + _SLACK):  # nor is NaN
+                    raise ValueError("probabilities must lie from 0 to 1")
+                scaled = np.rint(values.clip(0, 1) * np.float32(self.header.full_scale))
+                self._level.write(scaled.astype(np.uint8))
         except OSError as error:
             raise not_written(self.path, error) from error
 
@@ -103,21 +114,47 @@ class ClassMapWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
+            if kind is None and self._rows != self.header.size[1]:
+                raise ValueError(f"{self._rows} rows were written of the map's {self.header.size[1]}")
             if kind is None:
-                self._finish()
+                with exporting(self.path) as temporary:
+                    self._level.finish()
+                    self._assemble(temporary)
         finally:
             self._spool.close()
 
-    def _finish(self) -> None:
-        if self._rows != self.header.size[1]:
-            raise ValueError(f"{self._rows} rows were written of the map's {self.header.size[1]}")
-        with exporting(self.path) as temporary:
-            self._level.finish()
-            self._assemble(temporary)
-
     def _assemble(self, path: Path) -> None:
-        """Copy the compressed tiles into a TIFF."""
-        header = self.header
+        """Copy the compressed tiles into a TIFF.
+
+        libvips (pyvips) would need the uncompressed planes one after the other, that is all of the slide before it can
+        begin, and averages NaN into whatever lies beside it; it is licensed under the LGPL.
+        """
+        header, um = self.header, "\N{MICRO SIGN}m"
+        scale = f"0 to {header.full_scale} stands for 0 to 1"
+        if header.depth == "float32":
+            scale = "positive values speak for tumor, negative ones against it, NaN says that nothing was looked at"
+        metadata = {  # tifffile turns it into OME-XML
+            "UUID": str(self._spool.identity),
+            "axes": "CYX",
+            "Name": header.title,
+            "Description": f"{header.title} by Vitrail: {scale}. Positions are of the top left corner, from the "
+            "top left corner of the slide's bounds.",
+            "PhysicalSizeX": header.mpp,
+            "PhysicalSizeXUnit": um,
+            "PhysicalSizeY": header.mpp,
+            "PhysicalSizeYUnit": um,
+            "Channel": {
+                "Name": [channel.name for channel in header.channels],
+                # red, green, blue and full opacity in a signed 32-bit number
+                "Color": [int.from_bytes(bytes((*c.rgb, 255)), "big", signed=True) for c in header.channels],
+            },
+            "Plane": {
+                "PositionX": [0.0] * len(header.channels),
+                "PositionXUnit": [um] * len(header.channels),
+                "PositionY": [0.0] * len(header.channels),
+                "PositionYUnit": [um] * len(header.channels),
+            },
+        }
         big = self._spool.bytes > _CLASSIC_LIMIT
         with tifffile.TiffWriter(path, bigtiff=big, ome=True, byteorder="<") as tif:
             for level, (width, height) in enumerate(header.levels):
@@ -134,38 +171,23 @@ class ClassMapWriter:
                     resolutionunit="CENTIMETER",
                     subifds=len(header.levels) - 1 if level == 0 else 0,
                     subfiletype=int(level > 0),
-                    metadata=_metadata(header, self._spool.identity) if level == 0 else None,
+                    metadata=metadata if level == 0 else None,
                     software="vitrail",
                 )
 
 
-def _quantised(rows: NDArray[np.floating], header: MapHeader) -> Whole:
-    """Return `[channels, h, width]` whole numbers, or floats as they are."""
-    if header.depth == "float32":
-        return np.moveaxis(rows, -1, 0).astype(np.float32)
-    if not (rows.min() >= -_SLACK and rows.max() <= 1 + _SLACK):  # nor is NaN
-        raise ValueError("probabilities must lie from 0 to 1")
-    whole = np.rint(np.moveaxis(rows, -1, 0).clip(0, 1) * np.float32(header.one))
-    return whole.astype(np.uint8) if header.depth == "uint8" else whole.astype(np.uint16)
-
-
-def _halved(strip: Whole) -> Whole:
+def _halved(strip: Planes) -> Planes:
     """Average two by two pixels of `[channels, h, w]`; odd edges are repeated, and NaN does not count."""
     odd = [(0, 0), (0, strip.shape[1] % 2), (0, strip.shape[2] % 2)]
     padded = np.pad(strip, odd, mode="edge")
-    if strip.dtype == np.float32:
-        known = ~np.isnan(padded)
-        count = _added(known.astype(np.float32))
-        total = _added(np.where(known, padded, 0))
-        return np.where(count > 0, total / np.maximum(count, 1), np.float32(np.nan)).astype(np.float32)
-    mean = (_added(padded.astype(np.uint32)) + 2) // 4
-    return mean.astype(np.uint8) if strip.dtype == np.uint8 else mean.astype(np.uint16)
-
-
-def _added(planes: NDArray[Any]) -> NDArray[Any]:
-    """Add up two by two pixels of `[channels, h, w]`."""
-    total: NDArray[Any] = planes[:, ::2, ::2] + planes[:, ::2, 1::2] + planes[:, 1::2, ::2] + planes[:, 1::2, 1::2]
-    return total
+    corners = np.stack([padded[:, y::2, x::2] for y, x in ((0, 0), (0, 1), (1, 0), (1, 1))])
+    if strip.dtype == np.uint8:
+        mean: NDArray[np.uint8] = ((corners.sum(axis=0, dtype=np.uint32) + 2) // 4).astype(np.uint8)
+        return mean
+    values = ~np.isnan(corners)
+    count = values.sum(axis=0, dtype=np.float32)
+    total = np.where(values, corners, np.float32(0)).sum(axis=0)
+    return np.where(count > 0, total / np.maximum(count, 1), np.float32(np.nan)).astype(np.float32)
 
 
 class _Level:
@@ -174,20 +196,11 @@ class _Level:
     def __init__(self, width: int, header: MapHeader, emit: Emit, below: _Level | None) -> None:
         padded = -(-width // TILE_PX) * TILE_PX
         self._none = np.nan if header.depth == "float32" else 0
-        self._strip: Whole = np.full((len(header.channels), TILE_PX, padded), self._none, header.depth)
+        self._strip: Planes = np.full((len(header.channels), TILE_PX, padded), self._none, header.depth)
         self._width, self._emit, self._below = width, emit, below
         self._filled = 0
 
-    @classmethod
-    def pyramid(cls, header: MapHeader, add: Callable[[int, int, Whole], None]) -> _Level:
-        """Build the strips of all levels, each linked to the next, and return the finest."""
-        last = len(header.levels) - 1
-        level = cls(header.levels[last][0], header, partial(add, last), None)
-        for index in range(last - 1, -1, -1):
-            level = cls(header.levels[index][0], header, partial(add, index), level)
-        return level
-
-    def write(self, rows: Whole) -> None:
+    def write(self, rows: Planes) -> None:
         """Append rows, `[channels, h, width]`."""
         while rows.shape[1]:
             count = min(rows.shape[1], TILE_PX - self._filled)
@@ -223,7 +236,7 @@ class _Spool:
             self._file = path.open("w+b")
         except OSError as error:
             raise not_written(path, error) from error
-        self._places: dict[tuple[int, int], list[tuple[int, int]]] = {}
+        self._extents: dict[tuple[int, int], list[tuple[int, int]]] = {}
         self._digest = hashlib.sha256()
         self.bytes = 0
 
@@ -232,17 +245,20 @@ class _Spool:
         """An identity of the pixels, alike for alike pixels: the customary one would tell the computer and the time."""
         return uuid.UUID(bytes=self._digest.digest()[:16], version=5)
 
-    def add(self, level: int, channel: int, tile: Whole) -> None:
+    def add(self, level: int, channel: int, tile: Planes) -> None:
         """Compress a tile and put it down."""
-        data = _compressed(tile)
+        # Most of a slide is one value, which is encoded once.
+        first = tile[0, 0]
+        constant = np.isnan(tile).all() if np.isnan(first) else (tile == first).all()
+        data = _constant(first.tobytes(), tile.dtype.str) if constant else _deflated(tile)
         self._digest.update(data)
-        self._places.setdefault((level, channel), []).append((self.bytes, len(data)))
+        self._extents.setdefault((level, channel), []).append((self.bytes, len(data)))
         self.bytes += self._file.write(data)
 
     def tiles(self, level: int) -> Iterator[bytes]:
         """Yield the tiles of a level, one channel after the other."""
-        for _, places in sorted(item for item in self._places.items() if item[0][0] == level):
-            for start, length in places:
+        for _, extents in sorted(item for item in self._extents.items() if item[0][0] == level):
+            for start, length in extents:
                 self._file.seek(start)
                 yield self._file.read(length)
 
@@ -253,57 +269,13 @@ class _Spool:
         self._path.unlink(missing_ok=True)
 
 
-def _compressed(tile: Whole) -> bytes:
-    """Encode a tile as TIFF has it; most of a slide is one value, which is encoded once."""
-    first = tile[0, 0]
-    same = np.isnan(tile).all() if np.isnan(first) else (tile == first).all()
-    return _constant(first.tobytes(), tile.dtype.str) if same else _deflated(tile)
-
-
 @lru_cache(maxsize=64)
 def _constant(value: bytes, dtype: str) -> bytes:
     return _deflated(np.full((TILE_PX, TILE_PX), np.frombuffer(value, dtype)[0]))
 
 
-def _deflated(tile: Whole) -> bytes:
-    whole = np.ascontiguousarray(tile)
-    stored = whole if tile.dtype == np.float32 else imagecodecs.delta_encode(whole, axis=-1)
+def _deflated(tile: Planes) -> bytes:
+    """Encode a tile as TIFF has it."""
+    contiguous = np.ascontiguousarray(tile)
+    stored = contiguous if tile.dtype == np.float32 else imagecodecs.delta_encode(contiguous, axis=-1)
     return bytes(imagecodecs.deflate_encode(stored.tobytes(), _EFFORT[tile.dtype.name]))
-
-
-def _metadata(header: MapHeader, identity: uuid.UUID) -> dict[str, object]:
-    """Return what tifffile turns into OME-XML."""
-    count = len(header.channels)
-    return {
-        "UUID": str(identity),
-        "axes": "CYX",
-        "Name": header.title,
-        "Description": f"{header.title} by Vitrail: {_scale(header)}. Positions are of the top left corner, from the "
-        "top left corner of the slide's bounds.",
-        "PhysicalSizeX": header.mpp,
-        "PhysicalSizeXUnit": "\N{MICRO SIGN}m",
-        "PhysicalSizeY": header.mpp,
-        "PhysicalSizeYUnit": "\N{MICRO SIGN}m",
-        "Channel": {
-            "Name": [channel.name for channel in header.channels],
-            "Color": [_packed(channel.rgb) for channel in header.channels],
-        },
-        "Plane": {
-            "PositionX": [header.origin_um[0]] * count,
-            "PositionXUnit": ["\N{MICRO SIGN}m"] * count,
-            "PositionY": [header.origin_um[1]] * count,
-            "PositionYUnit": ["\N{MICRO SIGN}m"] * count,
-        },
-    }
-
-
-def _scale(header: MapHeader) -> str:
-    """Say what the values stand for."""
-    if header.depth == "float32":
-        return "positive values speak for tumor, negative ones against it, NaN says that nothing was looked at"
-    return f"0 to {header.one} stands for 0 to 1"
-
-
-def _packed(rgb: tuple[int, int, int]) -> int:
-    """Return a colour as OME has it: red, green, blue and full opacity in a signed 32-bit number."""
-    return int.from_bytes(bytes((*rgb, 255)), "big", signed=True)

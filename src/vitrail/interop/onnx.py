@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import warnings
-from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
 
 import torch
 
@@ -17,9 +15,6 @@ from vitrail.errors import ModelError
 from vitrail.interop.torchscript import from_bytes, record
 from vitrail.models.classifier import Classifier
 from vitrail.models.store import load_model, model_digest
-
-if TYPE_CHECKING:
-    from vitrail.models.store import Model
 
 OPSET = 17
 """Of ONNX 1.12 (2022); what runs ONNX today knows it."""
@@ -44,55 +39,41 @@ def export_onnx(model_folder: Path, out: Path) -> Path:
 
     Returns
     -------
-    The file.
+    Path
+        The file.
 
     Raises
     ------
     ModelError
         The model folder cannot be read, the network cannot be recorded, or the package onnx is not installed.
     """
-    if find_spec("onnx") is None:
-        raise ModelError("ONNX export", "the package onnx is not installed", "Run: pip install 'vitrail[onnx]'")
+    try:
+        import onnx  # noqa: PLC0415 - an extra
+    except ModuleNotFoundError:
+        cure = "Run: pip install 'vitrail[onnx]'"
+        raise ModelError("ONNX export", "the package onnx is not installed", cure) from None
     model = load_model(model_folder)
-    path = out if out.suffix == ".onnx" else out / f"{model.spec.task}.onnx"
-    graph = _with_metadata(_graph(model, str(model_folder)), _metadata(model, model_folder))
-    write_together(path.parent, {path.name: graph})
-    return path
-
-
-def _graph(model: Model, where: str) -> bytes:
-    """Return the model as ONNX.
-
-    Torch's older exporter takes the recorded graph as it is. Its successor needs ten times as long, and puts paths of
-    this machine into the file.
-    """
-    side = model.spec.side_px
-    tiled = isinstance(model.module, Classifier)
-    # neither side of the segmenter's example is a multiple of 32, so that the padding is recorded
-    example, probe = _bytes(1, side, side), _bytes(2, side, side) if tiled else _bytes(2, 33, 70)
-    axes = {INPUT: {0: "n"}, OUTPUT: {0: "n"}} if tiled else {INPUT: _AXES, OUTPUT: {0: "n", 2: "h", 3: "w"}}
-    recorded = record(from_bytes(model), example, probe, where)
+    spec, tiled = model.spec, isinstance(model.module, Classifier)
+    path = out if out.suffix == ".onnx" else out / f"{spec.task}.onnx"
+    # Neither side of the segmenter's example is a multiple of 32, so that the padding is recorded.
+    example = _images(1, spec.side_px, spec.side_px)
+    probe = _images(2, spec.side_px, spec.side_px) if tiled else _images(2, 33, 70)
+    axes = {INPUT: {0: "n"}, OUTPUT: {0: "n"}}
+    if not tiled:
+        axes = {INPUT: {0: "n", 1: "h", 2: "w"}, OUTPUT: {0: "n", 2: "h", 3: "w"}}
+    recorded = record(from_bytes(model), example, probe, str(model_folder))
     with TemporaryDirectory() as folder, warnings.catch_warnings():
+        # Torch's older exporter takes the recorded graph as it is. Its successor needs ten times as long, and puts
+        # paths of this machine into the file.
         warnings.filterwarnings("ignore", category=DeprecationWarning)  # of that exporter
         warnings.filterwarnings("ignore", "no signature found")  # of a recorded graph's forward, and none is needed
-        path = Path(folder) / "graph.onnx"
+        exported = Path(folder) / "graph.onnx"
         torch.onnx.export(
-            recorded, (example,), path, input_names=[INPUT], output_names=[OUTPUT],
+            recorded, (example,), exported, input_names=[INPUT], output_names=[OUTPUT],
             dynamic_axes=axes, opset_version=OPSET, dynamo=False,
         )  # fmt: skip
-        return path.read_bytes()
-
-
-_AXES = {0: "n", 1: "h", 2: "w"}
-
-
-def _bytes(count: int, height: int, width: int) -> torch.Tensor:
-    return torch.arange(count * height * width * 3).mul(7).remainder(251).byte().view(count, height, width, 3)
-
-
-def _metadata(model: Model, model_folder: Path) -> dict[str, str]:
-    spec = model.spec
-    return {
+        graph = onnx.load_model_from_string(exported.read_bytes())
+    metadata = {
         "task": spec.task,
         "mpp": repr(spec.mpp),
         "side_px": str(spec.side_px),
@@ -100,12 +81,11 @@ def _metadata(model: Model, model_folder: Path) -> dict[str, str]:
         "vitrail": __version__,
         "digest": model_digest(model_folder),
     }
+    onnx.helper.set_model_props(graph, metadata)
+    graph.producer_name, graph.producer_version = "vitrail", __version__
+    write_together(path.parent, {path.name: bytes(graph.SerializeToString())})
+    return path
 
 
-def _with_metadata(graph: bytes, metadata: dict[str, str]) -> bytes:
-    import onnx  # noqa: PLC0415 - an extra
-
-    model = onnx.load_model_from_string(graph)
-    onnx.helper.set_model_props(model, metadata)
-    model.producer_name, model.producer_version = "vitrail", __version__
-    return bytes(model.SerializeToString())
+def _images(count: int, height: int, width: int) -> torch.Tensor:
+    return torch.arange(count * height * width * 3).mul(7).remainder(251).byte().view(count, height, width, 3)

@@ -80,46 +80,30 @@ def export_project(folder: str | Path, geojsons: Mapping[str, Path]) -> Path:
     ExchangeError
         A GeoJSON is missing, two have the same name, or the folder cannot be written to.
     """
-    folder = Path(folder)
-    _check(geojsons)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ExchangeError(folder, f"cannot be made ({error.strerror})", "Give another folder") from error
-    for source in geojsons.values():
-        _copy(source, folder / source.name)
-    _write(folder / "README.txt", _README)
-    _write(folder / SCRIPT, _script(folder, geojsons))
-    return folder / SCRIPT
-
-
-def _check(geojsons: Mapping[str, Path]) -> None:
-    names: dict[str, Path] = {}
+    folder, names = Path(folder), dict[str, Path]()
     for source in geojsons.values():
         if not source.is_file():
             raise ExchangeError(source, "no such file", "Write it first with: vitrail predict")
         if names.setdefault(source.name, source) != source:
             raise ExchangeError(source, f"has the name of {names[source.name]}", "Rename one of them")
-
-
-def _copy(source: Path, target: Path) -> None:
-    if source.resolve() != target.resolve():
-        with exporting(target) as temporary:
-            shutil.copyfile(source, temporary)
-
-
-def _write(path: Path, text: str) -> None:
-    with exporting(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
-
-
-def _script(folder: Path, geojsons: Mapping[str, Path]) -> str:
-    return _GROOVY % {
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ExchangeError(folder, f"cannot be made ({error.strerror})", "Give another folder") from error
+    for name, source in names.items():
+        if source.resolve() != (folder / name).resolve():
+            with exporting(folder / name) as temporary:
+                shutil.copyfile(source, temporary)
+    files = [f"    {_quoted(slide)}: {_quoted(path.name)}," for slide, path in geojsons.items()]
+    script = _GROOVY % {
         "folder": _quoted(folder.resolve().as_posix()),
-        "files": "\n".join(f"    {_quoted(slide)}: {_quoted(path.name)}," for slide, path in geojsons.items())
-        or "    :",
+        "files": "\n".join(files) or "    :",
         "colors": "\n".join(f"    {_quoted(label.title)}: {list(label.rgb)}," for label in CLASSES),
     }
+    for name, text in (("README.txt", _README), (SCRIPT, script)):
+        with exporting(folder / name) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+    return folder / SCRIPT
 
 
 def _quoted(text: str) -> str:

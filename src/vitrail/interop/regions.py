@@ -26,41 +26,18 @@ _UM2_PER_MM2 = 1e6
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MapFrame:
-    """Where a map lies on its slide.
+    """How a map, whose top left corner is the slide's, lies on it.
 
     Attributes
     ----------
-    x, y
-        Its top left corner in level-0 pixels.
     scale
         Level-0 pixels per pixel of the map.
     mpp
         Micrometres per pixel of the map.
     """
 
-    x: float = 0.0
-    y: float = 0.0
     scale: float
     mpp: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RegionSettings:
-    """How regions are drawn.
-
-    Attributes
-    ----------
-    tolerance_um
-        No outline is moved farther than this by leaving out vertices.
-    min_area_um2
-        Smaller regions are dropped.
-    min_hole_um2
-        Smaller holes are filled; at most `min_area_um2`.
-    """
-
-    tolerance_um: float = 4.0
-    min_area_um2: float = 10_000.0
-    min_hole_um2: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,7 +60,11 @@ class ClassRegion:
 
 
 def find_regions(
-    strips: Iterable[NDArray[np.integer[Any]]], frame: MapFrame, settings: RegionSettings | None = None
+    strips: Iterable[NDArray[np.integer[Any]]],
+    frame: MapFrame,
+    *,
+    tolerance_um: float = 4.0,
+    min_area_um2: float = 10_000.0,
 ) -> list[ClassRegion]:
     """Outline the connected regions of tumor and of non-tumor.
 
@@ -95,47 +76,42 @@ def find_regions(
     strips
         `[h, width]` values of `TissueClass` from top to bottom; whatever is neither tumor nor non-tumor is left out.
     frame
-        Where the map lies.
-    settings
-        How regions are drawn.
+        How the map lies on the slide.
+    tolerance_um
+        No outline is moved farther than this by leaving out vertices.
+    min_area_um2
+        Smaller regions are dropped.
 
     Returns
     -------
-    list
+    list[ClassRegion]
         Tumor before non-tumor, the largest first.
 
     Raises
     ------
     ValueError
-        If the strips differ in width, or holes are to be filled that are larger than the smallest region.
+        If the strips differ in width.
     """
-    settings = RegionSettings() if settings is None else settings
     pixel_um2 = frame.mpp**2
-    outlines = outline_classes(
-        strips, LABELS, smallest=settings.min_area_um2 / pixel_um2, smallest_hole=settings.min_hole_um2 / pixel_um2
-    )
-    exact = [(TissueClass(label), polygon) for label in LABELS for polygon in sorted(outlines[label], key=_order)]
-    drawn = simplify_coverage([polygon for _, polygon in exact], settings.tolerance_um / frame.mpp)
-    return [
-        ClassRegion(label=label, geometry=_placed(shape, frame), area_mm2=polygon.area * pixel_um2 / _UM2_PER_MM2)
-        for (label, polygon), shape in zip(exact, drawn, strict=True)
+    outlines = outline_classes(strips, LABELS, smallest=min_area_um2 / pixel_um2)
+    exact = [
+        (label, polygon)
+        for label in LABELS
+        for polygon in sorted(outlines[label], key=lambda polygon: (-polygon.area, *polygon.bounds))
     ]
-
-
-def _order(polygon: Polygon) -> tuple[float, ...]:
-    return -polygon.area, *polygon.bounds
-
-
-def _placed(polygon: Polygon, frame: MapFrame) -> Polygon | MultiPolygon:
-    """Bring a polygon from the map onto the slide, rounded where that leaves it valid."""
-    placed = shapely.transform(polygon, lambda points: points * frame.scale + [frame.x, frame.y])
-    rounded = shapely.transform(placed, lambda points: np.round(points, _DECIMALS) + 0.0)  # no -0.0
-    if rounded.is_valid:
-        return rounded
-    return placed if placed.is_valid else _mended(placed)
-
-
-def _mended(polygon: Polygon) -> Polygon | MultiPolygon:
-    """Return the valid polygons that a broken one encloses."""
-    whole = shapely.make_valid(polygon, method="structure", keep_collapsed=False)
-    return whole if isinstance(whole, Polygon) else MultiPolygon([p for p in shapely.get_parts(whole) if p.area > 0])
+    drawn = simplify_coverage([polygon for _, polygon in exact], tolerance_um / frame.mpp)
+    regions = []
+    for (label, polygon), simple in zip(exact, drawn, strict=True):
+        scaled = shapely.transform(simple, lambda points: points * frame.scale + 0.0)
+        geometry: Polygon | MultiPolygon = shapely.transform(
+            scaled, lambda points: np.round(points, _DECIMALS) + 0.0
+        )  # no -0.0
+        if not geometry.is_valid:  # rounding may do that
+            geometry = scaled
+        if not geometry.is_valid:
+            valid = shapely.make_valid(geometry, method="structure", keep_collapsed=False)
+            parts = [part for part in shapely.get_parts(valid) if part.area > 0]
+            geometry = valid if isinstance(valid, Polygon) else MultiPolygon(parts)
+        area_mm2 = polygon.area * pixel_um2 / _UM2_PER_MM2
+        regions.append(ClassRegion(label=TissueClass(label), geometry=geometry, area_mm2=area_mm2))
+    return regions

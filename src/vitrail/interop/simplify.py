@@ -36,85 +36,64 @@ def simplify_coverage(polygons: list[Polygon], tolerance: float) -> list[Polygon
 
     Returns
     -------
-    list
+    list[Polygon]
         Valid polygons that do not overlap, in the same order.
     """
     if not polygons:
         return []
     for halvings in range(_TRIES):
         thinned = list(shapely.coverage_simplify(polygons, tolerance / 2**halvings))
-        mended = [_within(exact, rough, tolerance) for exact, rough in zip(polygons, thinned, strict=True)]
-        if _sound(mended, [i for i, (new, old) in enumerate(zip(mended, thinned, strict=True)) if new is not old]):
-            return mended
+        near = [_within(exact, rough, tolerance) for exact, rough in zip(polygons, thinned, strict=True)]
+        changed = [i for i, (new, old) in enumerate(zip(near, thinned, strict=True)) if new is not old]
+        if not changed:
+            return near
+        # What was changed must be valid and overlap no other.
+        shapes, suspects = np.array(near), np.array([near[i] for i in changed])
+        if shapely.is_valid(suspects).all():
+            whose, other = shapely.STRtree(shapes).query(suspects, predicate="intersects")
+            pairs = np.array(changed, np.intp)[whose] != other
+            overlap = shapely.intersection(suspects[whose[pairs]], shapes[other[pairs]])
+            if (shapely.area(overlap) <= _TOUCH).all():
+                return near
     return polygons
 
 
 def _within(exact: Polygon, rough: Polygon, tolerance: float) -> Polygon:
     """Return the simplified polygon, with the stretches that stray too far replaced."""
-    pairs = list(zip(_rings(exact), _rings(rough), strict=True))
-    mended = [_ring_within(*pair, tolerance) for pair in pairs]
-    if all(new is old for new, (_, old) in zip(mended, pairs, strict=True)):
-        return rough
-    return Polygon(mended[0], mended[1:])
-
-
-def _rings(polygon: Polygon) -> list[Points]:
-    """Return the shell and the holes, without the repeated last point."""
-    return [shapely.get_coordinates(ring)[:-1] for ring in (polygon.exterior, *polygon.interiors)]
+    rings: list[Points] = []
+    straying = False
+    for pair in zip((exact.exterior, *exact.interiors), (rough.exterior, *rough.interiors), strict=True):
+        full, simple = (shapely.get_coordinates(ring)[:-1] for ring in pair)
+        ring = _ring_within(full, simple, tolerance)
+        straying |= ring is not simple
+        rings.append(ring)
+    return Polygon(rings[0], rings[1:]) if straying else rough
 
 
 def _ring_within(exact: Points, rough: Points, tolerance: float) -> Points:
-    kept = np.isin(_keys(exact), _keys(rough))
-    start = int(np.argmax(kept))
-    exact, kept = np.roll(exact, -start, axis=0), np.roll(kept, -start)
-    (corners,) = np.nonzero(kept)
-    segment = np.cumsum(kept) - 1
-    far = _distances(exact, exact[corners][segment], np.roll(exact[corners], -1, axis=0)[segment]) > tolerance
+    stays = np.isin(exact[:, 0] + 1j * exact[:, 1], rough[:, 0] + 1j * rough[:, 1])
+    start = int(np.argmax(stays))
+    exact, stays = np.roll(exact, -start, axis=0), np.roll(stays, -start)
+    (corners,) = np.nonzero(stays)
+    segment = np.cumsum(stays) - 1
+    # The distance of each point from its own segment.
+    origin = exact[corners][segment]
+    along = np.roll(exact[corners], -1, axis=0)[segment] - origin
+    length = np.einsum("ij,ij->i", along, along)
+    share = np.einsum("ij,ij->i", exact - origin, along) / np.where(length, length, 1)
+    nearest = origin + np.clip(share, 0, 1)[:, None] * along
+    far = np.hypot(*(exact - nearest).T) > tolerance
     if not far.any():
         return rough
-    closed = np.vstack([exact, exact[:1]])
-    ends = np.append(corners, len(exact))
-    strays = set(segment[far].tolist())
-    return np.vstack(
-        [
-            _stretch(closed[ends[i] : ends[i + 1] + 1], tolerance)[:-1] if i in strays else closed[ends[i]][None]
-            for i in range(len(corners))
-        ]
-    )
-
-
-def _stretch(points: Points, tolerance: float) -> Points:
-    """Simplify an open line after Douglas and Peucker, alike from whichever end it is given."""
-    backwards = tuple(points[0]) > tuple(points[-1])
-    line = shapely.simplify(
-        shapely.linestrings(points[::-1] if backwards else points), tolerance, preserve_topology=False
-    )
-    found = shapely.get_coordinates(line)
-    return found[::-1] if backwards else found
-
-
-def _keys(points: Points) -> NDArray[np.complex128]:
-    return points[:, 0] + 1j * points[:, 1]
-
-
-def _distances(points: Points, starts: Points, ends: Points) -> NDArray[np.float64]:
-    """Return the distance of each point from its own segment."""
-    along = ends - starts
-    length = np.einsum("ij,ij->i", along, along)
-    share = np.einsum("ij,ij->i", points - starts, along) / np.where(length, length, 1)
-    nearest = starts + np.clip(share, 0, 1)[:, None] * along
-    away: NDArray[np.float64] = np.hypot(*(points - nearest).T)
-    return away
-
-
-def _sound(polygons: list[Polygon], changed: list[int]) -> bool:
-    """Tell whether the changed polygons are valid and overlap no other."""
-    if not changed:
-        return True
-    shapes, suspects = np.array(polygons), np.array([polygons[i] for i in changed])
-    if not shapely.is_valid(suspects).all():
-        return False
-    whose, other = shapely.STRtree(shapes).query(suspects, predicate="intersects")
-    pairs = np.array(changed, np.intp)[whose] != other
-    overlap = shapely.intersection(suspects[whose[pairs]], shapes[other[pairs]])
-    return bool((shapely.area(overlap) <= _TOUCH).all())
+    closed, ends, strays = np.vstack([exact, exact[:1]]), np.append(corners, len(exact)), set(segment[far].tolist())
+    stretches = []
+    for i in range(len(corners)):
+        stretch = closed[ends[i] : ends[i + 1] + 1]
+        if i in strays:
+            # After Douglas and Peucker, alike from whichever end the open line is given.
+            turn = -1 if tuple(stretch[0]) > tuple(stretch[-1]) else 1
+            line = shapely.simplify(shapely.linestrings(stretch[::turn]), tolerance, preserve_topology=False)
+            stretches.append(shapely.get_coordinates(line)[::turn][:-1])
+        else:
+            stretches.append(stretch[:1])
+    return np.vstack(stretches)

@@ -92,14 +92,41 @@ def _padded(length: int) -> Tensor:
 
 
 def from_bytes(model: Model) -> TumorProbability | ClassProbabilities:
-    """Return a model's graph from RGB bytes to probabilities."""
+    """Return a model's graph from RGB bytes to probabilities.
+
+    Parameters
+    ----------
+    model
+        A classifier or a segmenter.
+
+    Returns
+    -------
+    TumorProbability | ClassProbabilities
+        Ready to be recorded.
+    """
     if isinstance(model.module, Classifier):
         return TumorProbability(model.module, model.spec).eval()
     return ClassProbabilities(model.module, model.spec).eval()
 
 
 def record(graph: nn.Module, example: Tensor, probe: Tensor, where: str) -> torch.jit.ScriptModule:
-    """Record what a graph computes on `example`, and make sure that it holds for `probe`, which differs in size.
+    """Record what a graph computes, and make sure that it holds for images of another size.
+
+    Parameters
+    ----------
+    graph
+        What to record.
+    example
+        What it is recorded on.
+    probe
+        What it is tried on; it differs in size.
+    where
+        The model, for the error.
+
+    Returns
+    -------
+    torch.jit.ScriptModule
+        The recorded graph.
 
     Raises
     ------
@@ -112,16 +139,13 @@ def record(graph: nn.Module, example: Tensor, probe: Tensor, where: str) -> torc
         warnings.filterwarnings("ignore", r"`torch\.jit\.")
         warnings.filterwarnings("ignore", category=jit.TracerWarning)  # the probe tells whether they matter
         recorded = cast("torch.jit.ScriptModule", jit.trace(graph, example, check_trace=False))
-        if not _same(recorded, graph, probe):
+        expected = graph(probe)
+        try:
+            result = recorded(probe)
+            same = result.shape == expected.shape and torch.allclose(result, expected, rtol=_TOLERANCE, atol=_TOLERANCE)
+        except RuntimeError:  # torch's word for a shape that was recorded as a constant
+            same = False
+        if not same:
             problem = "cannot be recorded: what it computes changes with the size of its input"
             raise ModelError(where, problem, "Export a model with another encoder")
     return recorded
-
-
-def _same(recorded: nn.Module, graph: nn.Module, probe: Tensor) -> bool:
-    try:
-        found = recorded(probe)
-    except RuntimeError:  # torch's word for a shape that was recorded as a constant
-        return False
-    expected = graph(probe)
-    return bool(found.shape == expected.shape and torch.allclose(found, expected, rtol=_TOLERANCE, atol=_TOLERANCE))

@@ -54,7 +54,8 @@ def export_wsinfer(model_folder: Path, out: Path) -> Path:
 
     Returns
     -------
-    `out`.
+    Path
+        `out`.
 
     Raises
     ------
@@ -75,7 +76,15 @@ def export_wsinfer(model_folder: Path, out: Path) -> Path:
 def wsinfer_config(spec: ModelSpec) -> dict[str, Any]:
     """Describe a classifier in version 1.0 of the WSInfer zoo's schema.
 
-    The three steps of `transform` are all that the schema knows.
+    Parameters
+    ----------
+    spec
+        The classifier's.
+
+    Returns
+    -------
+    dict[str, Any]
+        What `config.json` holds. The three steps of `transform` are all that the schema knows.
     """
     return {
         "spec_version": "1.0",
@@ -95,6 +104,18 @@ def wsinfer_config(spec: ModelSpec) -> dict[str, Any]:
 def torchscript(classifier: Classifier, spec: ModelSpec, where: str = "classifier") -> bytes:
     """Return a classifier as a TorchScript file from standardised tiles `[n, 3, h, w]` to calibrated logits `[n, 2]`.
 
+    Parameters
+    ----------
+    classifier, spec
+        The network, and what it is.
+    where
+        Its name in an error.
+
+    Returns
+    -------
+    bytes
+        The file, without paths of this machine.
+
     Raises
     ------
     ModelError
@@ -106,14 +127,10 @@ def torchscript(classifier: Classifier, spec: ModelSpec, where: str = "classifie
     with io.BytesIO() as file, warnings.catch_warnings():
         warnings.filterwarnings("ignore", r"`torch\.jit\.")  # as in `record`
         torch.jit.save(recorded, file, _extra_files={"model.json": spec.model_dump_json(indent=2).encode()})
-        return _without_paths(file)
-
-
-def _without_paths(file: io.BytesIO) -> bytes:
-    """Leave out what leads from the code in a TorchScript file back to its source: paths on this machine."""
-    result = io.BytesIO()
-    with zipfile.ZipFile(file) as given, zipfile.ZipFile(result, "w") as kept:
-        for entry in given.infolist():
-            if not entry.filename.endswith(".debug_pkl"):
-                kept.writestr(zipfile.ZipInfo(entry.filename), given.read(entry))
+        # What leads from the code in the file back to its source are paths on this machine.
+        result = io.BytesIO()
+        with zipfile.ZipFile(file) as saved, zipfile.ZipFile(result, "w") as stripped:
+            for entry in saved.infolist():
+                if not entry.filename.endswith(".debug_pkl"):
+                    stripped.writestr(zipfile.ZipInfo(entry.filename), saved.read(entry))
     return result.getvalue()

@@ -67,7 +67,7 @@ def publish(files: MapFiles, out: Path, threshold: float) -> dict[str, Any]:
     """Write a mapped slide's `<out>.geojson` for QuPath, and sum the slide up.
 
     Tiles become detections with their class and measurements; connected regions of tumor and of non-tumor on the class
-    map become annotations, drawn to within 4 um (see `RegionSettings`).
+    map become annotations, drawn to within 4 um (see `find_regions`).
 
     Parameters
     ----------

@@ -8,20 +8,32 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import shapely
 from shapely import MultiPolygon, Polygon
 
 from vitrail.classes import TissueClass
 from vitrail.errors import AnnotationError, SettingsError
-from vitrail.slides.crossings import MOST_CORNERS, MOST_CROSSINGS, corners, cross_too_often
-from vitrail.slides.geojson import Feature, read_features
+from vitrail.slides.geojson import read_features
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from shapely.geometry.base import BaseGeometry
 
 _DRAW = "Draw outlines in QuPath, give each a class and export them again"
+
+MOST_CORNERS = 2_000_000
+MOST_CROSSINGS = 20_000
+"""What mending and joining outlines costs grows with how often they cross themselves and each other: of 20,000
+crossings make_valid takes a second, of a million minutes and gigabytes. Those that a person drew or a program traced
+have a few."""
+
+_PAIRS = 1 << 19
+"""Pairs of sides looked at in one go, at most, if each meets each."""
+
+_NEIGHBOURS = 14
+"""Sides that a side touches without crossing any, itself among them, where four outlines meet at each of its ends."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +71,17 @@ class ClassNames:
         object.__setattr__(self, "_labels", labels)
 
     def label_of(self, name: str) -> TissueClass | None:
-        """Return the label of a class; None if it is ignored.
+        """Return the label of a class.
+
+        Parameters
+        ----------
+        name
+            As QuPath has it.
+
+        Returns
+        -------
+        TissueClass | None
+            Tumor or non-tumor; None if the class is ignored.
 
         Raises
         ------
@@ -125,7 +147,17 @@ class Annotations:
         return self._union(TissueClass.NON_TUMOR)
 
     def area(self, label: TissueClass) -> float:
-        """Return the area of a label, in square level-0 pixels; where both labels overlap, tumor wins.
+        """Return the area of a label; where both labels overlap, tumor wins.
+
+        Parameters
+        ----------
+        label
+            Tumor or non-tumor.
+
+        Returns
+        -------
+        float
+            In square level-0 pixels.
 
         Raises
         ------
@@ -139,13 +171,24 @@ class Annotations:
         raise ValueError(f"{label.key} is never outlined")
 
     def _union(self, label: TissueClass) -> MultiPolygon:
-        return _polygonal(shapely.union_all([outline.geometry for outline in self.outlines if outline.label is label]))
+        union = shapely.union_all([outline.geometry for outline in self.outlines if outline.label is label])
+        return MultiPolygon([*shapely.get_parts(_polygonal(union))])
 
 
 def names_found(path: str | Path) -> dict[str, int]:
-    """Count the outlines of every class in a file, in the order they first appear.
+    """Count the outlines of every class in a file.
 
     Outlines without a class, and whatever is not an outline, are not counted.
+
+    Parameters
+    ----------
+    path
+        A GeoJSON file of QuPath.
+
+    Returns
+    -------
+    dict[str, int]
+        By class, in the order in which they first appear.
 
     Raises
     ------
@@ -170,6 +213,11 @@ def read_annotations(path: str | Path, names: ClassNames) -> Annotations:
     names
         Which class means what.
 
+    Returns
+    -------
+    Annotations
+        Tumor and non-tumor.
+
     Raises
     ------
     AnnotationError
@@ -179,102 +227,96 @@ def read_annotations(path: str | Path, names: ClassNames) -> Annotations:
     path = Path(path)
     features = read_features(path)
     areas = [feature for feature in features if feature.is_area]
-    classed = [feature for feature in areas if feature.name]
-    _check_names(path, areas, names)
-    drawn = [feature.area() for feature in classed]
-    _check_crossings(path, drawn)
-    try:
-        outlines, mended = _understood(classed, drawn, names)
-    except shapely.errors.ShapelyError as error:
-        raise AnnotationError(path, f"its outlines cannot be mended ({error})", _DRAW) from error
-    counts = (len(features) - len(areas), len(areas) - len(classed), mended, len(classed) - len(outlines))
-    ignored = [geometry for label, geometry in outlines if label is None]
-    labelled = [Annotation(label=label, geometry=geometry) for label, geometry in outlines if label is not None]
-    kept = tuple(_without(labelled, ignored) if ignored else labelled)
-    return Annotations(outlines=kept, warnings=_warnings(path, counts, some=bool(kept)))
-
-
-def _check_names(path: Path, areas: list[Feature], names: ClassNames) -> None:
-    """Refuse a file without outlines, without classes, or with a class that study.toml does not name."""
-    found = Counter(area.name for area in areas if area.name)
-    if not areas:
-        raise AnnotationError(path, "no outlines", _DRAW)
-    if not found:
-        raise AnnotationError(path, "no outline has a class", _DRAW)
-    unknown = [name for name in found if not names.knows(name)]
+    classed = [(feature.name, feature) for feature in areas if feature.name]
+    if not classed:
+        raise AnnotationError(path, "no outline has a class" if areas else "no outlines", _DRAW)
+    counts = Counter(name for name, _ in classed)
+    unknown = [name for name in counts if not names.knows(name)]
     if unknown:
-        listed = ", ".join(f"{name} ({count})" for name, count in found.items())
+        listed = ", ".join(f"{name} ({count})" for name, count in counts.items())
         raise AnnotationError(
             path,
             f"unknown class {', '.join(unknown)}; the file has {listed}",
             f"Add {'it' if len(unknown) == 1 else 'them'} to [annotations] tumor, non_tumor or ignore in study.toml",
         )
+    drawn = [feature.area() for _, feature in classed]
+    _check_crossings(path, drawn)
+    labelled, ignored, mended = list[Annotation](), list[Polygon | MultiPolygon](), 0
+    try:
+        for (name, _), area in zip(classed, drawn, strict=True):
+            geometry, crossed = _polygonal(area), not shapely.is_valid(area)
+            if crossed:
+                # All that a self-crossing outline encloses is inside: loops and overlapping parts are filled.
+                parts = [shapely.make_valid(part, method="structure", keep_collapsed=False) for part in area.geoms]
+                geometry = _polygonal(shapely.union_all(parts))
+            if not geometry.area > 0.0:
+                continue
+            mended += crossed
+            label = names.label_of(name)
+            if label is None:
+                ignored.append(geometry)
+            else:
+                labelled.append(Annotation(label=label, geometry=geometry))
+    except shapely.errors.ShapelyError as error:
+        raise AnnotationError(path, f"its outlines cannot be mended ({error})", _DRAW) from error
+    outlines = tuple(_cut_out(ignored, labelled) if ignored else labelled)
+    empty = len(classed) - len(labelled) - len(ignored)
+    phrases = (
+        (len(features) - len(areas), "object without an area (point, line) was left out",
+         "objects without an area (points, lines) were left out"),
+        (len(areas) - len(classed), "outline without a class was left out", "outlines without a class were left out"),
+        (mended, "outline crossed itself and was mended", "outlines crossed themselves and were mended"),
+        (empty, "outline that encloses nothing was left out", "outlines that enclose nothing were left out"),
+    )  # fmt: skip
+    warnings = [f"{count} {single if count == 1 else many}" for count, single, many in phrases if count]
+    warnings += [] if outlines else ["no outline of tumor or non-tumor is left"]
+    return Annotations(outlines=outlines, warnings=tuple(f"{path.name}: {warning}" for warning in warnings))
 
 
-def _check_crossings(path: Path, drawn: list[MultiPolygon]) -> None:
-    """Refuse outlines that would take minutes and gigabytes to mend and to join."""
-    count, cure = corners(drawn), "Draw them again with fewer corners, or simplify their shapes in QuPath"
-    if count > MOST_CORNERS:
-        raise AnnotationError(path, f"its outlines have {count:,} corners, more than {MOST_CORNERS:,}", cure)
-    if cross_too_often(drawn):
-        problem = f"its outlines cross themselves and each other more than {MOST_CROSSINGS:,} times"
-        raise AnnotationError(path, problem, cure)
+def _check_crossings(path: Path, areas: Sequence[MultiPolygon]) -> None:
+    """Refuse outlines that would take minutes and gigabytes to mend and to join; crossings are counted no further."""
+    corners, cure = (
+        int(shapely.get_num_coordinates(areas).sum()),
+        "Draw them again with fewer corners, or simplify their shapes in QuPath",
+    )
+    if corners > MOST_CORNERS:
+        raise AnnotationError(path, f"its outlines have {corners:,} corners, more than {MOST_CORNERS:,}", cure)
+    points, ring = shapely.get_coordinates(shapely.get_rings(shapely.get_parts(areas)), return_index=True)
+    pairs = np.stack([points[:-1], points[1:]], axis=1)
+    sides = shapely.linestrings(pairs[ring[1:] == ring[:-1]])
+    tree, step = shapely.STRtree(sides), max(1, _PAIRS // max(1, len(sides)))
+    # Each crossing is two pairs, and sides meet their neighbours. Of boxes alone counting is five times as quick.
+    most = 2 * MOST_CROSSINGS + _NEIGHBOURS * len(sides)
+    for predicate in (None, "intersects"):
+        left = most
+        for start in range(0, len(sides), step):
+            left -= tree.query(sides[start : start + step], predicate=predicate).shape[1]
+            if left < 0:
+                break
+        if left >= 0:
+            return
+    problem = f"its outlines cross themselves and each other more than {MOST_CROSSINGS:,} times"
+    raise AnnotationError(path, problem, cure)
 
 
-def _understood(
-    classed: list[Feature], areas: list[MultiPolygon], names: ClassNames
-) -> tuple[list[tuple[TissueClass | None, Polygon | MultiPolygon]], int]:
-    """Return label and area of every outline that has an area, and how many of those were mended."""
-    outlines = []
-    mended = 0
-    for feature, drawn in zip(classed, areas, strict=True):
-        area = drawn if shapely.is_valid(drawn) else _mended(drawn)
-        if area.area > 0.0:
-            outlines.append((names.label_of(feature.name or ""), _simplest(area)))
-            mended += area is not drawn
-    return outlines, mended
-
-
-def _without(drawn: list[Annotation], ignored: list[Polygon | MultiPolygon]) -> Iterator[Annotation]:
+def _cut_out(ignored: list[Polygon | MultiPolygon], labelled: list[Annotation]) -> Iterator[Annotation]:
     """Yield what is left of outlines once ignored ones are cut out of those that do not lie wholly within them."""
     tree = shapely.STRtree(ignored)
-    for outline in drawn:
+    for outline in labelled:
         near = [ignored[i] for i in tree.query(outline.geometry, predicate="intersects")]
         holes = [hole for hole in near if not shapely.covers(hole, outline.geometry)]
         left = _polygonal(shapely.difference(outline.geometry, shapely.union_all(holes))) if holes else None
         if left is None:
             yield outline
         elif left.area > 0.0:
-            yield Annotation(label=outline.label, geometry=_simplest(left))
+            yield Annotation(label=outline.label, geometry=left)
 
 
-def _mended(drawn: MultiPolygon) -> MultiPolygon:
-    """Return all that a self-crossing outline encloses; loops and overlapping parts are filled, not cut out."""
-    parts = [shapely.make_valid(part, method="structure", keep_collapsed=False) for part in drawn.geoms]
-    return _polygonal(shapely.union_all(parts))
-
-
-def _polygonal(geometry: BaseGeometry) -> MultiPolygon:
+def _polygonal(geometry: BaseGeometry) -> Polygon | MultiPolygon:
     """Return the polygons of any geometry, without the lines and points that mending can leave."""
     parts = shapely.get_parts(shapely.get_parts(geometry))
-    return MultiPolygon([part for part in parts if isinstance(part, Polygon) and not part.is_empty])
-
-
-def _simplest(area: MultiPolygon) -> Polygon | MultiPolygon:
-    return area.geoms[0] if len(area.geoms) == 1 else area
-
-
-def _warnings(path: Path, counts: tuple[int, int, int, int], *, some: bool) -> tuple[str, ...]:
-    phrases = (
-        ("object without an area (point, line) was left out", "objects without an area (points, lines) were left out"),
-        ("outline without a class was left out", "outlines without a class were left out"),
-        ("outline crossed itself and was mended", "outlines crossed themselves and were mended"),
-        ("outline that encloses nothing was left out", "outlines that enclose nothing were left out"),
-    )
-    told = [f"{count} {pair[count > 1]}" for count, pair in zip(counts, phrases, strict=True) if count]
-    if not some:
-        told.append("no outline of tumor or non-tumor is left")
-    return tuple(f"{path.name}: {line}" for line in told)
+    polygons = [part for part in parts if isinstance(part, Polygon) and not part.is_empty]
+    return polygons[0] if len(polygons) == 1 else MultiPolygon(polygons)
 
 
 def _plain(name: str) -> str:

@@ -18,12 +18,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vitrail.classes import SPLITS
-from vitrail.core.files import read_regular
+from vitrail.core import digest
+from vitrail.core.files import read_regular, write_text
 from vitrail.errors import CohortError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
-    from typing import BinaryIO
+    from collections.abc import Iterable
 
 REQUIRED = ("slide_id", "patient_id", "slide", "annotations")
 OPTIONAL = ("split", "mpp")
@@ -36,6 +36,10 @@ RESERVED = frozenset(
 
 _MOST_BYTES = 16 << 20
 """Of a table: fifty thousand slides and more."""
+
+_MIB = 1 << 20
+_BLOCKS, _BLOCK = 16, 1 << 16
+"""What is sampled of a slide's file."""
 
 _LONGEST_ID = 100
 _SAFE_ID = re.compile(r"[^/\\\x00-\x1f]+")
@@ -74,6 +78,16 @@ def read_cohort(path: Path) -> tuple[CohortSlide, ...]:
     Letter case does not matter in the names of the columns that have a meaning. Columns and rows without any text are
     left out.
 
+    Parameters
+    ----------
+    path
+        The table.
+
+    Returns
+    -------
+    tuple[CohortSlide, ...]
+        One for each row, in their order.
+
     Raises
     ------
     CohortError
@@ -81,10 +95,35 @@ def read_cohort(path: Path) -> tuple[CohortSlide, ...]:
         run's own tables, a cell is empty or wrong, a name or a slide is there twice, patients differ by letter case
         alone, a patient is in two splits, or only some of the patients have a split.
     """
-    slides = tuple(_slide(path, line, row) for line, row in _read_table(path))
-    _check_names(path, slides)
-    _check_files(path, slides)
-    _check_splits(path, slides)
+    slides = tuple(_slide(path, line, row) for line, row in _read_rows(path))
+    repeated = _first_repeated(slide.slide_id.casefold() for slide in slides)
+    if repeated:
+        name = [slide.slide_id for slide in slides if slide.slide_id.casefold() == repeated][-1]
+        raise CohortError(path, f"slide_id {name} stands twice", "Give every slide a name of its own")
+    patients = {slide.patient_id: slide.patient_id.casefold() for slide in slides}
+    alike = _first_repeated(patients.values())
+    if alike:
+        names = " and ".join(name for name, folded in patients.items() if folded == alike)
+        raise CohortError(path, f"patients {names} differ by letter case alone", "Write a patient in one way")
+    files: dict[str, str] = {}
+    splits: dict[str, set[str | None]] = {}
+    for slide in slides:
+        # One slide under two names could come to be in training and test.
+        first = files.setdefault(os.path.realpath(slide.slide), slide.slide_id)
+        if first != slide.slide_id:
+            problem = f"slides {first} and {slide.slide_id} are the same file {slide.slide.name}"
+            raise CohortError(path, problem, "Remove one of the two rows, or correct its slide")
+        splits.setdefault(slide.patient_id, set()).add(slide.split)
+    for patient, own in splits.items():
+        if len(own) > 1:
+            names = " and ".join(sorted(name or "no split" for name in own))
+            raise CohortError(path, f"patient {patient} is in {names}", "Keep all slides of a patient in one split")
+    used = set().union(*splits.values())
+    if None in used and len(used) > 1:
+        cure = "Fill the column split, or leave it out"
+        raise CohortError(path, "some patients have a split and some have none", cure)
+    if used != {None} and used != set(SPLITS):
+        raise CohortError(path, f"no patient is in {', '.join(sorted(set(SPLITS) - used))}", "Fill all three splits")
     return slides
 
 
@@ -93,42 +132,33 @@ def copy_cohort(source: Path, target: Path) -> None:
 
     Where the target is the source itself, or is such a copy already, it is left as it is.
 
+    Parameters
+    ----------
+    source
+        The table.
+    target
+        Where to; it is written whole or not at all, and over no other file.
+
     Raises
     ------
     CohortError
         As `read_cohort`; or the target is there and is another file.
     """
-    slides, rows = read_cohort(source), [row for _, row in _read_table(source)]
+    slides, rows = read_cohort(source), [row for _, row in _read_rows(source)]
     if target.exists() and target.samefile(source):
         return
     for slide, row in zip(slides, rows, strict=True):
         for column, file in (("slide", slide.slide), ("annotations", slide.annotations)):
             if not Path(row[column]).is_absolute():
                 row[column] = os.path.relpath(file, os.path.realpath(target.parent))
-    _write_new(target, _as_csv(rows))
-
-
-def _as_csv(rows: list[dict[str, str]]) -> str:
     table = io.StringIO()
     writer = csv.DictWriter(table, fieldnames=list(rows[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    return table.getvalue()
-
-
-def _write_new(target: Path, text: str) -> None:
-    """Write a file whole or not at all, and over no other one."""
-    if target.exists():
-        if not target.is_file() or target.read_bytes() != text.encode():
-            raise CohortError(target, "is there already, and is another file", "Remove it, or name another folder")
-        return
-    draft = target.with_name(f".{target.name}.tmp")
-    draft.write_text(text, encoding="utf-8", newline="")
-    draft.replace(target)
-
-
-_MIB = 1 << 20
-_BLOCKS, _BLOCK = 16, 1 << 16
+    if not target.exists():
+        write_text(target, table.getvalue())
+    elif not target.is_file() or target.read_bytes() != table.getvalue().encode():
+        raise CohortError(target, "is there already, and is another file", "Remove it, or name another folder")
 
 
 def file_digest(path: Path) -> str:
@@ -138,81 +168,60 @@ def file_digest(path: Path) -> str:
     samples; a change of a few bytes in the midst of a large file would not be seen. Of a slide of many files (.mrxs,
     .vms, .vmu: those in the folder of the same stem; .dcm: those of that suffix beside it) names and sizes count too.
 
+    Parameters
+    ----------
+    path
+        The slide.
+
     Returns
     -------
-    A SHA-256; `missing` where there is no such file, `unreadable` where it cannot be read.
+    str
+        A SHA-256; `missing` where there is no such file, `unreadable` where it cannot be read.
     """
-    return _digested(path, _sampled)
+    sha = hashlib.sha256()
+    try:
+        if not path.is_file():
+            return "missing"
+        with path.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            sha.update(f"{size};".encode())
+            blocks = [(size * block // (_BLOCKS + 1), _BLOCK) for block in range(1, _BLOCKS + 1)]
+            for start, length in ((0, _MIB), *blocks, (max(size - _MIB, 0), _MIB)):
+                file.seek(start)
+                sha.update(file.read(length))
+        suffix, companions = path.suffix.lower(), list[Path]()
+        if suffix in {".mrxs", ".vms", ".vmu"} and path.with_suffix("").is_dir():
+            companions = list(path.with_suffix("").iterdir())
+        elif suffix == ".dcm":
+            companions = [part for part in path.parent.iterdir() if part.suffix.lower() == suffix]
+        for part in sorted(part for part in companions if part.is_file()):
+            sha.update(f"{part.name}:{part.stat().st_size};".encode())
+    except OSError:
+        return "unreadable"  # whoever needs the file says why
+    return sha.hexdigest()
 
 
 def content_digest(path: Path) -> str:
     """Digest every byte of a file, for outlines and weights.
 
+    Parameters
+    ----------
+    path
+        The file.
+
     Returns
     -------
-    A SHA-256; `missing` where there is no such file, `unreadable` where it cannot be read.
+    str
+        A SHA-256; `missing` where there is no such file, `unreadable` where it cannot be read.
     """
-    return _digested(path, _whole)
-
-
-def _digested(path: Path, digest: Callable[[Path], str]) -> str:
     try:
-        return digest(path) if path.is_file() else "missing"
+        return digest.file_digest(path) if path.is_file() else "missing"
     except OSError:
         return "unreadable"  # whoever needs the file says why
 
 
-def _whole(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _sampled(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        for sample in _samples(file):
-            digest.update(sample)
-    for part in _companions(path):
-        digest.update(f"{part.name}:{part.stat().st_size};".encode())
-    return digest.hexdigest()
-
-
-def _samples(file: BinaryIO) -> Iterator[bytes]:
-    """Yield a file's size, then its beginning, blocks at even distances, and its end."""
-    size = file.seek(0, os.SEEK_END)
-    yield f"{size};".encode()
-    blocks = [(size * block // (_BLOCKS + 1), _BLOCK) for block in range(1, _BLOCKS + 1)]
-    for start, length in ((0, _MIB), *blocks, (max(size - _MIB, 0), _MIB)):
-        file.seek(start)
-        yield file.read(length)
-
-
-def _companions(path: Path) -> list[Path]:
-    """Return the other files of a slide of many files, in the order of their names."""
-    suffix, found = path.suffix.lower(), list[Path]()
-    if suffix in {".mrxs", ".vms", ".vmu"} and path.with_suffix("").is_dir():
-        found = list(path.with_suffix("").iterdir())
-    elif suffix == ".dcm":
-        found = [part for part in path.parent.iterdir() if part.suffix.lower() == suffix]
-    return sorted(part for part in found if part.is_file())
-
-
-def _read_table(path: Path) -> list[tuple[int, dict[str, str]]]:
-    """Return each row with the number of its line, counted from 1."""
-    (_, header), *rows = _lines(path, _text(path)) or [(1, [])]
-    header = [_known(name) for name in header]
-    for line, row in rows:
-        if len(row) != len(header):
-            problem = f"{len(row)} cells, where the header has {len(header)}"
-            raise CohortError(f"{path}, line {line}", problem, "Give every row as many cells as the header")
-    columns = [i for i, name in enumerate(header) if name or any(row[i] for _, row in rows)]
-    _check_columns(path, [header[i] for i in columns])
-    if not rows:
-        raise CohortError(path, "no slides", "Add a row for each slide")
-    return [(line, {header[i]: row[i] for i in columns}) for line, row in rows]
-
-
-def _text(path: Path) -> str:
+def _read_rows(path: Path) -> list[tuple[int, dict[str, str]]]:
+    """Return the rows that hold anything by their columns, each with the number of its line, counted from 1."""
     cure = f"Write a table with the columns {', '.join(REQUIRED)}"
     try:
         text = read_regular(path, CohortError, cure, _MOST_BYTES).decode("utf-8-sig")
@@ -220,13 +229,9 @@ def _text(path: Path) -> str:
         text = "\0"
     if "\0" in text:
         raise CohortError(path, "not a text in UTF-8", "Save the table as CSV in UTF-8")
-    return text
-
-
-def _lines(path: Path, text: str) -> list[tuple[int, list[str]]]:
-    """Return the rows that hold anything, trimmed, each with the line at which it starts."""
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=_separator(text), strict=True)
-    rows, line = [], 1
+    separator = max(",;\t", key=text.lstrip().partition("\n")[0].count)  # spreadsheets write semicolons and tabs, too
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
+    rows, line = list[tuple[int, list[str]]](), 1
     try:
         for row in reader:
             cells = [cell.strip() for cell in row]
@@ -235,27 +240,26 @@ def _lines(path: Path, text: str) -> list[tuple[int, list[str]]]:
             line = reader.line_num + 1
     except csv.Error as error:
         raise CohortError(f"{path}, line {line}", f"no CSV ({error})", "Check its quotation marks") from error
-    return rows
-
-
-def _separator(text: str) -> str:
-    """Tell a spreadsheet's semicolons and tabs from commas."""
-    return max(",;\t", key=text.lstrip().partition("\n")[0].count)
-
-
-def _known(name: str) -> str:
-    """Return the name of a column that has a meaning in lower case, and any other as it is."""
-    return name.lower() if name.lower() in REQUIRED + OPTIONAL else name
+    header = [name.lower() if name.lower() in REQUIRED + OPTIONAL else name for name in (rows[0][1] if rows else [])]
+    for line, row in rows[1:]:
+        if len(row) != len(header):
+            problem = f"{len(row)} cells, where the header has {len(header)}"
+            raise CohortError(f"{path}, line {line}", problem, "Give every row as many cells as the header")
+    columns = {i: name for i, name in enumerate(header) if name or any(row[i] for _, row in rows[1:])}
+    _check_columns(path, list(columns.values()))
+    if not rows[1:]:
+        raise CohortError(path, "no slides", "Add a row for each slide")
+    return [(line, {name: row[i] for i, name in columns.items()}) for line, row in rows[1:]]
 
 
 def _check_columns(path: Path, header: list[str]) -> None:
     missing = [name for name in REQUIRED if name not in header]
     if missing:
-        found = ", ".join(header)
-        raise CohortError(path, f"column {', '.join(missing)} is missing (found: {found})", "Add it to the header")
-    twice = _repeated(header)
-    if twice:
-        raise CohortError(path, f"column {twice} is there twice", "Remove or rename one of them")
+        problem = f"column {', '.join(missing)} is missing (found: {', '.join(header)})"
+        raise CohortError(path, problem, "Add it to the header")
+    repeated = _first_repeated(header)
+    if repeated:
+        raise CohortError(path, f"column {repeated} is there twice", "Remove or rename one of them")
     if "" in header:
         raise CohortError(path, f"column {header.index('') + 1} has cells but no name", "Name it in the header")
     reserved = [name for name in header if name in RESERVED]
@@ -263,7 +267,7 @@ def _check_columns(path: Path, header: list[str]) -> None:
         raise CohortError(path, f"column {reserved[0]} is named like one of a run's own tables", "Rename the column")
 
 
-def _repeated(names: Iterable[str]) -> str:
+def _first_repeated(names: Iterable[str]) -> str:
     """Return the first name that is there more than once; empty where none is."""
     return next((name for name, count in Counter(names).items() if name and count > 1), "")
 
@@ -273,81 +277,28 @@ def _slide(path: Path, line: int, row: dict[str, str]) -> CohortSlide:
     for name in REQUIRED:
         if not row[name]:
             raise CohortError(where, f"{name} is empty", "Fill it in, or remove the row")
-    _check_id(where, row["slide_id"])
-    return CohortSlide(
-        slide_id=row["slide_id"],
-        patient_id=row["patient_id"],
-        slide=_located(path, row["slide"]),
-        annotations=_located(path, row["annotations"]),
-        split=_split(where, row.get("split", "")),
-        mpp=_mpp(where, row.get("mpp", "")),
-        attributes={name: cell for name, cell in row.items() if name not in REQUIRED + OPTIONAL},
-    )
-
-
-def _check_id(where: str, name: str) -> None:
-    if not _SAFE_ID.fullmatch(name) or name.startswith("."):
-        raise CohortError(where, f"slide_id {name!r} cannot be a file name", "Use letters, digits, - and _")
-    if len(name) > _LONGEST_ID or len(name.encode()) > 2 * _LONGEST_ID:
-        raise CohortError(where, f"slide_id {name[:20]}... is too long", f"Use at most {_LONGEST_ID} characters")
-
-
-def _located(path: Path, cell: str) -> Path:
-    """Make a path absolute; a link that it ends in stays, for its own name and suffix tell what it is."""
-    given = path.parent / cell
-    return Path(os.path.realpath(given.parent)) / given.name
-
-
-def _split(where: str, text: str) -> str | None:
-    if text and text not in SPLITS:
-        raise CohortError(where, f"split {text!r} is unknown", f"Write {', '.join(SPLITS)}, or leave the column out")
-    return text or None
-
-
-def _mpp(where: str, text: str) -> float | None:
+    slide_id, split, text = row["slide_id"], row.get("split", ""), row.get("mpp", "")
+    if not _SAFE_ID.fullmatch(slide_id) or slide_id.startswith("."):
+        raise CohortError(where, f"slide_id {slide_id!r} cannot be a file name", "Use letters, digits, - and _")
+    if len(slide_id) > _LONGEST_ID or len(slide_id.encode()) > 2 * _LONGEST_ID:
+        raise CohortError(where, f"slide_id {slide_id[:20]}... is too long", f"Use at most {_LONGEST_ID} characters")
+    if split and split not in SPLITS:
+        raise CohortError(where, f"split {split!r} is unknown", f"Write {', '.join(SPLITS)}, or leave the column out")
     try:
         mpp = float(text) if text else None
     except ValueError:
         mpp = -1.0
     if mpp is not None and not 0.01 < mpp < 100:
         raise CohortError(where, f"mpp {text!r} is no pixel size", "Give um per level-0 pixel, such as 0.25")
-    return mpp
-
-
-def _check_names(path: Path, slides: tuple[CohortSlide, ...]) -> None:
-    twice = _repeated(slide.slide_id.casefold() for slide in slides)
-    if twice:
-        name = [slide.slide_id for slide in slides if slide.slide_id.casefold() == twice][-1]
-        raise CohortError(path, f"slide_id {name} stands twice", "Give every slide a name of its own")
-    patients = {slide.patient_id: slide.patient_id.casefold() for slide in slides}
-    alike = _repeated(patients.values())
-    if alike:
-        names = " and ".join(name for name, folded in patients.items() if folded == alike)
-        raise CohortError(path, f"patients {names} differ by letter case alone", "Write a patient in one way")
-
-
-def _check_files(path: Path, slides: tuple[CohortSlide, ...]) -> None:
-    """Refuse one slide under two names: it could come to be in training and test."""
-    seen: dict[str, str] = {}
-    for slide in slides:
-        first = seen.setdefault(os.path.realpath(slide.slide), slide.slide_id)
-        if first != slide.slide_id:
-            problem = f"slides {first} and {slide.slide_id} are the same file {slide.slide.name}"
-            raise CohortError(path, problem, "Remove one of the two rows, or correct its slide")
-
-
-def _check_splits(path: Path, slides: tuple[CohortSlide, ...]) -> None:
-    splits: dict[str, set[str | None]] = {}
-    for slide in slides:
-        splits.setdefault(slide.patient_id, set()).add(slide.split)
-    for patient, given in splits.items():
-        if len(given) > 1:
-            names = " and ".join(sorted(name or "no split" for name in given))
-            raise CohortError(path, f"patient {patient} is in {names}", "Keep all slides of a patient in one split")
-    given = set().union(*splits.values())
-    if None in given and len(given) > 1:
-        raise CohortError(
-            path, "some patients have a split and some have none", "Fill the column split, or leave it out"
-        )
-    if given != {None} and given != set(SPLITS):
-        raise CohortError(path, f"no patient is in {', '.join(sorted(set(SPLITS) - given))}", "Fill all three splits")
+    # A link that a path ends in stays, for its own name and suffix tell what it is.
+    files = [path.parent / row[column] for column in ("slide", "annotations")]
+    slide, annotations = (Path(os.path.realpath(file.parent)) / file.name for file in files)
+    return CohortSlide(
+        slide_id=slide_id,
+        patient_id=row["patient_id"],
+        slide=slide,
+        annotations=annotations,
+        split=split or None,
+        mpp=mpp,
+        attributes={name: cell for name, cell in row.items() if name not in REQUIRED + OPTIONAL},
+    )

@@ -18,7 +18,6 @@ from vitrail.core.files import read_regular
 from vitrail.errors import AnnotationError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -35,7 +34,7 @@ _NOT_OUTLINES = frozenset(
 _GEOMETRIES = frozenset(
     {"Point", "MultiPoint", "LineString", "MultiLineString", "Polygon", "MultiPolygon", "GeometryCollection"}
 )
-_QUPATH_COLOURS = {
+_QUPATH_COLOURS: dict[tuple[int, ...], str] = {
     (200, 0, 0): "Tumor",
     (140, 220, 90): "Non-tumor",
     (150, 200, 150): "Stroma",
@@ -64,7 +63,7 @@ class Feature:
     path
         The file.
     index
-        Its place in the file, counted from 0.
+        Its number in the file, counted from 0.
     name
         Its class, or None.
     geometry
@@ -84,21 +83,43 @@ class Feature:
     def area(self) -> MultiPolygon:
         """Return its polygons, unmended; rings of fewer than three points are left out.
 
+        Returns
+        -------
+        MultiPolygon
+            In the coordinates of the file.
+
         Raises
         ------
         AnnotationError
             If the coordinates are not finite numbers up to 1e9, or not nested as in GeoJSON.
         """
+        polygons = []
         try:
-            return MultiPolygon([polygon for rings in self._polygons() if (polygon := _polygon(rings)) is not None])
+            for rings in self._polygons():
+                loops = [_ring(points) for points in rings]
+                if loops and len(loops[0]) >= _SMALLEST_RING:
+                    holes = [loop for loop in loops[1:] if len(loop) >= _SMALLEST_RING]
+                    polygons.append(Polygon(loops[0], holes))
+            return MultiPolygon(polygons)
         except (TypeError, ValueError, shapely.errors.ShapelyError) as error:
-            raise self._malformed("its coordinates are not numbers up to 1e9, nested as in GeoJSON") from error
+            problem = "its coordinates are not numbers up to 1e9, nested as in GeoJSON"
+            raise self._malformed(problem) from error
 
     def _polygons(self) -> list[Any]:
+        """Return the rings of every polygon of the geometry."""
+        polygons, geometries = list[Any](), [] if self.geometry is None else [self.geometry]
         try:
-            return list(_polygon_coordinates(self.geometry))
+            while geometries:
+                geometry = geometries.pop()
+                if geometry["type"] == "Polygon":
+                    polygons.append(geometry["coordinates"])
+                elif geometry["type"] == "MultiPolygon":
+                    polygons.extend(geometry["coordinates"])
+                elif geometry["type"] == "GeometryCollection":
+                    geometries.extend(reversed([part for part in geometry["geometries"] if part is not None]))
         except (AttributeError, KeyError, TypeError) as error:
             raise self._malformed("its geometry is not GeoJSON") from error
+        return polygons
 
     def _malformed(self, problem: str) -> AnnotationError:
         return AnnotationError(self.path, f"feature {self.index} (counted from 0): {problem}", _EXPORT)
@@ -107,141 +128,97 @@ class Feature:
 def read_features(path: Path) -> list[Feature]:
     """Read the annotations of a file; cells, detections, tiles, TMA cores and the root object are left out.
 
+    Parameters
+    ----------
+    path
+        A GeoJSON file of QuPath.
+
+    Returns
+    -------
+    list[Feature]
+        In the order of the file; children follow their parents.
+
     Raises
     ------
     AnnotationError
         If there is no such file, or it is no GeoJSON of QuPath.
     """
-    content = _top_level(path, _load(path))
-    try:
-        return list(_understood(path, content))
-    except RecursionError as error:
-        raise AnnotationError(path, "objects are nested too deeply", _EXPORT) from error
-
-
-def _understood(path: Path, content: list[Any]) -> Iterator[Feature]:
-    for index, feature in enumerate(_flattened(path, content)):
-        properties = feature.get("properties") or {}
-        if _object_type(feature, properties) not in _NOT_OUTLINES:
-            name = _class_name(path, index, properties)
-            yield Feature(path=path, index=index, name=name, geometry=feature.get("geometry"))
-
-
-def _load(path: Path) -> Any:
     content = read_regular(path, AnnotationError, _COLUMN, _MOST_BYTES)
     if not content.strip():
         raise AnnotationError(path, "an empty file", _EXPORT)
     try:
-        return json.loads(content, object_hook=_lightened)
+        document = json.loads(content, object_hook=_lightened)
     except (ValueError, RecursionError) as error:
         raise AnnotationError(path, f"not valid JSON ({error})", _EXPORT) from error
-
-
-def _lightened(found: dict[str, Any]) -> dict[str, Any]:
-    """Let go of a cell or a tile as soon as it is read: there may be a million, and only their places count."""
-    properties = found.get("properties")
-    if not isinstance(properties, dict) or _children(properties):
-        return found
-    return _PASSED_OVER if _object_type(found, properties) in _NOT_OUTLINES else found
-
-
-def _top_level(path: Path, content: Any) -> list[Any]:
-    kind = content.get("type") if isinstance(content, dict) else None
+    kind = document.get("type") if isinstance(document, dict) else None
     if isinstance(kind, str) and kind in _GEOMETRIES:
         raise AnnotationError(path, f"holds a bare {kind} without a classification", _EXPORT)
     if kind == "Feature":
-        return [content]
-    features = content.get("features") if isinstance(content, dict) else content
-    if not isinstance(features, list):
+        document = [document]
+    elif isinstance(document, dict):
+        document = document.get("features")
+    if not isinstance(document, list):
         raise AnnotationError(path, "JSON, but without GeoJSON features", _EXPORT)
-    return features
-
-
-def _flattened(path: Path, features: list[Any]) -> Iterator[dict[str, Any]]:
-    """Yield features, each followed by its children."""
-    for feature in features:
+    features, waiting, index = list[Feature](), document[::-1], 0
+    while waiting:
+        feature = waiting.pop()
         properties = feature.get("properties") or {} if isinstance(feature, dict) else None
         if not isinstance(properties, dict):
             raise AnnotationError(path, f"holds {str(feature)[:40]!r} where a feature is due", _EXPORT)
-        yield feature
-        children = _children(properties)
+        if _object_type(feature, properties) not in _NOT_OUTLINES:
+            try:
+                name = _class_name(properties)
+            except TypeError as error:
+                raise AnnotationError(path, f"feature {index} (counted from 0): {error}", _EXPORT) from error
+            features.append(Feature(path=path, index=index, name=name, geometry=feature.get("geometry")))
+        children = properties.get("childObjects") or properties.get("children") or []
         if not isinstance(children, list):
             raise AnnotationError(path, f"holds {str(children)[:40]!r} where a list of child objects is due", _EXPORT)
-        yield from _flattened(path, children)
+        waiting += children[::-1]
+        index += 1
+    return features
 
 
-def _children(properties: dict[str, Any]) -> Any:
-    return properties.get("childObjects") or properties.get("children") or []
+def _lightened(values: dict[str, Any]) -> dict[str, Any]:
+    """Let go of a cell or a tile as soon as it is read: there may be a million, and only their number counts."""
+    properties = values.get("properties")
+    if not isinstance(properties, dict) or properties.get("childObjects") or properties.get("children"):
+        return values
+    return _PASSED_OVER if _object_type(values, properties) in _NOT_OUTLINES else values
 
 
 def _object_type(feature: dict[str, Any], properties: dict[str, Any]) -> str:
     """Return what QuPath says it is; version 0.2 wrote the type as the id."""
     keys = ("objectType", "object_type", "type")
-    found = next((properties[key] for key in keys if key in properties), feature.get("id", ""))
-    return str(found).casefold()
+    return str(next((properties[key] for key in keys if key in properties), feature.get("id", ""))).casefold()
 
 
-def _class_name(path: Path, index: int, properties: dict[str, Any]) -> str | None:
-    """Return the class, None where there is none."""
-    found = properties.get("classification")
-    try:
-        name = _full_name(found) if isinstance(found, dict) else found
-    except TypeError as error:
-        raise AnnotationError(path, f"feature {index} (counted from 0): {error}", _EXPORT) from error
-    return name.strip() or None if isinstance(name, str) else None
-
-
-def _full_name(found: dict[str, Any]) -> str | None:
-    """Return the name of a class with its parents', else what its colour stands for."""
-    names = found.get("names") or [found.get("name")]
-    names = [names] if isinstance(names, str) else names
-    if not isinstance(names, list):
-        raise TypeError(f"the names of its class are {str(names)[:40]!r}, not a list")
-    parent = found.get("parentClass")
-    if isinstance(parent, dict):
-        names = [_full_name(parent), *names]
-    known = [name for name in names if name and isinstance(name, str)]
-    return ": ".join(known) if known else _colour_name(found.get("color", found.get("colorRGB")))
-
-
-def _colour_name(colour: Any) -> str | None:
-    """Return QuPath's class of a colour, else the colour as `#rrggbb`; old files pack it into a signed integer."""
-    if isinstance(colour, list):
-        parts = [_integer(part) for part in colour]
-    else:
-        packed = _integer(colour)
-        parts = [None if packed is None else packed >> shift & 255 for shift in (16, 8, 0)]
-    colour = [part for part in parts if part is not None]
-    if not colour or len(colour) < len(parts):
-        return None
-    return _QUPATH_COLOURS.get(tuple(colour), "#" + "".join(f"{part:02x}" for part in colour))
-
-
-def _integer(value: Any) -> int | None:
-    """Return a whole number, also one written as 1.0."""
-    whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
-    return int(value) if whole else None
-
-
-def _polygon_coordinates(geometry: dict[str, Any] | None) -> Iterator[Any]:
-    """Yield the rings of every polygon in a geometry."""
-    if geometry is None:
-        return
-    if geometry["type"] == "Polygon":
-        yield geometry["coordinates"]
-    elif geometry["type"] == "MultiPolygon":
-        yield from geometry["coordinates"]
-    elif geometry["type"] == "GeometryCollection":
-        for part in geometry["geometries"]:
-            yield from _polygon_coordinates(part)
-
-
-def _polygon(rings: list[Any]) -> Polygon | None:
-    """Build a polygon, None if its shell has no extent."""
-    loops = [_ring(ring) for ring in rings]
-    if not loops or len(loops[0]) < _SMALLEST_RING:
-        return None
-    return Polygon(loops[0], [hole for hole in loops[1:] if len(hole) >= _SMALLEST_RING])
+def _class_name(properties: dict[str, Any]) -> str | None:
+    """Return the class with its parents' names, else what its colour stands for; None where there is none."""
+    classification = properties.get("classification")
+    if not isinstance(classification, dict):
+        return classification.strip() or None if isinstance(classification, str) else None
+    chain = []
+    while isinstance(classification, dict):
+        chain.append(classification)
+        classification = classification.get("parentClass")
+    full_name: str | None = None
+    for level in reversed(chain):
+        names = level.get("names") or [level.get("name")]
+        names = [names] if isinstance(names, str) else names
+        if not isinstance(names, list):
+            raise TypeError(f"the names of its class are {str(names)[:40]!r}, not a list")
+        parts = [part for part in (full_name, *names) if part and isinstance(part, str)]
+        full_name = ": ".join(parts) if parts else None
+        if full_name is None:
+            # Old files hold a colour and no name; some pack it into a signed integer, or write integers as 1.0.
+            colour = level.get("color", level.get("colorRGB"))
+            values = colour if isinstance(colour, list) else [colour]
+            integers = [int(value) for value in values if isinstance(value, int | float) and value % 1 == 0]
+            if integers and len(integers) == len(values):
+                rgb = integers if isinstance(colour, list) else [integers[0] >> shift & 255 for shift in (16, 8, 0)]
+                full_name = _QUPATH_COLOURS.get(tuple(rgb), "#" + "".join(f"{value:02x}" for value in rgb))
+    return full_name.strip() or None if full_name else None
 
 
 def _ring(points: list[Any]) -> NDArray[np.float64]:

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 
     from vitrail.geometry import Region
 
+_SPAN_PX = 600
+"""Pixels that are filled in the time that it takes to fill one more span by itself."""
+
 
 def rasterize(geometry: Polygon | MultiPolygon, region: Region, size: tuple[int, int]) -> NDArray[np.bool_]:
     """Paint an outline.
@@ -27,14 +30,14 @@ def rasterize(geometry: Polygon | MultiPolygon, region: Region, size: tuple[int,
     geometry
         In level-0 pixels, in the frame of `region`.
     region
-        The place to paint.
+        What to paint.
     size
         Width and height of the result, in pixels.
 
     Returns
     -------
-    NDArray
-        [height, width].
+    NDArray[np.bool_]
+        `[height, width]`.
 
     Raises
     ------
@@ -48,72 +51,55 @@ def rasterize(geometry: Polygon | MultiPolygon, region: Region, size: tuple[int,
     left, top, right, bottom = shapely.bounds(polygons).T
     near = (left <= region.right) & (right >= region.x) & (top <= region.bottom) & (bottom >= region.y)
     for polygon in polygons[near]:
-        _paint(inside, _edges(polygon, region, size))
+        # The edges that can cross a row, in pixels, where centres lie on whole numbers.
+        points, ring = shapely.get_coordinates(shapely.get_rings(polygon), return_index=True)
+        x = (points[:, 0] - region.x) * (width / region.width) - 0.5
+        y = (points[:, 1] - region.y) * (height / region.height) - 0.5
+        crosses = (np.maximum(y[:-1], y[1:]) > 0) & (np.minimum(y[:-1], y[1:]) <= height - 1)
+        (start,) = np.nonzero(crosses & (ring[1:] == ring[:-1]))
+        edges = np.stack([x[start], y[start], x[start + 1], y[start + 1]])
+        low, high = np.minimum(edges[1], edges[3]), np.maximum(edges[1], edges[3])
+        first = np.clip(np.ceil(low), 0, height).astype(np.intp)
+        count = np.clip(np.ceil(high), 0, height).astype(np.intp) - first
+        x0, y0, x1, y1 = np.repeat(edges, count, axis=1)
+        if not len(x0):
+            continue
+        # The row and the x of every point where an edge crosses a row of centres.
+        rows = np.repeat(first, count) + np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count)
+        crossed = x0 + (rows - y0) * ((x1 - x0) / (y1 - y0))
+        columns = np.clip(np.ceil(crossed), 0, width).astype(np.intp)
+        # Every row is crossed an even number of times: crossings pair up to spans, none of which leaves its row.
+        ends = np.sort(rows * width + columns)
+        pixels = inside.reshape(-1)[ends[0] : ends[-1]]
+        ends -= ends[0]
+        if len(pixels) < _SPAN_PX * len(ends):
+            pixels |= np.repeat(np.arange(len(ends) - 1) % 2 == 0, np.diff(ends))
+            continue
+        for first_px, end_px in zip(ends[::2].tolist(), ends[1::2].tolist(), strict=True):
+            pixels[first_px:end_px] = True
     return inside
 
 
 def covered(
     geometry: Polygon | MultiPolygon, boxes: NDArray[np.object_]
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Tell which places an outline fills, and which it touches, without painting anything.
+    """Tell which boxes an outline fills, and which it touches, without painting anything.
 
     Parameters
     ----------
     geometry
         As for `rasterize`.
     boxes
-        `[n]`, places as shapely's boxes.
+        `[n]`, shapely's boxes.
 
     Returns
     -------
-    `[n]`, wholly inside one of the polygons: `rasterize` would paint every pixel; and `[n]`, anything in common with
-    one of them: of the others it would paint none.
+    tuple[NDArray[np.bool_], NDArray[np.bool_]]
+        `[n]`, wholly inside one of the polygons: `rasterize` would paint every pixel; and `[n]`, anything in common
+        with one of them: of the others it would paint none.
     """
     tree, polygons = shapely.STRtree(boxes), shapely.get_parts(geometry)
     full, touched = np.zeros((2, len(boxes)), np.bool_)
     full[tree.query(polygons, predicate="covers")[1]] = True
     touched[tree.query(polygons, predicate="intersects")[1]] = True
     return full, touched
-
-
-_SPAN_PX = 600
-"""Pixels that are filled in the time that it takes to fill one more span by itself."""
-
-
-def _edges(polygon: Polygon, region: Region, size: tuple[int, int]) -> NDArray[np.float64]:
-    """Return the edges that can cross a row, [4, n] x0, y0, x1, y1, in pixels, where centres lie on whole numbers."""
-    points, ring = shapely.get_coordinates(shapely.get_rings(polygon), return_index=True)
-    x = (points[:, 0] - region.x) * (size[0] / region.width) - 0.5
-    y = (points[:, 1] - region.y) * (size[1] / region.height) - 0.5
-    crosses = (np.maximum(y[:-1], y[1:]) > 0) & (np.minimum(y[:-1], y[1:]) <= size[1] - 1)
-    (kept,) = np.nonzero(crosses & (ring[1:] == ring[:-1]))
-    return np.stack([x[kept], y[kept], x[kept + 1], y[kept + 1]])
-
-
-def _paint(inside: NDArray[np.bool_], edges: NDArray[np.float64]) -> None:
-    """Add one polygon to a mask, touching only the rows it crosses."""
-    height, width = inside.shape
-    rows, crossed = _crossings(edges, height)
-    if not len(rows):
-        return
-    columns = np.clip(np.ceil(crossed), 0, width).astype(np.intp)
-    # Every row is crossed an even number of times, so that crossings pair up to spans, none of which leaves its row.
-    ends = np.sort(rows * width + columns)
-    pixels = inside.reshape(-1)[ends[0] : ends[-1]]
-    ends -= ends[0]
-    if len(pixels) < _SPAN_PX * len(ends):
-        pixels |= np.repeat(np.arange(len(ends) - 1) % 2 == 0, np.diff(ends))
-        return
-    for start, stop in zip(ends[::2].tolist(), ends[1::2].tolist(), strict=True):
-        pixels[start:stop] = True
-
-
-def _crossings(edges: NDArray[np.float64], height: int) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
-    """Return the row and the x of every place where an edge crosses a row of centres."""
-    low, high = np.minimum(edges[1], edges[3]), np.maximum(edges[1], edges[3])
-    first = np.clip(np.ceil(low), 0, height).astype(np.intp)
-    count = np.clip(np.ceil(high), 0, height).astype(np.intp) - first
-    x0, y0, x1, y1 = np.repeat(edges, count, axis=1)
-    rank = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count)
-    rows = np.repeat(first, count) + rank
-    return rows, x0 + (rows - y0) * ((x1 - x0) / (y1 - y0))

@@ -1,4 +1,4 @@
-"""Whole slides: the header of one, and its pixels at any place and scale.
+"""Whole slides: the header of one, and its pixels anywhere at any scale.
 
 Coordinates start at the top left corner of the slide's bounds, the scanned area that some scanners embed in a larger
 empty frame. QuPath shifts its OpenSlide images by the same bounds, so its outlines fit without a shift.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 from dataclasses import dataclass, replace
-from functools import cache, lru_cache
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,7 +19,7 @@ from vitrail.errors import SlideError
 from vitrail.geometry import Region
 from vitrail.slides.metadata import bounds_of, check_mpp, downsample_of, header_mpp
 from vitrail.slides.readers.openslide import LevelReader, OpenSlideReader, open_with_openslide, properties_of
-from vitrail.slides.readers.resample import area_resample, means_resample
+from vitrail.slides.readers.resample import area_resample
 from vitrail.slides.readers.tiff import open_tiff
 
 if TYPE_CHECKING:
@@ -73,8 +73,8 @@ class Slide:
         """Return the coarsest level that still covers a downsample (within one percent), or 0; always 0 if faithful."""
         if self.reading == "faithful":
             return 0
-        fit = [level for level, own in enumerate(self.downsamples) if own <= downsample * _LEVEL_SLACK]
-        return max(fit, key=self.downsamples.__getitem__, default=0)
+        fine = [level for level, own in enumerate(self.downsamples) if own <= downsample * _LEVEL_SLACK]
+        return max(fine, key=self.downsamples.__getitem__, default=0)
 
 
 def open_slide(
@@ -92,6 +92,11 @@ def open_slide(
         The same for many slides at once; taken only where the header gives none that a scanner could have.
     reading
         How its pixels will be read: see `Slide.reading`.
+
+    Returns
+    -------
+    Slide
+        What the header says; no file stays open.
 
     Raises
     ------
@@ -118,10 +123,10 @@ def open_slide(
 def read_region(slide: Slide, region: Region, size: tuple[int, int]) -> NDArray[np.uint8]:
     """Read a region of a slide, scaled to a size.
 
-    The coarsest pyramid level that covers the wanted resolution is decoded, and only where the region lies; level 0 if
-    the slide's reading is faithful. Reducing averages areas, exactly or within a grey level on average (`Slide.reading`
-    says which); enlarging interpolates linearly, across the region's edges. Beyond the slide, and where a scanner left
-    pixels out, the glass is white.
+    The coarsest pyramid level that covers the resolution of the result is decoded, and only where the region lies;
+    level 0 if the slide's reading is faithful. Reducing averages areas, exactly or within a grey level on average
+    (`Slide.reading` says which); enlarging interpolates linearly, across the region's edges. Beyond the slide, and
+    where a scanner left pixels out, the glass is white.
 
     Parameters
     ----------
@@ -134,8 +139,8 @@ def read_region(slide: Slide, region: Region, size: tuple[int, int]) -> NDArray[
 
     Returns
     -------
-    NDArray
-        [height, width, 3], RGB.
+    NDArray[np.uint8]
+        `[height, width, 3]`, RGB.
 
     Raises
     ------
@@ -146,7 +151,16 @@ def read_region(slide: Slide, region: Region, size: tuple[int, int]) -> NDArray[
     """
     if min(size) < 1:
         raise ValueError(f"a size needs at least one pixel, not {size[0]} x {size[1]}")
-    return _read_source(slide, _source(slide, region, size), region, size)
+    downsample = min(region.width / size[0], region.height / size[1])
+    level = slide.level_for(downsample)
+    own = slide.downsamples[level]
+    if slide.reading == "faithful":
+        return _read_source(slide, _Source(level=level, scale=1, downsample=own), region, size)
+    reader = _reader_of(slide)
+    scale = max(scale for scale, least in reader.reductions.items() if least <= downsample / own * _LEVEL_SLACK)
+    lead_px = 0.0 if reader.centred else 0.5 - 0.5 / scale
+    source = _Source(level=level, scale=scale, downsample=own * scale, lead_px=lead_px)
+    return _read_source(slide, source, region, size)
 
 
 def read_thumbnail(slide: Slide, longest_px: int) -> NDArray[np.uint8]:
@@ -155,10 +169,17 @@ def read_thumbnail(slide: Slide, longest_px: int) -> NDArray[np.uint8]:
     It is made from the pyramid. The thumbnail, label and macro image stored in the file are never read: they may show
     a patient's name. It is a picture to look at: the slide's reading does not matter.
 
+    Parameters
+    ----------
+    slide
+        The slide.
+    longest_px
+        Pixels of the longer side.
+
     Returns
     -------
-    NDArray
-        [height, width, 3], RGB.
+    NDArray[np.uint8]
+        `[height, width, 3]`, RGB.
 
     Raises
     ------
@@ -169,10 +190,20 @@ def read_thumbnail(slide: Slide, longest_px: int) -> NDArray[np.uint8]:
     """
     if longest_px < 1:
         raise ValueError(f"a thumbnail needs at least one pixel, not {longest_px}")
-    whole = slide.region
-    scale = longest_px / max(whole.width, whole.height)
-    quick = replace(slide, reading="fast")
-    return read_region(quick, whole, (max(1, round(whole.width * scale)), max(1, round(whole.height * scale))))
+    region = slide.region
+    scale = longest_px / max(region.width, region.height)
+    size = max(1, round(region.width * scale)), max(1, round(region.height * scale))
+    return read_region(replace(slide, reading="fast"), region, size)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Source:
+    """Where pixels come from: a level, and by how much it is reduced while it is decoded."""
+
+    level: int
+    scale: int
+    downsample: float  # of both together
+    lead_px: float = 0.0  # how far before the middle of the area that it stands for a pixel lies
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -185,14 +216,14 @@ class _Window:
     bottom: int
 
     @classmethod
-    def around(cls, box: Region, margin: int = 0) -> _Window:
+    def around(cls, box: Region, margin_px: int = 0) -> _Window:
         """Return the window of all pixels that a box touches; the rounding forgives float noise."""
         left, top, right, bottom = (round(edge, _DIGITS) for edge in (box.x, box.y, box.right, box.bottom))
         return cls(
-            left=math.floor(left) - margin,
-            top=math.floor(top) - margin,
-            right=math.ceil(right) + margin,
-            bottom=math.ceil(bottom) + margin,
+            left=math.floor(left) - margin_px,
+            top=math.floor(top) - margin_px,
+            right=math.ceil(right) + margin_px,
+            bottom=math.ceil(bottom) + margin_px,
         )
 
     @property
@@ -200,106 +231,62 @@ class _Window:
         """Width and height; not positive where the window is empty."""
         return self.right - self.left, self.bottom - self.top
 
-    def within(self, other: _Window) -> _Window:
-        """Return what both windows share."""
-        return _Window(
-            left=max(self.left, other.left),
-            top=max(self.top, other.top),
-            right=min(self.right, other.right),
-            bottom=min(self.bottom, other.bottom),
-        )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Source:
-    """Where pixels come from: a level, and by how much it is reduced while it is decoded."""
-
-    level: int
-    scale: int
-    downsample: float  # of both together
-    lead: float = 0.0  # how far before the middle of its place a pixel lies, in pixels
-
-
-def _source(slide: Slide, region: Region, size: tuple[int, int]) -> _Source:
-    wanted = min(region.width / size[0], region.height / size[1])
-    level = slide.level_for(wanted)
-    own = slide.downsamples[level]
-    if slide.reading == "faithful":
-        return _Source(level=level, scale=1, downsample=own)
-    reader = _reader_of(slide)
-    scale = max(some for some, least in reader.reductions.items() if least <= wanted / own * _LEVEL_SLACK)
-    lead = 0.0 if reader.centred else 0.5 - 0.5 / scale
-    return _Source(level=level, scale=scale, downsample=own * scale, lead=lead)
-
 
 def _read_source(slide: Slide, source: _Source, region: Region, size: tuple[int, int]) -> NDArray[np.uint8]:
     """Scale a level to the size, in parts where it would not fit in memory."""
     box = region.shifted(slide.bounds.x, slide.bounds.y).scaled(1.0 / source.downsample)
-    box = box.shifted(source.lead, source.lead)
-    window = _Window.around(box, margin=int(_looks_beyond(box, source, size)))
+    box = box.shifted(source.lead_px, source.lead_px)
+    # Enlarging, and cutting through pixels that are means, look at the pixels around those that the box touches.
+    enlarged = box.width < size[0] or box.height < size[1]
+    aligned = all(abs(edge - round(edge)) < _NOISE_PX for edge in (box.x, box.y, box.right, box.bottom))
+    window = _Window.around(box, margin_px=int(enlarged or (source.scale > 1 and not aligned)))
     if math.prod(window.size) > _MOST_PX and max(size) > 1:
-        return _read_halves(slide, source, region, size)
-    pixels = _source_pixels(slide, source, window)
-    return (area_resample if source.scale == 1 else means_resample)(pixels, _inside(box, window), size)
-
-
-def _looks_beyond(box: Region, source: _Source, size: tuple[int, int]) -> bool:
-    """Tell whether scaling looks at the pixels around those that a box touches."""
-    if box.width < size[0] or box.height < size[1]:
-        return True
-    whole = all(abs(edge - round(edge)) < _NOISE_PX for edge in (box.x, box.y, box.right, box.bottom))
-    return source.scale > 1 and not whole
-
-
-def _read_halves(slide: Slide, source: _Source, region: Region, size: tuple[int, int]) -> NDArray[np.uint8]:
-    """Cut the longer side of the result in two; coverage is exact, so the seam does not show."""
-    axis = 1 if size[0] >= size[1] else 0
-    firsts, rests = (_part(region, size, axis, half) for half in (0, 1))
-    return np.concatenate([_read_source(slide, source, *firsts), _read_source(slide, source, *rests)], axis=axis)
-
-
-def _part(region: Region, size: tuple[int, int], axis: int, half: int) -> tuple[Region, tuple[int, int]]:
-    """Return the first or second half of a region and of its size along an array axis."""
-    total = size[1 - axis]
-    start, stop = ((0, total // 2), (total // 2, total))[half]
-    low, high = start / total, stop / total
-    if axis == 1:
-        x, width = region.x + region.width * low, region.width * (high - low)
-        return Region(x=x, y=region.y, width=width, height=region.height), (stop - start, size[1])
-    y, height = region.y + region.height * low, region.height * (high - low)
-    return Region(x=region.x, y=y, width=region.width, height=height), (size[0], stop - start)
-
-
-def _inside(box: Region, window: _Window) -> tuple[float, float, float, float]:
-    """Return a box's edges in pixels of a window, held within it, and free of the noise that coordinates carry."""
-    width, height = window.size
+        # The longer side of the result is cut in two; coverage is exact, so the seam does not show.
+        across = size[0] >= size[1]
+        total, halves = max(size), []
+        for start, stop in ((0, total // 2), (total // 2, total)):
+            low, high = start / total, stop / total
+            x, width, y, height = region.x, region.width, region.y, region.height
+            if across:
+                x, width = x + width * low, width * (high - low)
+            else:
+                y, height = y + height * low, height * (high - low)
+            part = Region(x=x, y=y, width=width, height=height)
+            part_size = (stop - start, size[1]) if across else (size[0], stop - start)
+            halves.append(_read_source(slide, source, part, part_size))
+        return np.concatenate(halves, axis=int(across))
+    pixels = _decode(slide, source, window)
     left, top, right, bottom = (
-        round(edge, _DIGITS)
+        round(edge, _DIGITS)  # free of the noise that coordinates carry
         for edge in (box.x - window.left, box.y - window.top, box.right - window.left, box.bottom - window.top)
     )
-    return max(0.0, left), max(0.0, top), min(float(width), right), min(float(height), bottom)
-
-
-def _source_pixels(slide: Slide, source: _Source, window: _Window) -> NDArray[np.uint8]:
-    """Decode a window of a level; what lies outside the bounds stays white and is not read."""
-    part = window.within(_Window.around(slide.bounds.scaled(1.0 / source.downsample)))
-    if part == window:
-        return _decode(slide, source, part)
-    width, height = window.size
-    pixels = np.full((height, width, 3), _WHITE, np.uint8)
-    if min(part.size) > 0:
-        rows = slice(part.top - window.top, part.bottom - window.top)
-        columns = slice(part.left - window.left, part.right - window.left)
-        pixels[rows, columns] = _decode(slide, source, part)
-    return pixels
+    edges = max(0.0, left), max(0.0, top), min(float(window.size[0]), right), min(float(window.size[1]), bottom)
+    return area_resample(pixels, edges, size, of_means=source.scale > 1)
 
 
 def _decode(slide: Slide, source: _Source, window: _Window) -> NDArray[np.uint8]:
+    """Decode a window of a level; what lies outside the bounds stays white and is not read."""
+    bounds = _Window.around(slide.bounds.scaled(1.0 / source.downsample))
+    part = _Window(
+        left=max(window.left, bounds.left),
+        top=max(window.top, bounds.top),
+        right=min(window.right, bounds.right),
+        bottom=min(window.bottom, bounds.bottom),
+    )
+    width, height = window.size
+    if min(part.size) < 1:
+        return np.full((height, width, 3), _WHITE, np.uint8)
     try:
-        return _reader_of(slide).read(source.level, (window.left, window.top), window.size, source.scale)
+        pixels = _reader_of(slide).read(source.level, (part.left, part.top), part.size, source.scale)
     except SlideError:
         _reader.cache_clear()  # an OpenSlide handle that failed once fails ever after
         raise
+    if part == window:
+        return pixels
+    padded = np.full((height, width, 3), _WHITE, np.uint8)
+    rows = slice(part.top - window.top, part.bottom - window.top)
+    padded[rows, part.left - window.left : part.right - window.left] = pixels
+    return padded
 
 
 def _reader_of(slide: Slide) -> LevelReader:
@@ -320,18 +307,10 @@ def _reader(path: Path, _changed_ns: int) -> LevelReader:
 
     A reader that falls out of the cache closes its file as soon as no thread reads from it any more.
     """
-    _keep_memory()
-    return open_tiff(path) or OpenSlideReader(path)
-
-
-@cache
-def _keep_memory() -> None:
-    """Let glibc reuse the memory of regions rather than map it anew for each, which costs a sixth of the time.
-
-    It keeps blocks as large as the largest that was ever mapped and let go, up to 32 MiB (mallopt(3) of Linux); this
-    one is never touched. Elsewhere than on glibc nothing happens.
-    """
+    # glibc keeps blocks as large as the largest that was ever mapped and let go, up to 32 MiB (mallopt(3) of Linux).
+    # This one is never touched. Mapping the memory of each region anew would cost a sixth of the time.
     np.empty(31 << 20, np.uint8)
+    return open_tiff(path) or OpenSlideReader(path)
 
 
 if hasattr(os, "register_at_fork"):  # not on Windows

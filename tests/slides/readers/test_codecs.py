@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import imagecodecs
 import numpy as np
@@ -11,6 +10,7 @@ import openslide
 import pytest
 from PIL import Image, features
 
+from helpers.data import DATA, needs_data
 from helpers.tiffs import tissue_like, write_jpeg_2000
 from vitrail.errors import SlideError
 from vitrail.geometry import Region
@@ -18,7 +18,6 @@ from vitrail.slides.readers.openslide import OpenSlideReader
 from vitrail.slides.readers.tiff import open_tiff
 from vitrail.slides.slide import open_slide, read_region
 
-DATA = Path(__file__).parents[4] / "shared" / "data"
 WIDTH, HEIGHT = 602, 514
 IMAGE = tissue_like(HEIGHT, WIDTH)
 YCBCR, RGB = 33003, 33005
@@ -181,11 +180,9 @@ def test_without_openjpeg_openslide_reads(plain, monkeypatch):
     assert open_slide(plain).downsamples == (1.0,)
 
 
-@pytest.mark.data
+@needs_data("readers/tcga-cr-7395-01a-01-ts1.svs")
 def test_a_real_slide():
     path = DATA / "readers" / "tcga-cr-7395-01a-01-ts1.svs"
-    if not path.is_file():
-        pytest.skip("the shared real slides are absent")
     fast, slow = open_tiff(path), OpenSlideReader(path)
     rng = np.random.default_rng(0)
     width, height = fast.sizes[0]

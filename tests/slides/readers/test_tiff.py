@@ -8,7 +8,6 @@ import struct
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import product
-from pathlib import Path
 
 import numpy as np
 import openslide
@@ -18,6 +17,7 @@ import tifffile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from helpers.data import DATA, needs_data
 from helpers.mutations import with_tag
 from helpers.tiffs import APERIO, Kind, tissue_like, write_jpeg_tiff
 from vitrail.errors import SlideError
@@ -31,7 +31,6 @@ from vitrail.slides.readers.openslide import OpenSlideReader
 from vitrail.slides.readers.tiff import open_tiff
 from vitrail.slides.slide import open_slide, read_region, read_thumbnail
 
-DATA = Path(__file__).parents[4] / "shared" / "data"
 WIDTH, HEIGHT = 302, 214
 IMAGE = tissue_like(HEIGHT, WIDTH)
 LEVELS = [IMAGE, IMAGE[::2, ::2]]
@@ -328,11 +327,14 @@ def test_slides_use_it(plain):
     assert isinstance(slide_module._reader_of(open_slide(plain)), tiff_reader.TiffReader)
 
 
-@pytest.mark.data
-@pytest.mark.parametrize("name", ["readers/cmu-1-small-region.svs", "wsi/crc.tif", "orca/slides/TCGA-BB-7872_0.tif"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=needs_data(name))
+        for name in ("readers/cmu-1-small-region.svs", "wsi/crc.tif", "orca/slides/TCGA-BB-7872_0.tif")
+    ],
+)
 def test_real_slides(name):
-    if not (DATA / name).is_file():
-        pytest.skip("the shared real slides are absent")
     fast, slow = both(DATA / name)
     with openslide.OpenSlide(DATA / name) as direct:
         sizes = direct.level_dimensions

@@ -40,6 +40,7 @@ _EXTENT = 8
 _STYLE, _LEVELS_AT, _WAVELET_AT = b"\xff\x52", 9, 13
 """What a code stream says of its wavelets begins so; and where in it their number and their kind are."""
 
+_MOST_REDUCED = 8
 _IN_FULL: Mapping[int, float] = MappingProxyType({1: 0.0})
 _BY_WAVELETS: Mapping[int, float] = MappingProxyType({1: 0.0, 2: 3.5, 4: 14.0, 8: 40.0})
 
@@ -58,7 +59,7 @@ class TileDecoder(Protocol):
         ...
 
     def decode(self, stream: bytes, size: tuple[int, int], scale: int) -> Pixels | None:
-        """Return a tile's pixels, [height, width, 3]; None if its stream is not flawless, or of another size.
+        """Decode a tile.
 
         Parameters
         ----------
@@ -68,12 +69,17 @@ class TileDecoder(Protocol):
             Width and height of the result.
         scale
             One of `reductions`: each pixel stands for so many of the stream's, squared.
+
+        Returns
+        -------
+        NDArray[np.uint8] | None
+            `[height, width, 3]`; None if the stream is not flawless, or of another size.
         """
         ...
 
 
 def decoder_of(page: TiffPage, read: Read) -> TileDecoder | None:
-    """Return what decodes the tiles of a page; None if nothing here does.
+    """Return what decodes the tiles of a page.
 
     Parameters
     ----------
@@ -81,12 +87,19 @@ def decoder_of(page: TiffPage, read: Read) -> TileDecoder | None:
         The page.
     read
         Reads the bytes of its file.
+
+    Returns
+    -------
+    TileDecoder | None
+        None if nothing here decodes them.
     """
+    if any(side % _MOST_REDUCED for side in page.tile):
+        return None
     if page.coding == "jpeg":
         return JpegDecoder(page)
     if page.coding == "jpeg2000" and features.check("jpg_2000"):
-        stored = int(page.lengths.argmax())
-        return Jpeg2000Decoder(page, read(int(page.offsets[stored]), _HEAD))
+        longest = int(page.lengths.argmax())  # it is not a missing tile
+        return Jpeg2000Decoder(page, read(int(page.offsets[longest]), _HEAD))
     return None
 
 
@@ -103,16 +116,19 @@ class JpegDecoder:
     centred = True
 
     def __init__(self, page: TiffPage) -> None:
-        self._prefix = _prefix(page)
+        # What every stream begins with: its colours as the TIFF's tag has them, and the shared tables. Aperio stores
+        # RGB without saying so in the stream; a decoder goes by the stream's markers, so these are replaced.
+        tables = _without_colour_markers(page.tables).removesuffix(b"\xff\xd9")
+        self._prefix = _START + _ADOBE + bytes([int(page.ycbcr)]) + tables
 
     def decode(self, stream: bytes, size: tuple[int, int], scale: int) -> Pixels | None:
         """Return a tile's pixels; see `TileDecoder.decode`."""
-        whole = self._prefix + _without_colour_markers(stream)
+        complete = self._prefix + _without_colour_markers(stream)
         try:
-            claimed = simplejpeg.decode_jpeg_header(whole, min_width=size[0], min_height=size[1], min_factor=scale)
+            claimed = simplejpeg.decode_jpeg_header(complete, min_width=size[0], min_height=size[1], min_factor=scale)
             if claimed[:2] != (size[1], size[0]):  # looked at first: its pixels may be too many to be held
                 return None
-            pixels = simplejpeg.decode_jpeg(whole, min_width=size[0], min_height=size[1], min_factor=scale)
+            pixels = simplejpeg.decode_jpeg(complete, min_width=size[0], min_height=size[1], min_factor=scale)
         except ValueError:
             return None
         return pixels if pixels.shape == (size[1], size[0], 3) else None
@@ -135,68 +151,50 @@ class Jpeg2000Decoder:
 
     def __init__(self, page: TiffPage, example: bytes) -> None:
         self._ycbcr = page.ycbcr
-        suited = _is_smooth(example) and not _subsampled(example)
-        self.reductions: Mapping[int, float] = _BY_WAVELETS if suited else _IN_FULL
+        # Enough levels of the 9/7 wavelet are needed; the low band of the other, 5/3, is far from means.
+        at = len(_STYLE)
+        while 0 < at < len(example) - _WAVELET_AT and example[at] == _FILL and example[at : at + 2] != _STYLE:
+            at += 2 + int.from_bytes(example[at + 2 : at + 4])
+        style = example[at : at + _WAVELET_AT + 1]
+        smooth = (
+            style.startswith(_STYLE)
+            and style[_LEVELS_AT : _LEVELS_AT + 1] >= bytes([len(_BY_WAVELETS) - 1])
+            and style[_WAVELET_AT:] == b"\0"
+        )
+        self.reductions: Mapping[int, float] = _BY_WAVELETS if smooth and not _subsampled(example) else _IN_FULL
 
     def decode(self, stream: bytes, size: tuple[int, int], scale: int) -> Pixels | None:
         """Return a tile's pixels; see `TileDecoder.decode`."""
+        # The stream must have three components of values from 0 to 255, be of the size, and begin at its corner.
+        edges = [int.from_bytes(stream[at : at + 4]) for at in range(_EXTENT, _EXTENT + 16, 4)]
+        count = int.from_bytes(stream[_FIRST_COMPONENT - 2 : _FIRST_COMPONENT])
+        depths = stream[_FIRST_COMPONENT : _FIRST_COMPONENT + 3 * _COMPONENT : _COMPONENT]
+        if edges != [size[0] * scale, size[1] * scale, 0, 0] or count != len(depths) or set(depths) != {_EIGHT_BITS}:
+            return None
         subsampled = _subsampled(stream)
-        if not _is_image(stream, (size[0] * scale, size[1] * scale)) or (subsampled and not self._ycbcr):
+        if subsampled and not self._ycbcr:
             return None
         try:
-            pixels = _by_imagecodecs(stream) if scale == 1 and not subsampled else _by_pillow(stream, scale)
+            if scale == 1 and not subsampled:  # with less ado than Pillow's
+                pixels = np.asarray(imagecodecs.jpeg2k_decode(stream, numthreads=1), dtype=np.uint8)
+            else:  # without the finest wavelets; where chroma has fewer samples, Pillow makes RGB of it
+                image = Jpeg2KImagePlugin.Jpeg2KImageFile(BytesIO(stream))
+                image.reduce = scale.bit_length() - 1
+                image.load()
+                pixels = np.asarray(image)
         except (OSError, SyntaxError, ValueError, imagecodecs.Jpeg2kError):
             return None
         if pixels.shape != (size[1], size[0], 3):
             return None
-        if self._ycbcr and not subsampled:  # otherwise Pillow has seen to it
+        if self._ycbcr and not subsampled:
             pixels = np.asarray(Image.frombytes("YCbCr", size, pixels.tobytes()).convert("RGB"))
         return pixels
-
-
-def _by_imagecodecs(stream: bytes) -> Pixels:
-    """Decode in full, with less ado than Pillow's."""
-    return np.asarray(imagecodecs.jpeg2k_decode(stream, numthreads=1), dtype=np.uint8)
-
-
-def _by_pillow(stream: bytes, scale: int) -> Pixels:
-    """Decode without the finest wavelets; where chroma has fewer samples, Pillow makes RGB of it."""
-    image = Jpeg2KImagePlugin.Jpeg2KImageFile(BytesIO(stream))
-    image.reduce = scale.bit_length() - 1
-    image.load()
-    return np.asarray(image)
-
-
-def _is_smooth(stream: bytes) -> bool:
-    """Tell whether a stream has enough levels of the 9/7 wavelet; the low band of the other, 5/3, is far from means."""
-    at, wanted = len(_STYLE), len(_BY_WAVELETS) - 1
-    while 0 < at < len(stream) - _WAVELET_AT and stream[at] == _FILL and stream[at : at + 2] != _STYLE:
-        at += 2 + int.from_bytes(stream[at + 2 : at + 4])
-    levels, wavelet = stream[at + _LEVELS_AT : at + _LEVELS_AT + 1], stream[at + _WAVELET_AT : at + _WAVELET_AT + 1]
-    return stream[at : at + 2] == _STYLE and levels >= bytes([wanted]) and wavelet == b"\0"
-
-
-def _is_image(stream: bytes, size: tuple[int, int]) -> bool:
-    """Tell whether a code stream has three components of values from 0 to 255, of a size, and begins at its corner."""
-    edges = [int.from_bytes(stream[at : at + 4]) for at in range(_EXTENT, _EXTENT + 16, 4)]
-    count = int.from_bytes(stream[_FIRST_COMPONENT - 2 : _FIRST_COMPONENT])
-    depths = stream[_FIRST_COMPONENT : _FIRST_COMPONENT + 3 * _COMPONENT : _COMPONENT]
-    return edges == [*size, 0, 0] and count == len(depths) and set(depths) == {_EIGHT_BITS}
 
 
 def _subsampled(stream: bytes) -> bool:
     """Tell whether any of three components has fewer samples than there are pixels."""
     described = stream[_FIRST_COMPONENT : _FIRST_COMPONENT + 3 * _COMPONENT]
     return any(described[at : at + 2] != b"\x01\x01" for at in range(1, len(described), _COMPONENT))
-
-
-def _prefix(page: TiffPage) -> bytes:
-    """Return what every stream of a page begins with: its colours as the TIFF's tag has them, and shared tables.
-
-    Aperio stores RGB without saying so in the stream. A decoder goes by the stream's markers, so these are replaced.
-    """
-    tables = _without_colour_markers(page.tables).removesuffix(b"\xff\xd9")
-    return _START + _ADOBE + bytes([int(page.ycbcr)]) + tables
 
 
 def _without_colour_markers(stream: bytes) -> bytes:
@@ -207,13 +205,13 @@ def _without_colour_markers(stream: bytes) -> bytes:
     scan = stream.find(_SCAN_MARKER, at, _HEAD)
     if scan > 0 and not any(stream.find(marker, at, scan) >= 0 for marker in _COLOUR_MARKERS):
         return stream[at:]  # as most are: a quick look saves the walk
-    kept = list[bytes]()
+    segments = list[bytes]()
     while at + 4 <= len(stream) and stream[at] == _FILL and stream[at + 1] != _SCAN:
         if stream[at + 1] == _FILL:
             at += 1
             continue
         following = at + 2 + int.from_bytes(stream[at + 2 : at + 4])
         if stream[at : at + 2] not in _COLOUR_MARKERS:
-            kept.append(stream[at:following])
+            segments.append(stream[at:following])
         at = following
-    return b"".join([*kept, stream[at:]])
+    return b"".join([*segments, stream[at:]])

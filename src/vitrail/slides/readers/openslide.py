@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _WHITE = (255, 255, 255)
-_OPAQUE = 255
 _MOST_SIDE_PX = 1 << 22
 """Of a slide: ten times the longest known."""
 
@@ -37,7 +36,7 @@ class LevelReader(Protocol):
     def reductions(self) -> Mapping[int, float]:
         """By which it can reduce a level while it decodes, and how much that must be reduced in all for it to be wise.
 
-        What is left to average makes up for the places of edges that larger pixels no longer tell: on tissue, the
+        What is left to average makes up for the positions of edges that larger pixels no longer tell: on tissue, the
         result stays within a grey level of the exact mean on average (bench/README.md).
         """
         ...
@@ -63,8 +62,8 @@ class LevelReader(Protocol):
 
         Returns
         -------
-        NDArray
-            [height, width, 3]; white wherever the file holds no pixels.
+        NDArray[np.uint8]
+            `[height, width, 3]`; white wherever the file holds no pixels.
 
         Raises
         ------
@@ -108,17 +107,33 @@ class OpenSlideReader:
         downsample = self._slide.level_downsamples[level]
         corner = (round(origin[0] * downsample), round(origin[1] * downsample))
         try:
-            return _on_white(self._slide.read_region(corner, level, size))
+            image = self._slide.read_region(corner, level, size)
         except openslide.OpenSlideError as error:
             raise SlideError(
                 self._path,
                 f"cannot be read at x {corner[0]}, y {corner[1]} of level {level} ({error})",
                 "The file is damaged or cut short: copy it again from its source",
             ) from error
+        alpha = image.getchannel("A")
+        if alpha.getextrema()[0] == 255:  # most are opaque, and only drop their alpha
+            return np.asarray(image.convert("RGB"))
+        on_white = Image.new("RGB", image.size, _WHITE)
+        on_white.paste(image, mask=alpha)
+        return np.asarray(on_white)
 
 
 def level_sizes(path: Path) -> tuple[str, tuple[tuple[int, int], ...]]:
-    """Return the format of a slide file, as OpenSlide calls it, and width and height of each level.
+    """Return the format of a slide file, and the size of each level.
+
+    Parameters
+    ----------
+    path
+        The slide.
+
+    Returns
+    -------
+    tuple[str, tuple[tuple[int, int], ...]]
+        The format as OpenSlide calls it; width and height of each level.
 
     Raises
     ------
@@ -132,12 +147,27 @@ def level_sizes(path: Path) -> tuple[str, tuple[tuple[int, int], ...]]:
 def open_with_openslide(path: Path) -> openslide.OpenSlide:
     """Open a slide file.
 
+    Parameters
+    ----------
+    path
+        The slide.
+
+    Returns
+    -------
+    openslide.OpenSlide
+        The open slide.
+
     Raises
     ------
     SlideError
-        If there is no such file, it may not be read, or OpenSlide cannot open it.
+        If there is no such file, it may not be read, OpenSlide cannot open it, or what it claims cannot be true.
     """
-    _check_readable(path)
+    # Said before OpenSlide is asked: it calls whatever it cannot read an unknown format, or ends the process.
+    regular_file(path, SlideError, "Check the slide column of slides.csv")
+    try:
+        check_claims(path)
+    except OSError as error:
+        raise SlideError(path, f"cannot be opened ({error.strerror})", "Check its permissions and its disk") from error
     try:
         slide = openslide.OpenSlide(path)
     except openslide.OpenSlideUnsupportedFormatError as error:
@@ -147,15 +177,9 @@ def open_with_openslide(path: Path) -> openslide.OpenSlide:
             "Check that the copy is complete, or convert it to a tiled pyramidal TIFF",
         ) from error
     except openslide.OpenSlideError as error:
-        raise SlideError(
-            path, f"cannot be opened ({error})", "The file is damaged or incomplete: copy it again from its source"
-        ) from error
-    _check_levels(path, slide)
-    return slide
-
-
-def _check_levels(path: Path, slide: openslide.OpenSlide) -> None:
-    """Refuse what OpenSlide opens and cannot decode: it ends the process where it has no memory for a tile."""
+        cure = "The file is damaged or incomplete: copy it again from its source"
+        raise SlideError(path, f"cannot be opened ({error})", cure) from error
+    # It opens what it cannot decode, and ends the process where it has no memory for a tile.
     properties = properties_of(slide)
     for level in range(slide.level_count):
         sides = (properties.get(f"openslide.level[{level}].tile-{side}", "0") for side in ("width", "height"))
@@ -164,10 +188,16 @@ def _check_levels(path: Path, slide: openslide.OpenSlide) -> None:
     if max(width, height) > _MOST_SIDE_PX:
         problem = f"claims {width:,} x {height:,} pixels, and no slide has a side of more than {_MOST_SIDE_PX:,}"
         raise SlideError(path, problem, "The file is damaged: copy it again from its source")
+    return slide
 
 
 def properties_of(slide: openslide.OpenSlide) -> dict[str, str]:
     """Return what OpenSlide says of an open slide; a damaged name that it lists, and does not know again, is left out.
+
+    Parameters
+    ----------
+    slide
+        The open slide.
 
     Returns
     -------
@@ -179,22 +209,3 @@ def properties_of(slide: openslide.OpenSlide) -> dict[str, str]:
         with suppress(KeyError):
             properties[name] = slide.properties[name]
     return properties
-
-
-def _check_readable(path: Path) -> None:
-    """Say what OpenSlide does not: it calls whatever it cannot read an unknown format, or ends the process."""
-    regular_file(path, SlideError, "Check the slide column of slides.csv")
-    try:
-        check_claims(path)
-    except OSError as error:
-        raise SlideError(path, f"cannot be opened ({error.strerror})", "Check its permissions and its disk") from error
-
-
-def _on_white(image: Image.Image) -> NDArray[np.uint8]:
-    """Lay an RGBA image on white; most are opaque, and only drop their alpha."""
-    alpha = image.getchannel("A")
-    if alpha.getextrema()[0] == _OPAQUE:
-        return np.asarray(image.convert("RGB"))
-    ground = Image.new("RGB", image.size, _WHITE)
-    ground.paste(image, mask=alpha)
-    return np.asarray(ground)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from vitrail.errors import SlideError
+from vitrail.geometry import cut_at_tiles
 from vitrail.slides.readers.codecs import decoder_of
 from vitrail.slides.readers.ifd import TiffError, TiffPage, read_bytes, read_pages
 from vitrail.slides.readers.openslide import OpenSlideReader, level_sizes
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from vitrail.slides.readers.ifd import Read
-
     Pixels = NDArray[np.uint8]
 
 _WHITE = 255
@@ -37,12 +36,21 @@ _CACHE_BYTES = 32 << 20
 _APERIO, _GENERIC = "aperio", "generic-tiff"
 """Formats of OpenSlide whose levels are plain grids of tiles."""
 
-_MOST_REDUCED = 8
 _LEAST_PX = 1e-3  # so that one pixel may be left of any number
 
 
 def open_tiff(path: Path) -> TiffReader | None:
-    """Open a slide if it is one whose tiles can be decoded here, and None if OpenSlide has to do it.
+    """Open a slide if it is one whose tiles can be decoded here.
+
+    Parameters
+    ----------
+    path
+        The slide.
+
+    Returns
+    -------
+    TiffReader | None
+        None if OpenSlide has to read it.
 
     Raises
     ------
@@ -57,32 +65,21 @@ def open_tiff(path: Path) -> TiffReader | None:
         pages = read_pages(file.read)
     except (TiffError, OSError):
         return None
-    found = [[page for page in pages if page.size == size] for size in sizes]
-    levels = tuple(pages[0] for pages in found if len(pages) == 1 and _fits(pages[0], vendor, file.read))
+    decoded = [page for page in pages if decoder_of(page, file.read)]
+    by_level = [[page for page in pages if page.size == size] for size in sizes]
+    levels = [fit[0] for fit in by_level if len(fit) == 1 and fit[0] in decoded]
+    if vendor == _APERIO and not all(page.lengths.all() for page in levels):
+        return None  # OpenSlide fills holes of Aperio's levels from the level before
     if len(levels) < len(sizes) or len({page.coding for page in levels}) > 1:
         return None
-    alone = vendor == _GENERIC and len(levels) == 1
-    return TiffReader(path, file, (*levels, *_below(levels[0], file.read)) if alone else levels)
-
-
-def _fits(page: TiffPage, vendor: str, read: Read) -> bool:
-    """Tell whether every tile can be decoded; OpenSlide fills holes of Aperio's levels from the level before."""
-    whole = vendor != _APERIO or bool(page.lengths.all())
-    return whole and all(side % _MOST_REDUCED == 0 for side in page.tile) and decoder_of(page, read) is not None
-
-
-def _below(page: TiffPage, read: Read) -> list[TiffPage]:
-    """Return the pyramid that a page hides from OpenSlide, finest first.
-
-    Only what can be nothing but a reduction of the page counts. Labels and macro images are of other shapes.
-    """
-    fit = [
-        part
-        for part in page.reductions
-        if part.coding == page.coding and _is_reduced(page.size, part.size) and _fits(part, _APERIO, read)
-    ]
-    by_size = {part.size: part for part in fit}
-    return [by_size[size] for size in sorted(by_size, reverse=True)]
+    if vendor == _GENERIC and len(levels) == 1:
+        # The pyramid that a page hides from OpenSlide. Only what can be nothing but a reduction of the page counts:
+        # labels and macro images are of other shapes.
+        full = levels[0]
+        fit = [page for page in full.reductions if page.coding == full.coding and _is_reduced(full.size, page.size)]
+        below = {page.size: page for page in fit if page.lengths.all() and decoder_of(page, file.read)}
+        levels += [below[size] for size in sorted(below, reverse=True)]
+    return TiffReader(path, file, tuple(levels))
 
 
 def _is_reduced(full: tuple[int, int], size: tuple[int, int]) -> bool:
@@ -146,8 +143,8 @@ class TiffReader:
     def __init__(self, path: Path, file: _File, levels: tuple[TiffPage, ...]) -> None:
         self._path, self._file, self._levels = path, file, levels
         self._recent = _Recent(_CACHE_BYTES)
-        found = (decoder_of(page, file.read) for page in levels)
-        self._decoders = tuple(decoder for decoder in found if decoder)
+        decoders = (decoder_of(page, file.read) for page in levels)
+        self._decoders = tuple(decoder for decoder in decoders if decoder)
         self.reductions = min((decoder.reductions for decoder in self._decoders), key=len)
         self.centred = self._decoders[0].centred
 
@@ -158,36 +155,32 @@ class TiffReader:
 
     def read(self, level: int, origin: tuple[int, int], size: tuple[int, int], scale: int = 1) -> Pixels:
         """Read a rectangle; see `LevelReader.read`."""
-        page = self._levels[level]
-        sides = tuple(side // scale for side in page.tile)
-        ends = tuple(-(-length // scale) for length in page.size)
-        spans = [_cells(*axis) for axis in zip(origin, size, sides, ends, strict=True)]
-        inside = all(low >= 0 and low + part <= end for low, part, end in zip(origin, size, ends, strict=True))
-        shape = size[1], size[0], 3
+        page, shape = self._levels[level], (size[1], size[0], 3)
+        (x, y), (right, bottom) = origin, (-(-length // scale) for length in page.size)
+        columns = cut_at_tiles(x, x + size[0], page.tile[0] // scale, right)
+        rows = cut_at_tiles(y, y + size[1], page.tile[1] // scale, bottom)
+        inside = x >= 0 and y >= 0 and x + size[0] <= right and y + size[1] <= bottom
         pixels = np.empty(shape, np.uint8) if inside else np.full(shape, _WHITE, np.uint8)
-        for (column, at_x, from_x), (row, at_y, from_y) in product(*spans):
+        for (column, at_x, from_x), (row, at_y, from_y) in product(columns, rows):
             pixels[at_y, at_x] = self._tile(level, (column, row), scale)[from_y, from_x]
         return pixels
 
     def _tile(self, level: int, cell: tuple[int, int], scale: int) -> Pixels:
-        key = (level, cell, scale)
+        key, page = (level, cell, scale), self._levels[level]
         pixels = self._recent.get(key)
-        if pixels is None:
+        if pixels is not None:
+            return pixels
+        across, down = (size - at * side for size, at, side in zip(page.size, cell, page.tile, strict=True))
+        if scale == 1 or (across >= page.tile[0] and down >= page.tile[1]):
             pixels = self._decoded(level, cell, scale)
-            self._recent.put(key, pixels)
+        else:  # it juts out over the edge; what lies beyond must not leak into reduced pixels
+            full = self._decoded(level, cell, 1).copy()
+            full[down:], full[:, across:] = _WHITE, _WHITE
+            pixels = self._reduced(full, scale)
+        self._recent.put(key, pixels)
         return pixels
 
     def _decoded(self, level: int, cell: tuple[int, int], scale: int) -> Pixels:
-        """Decode a tile. Where it juts out over the edge, what lies beyond must not leak into reduced pixels."""
-        page = self._levels[level]
-        inside = [size - at * side for size, at, side in zip(page.size, cell, page.tile, strict=True)]
-        if scale == 1 or (inside[0] >= page.tile[0] and inside[1] >= page.tile[1]):
-            return self._stream(level, cell, scale)
-        whole = self._stream(level, cell, 1).copy()
-        whole[inside[1] :], whole[:, inside[0] :] = _WHITE, _WHITE
-        return self._reduced(whole, scale)
-
-    def _stream(self, level: int, cell: tuple[int, int], scale: int) -> Pixels:
         """Decode a tile's stream; one that is not flawless is left to OpenSlide, which knows what to forgive."""
         page = self._levels[level]
         index = cell[1] * page.grid[0] + cell[0]
@@ -197,51 +190,25 @@ class TiffReader:
             return np.full((size[1], size[0], 3), _WHITE, np.uint8)
         stream = self._file.read(int(page.offsets[index]), length)
         pixels = self._decoders[level].decode(stream, size, scale)
-        return self._reduced(self._by_openslide(level, cell), scale) if pixels is None else pixels
-
-    def _by_openslide(self, level: int, cell: tuple[int, int]) -> Pixels:
-        page, slide = self._levels[level], OpenSlideReader(self._path)
-        corner = cell[0] * page.tile[0], cell[1] * page.tile[1]
-        if level < slide.level_count:
-            return slide.read(level, corner, page.tile)
-        problem = f"cannot be read at x {corner[0]}, y {corner[1]} of level {level} (a damaged tile)"
-        raise SlideError(self._path, problem, 'Copy it again from its source, or set slides.reading = "faithful"')
+        if pixels is not None:
+            return pixels
+        slide, corner = OpenSlideReader(self._path), (cell[0] * page.tile[0], cell[1] * page.tile[1])
+        if level >= slide.level_count:
+            problem = f"cannot be read at x {corner[0]}, y {corner[1]} of level {level} (a damaged tile)"
+            raise SlideError(self._path, problem, 'Copy it again from its source, or set slides.reading = "faithful"')
+        return self._reduced(slide.read(level, corner, page.tile), scale)
 
     def _reduced(self, pixels: Pixels, scale: int) -> Pixels:
-        """Reduce a tile in the way of its decoder."""
+        """Average squares of scale by scale pixels, where the decoder's reduced pixels lie."""
+        height, width, channels = pixels.shape
+        size = width // scale, height // scale
         if scale == 1:
             return pixels
-        return _block_means(pixels, scale) if self.centred else _corner_means(pixels, scale)
-
-
-def _cells(start: int, length: int, side: int, end: int) -> list[tuple[int, slice, slice]]:
-    """Cut a span of an axis at the borders of tiles, and at the ends of the image.
-
-    Returns
-    -------
-    Each tile's number, where its pixels go in the span, and which of its own they are.
-    """
-    low, high = max(start, 0), min(start + length, end)
-    cells = []
-    for number in range(low // side, -(-high // side)) if low < high else ():
-        first, last = max(low, number * side), min(high, (number + 1) * side)
-        cells.append((
-            number, slice(first - start, last - start), slice(first - number * side, last - number * side),
-        ))  # fmt: skip
-    return cells
-
-
-def _block_means(pixels: Pixels, scale: int) -> Pixels:
-    """Average squares of scale by scale pixels; halves are rounded up."""
-    height, width, channels = pixels.shape
-    cut = pixels.reshape(height // scale, scale, width // scale, scale, channels)
-    total = cut.sum(axis=(1, 3), dtype=np.uint32)
-    return np.asarray((total + scale * scale // 2) // (scale * scale), dtype=np.uint8)
-
-
-def _corner_means(pixels: Pixels, scale: int) -> Pixels:
-    """Average squares around the first of each scale by scale pixels; the edge is repeated."""
-    height, width, _ = pixels.shape
-    margin = scale // 2
-    wider = np.pad(pixels, ((margin, 0), (margin, 0), (0, 0)), mode="edge")
-    return area_resample(wider, (0.5, 0.5, width + 0.5, height + 0.5), (width // scale, height // scale))
+        if self.centred:
+            squares = pixels.reshape(size[1], scale, size[0], scale, channels)
+            total = squares.sum(axis=(1, 3), dtype=np.uint32)
+            return np.asarray((total + scale * scale // 2) // (scale * scale), dtype=np.uint8)  # halves are rounded up
+        # Around the first pixel of each square; the edge is repeated.
+        margin = scale // 2
+        wider = np.pad(pixels, ((margin, 0), (margin, 0), (0, 0)), mode="edge")
+        return area_resample(wider, (0.5, 0.5, width + 0.5, height + 0.5), size)
