@@ -24,6 +24,7 @@ from vitrail.classes import ARTEFACT_CLASS, TissueClass
 from vitrail.inference.map_slide import Networks, map_slide
 from vitrail.inference.outputs import MapFiles
 from vitrail.report import collect
+from vitrail.report import figures as registry
 from vitrail.report.attributes import attributes, patients_by
 from vitrail.report.data import CutExample, Overlaid
 from vitrail.report.figures import cohort as figures
@@ -440,3 +441,24 @@ def test_tiles_and_maps_over_a_slide_are_the_papers_figures_2_and_s2(data, writt
     assert "Figure S2." not in Page(written.read_text(encoding="utf-8")).words
     write_report(data, tmp_path)
     assert not list((tmp_path / "figures").glob("cut.*"))
+
+
+def test_a_new_figure_is_one_new_module(data, tmp_path, monkeypatch):
+    (tmp_path / "extra.py").write_text(
+        "from matplotlib.figure import Figure\n"
+        "from vitrail.report.figures.spec import FigureSpec\n"
+        "FIGURES = (FigureSpec(name='extra', number='Figure X', section='training', order=1,\n"
+        "                      draw=lambda data: Figure(), caption=lambda data: f'Of {len(data.slides)} < slides.'),)\n"
+    )
+    monkeypatch.setattr(registry, "__path__", [*registry.__path__, str(tmp_path)])
+    text = write_report(replace(data, maps=[]), tmp_path / "report").read_text(encoding="utf-8")
+    assert "Figure X.</b> Of 10 &lt; slides." in text
+    assert text.index('id="figure-training"') < text.index('id="figure-extra"') < text.index('id="figure-cohort"')
+    assert (tmp_path / "report" / "figures" / "extra.svg").is_file()
+
+
+def test_every_figure_has_a_name_and_a_number_of_its_own(data):
+    specs = registry.figures_of(replace(data, overlaid=laid(data.maps[1])))
+    assert len({spec.name for spec in specs}) == len(specs)
+    numbers = [spec.number for spec in specs if spec.section != "slides"]
+    assert len(set(numbers)) == len(numbers)

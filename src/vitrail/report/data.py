@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
     from vitrail.explain.checks.store import Checked
     from vitrail.explain.study.store import Stored
     from vitrail.inference.outputs import MapFiles
+    from vitrail.report.statistics import Rated
     from vitrail.search.results import SearchResult
     from vitrail.settings.schema import EvaluationSettings
 
@@ -208,7 +211,7 @@ class Overlaid:
     pictures: tuple[NDArray[np.uint8], ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class ReportData:
     """Everything a report shows.
 
@@ -280,3 +283,24 @@ class ReportData:
     def threshold(self) -> float:
         """A tile is called tumor when its tumor probability reaches this."""
         return self.evaluation.threshold
+
+    @cached_property
+    def rated(self) -> Rated:
+        """The tiles with what each network and ensemble says of them."""
+        from vitrail.report.statistics import rate  # noqa: PLC0415 - until the numbers leave the report
+
+        return rate(self)
+
+    @cached_property
+    def measured(self) -> dict[str, Any]:
+        """What `metrics.json` holds of the networks."""
+        from vitrail.report.statistics import metrics  # noqa: PLC0415 - the same
+
+        return metrics(self.rated)
+
+    @cached_property
+    def slide_figures(self) -> dict[str, SlideMaps]:
+        """The slides to show by the name of their figure, which is free of all but letters, digits and dashes."""
+        safe = [re.sub(r"[^A-Za-z0-9]+", "-", maps.slide_id).strip("-")[:40] for maps in self.maps]
+        names = [f"slide-{number:02d}-{name}".rstrip("-") for number, name in enumerate(safe, 1)]
+        return dict(zip(names, self.maps, strict=True))

@@ -17,7 +17,8 @@ from matplotlib.ticker import MaxNLocator
 from vitrail.classes import CLASSES, LABELS
 from vitrail.report.attributes import attributes, patients_by
 from vitrail.report.data import NETWORKS, SPLITS
-from vitrail.report.style import FIRST, INK, MUTED, PAPER, SECOND, bare, drawable
+from vitrail.report.figures.spec import NO_SUCH_FIGURE, FigureSpec
+from vitrail.report.style import CITED, FIRST, INK, MUTED, PAPER, SECOND, bare, drawable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -185,3 +186,39 @@ def _matrix(axes: Axes, counts: np.ndarray[Any, np.dtype[np.int64]], names: Sequ
 def _short(count: int) -> str:
     """Write a count with separators, millions with one decimal."""
     return f"{count / 1e6:,.1f} M" if count >= _MANY else f"{count:,}"
+
+
+FIGURES = (
+    FigureSpec(
+        name="cohort",
+        number="Figure 1",
+        section="cohort",
+        draw=lambda data: cohort_figure(data.slides),
+        caption=lambda _: (
+            "Slides and tiles in each part of the cohort, and the patients' characteristics where slides.csv gives "
+            f"any. Corresponds to Fig. 1 of {CITED}."
+        ),
+    ),
+    FigureSpec(
+        name="confusion",
+        number="Figure 3 d\N{EN DASH}f",
+        section="scores",
+        order=1,
+        draw=lambda data: confusion_figure(data.measured),
+        caption=lambda _: (
+            "Confusion matrices on the test data; each row sums to 100 %, counts below. (d) Classification network, "
+            "tiles. (e) Segmentation network, tiles. (f) Segmentation network, every pixel of the same tiles, in all "
+            f"four classes. Corresponds to Fig. 3d, e and f of {CITED}."
+        ),
+    ),
+    FigureSpec(
+        name="training",
+        number="Figure E",
+        section="training",
+        draw=lambda data: training_figure(data.history),
+        caption=lambda _: (
+            "Loss and validation score of each epoch. The dotted line marks the epoch whose weights were kept, the one "
+            f"with the lowest validation loss. {NO_SUCH_FIGURE}"
+        ),
+    ),
+)

@@ -15,9 +15,10 @@ from vitrail.metrics import scores
 from vitrail.metrics.calibration import equal_count, reliability
 from vitrail.report.data import NETWORKS
 from vitrail.report.figures.cohort import COLOURS
+from vitrail.report.figures.spec import NO_SUCH_FIGURE, FigureSpec
 from vitrail.report.scored import is_tumor, patients_table, slides_table, tempered
 from vitrail.report.statistics import OPERATED, ROWS
-from vitrail.report.style import DASHES, FIRST, INK, MUTED, PAPER, SECOND, bare, drawable
+from vitrail.report.style import CITED, DASHES, FIRST, INK, MUTED, PAPER, SECOND, bare, drawable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from numpy.typing import NDArray
 
+    from vitrail.report.data import ReportData
     from vitrail.report.statistics import Rated
 
     Measured = dict[str, Any]
@@ -44,6 +46,7 @@ _SHORT = {"classifier": "Classification", "segmenter": "Segmentation", "voting":
           "stacking": "Stacking, test", "stacking_validation": "Stacking, validation"}  # fmt: skip
 _STEPS = np.linspace(0, 1, 401)
 _LINE = 0.27  # inches of a row
+_MOST_PATIENTS = 200
 _SHARE = PercentFormatter(1, decimals=0, symbol=" %")
 
 
@@ -269,3 +272,75 @@ def _decimal(value: float) -> str:
 
 def _signed(value: float) -> str:
     return f"{value:+.3f}".replace("-", "\N{MINUS SIGN}") if np.isfinite(value) else "undefined"
+
+
+def _tested(data: ReportData) -> bool:
+    return len(data.rated.test) > 0
+
+
+FIGURES = (
+    FigureSpec(
+        name="roc",
+        number="Figure 3 a\N{EN DASH}c",
+        section="scores",
+        draw=lambda data: roc_figure(data.rated, data.measured),
+        caption=lambda data: (
+            "Receiver operating characteristic on the test tiles, and the area under each curve (AUC) with its 95 % "
+            "interval over patients. (a) Both networks; the segmentation network's score is the fraction of a tile's "
+            "pixels that it calls tumor. (b) Voting: the mean of both. (c) Stacking: a logistic regression on both; "
+            "its curve by cross-validation on the test tiles is the mean over the iterations. Dots mark the threshold "
+            f"{data.threshold:g}. Corresponds to Fig. 3a, b and c of {CITED}."
+        ),
+    ),
+    FigureSpec(
+        name="calibration",
+        number="Figure A",
+        section="calibration",
+        applies=_tested,
+        draw=lambda data: calibration_figure(data.rated, data.measured),
+        caption=lambda _: (
+            "Reliability on the test tiles: what share of the tiles with about the same predicted probability is "
+            "tumor. On the dotted line a network is as sure as it is right; above it, it is tumor more often than "
+            "predicted. Hollow: before the classification network's logits were divided by its temperature, which the "
+            "validation tiles chose; voting takes the probabilities before that. The segmentation network's is its "
+            f"share of tumor pixels. Below: how many tiles have which probability. {NO_SUCH_FIGURE}"
+        ),
+    ),
+    FigureSpec(
+        name="shares",
+        number="Figure B",
+        section="per-slide",
+        applies=_tested,
+        draw=lambda data: shares_figure(data.rated, data.measured),
+        caption=lambda _: (
+            "Tumor share of each test slide, predicted against annotated (a, c), and the difference of the two "
+            "against their mean (b, d; Bland and Altman 1986). Solid: bias; dashed: limits of agreement, between which "
+            "95 % of slides are expected; shaded: their 95 % intervals over patients. Classification network: share of "
+            "the tiles called and labelled tumor. Segmentation network: share of the pixels annotated tumor or "
+            f"non-tumor. Shares are of the tiles that were cut, whose number for each class is capped. {NO_SUCH_FIGURE}"
+        ),
+    ),
+    FigureSpec(
+        name="patients",
+        number="Figure C",
+        section="per-patient",
+        applies=lambda data: _tested(data) and data.measured["test"]["patients"] <= _MOST_PATIENTS,
+        draw=lambda data: patients_figure(data.rated),
+        caption=lambda _: (
+            "Share of each test patient's tiles that the networks call correctly, the lowest of the classification "
+            f"network first. {NO_SUCH_FIGURE}"
+        ),
+    ),
+    FigureSpec(
+        name="groups",
+        number="Figure D",
+        section="groups",
+        applies=lambda data: _tested(data) and bool(data.measured["test"]["groups"]),
+        draw=lambda data: groups_figure(data.measured),
+        caption=lambda _: (
+            "Accuracy and AUC on the test tiles of each group of patients, with 95 % intervals over its patients. A "
+            "triangle and hollow marks: too small a group to say anything. The dotted line is the classification "
+            f"network's value on all test tiles. {NO_SUCH_FIGURE}"
+        ),
+    ),
+)

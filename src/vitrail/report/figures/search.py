@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 
+from vitrail.report.figures.spec import FigureSpec
 from vitrail.report.style import INK, MUTED, PAPER
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+    from vitrail.report.data import ReportData
     from vitrail.search.results import Combination, SearchResult
 
 LINES = (("#0072b2", "o", "-"), ("#b8568f", "s", (0, (5, 1.6))), ("#7a8b2f", "^", (0, (1.2, 1.4))),
@@ -84,3 +86,19 @@ def _label(axes: Axes, result: SearchResult) -> None:
     axes.set_ylabel("mean validation accuracy")
     axes.tick_params(axis="x", color=MUTED)
     axes.legend(title="tile size", loc="best", handlelength=3.2)
+
+
+def figures_of(data: ReportData) -> tuple[FigureSpec, ...]:
+    """Return the figure of a run with a grid search."""
+    if (result := data.search) is None:
+        return ()
+    return (
+        FigureSpec(
+            name="search",
+            number="Figure S1",
+            section="search",
+            width="narrow",
+            draw=lambda _: search_figure(result),
+            caption=lambda _: search_caption(result),
+        ),
+    )

@@ -9,21 +9,11 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from vitrail.report.data import NETWORKS
-from vitrail.report.figures.scores import (
-    calibration_figure,
-    groups_figure,
-    patients_figure,
-    roc_figure,
-    shares_figure,
-)
 from vitrail.report.scored import CALIBRATION, SCORES, slides_table, worst_slides
 from vitrail.report.statistics import DIFFERENCES, FEWEST_PATIENTS, OPERATED, ROWS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-
     import numpy as np
-    from matplotlib.figure import Figure
     from numpy.typing import NDArray
 
     from vitrail.report.data import ReportData
@@ -31,33 +21,10 @@ if TYPE_CHECKING:
 
     Measured = dict[str, Any]
 
-_MOST_PATIENTS = 200
 
-
-def planned(rated: Rated, measured: Measured) -> dict[str, Callable[[], Figure]]:
-    """Return how to draw each figure of the section; what there is nothing to show of is left out."""
-    plan: dict[str, Callable[[], Figure]] = {"roc": lambda: roc_figure(rated, measured)}
-    if not len(rated.test):
-        return plan
-    plan["calibration"] = lambda: calibration_figure(rated, measured)
-    plan["shares"] = lambda: shares_figure(rated, measured)
-    if measured["test"]["patients"] <= _MOST_PATIENTS:
-        plan["patients"] = lambda: patients_figure(rated)
-    if measured["test"]["groups"]:
-        plan["groups"] = lambda: groups_figure(measured)
-    return plan
-
-
-def section(data: ReportData, rated: Rated, measured: Measured, figures: Mapping[str, str]) -> dict[str, Any]:
-    """Return what the template of the section needs besides figures.
-
-    Parameters
-    ----------
-    data, rated, measured
-        What to show.
-    figures
-        By slide, the name of its figure on the page.
-    """
+def section(data: ReportData, rated: Rated, measured: Measured) -> dict[str, Any]:
+    """Return what the template of the section needs besides figures."""
+    figures = {maps.slide_id: name for name, maps in data.slide_figures.items()}
     test, table = measured["test"], slides_table(rated.test, data.threshold)
     worst = worst_slides(table).to_dict("records")
     return {
