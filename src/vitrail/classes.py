@@ -67,3 +67,12 @@ CLASSES = tuple(TissueClass)
 
 LABELS = (TissueClass.TUMOR, TissueClass.NON_TUMOR)
 """The two that can be outlined, and the only labels of a tile."""
+
+NETWORKS: dict[str, str] = {"classifier": "Classification network", "segmenter": "Segmentation network"}
+"""What figures, tables and pages call the network of each task."""
+
+NETWORK_COLOURS: dict[str, str] = {"classifier": "#0072b2", "segmenter": "#b8568f"}
+"""Its colour in figures."""
+
+SPLITS = ("train", "validation", "test")
+"""What the tiles of a patient are for, in this order."""

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from vitrail.classes import TissueClass
-from vitrail.report.data import NETWORKS, Examples
+from vitrail.classes import NETWORKS, TissueClass
+from vitrail.report.data import Examples
 
 if TYPE_CHECKING:
     import pandas as pd

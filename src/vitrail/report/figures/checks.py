@@ -11,8 +11,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from vitrail.report.data import NETWORKS
-from vitrail.report.figures.cohort import COLOURS
+from vitrail.classes import NETWORK_COLOURS, NETWORKS
 from vitrail.report.figures.heatmap import METHODS
 from vitrail.report.sections.checks import KINDS, REGIONS, perturbation_curves, randomisation_curves, truth_table
 from vitrail.report.style import INK, MUTED, PAPER, bare, drawable
@@ -58,7 +57,7 @@ def _curve(axes: Axes, curve: pd.DataFrame, network: str, order: str) -> None:
     name, dash, marker = _ORDERS[order]
     if len(curve):
         axes.plot(
-            curve["fraction"], curve["score"], color=COLOURS[network] if marker else MUTED, linestyle=dash,
+            curve["fraction"], curve["score"], color=NETWORK_COLOURS[network] if marker else MUTED, linestyle=dash,
             marker=marker, markersize=3.2, label=name, clip_on=False,
         )  # fmt: skip
 
@@ -71,7 +70,7 @@ def randomisation_figure(randomisation: pd.DataFrame) -> Figure:
         part = curves[curves["network"] == network]
         for method, (name, dash, marker) in list(_ORDERS.items())[:2]:
             rows = part[part["method"] == method]
-            look = {"color": COLOURS[network], "linestyle": dash, "marker": marker, "markersize": 3.6}
+            look = {"color": NETWORK_COLOURS[network], "linestyle": dash, "marker": marker, "markersize": 3.6}
             axes.plot(rows["number"], rows["correlation"], label=name, clip_on=False, **look)
             axes.plot(
                 rows["number"], rows["chance"], color=MUTED, linewidth=1.1, linestyle=dash, label=f"{name}, chance"
@@ -112,7 +111,7 @@ def truth_figure(summary: dict[str, Any], titles: dict[str, str]) -> Figure:
         axes.axvline(1, color=INK, linewidth=0.9, linestyle=(0, (1, 1.5)))
         rows = table[table["region"] == region].set_index("maps").reindex(list(titles))
         for place, (key, found) in enumerate(rows.iterrows()):
-            _dot(axes, place, COLOURS[str(key).split("_")[0]], found)
+            _dot(axes, place, NETWORK_COLOURS[str(key).split("_")[0]], found)
         bare(axes)
         axes.grid(visible=True, axis="x")
         axes.set_yticks(range(len(titles)), list(titles.values()))

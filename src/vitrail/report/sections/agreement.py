@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from vitrail.report.data import NETWORKS
+from vitrail.classes import NETWORKS
 from vitrail.report.sections import checks as checks_tables
 
 if TYPE_CHECKING:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from vitrail.classes import NETWORKS
+from vitrail.evaluation.groups import FEWEST_PATIENTS
 from vitrail.explain.checks.store import CASCADES
 from vitrail.explain.checks.verdicts import LOST
 from vitrail.explain.study.store import KEYS
-from vitrail.report.data import NETWORKS
 from vitrail.report.figures import checks
 from vitrail.report.figures.agreement import agreement_figure
 from vitrail.report.figures.gallery import correct_figure, disagreement_figure, key_title, wrong_figure
@@ -15,7 +16,6 @@ from vitrail.report.figures.heatmap import PERCENTILE
 from vitrail.report.sections import checks as checks_tables
 from vitrail.report.sections.agreement import PAIR_TITLES, accuracy_table, agreement_table, empty_table, layers_table
 from vitrail.report.select import MIXED
-from vitrail.report.statistics import FEWEST_PATIENTS
 from vitrail.report.style import CITED
 
 if TYPE_CHECKING:
