@@ -15,16 +15,17 @@ from markupsafe import Markup
 from vitrail import __version__
 from vitrail.classes import CLASSES
 from vitrail.core.files import write_csv, write_text
+from vitrail.evaluation.explanations import explanation_metrics
+from vitrail.inference.publish import publish_all
 from vitrail.report.data import NETWORKS, SPLITS, ReportData, SlideMaps
 from vitrail.report.figures import figures_of
+from vitrail.report.figures.explained_slide import save_explained_figures
 from vitrail.report.figures.spec import SECTIONS
-from vitrail.report.sections.agreement import explanation_metrics
 from vitrail.report.sections.explanations import section as explained_section
 from vitrail.report.sections.scores import section
 from vitrail.report.statistics import metrics, rate
 from vitrail.report.style import FIRST, INK, LINE, MUTED, PAPER, SECOND, save, style
 from vitrail.report.tables import as_json, write_tables
-from vitrail.report.whole_slide import publish_all
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -83,7 +84,8 @@ def write_report(data: ReportData, folder: Path) -> Path:
         if path.suffix in {".svg", ".png"} and path.name not in named:
             path.unlink()
     rated, measured = data.rated, data.measured
-    more = {"explanations": explanation_metrics(data.explained)} if data.explained else {}
+    why = data.explained
+    more = {"explanations": explanation_metrics(why.stored, why.checked)} if why else {}
     write_text(folder / "metrics.json", as_json(measured | more))
     mapped = publish_all(data.mapped, folder / "qupath", data.threshold)
     write_csv(folder / "tables" / "mapped.csv", mapped)
@@ -95,7 +97,7 @@ def write_report(data: ReportData, folder: Path) -> Path:
             figures[spec.section].append(_drawing(spec, svg, spec.caption(data)))
     drawn = {
         "tables": tables,
-        "mapped": _linked(mapped, data.mapped),
+        "mapped": _linked(mapped, data.mapped, save_explained_figures(data, folder / "figures")),
         "figures": figures,
         "scores": section(data, rated, measured),
     }
@@ -103,19 +105,19 @@ def write_report(data: ReportData, folder: Path) -> Path:
     return folder / "index.html"
 
 
-def _linked(mapped: pd.DataFrame, made: Sequence[MapFiles]) -> list[dict[str, Any]]:
+def _linked(mapped: pd.DataFrame, made: Sequence[MapFiles], pictures: dict[str, str]) -> list[dict[str, Any]]:
     """Add to each mapped slide the paths of its files, from the report's folder in the run."""
-    more = [{"explained": one.explained.is_file(), "links": _links(quote(one.base.name), one)} for one in made]
-    rows = mapped.to_dict("records")
-    return [{str(name): value for name, value in row.items()} | new for row, new in zip(rows, more, strict=True)]
-
-
-def _links(name: str, made: MapFiles) -> dict[str, str]:
-    maps = f"../predictions/maps/{name}"
-    links = {"class map": f"{maps}.classes.ome.tiff", "GeoJSON": f"qupath/{name}.geojson"}
-    if made.explained.is_file():
-        links |= {"why": f"{maps}.explanations.png", "why, to zoom": f"{maps}.explanations.ome.tiff"}
-    return links
+    rows = []
+    for row, slide in zip(mapped.to_dict("records"), made, strict=True):
+        name, explained = quote(slide.base.name), slide.explained.is_file()
+        maps = f"../predictions/maps/{name}"
+        links = {"class map": f"{maps}.classes.ome.tiff", "GeoJSON": f"qupath/{name}.geojson"}
+        if slide.base.name in pictures:
+            links["why"] = f"figures/{pictures[slide.base.name]}"
+        if explained:
+            links["why, to zoom"] = f"{maps}.explanations.ome.tiff"
+        rows.append({str(column): value for column, value in row.items()} | {"explained": explained, "links": links})
+    return rows
 
 
 def _drawing(spec: FigureSpec, svg: str, caption: str | Markup) -> Drawing:

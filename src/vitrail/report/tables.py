@@ -12,11 +12,12 @@ import pandas as pd
 
 from vitrail.classes import CLASSES, LABELS
 from vitrail.core.files import write_csv
+from vitrail.evaluation.explanations import check_tables, explanation_tables
 from vitrail.metrics import scores
 from vitrail.metrics.calibration import equal_count, equal_width, reliability
 from vitrail.report.data import NETWORKS
 from vitrail.report.scored import CALIBRATION, SCORES, is_tumor, patients_table, slides_table
-from vitrail.report.sections.agreement import explanation_tables
+from vitrail.report.select import examples_table
 from vitrail.report.statistics import OPERATED, ROWS
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ def as_json(value: Any) -> str:
 
 def write_tables(data: ReportData, rated: Rated, measured: Measured, folder: Path) -> list[str]:
     """Write every table as CSV and return their file names."""
+    explained = data.explained
     tables = {
         "cohort": data.slides,
         "skipped": data.skipped,
@@ -56,7 +58,12 @@ def write_tables(data: ReportData, rated: Rated, measured: Measured, folder: Pat
         **{f"confusion_{name}": matrix for name, matrix in _confusions(measured).items()},
         **{f"roc_{name}": _roc(rated, name) for name in ROWS if len(rated.said[name]) == 1},
         **{f"training_{name}": table for name, table in data.history.items()},
-        **(explanation_tables(data.explained) if data.explained else {}),
+        **(
+            explanation_tables(explained.stored) | {"explained_examples": examples_table(explained)}
+            if explained
+            else {}
+        ),
+        **(check_tables(explained.checked) if explained and explained.checked else {}),
         **({"search": pd.DataFrame([asdict(one) for one in data.search.combinations])} if data.search else {}),
     }
     for name, table in tables.items():
