@@ -84,6 +84,8 @@ def report_data(n=10, tiles=40, size=(160, 200)):
 
 def changed(data, **changes):
     """Return what a report is made of with other fields, of its own or of its numbers."""
+    if explained := changes.get("explained"):
+        changes |= {"explanations": explained.stored, "checks": explained.checked}
     own = {field.name for field in fields(ReportData)}
     numbers = {name: value for name, value in changes.items() if name not in own}
     others = {name: value for name, value in changes.items() if name in own}

@@ -19,9 +19,9 @@ from sklearn.metrics import accuracy_score, confusion_matrix, roc_auc_score
 
 from helpers.cohort import FAST, write_cohort
 from helpers.command import vitrail
-from vitrail.pipeline.run import new_run
 from vitrail.evaluation.load import evaluate
 from vitrail.evaluation.results import as_json
+from vitrail.pipeline.run import new_run
 from vitrail.report.collect_explanations import collect_explained
 from vitrail.settings.load import read_settings
 from vitrail.slides.cohort import read_cohort
@@ -144,14 +144,15 @@ def test_whole_slides_are_mapped_and_published(finished):
 def test_whole_slides_can_be_explained(run, capsys):
     assert vitrail("predict", run, "--explain") == 0
     assert "explain: up to date" in capsys.readouterr().out
-    maps = run / "predictions" / "maps"
-    (drawn,) = maps.glob("*.explanations.png")
-    assert drawn.with_suffix(".ome.tiff").is_file()
-    facts = json.loads((maps / drawn.name.replace("explanations.png", "json")).read_text())
+    (stored,) = (run / "predictions" / "maps").glob("*.explanations.ome.tiff")
+    facts = json.loads(stored.with_name(stored.name.replace("explanations.ome.tiff", "json")).read_text())
     assert set(facts["explained"]["methods"]) == {"gradcam", "hrcam"}
     assert "explained = true" in (run / "study.toml").read_text()
     assert vitrail("report", run) == 0
-    assert f"../predictions/maps/{drawn.name}" in (run / "report" / "index.html").read_text()
+    (picture,) = (run / "report" / "figures").glob("*-explanations.png")
+    page = (run / "report" / "index.html").read_text()
+    assert f'href="figures/{picture.name}"' in page
+    assert f'href="../predictions/maps/{stored.name}"' in page
 
 
 def test_flags_of_predict_change_the_runs_predictions(run):

@@ -11,6 +11,7 @@ import pandas as pd
 from vitrail.classes import NETWORKS
 from vitrail.core.files import damaged, read_csv, read_json, read_table
 from vitrail.errors import RunError
+from vitrail.evaluation.explanations import open_explanations
 from vitrail.evaluation.results import Evaluation
 from vitrail.inference.outputs import LEFT_OUT
 from vitrail.models.spec import read_spec
@@ -62,6 +63,7 @@ def evaluate(run: Path | str | Run) -> Evaluation:
         slides = cohort_table(cut, entries, predictions)
     except ValueError as error:
         raise damaged(folder / "tiles" / "slides.csv", error) from None
+    explanations, checks = open_explanations(folder) or (None, None)
     left_out = folder / "predictions" / "maps" / LEFT_OUT
     reasons = read_json(left_out) if left_out.is_file() else {}
     return Evaluation(
@@ -77,6 +79,8 @@ def evaluate(run: Path | str | Run) -> Evaluation:
         seed=settings.seed,
         temperatures={task: read_spec(folder / task / "model.json").temperature for task in NETWORKS},
         calibrated=settings.predict.calibrated,
+        explanations=explanations,
+        checks=checks,
     )
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from vitrail.classes import CLASSES, LABELS, NETWORKS
+from vitrail.evaluation.explanations import explanation_metrics
 from vitrail.evaluation.groups import patient_groups, too_small
 from vitrail.evaluation.names import ALL_SCORES, CALIBRATION, DIFFERENCES, ENSEMBLES, ROWS, SINGLE
 from vitrail.evaluation.tables import tables
@@ -101,8 +102,13 @@ class Evaluation:
         - `differences`: by `first_minus_second`, `difference`;
         - `calibration` and `operating`: by the names of `SINGLE`, `calibration` and `thresholds`;
         - `slides`: `agreement`;
-        - `groups`: `groups`.
+        - `groups`: `groups`;
+
+        and of a run with explanations `explanations`, see `vitrail.evaluation.explanations`.
         """
+        explained = {}
+        if self.explanations is not None:
+            explained["explanations"] = explanation_metrics(self.explanations, self.checks)
         rows = {name: self.scores(name) for name in ROWS}
         return {
             "test": {
@@ -116,7 +122,8 @@ class Evaluation:
                 "operating": {name: self.thresholds(name) for name in SINGLE},
                 "slides": self.agreement(),
                 "groups": self.groups(),
-            }
+            },
+            **explained,
         }
 
     @cached_property

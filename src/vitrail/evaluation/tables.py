@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from vitrail.classes import CLASSES, LABELS, NETWORKS
+from vitrail.evaluation.explanations import check_tables, explanation_tables
 from vitrail.evaluation.names import ALL_SCORES, ROWS, SINGLE
 
 if TYPE_CHECKING:
@@ -50,6 +51,8 @@ def tables(evaluation: Evaluation) -> dict[str, pd.DataFrame]:
         **{f"confusion_{name}": table for name, table in confusion_tables(test).items()},
         **{f"roc_{name}": evaluation.roc[name] for name in ROWS if len(evaluation.probabilities[name]) == 1},
         **{f"training_{name}": table for name, table in evaluation.history.items()},
+        **(explanation_tables(evaluation.explanations) if evaluation.explanations is not None else {}),
+        **(check_tables(evaluation.checks) if evaluation.checks is not None else {}),
     }
 
 

@@ -23,12 +23,13 @@ from vitrail.explain.whole import explained_tiles
 from vitrail.inference.map_slide import Networks, map_slide
 from vitrail.inference.outputs import MAP_PX, MapFiles
 from vitrail.inference.predictor import Explaining, Predictor
+from vitrail.inference.publish import SUMMARY, name_tiles, publish
 from vitrail.models.device import keep_memory, pick_device, reproducible
 from vitrail.models.store import JSON, WEIGHTS, load_model
 from vitrail.pipeline.run import Outcome
 from vitrail.quality.kinds import ARTEFACTS
 from vitrail.report.figures.explained_slide import save_explained_figure
-from vitrail.report.whole_slide import SUMMARY, name_tiles, publish, read_slide_maps, save_map_figure
+from vitrail.report.figures.slide_maps import read_slide_maps, save_map_figure
 from vitrail.settings.load import Settings, changed_text, preset, settings_text
 from vitrail.slides.cohort import content_digest, file_digest
 from vitrail.slides.slide import open_slide
@@ -252,7 +253,7 @@ class _Applied:
             self.fresh += 1
             facts = _facts(files)
         if self.explained and not files.explained_picture.is_file():
-            save_explained_figure(read_slide_maps(slide, files), files)
+            save_explained_figure(files.explained_picture, read_slide_maps(slide, files), files)
         if facts.get("threshold") != threshold or not all(one.is_file() for one in _published(files)):
             facts = _publish(files, slide, threshold)
         _tidy(files)

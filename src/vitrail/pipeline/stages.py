@@ -62,14 +62,8 @@ def predict(work: Work) -> None:
     """Apply both networks to all tiles, and to some test slides as a whole."""
     from vitrail.inference.stage import predict_study
 
-    entries = read_cohort(work.run.cohort)
-    if not work.run.settings.predict.explained:
-        predict_study(work, entries)
-        return
-    from vitrail.report.figures.explained_slide import draw_explained
-
-    predict_study(work, entries, _explaining(work.run))
-    draw_explained(work.folder / "maps", entries, work.run.settings)
+    explaining = _explaining(work.run) if work.run.settings.predict.explained else None
+    predict_study(work, read_cohort(work.run.cohort), explaining)
 
 
 def _explaining(run: Run) -> Callable[[Model], Explaining]:

@@ -16,8 +16,8 @@ from vitrail.inference.outputs import MapFiles
 from vitrail.report.collect_explanations import collect_explained
 from vitrail.report.data import CutExample, Overlaid, ReportData
 from vitrail.report.figures.predictions_over_slide import SECTION_PX, choose_sections, choose_slide
+from vitrail.report.figures.slide_maps import THUMBNAIL_PX, read_slide_maps
 from vitrail.report.figures.tiles_of_a_slide import choose_tiles
-from vitrail.report.whole_slide import THUMBNAIL_PX, read_slide_maps
 from vitrail.search.results import is_searched, read_search
 from vitrail.settings.load import settings_text
 from vitrail.slides.annotations import read_annotations

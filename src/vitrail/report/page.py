@@ -16,18 +16,20 @@ from vitrail import __version__
 from vitrail.classes import CLASSES, NETWORKS, SPLITS
 from vitrail.core.files import write_csv, write_text
 from vitrail.evaluation.results import as_json
+from vitrail.inference.publish import publish_all
 from vitrail.report.figures import figures_of
+from vitrail.report.figures.explained_slide import save_explained_figures
 from vitrail.report.figures.spec import SECTIONS
-from vitrail.report.sections.agreement import explanation_metrics, explanation_tables
 from vitrail.report.sections.explanations import section as explained_section
 from vitrail.report.sections.scores import section
+from vitrail.report.select import examples_table
 from vitrail.report.style import FIRST, INK, LINE, MUTED, PAPER, SECOND, save, style
-from vitrail.report.whole_slide import publish_all
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
+    from vitrail.inference.outputs import MapFiles
     from vitrail.report.data import ReportData
     from vitrail.report.figures.spec import FigureSpec
 
@@ -78,9 +80,10 @@ def write_report(data: ReportData, folder: Path) -> Path:
     for path in (folder / "figures").iterdir():  # first of all: they may show slides that are to be shown no more
         if path.suffix in {".svg", ".png"} and path.name not in names:
             path.unlink()
-    explained = {"explanations": explanation_metrics(data.explained)} if data.explained else {}
-    write_text(folder / "metrics.json", as_json(data.evaluation.metrics | explained))
-    tables = data.evaluation.tables | (explanation_tables(data.explained) if data.explained else {})
+    write_text(folder / "metrics.json", as_json(data.evaluation.metrics))
+    tables = dict(data.evaluation.tables)
+    if data.explained is not None:
+        tables["explained_examples"] = examples_table(data.explained)
     if data.search is not None:
         tables["search"] = pd.DataFrame([asdict(combination) for combination in data.search.combinations])
     tables["mapped"] = publish_all(data.mapped, folder / "qupath", data.threshold)
@@ -104,7 +107,7 @@ def write_report(data: ReportData, folder: Path) -> Path:
             scores=section(data),
             why=explained_section(data.explained) if data.explained else None,
             figures=drawings,
-            mapped=_with_links(tables["mapped"], data),
+            mapped=_with_links(tables["mapped"], data.mapped, save_explained_figures(data, folder / "figures")),
             tables=[f"{name}.csv" for name in tables],
             networks=NETWORKS,
             classes=CLASSES,
@@ -170,17 +173,18 @@ def cohort_parts(slides: pd.DataFrame) -> list[dict[str, Any]]:
     ]
 
 
-def _with_links(mapped: pd.DataFrame, data: ReportData) -> list[dict[str, Any]]:
+def _with_links(mapped: pd.DataFrame, files: Sequence[MapFiles], pictures: dict[str, str]) -> list[dict[str, Any]]:
     """Add to each mapped slide the paths of its files, from the report's folder in the run."""
     rows: list[dict[str, Any]] = mapped.to_dict("records")  # type: ignore[assignment]
-    for row, files in zip(rows, data.mapped, strict=True):
-        name = quote(files.base.name)
+    for row, own in zip(rows, files, strict=True):
+        name = quote(own.base.name)
         maps = f"../predictions/maps/{name}"
-        row["explained"] = files.explained.is_file()
+        row["explained"] = own.explained.is_file()
         row["links"] = {"class map": f"{maps}.classes.ome.tiff", "GeoJSON": f"qupath/{name}.geojson"}
+        if own.base.name in pictures:
+            row["links"]["why"] = f"figures/{pictures[own.base.name]}"
         if row["explained"]:
-            why = {"why": f"{maps}.explanations.png", "why, to zoom": f"{maps}.explanations.ome.tiff"}
-            row["links"] |= why
+            row["links"]["why, to zoom"] = f"{maps}.explanations.ome.tiff"
     return rows
 
 
