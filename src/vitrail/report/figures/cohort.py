@@ -180,7 +180,7 @@ FIGURES = (
             "Slides and tiles in each part of the cohort, and the patients' characteristics where slides.csv gives "
             f"any. Corresponds to Fig. 1 of {CITED}."
         ),
-    ),
+    ),  # fmt: skip
     FigureSpec(
         name="confusion",
         number="Figure 3 d\N{EN DASH}f",
@@ -192,7 +192,7 @@ FIGURES = (
             "tiles. (e) Segmentation network, tiles. (f) Segmentation network, every pixel of the same tiles, in all "
             f"four classes. Corresponds to Fig. 3d, e and f of {CITED}."
         ),
-    ),
+    ),  # fmt: skip
     FigureSpec(
         name="training",
         number="Figure E",
@@ -202,5 +202,5 @@ FIGURES = (
             "Loss and validation score of each epoch. The dotted line marks the epoch whose weights were kept, the one "
             f"with the lowest validation loss. {NO_SUCH_FIGURE}"
         ),
-    ),
+    ),  # fmt: skip
 )

@@ -225,7 +225,7 @@ FIGURES = (
             "its curve by cross-validation on the test tiles is the mean over the iterations. Dots mark the threshold "
             f"{data.threshold:g}. Corresponds to Fig. 3a, b and c of {CITED}."
         ),
-    ),
+    ),  # fmt: skip
     FigureSpec(
         name="calibration",
         number="Figure A",
@@ -239,7 +239,7 @@ FIGURES = (
             "validation tiles chose; voting takes the probabilities before that. The segmentation network's is its "
             f"share of tumor pixels. Below: how many tiles have which probability. {NO_SUCH_FIGURE}"
         ),
-    ),
+    ),  # fmt: skip
     FigureSpec(
         name="shares",
         number="Figure B",
@@ -253,7 +253,7 @@ FIGURES = (
             "the tiles called and labelled tumor. Segmentation network: share of the pixels annotated tumor or "
             f"non-tumor. Shares are of the tiles that were cut, whose number for each class is capped. {NO_SUCH_FIGURE}"
         ),
-    ),
+    ),  # fmt: skip
     FigureSpec(
         name="patients",
         number="Figure C",
@@ -264,7 +264,7 @@ FIGURES = (
             "Share of each test patient's tiles that the networks call correctly, the lowest of the classification "
             f"network first. {NO_SUCH_FIGURE}"
         ),
-    ),
+    ),  # fmt: skip
     FigureSpec(
         name="groups",
         number="Figure D",
@@ -276,5 +276,5 @@ FIGURES = (
             "triangle and hollow marks: too small a group to say anything. The dotted line is the classification "
             f"network's value on all test tiles. {NO_SUCH_FIGURE}"
         ),
-    ),
+    ),  # fmt: skip
 )
