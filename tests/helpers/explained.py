@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from vitrail.explain.agreement import agreement, correlate
-from vitrail.explain.checks.store import COLUMNS, open_checked, summarise
+from vitrail.explain.checks.results import COLUMNS, open_checked, summarise
 from vitrail.explain.saliency import Frame, Saliency
 from vitrail.explain.study.store import Kind, create_file, open_stored, pairs
 from vitrail.report.data import Explained

@@ -214,9 +214,7 @@ def _written(value: float, pattern: str = ".3f") -> str:
 
 FIGURES = (
     FigureSpec(
-        name="roc",
-        number="Figure 3 a\N{EN DASH}c",
-        section="scores",
+        name="roc", number="Figure 3 a\N{EN DASH}c", section="scores",
         draw=lambda data: roc_figure(data.evaluation),
         caption=lambda data: (
             "Receiver operating characteristic on the test tiles, and the area under each curve (AUC) with its 95 % "
@@ -225,11 +223,9 @@ FIGURES = (
             "its curve by cross-validation on the test tiles is the mean over the iterations. Dots mark the threshold "
             f"{data.threshold:g}. Corresponds to Fig. 3a, b and c of {CITED}."
         ),
-    ),  # fmt: skip
+    ),
     FigureSpec(
-        name="calibration",
-        number="Figure A",
-        section="calibration",
+        name="calibration", number="Figure A", section="calibration",
         applies=has_test_tiles,
         draw=lambda data: calibration_figure(data.evaluation),
         caption=lambda _: (
@@ -239,11 +235,9 @@ FIGURES = (
             "validation tiles chose; voting takes the probabilities before that. The segmentation network's is its "
             f"share of tumor pixels. Below: how many tiles have which probability. {NO_SUCH_FIGURE}"
         ),
-    ),  # fmt: skip
+    ),
     FigureSpec(
-        name="shares",
-        number="Figure B",
-        section="per-slide",
+        name="shares", number="Figure B", section="per-slide",
         applies=has_test_tiles,
         draw=lambda data: shares_figure(data.evaluation),
         caption=lambda _: (
@@ -253,22 +247,18 @@ FIGURES = (
             "the tiles called and labelled tumor. Segmentation network: share of the pixels annotated tumor or "
             f"non-tumor. Shares are of the tiles that were cut, whose number for each class is capped. {NO_SUCH_FIGURE}"
         ),
-    ),  # fmt: skip
+    ),
     FigureSpec(
-        name="patients",
-        number="Figure C",
-        section="per-patient",
+        name="patients", number="Figure C", section="per-patient",
         applies=lambda data: 0 < len(data.evaluation.patient_table) <= _MOST_PATIENTS,
         draw=lambda data: patients_figure(data.evaluation),
         caption=lambda _: (
             "Share of each test patient's tiles that the networks call correctly, the lowest of the classification "
             f"network first. {NO_SUCH_FIGURE}"
         ),
-    ),  # fmt: skip
+    ),
     FigureSpec(
-        name="groups",
-        number="Figure D",
-        section="groups",
+        name="groups", number="Figure D", section="groups",
         applies=lambda data: has_test_tiles(data) and bool(data.evaluation.patient_groups),
         draw=lambda data: groups_figure(data.evaluation),
         caption=lambda _: (
@@ -276,5 +266,5 @@ FIGURES = (
             "triangle and hollow marks: too small a group to say anything. The dotted line is the classification "
             f"network's value on all test tiles. {NO_SUCH_FIGURE}"
         ),
-    ),  # fmt: skip
-)
+    ),
+)  # fmt: skip
