@@ -48,13 +48,7 @@ _LONGEST_STEP = 18
 
 
 def figures_of(data: ReportData) -> list[FigureSpec]:
-    """Return the figures of a run whose explanations were checked; what there is nothing to show of is left out.
-
-    Parameters
-    ----------
-    data
-        What the report shows.
-    """
+    """Return the figures of a run whose explanations were checked; what there is nothing to show of is left out."""
     if data.explained is None or (checked := data.explained.checked) is None:
         return []
     stored = data.explained.stored

@@ -33,13 +33,7 @@ _WORDS = {"passes": "passes", "fails": "fails", "undecided": "undecided on"}
 
 
 def section(explained: Explained) -> dict[str, Any]:
-    """Return what the template of the section needs besides figures.
-
-    Parameters
-    ----------
-    explained
-        What the report shows.
-    """
+    """Return what the template of the section needs besides figures."""
     stored, checked = explained.stored, explained.checked
     summary, titles, layers = stored.summary, map_titles(stored), layers_table(stored.summary)
     result = {
