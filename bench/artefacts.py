@@ -20,8 +20,10 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage
 
-from vitrail.quality.artefacts import ARTEFACTS, ArtefactKind, Artefacts, find_artefacts
-from vitrail.slides.slide import open_slide
+from vitrail.classes import ARTEFACTS, ArtefactKind
+from vitrail.quality.artefacts import Artefacts, find_artefacts
+from vitrail.quality.background import find_glass, local_std, optical_density
+from vitrail.slides.slide import open_slide, read_thumbnail
 from vitrail.synthetic import SlideSpec, TissueType, write_slide
 from vitrail.synthetic.layout import draw_layout, draw_style
 from vitrail.synthetic.spec import LAYOUT_STEP
@@ -124,11 +126,10 @@ def clean_share(path: Path, folds: np.ndarray | None = None) -> str:
     begun = time.perf_counter()
     artefacts = find_artefacts(slide)
     taken = time.perf_counter() - begun
-    from vitrail.quality.features import glass_light, optical_density  # noqa: PLC0415 - for this figure alone
-    from vitrail.slides.slide import read_thumbnail  # noqa: PLC0415
-
     thumbnail = read_thumbnail(slide, 1024)
-    tissue = (optical_density(thumbnail, glass_light(slide)).mean(axis=-1) > 0.08).mean()
+    density = optical_density(thumbnail)
+    glass = find_glass(thumbnail, density, local_std(density.mean(axis=-1)))
+    tissue = (optical_density(thumbnail, glass.rgb or 245.0).mean(axis=-1) > 0.08).mean()
     cells = slide.region.width * slide.region.height / artefacts.cell**2 * tissue
     masks = artefacts.masks.copy()
     if folds is not None:

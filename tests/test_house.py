@@ -64,6 +64,11 @@ def test_no_import_goes_up_or_sideways():
     assert wrong == []
 
 
+def test_no_work_on_real_slides_depends_on_synthetic_ones():
+    users = {user for user, used in imports() if room(used) == "synthetic" and room(user) != "synthetic"}
+    assert all(user == "vitrail.demo" or user.startswith("vitrail.explain.checks.") for user in users), users
+
+
 def test_every_room_has_a_floor():
     rooms = {path.stem for path in SOURCE.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()}
     assert rooms - {"__init__"} == {name for floor in FLOORS for name in floor}

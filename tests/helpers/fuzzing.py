@@ -49,10 +49,10 @@ def read_slide(path):
 
     from vitrail.geometry import Region
     from vitrail.slides.slide import open_slide, read_region, read_thumbnail
-    from vitrail.synthetic.truth import _is_phantom
+    from vitrail.synthetic.truth import is_synthetic
 
     if path.is_file():
-        _is_phantom(path)
+        is_synthetic(path)
     slide = open_slide(path, fallback_mpp=0.5)
     whole = slide.region
     part = Region(x=whole.width / 4, y=whole.height / 4, width=min(whole.width, 90), height=min(whole.height, 90))

@@ -6,8 +6,9 @@ import numpy as np
 import torch
 
 from helpers.cohort import write_tiff
+from vitrail.classes import ARTEFACTS, ArtefactKind
 from vitrail.models.spec import ClassifierSpec, SegmenterSpec
-from vitrail.quality.artefacts import ARTEFACTS, ArtefactKind, Artefacts
+from vitrail.quality.artefacts import Artefacts
 from vitrail.settings.load import Settings
 
 HEIGHT, WIDTH, MPP = 512, 704, 1.0

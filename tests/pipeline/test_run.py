@@ -19,6 +19,8 @@ from sklearn.metrics import accuracy_score, confusion_matrix, roc_auc_score
 
 from helpers.cohort import FAST, write_cohort
 from helpers.command import vitrail
+from vitrail.evaluation.load import evaluate
+from vitrail.evaluation.results import as_json
 from vitrail.pipeline.run import new_run
 from vitrail.report.collect_explanations import collect_explained
 from vitrail.settings.load import read_settings
@@ -109,6 +111,14 @@ def test_metrics_are_those_of_scikit_learn(finished):
         assert test[network]["auc"] == pytest.approx(roc_auc_score(truth, rows[network]), abs=1e-12)
         assert test[network]["confusion"] == confusion_matrix(truth, called, labels=[True, False]).tolist()
     assert sum(map(sum, test["pixels"]["confusion"])) == len(rows) * 32 * 32
+
+
+def test_the_numbers_of_a_run_are_those_of_its_report(finished):
+    evaluation = evaluate(finished)
+    assert json.loads(as_json(evaluation.metrics)) == json.loads((finished / "report" / "metrics.json").read_text())
+    for name, table in evaluation.tables.items():
+        written = pd.read_csv(finished / "report" / "tables" / f"{name}.csv")
+        assert (list(written.columns), len(written)) == (list(table.columns), len(table)), name
 
 
 def test_the_report_is_one_page(finished):

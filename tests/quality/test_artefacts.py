@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from scipy import ndimage
 
+from vitrail.classes import ARTEFACTS, ArtefactKind
 from vitrail.geometry import Region
 from vitrail.quality import features as artefact_cells
-from vitrail.quality.artefacts import ARTEFACTS, ArtefactKind, Artefacts, find_artefacts
+from vitrail.quality.artefacts import Artefacts, find_artefacts
 from vitrail.settings.schema import ArtefactSettings
 from vitrail.slides.slide import open_slide
 

@@ -1,7 +1,6 @@
 """Tissue against shapes whose truth is known, the phantom's truth, and the annotated colon slide."""
 
 import tracemalloc
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,32 +11,24 @@ from pydantic import ValidationError
 from scipy import ndimage
 
 from helpers.cohort import write_tiff
+from helpers.data import DATA, needs_data
+from helpers.sections import GLASS, STAIN, section
 from vitrail.geometry import Region
-from vitrail.quality.background import find_glass, local_std, optical_density
-from vitrail.quality.shape import drop_crumbs, fill_gaps, trim_rim
-from vitrail.quality.tissue import Tissue, TissueThresholds, find_tissue, tissue_mask
-from vitrail.settings.load import TissueSettings
+from vitrail.quality.tissue import (
+    Tissue,
+    TissueThresholds,
+    drop_crumbs,
+    fill_gaps,
+    find_tissue,
+    tissue_mask,
+    trim_rim,
+)
+from vitrail.settings.schema import TissueSettings
 from vitrail.slides.slide import open_slide, read_region
 from vitrail.synthetic import write_slide
 
-DATA = Path(__file__).parents[3] / "shared" / "data"
 UM = 8.0
 AUTO = TissueSettings()
-GLASS = (238, 240, 239)
-STAIN = np.array([0.16, 0.30, 0.18])
-"""Mean optical density of a stained section."""
-
-needs_crc = pytest.mark.skipif(not (DATA / "wsi" / "crc.tif").exists(), reason="the colon slide is not here")
-
-
-def section(side=200, density=1.0, *, glass=GLASS, radius=0.32, noise=0.8, seed=0):
-    """A disk of tissue with uneven stain on flat glass: picture and truth."""
-    rng = np.random.default_rng(seed)
-    y, x = np.mgrid[-0.5 : 0.5 : side * 1j, -0.5 : 0.5 : side * 1j]
-    truth = x * x + y * y < radius**2
-    uneven = 1 + 0.35 * rng.standard_normal(truth.shape)
-    light = np.asarray(glass) * 10 ** -((truth * uneven.clip(0.3) * density)[..., None] * STAIN)
-    return (light + rng.normal(0, noise, light.shape)).round().clip(0, 255).astype(np.uint8), truth
 
 
 def dice(mask, truth):
@@ -171,20 +162,6 @@ def test_tiny_pictures(shape):
             assert mask.mean() == share
 
 
-def test_glass_is_measured_on_glass():
-    rgb, truth = section(noise=2.0)
-    density = optical_density(rgb)
-    glass = find_glass(rgb, density, local_std(density.mean(-1)))
-    assert glass.noise == pytest.approx(2.0 / 239 / np.log(10), rel=0.5)
-    assert glass.share == pytest.approx(1 - truth.mean(), abs=0.1)
-    assert np.ptp(glass.shade) < 0.002
-
-
-def test_local_std_is_the_textbook_one():
-    plane = np.random.default_rng(0).normal(0.2, 0.1, (9, 8)).astype(np.float32)
-    assert local_std(plane)[4, 3] == pytest.approx(plane[3:6, 2:5].std(), rel=1e-3)
-
-
 def test_shapes():
     ring = np.zeros((30, 30), bool)
     ring[5:25, 5:25], ring[10:20, 10:20] = True, False
@@ -299,7 +276,7 @@ def test_faded_phantom_on_grey_glass(phantom):
     assert dice(large, truth) > 0.97
 
 
-@needs_crc
+@needs_data("wsi/crc.tif", "wsi/crc_tissue.png")
 @pytest.mark.data
 def test_annotated_colon():
     slide = open_slide(DATA / "wsi" / "crc.tif")

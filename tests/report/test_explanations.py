@@ -12,7 +12,7 @@ import pytest
 from matplotlib.text import Text
 
 from helpers.explained import METHODS, THREE, TITLES, explained, explained_rows
-from helpers.report import Page, report_data
+from helpers.report import Page, changed, report_data
 from vitrail.evaluation.explanations import PAPER_MODES, check_tables, explanation_metrics, explanation_tables
 from vitrail.explain.study.store import PAIRS, pairs
 from vitrail.report import page
@@ -40,7 +40,7 @@ def quick(data, tmp_path, monkeypatch):
     monkeypatch.setattr(page, "save", lambda figure, *_: f"<svg><title>{len(figure.axes)}</title></svg>")
 
     def write(found):
-        path = write_report(replace(data, explained=found), tmp_path / "report")
+        path = write_report(changed(data, explained=found), tmp_path / "report")
         return Page(path.read_text()), json.loads((path.parent / "metrics.json").read_text())
 
     return write
@@ -48,7 +48,7 @@ def quick(data, tmp_path, monkeypatch):
 
 @pytest.fixture(scope="module")
 def written(whole, data, tmp_path_factory):
-    return write_report(replace(data, explained=whole), tmp_path_factory.mktemp("report"))
+    return write_report(changed(data, explained=whole), tmp_path_factory.mktemp("report"))
 
 
 def test_page_metrics_and_tables_say_the_same(written):
@@ -133,7 +133,7 @@ def test_every_table_is_a_file(whole, written):
 
 def why(data, explained):
     """The figures of the section by name."""
-    specs = figures_of(replace(data, explained=explained))
+    specs = figures_of(changed(data, explained=explained))
     return {spec.name: spec for spec in specs if spec.section in {"why", "agreement", "checks"}}
 
 
@@ -214,7 +214,7 @@ def third(data, tmp_path_factory):
     made = explained(tmp_path_factory.mktemp("third"), methods=THREE)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(page, "save", lambda *_: "<svg></svg>")
-        return made, write_report(replace(data, explained=made), tmp_path_factory.mktemp("report"))
+        return made, write_report(changed(data, explained=made), tmp_path_factory.mktemp("report"))
 
 
 def test_a_third_method_is_in_every_table(third):

@@ -5,7 +5,6 @@ import re
 import shutil
 import subprocess
 from dataclasses import replace
-from pathlib import Path
 from urllib.parse import unquote
 
 import numpy as np
@@ -17,25 +16,23 @@ from helpers.mapped import Reds, settings, write_slide
 from helpers.report import (
     HOSTILE,
     Page,
+    changed,
     report_data,
 )
 from helpers.slide_figures import cut_example, laid
 from vitrail.classes import TissueClass
+from vitrail.evaluation.results import as_json
 from vitrail.inference.map_slide import Networks, map_slide
 from vitrail.inference.outputs import MapFiles
 from vitrail.inference.publish import SUMMARY
-from vitrail.report import collect
 from vitrail.report import figures as registry
-from vitrail.report.attributes import attributes, patients_by
+from vitrail.report.collect import outline_rings
 from vitrail.report.figures import cohort as figures
-from vitrail.report.figures import scores as statistics_figures
 from vitrail.report.figures import slide_maps as maps
-from vitrail.report.page import metrics, rate, write_report
+from vitrail.report.page import write_report
 from vitrail.report.style import drawable, style
-from vitrail.report.tables import as_json
 from vitrail.search.results import Combination, SearchResult
 from vitrail.slides.annotations import Annotation, Annotations
-from vitrail.slides.cohort import CohortSlide
 from vitrail.slides.slide import open_slide
 
 FIGURES = ("roc", "confusion", "training", "cohort", "calibration", "shares", "patients", "groups")
@@ -65,7 +62,7 @@ def test_the_json_is_strict_and_holds_every_digit(data, written):
         raise AssertionError(word)
 
     read = json.loads((written.parent / "metrics.json").read_text(), parse_constant=refuse)
-    assert read == json.loads(as_json(metrics(rate(data))))
+    assert read == json.loads(as_json(data.evaluation.metrics))
 
 
 def test_the_page_needs_nothing_from_elsewhere(written):
@@ -92,7 +89,7 @@ def test_a_hostile_slide_id_stays_text_and_out_of_file_names(written):
 
 def test_tables_hold_what_the_page_shows(data, written):
     folder = written.parent / "tables"
-    found = metrics(rate(data))["test"]
+    found = data.evaluation.metrics["test"]
     table = pd.read_csv(folder / "networks.csv", index_col="network").loc["Segmentation network"]
     for score, ends in found["segmenter"]["interval"].items():
         shown = table[[score, f"{score}_low", f"{score}_high"]].tolist()
@@ -108,16 +105,16 @@ def test_tables_hold_what_the_page_shows(data, written):
 
 
 def test_it_works_with_one_class_no_maps_and_no_validation(data, tmp_path):
-    rows = data.predictions
-    silent = {name: table.assign(**dict.fromkeys(table.columns[2:], np.nan)) for name, table in data.history.items()}
-    bare = replace(
+    rows, slides, history = data.evaluation.predictions, data.evaluation.slides, data.evaluation.history
+    silent = {name: table.assign(**dict.fromkeys(table.columns[2:], np.nan)) for name, table in history.items()}
+    bare = changed(
         data,
         predictions=rows[(rows["split"] == "train") | ((rows["split"] == "test") & (rows["label"] == "tumor"))],
-        slides=data.slides[data.slides["split"] != "validation"][list(data.slides.columns[:6])],
+        slides=slides[slides["split"] != "validation"][list(slides.columns[:6])],
         history=silent,
         maps=[],
         warnings=[],
-        skipped=data.skipped.iloc[:0],
+        skipped=data.evaluation.skipped.iloc[:0],
     )
     page = Page(write_report(bare, tmp_path).read_text())
     assert "Read this first" not in page.words
@@ -126,41 +123,10 @@ def test_it_works_with_one_class_no_maps_and_no_validation(data, tmp_path):
 
 
 def test_it_works_without_test_tiles(data, tmp_path):
-    rows = data.predictions
-    page = Page(write_report(replace(data, predictions=rows[rows["split"] == "train"], maps=[]), tmp_path).read_text())
+    rows = data.evaluation.predictions
+    page = Page(write_report(changed(data, predictions=rows[rows["split"] == "train"], maps=[]), tmp_path).read_text())
     assert "the test part is empty" in page.words
     assert json.loads((tmp_path / "metrics.json").read_text())["test"]["pixels"]["mean_jaccard"] is None
-
-
-def test_attributes_become_numbers_where_all_are():
-    entries = [
-        CohortSlide(slide_id=f"S{i}", patient_id=f"P{i}", slide=Path("s"), annotations=Path("a"), attributes=cells)
-        for i, cells in enumerate(
-            {"age": "" if i == 3 else str(40 + 3 * i), "stage": "IV" if i % 2 else "", "grade": "123"[i % 3],
-             "note": "", "packs": ["9", "10", ""][i % 3], "code": "inf" if i else "nan", "mpp": "a scanner's"}
-            for i in range(12)
-        )
-    ]  # fmt: skip
-    cut = pd.DataFrame({"slide_id": [entry.slide_id for entry in entries], "patient_id": "", "mpp": "0.5"})
-    cut = cut.assign(skipped="", tumor_tiles=1, non_tumor_tiles=2, patient_id=[entry.patient_id for entry in entries])
-    slides = collect._slides(cut, tuple(entries), cut.assign(split="test"))
-    assert slides["age"].isna().tolist() == [i == 3 for i in range(12)]
-    assert slides["age"].max() == 73
-    assert slides["mpp"].tolist() == [0.5] * 12
-    assert slides["code"].tolist() == ["nan"] + ["inf"] * 11
-    bars = {name: patients_by(groups, slides).to_dict() for name, groups in attributes(slides).items()}
-    assert bars["age"] == {"40 to 48": 3, "48 to 56": 2, "56 to 64": 2, "64 to 72": 3, "72 to 80": 1, "not known": 1}
-    assert bars["stage"] == {"IV": 6, "not known": 6}
-    assert list(bars["packs"]) == ["9", "10", "not known"]  # as numbers, not as words
-    assert bars["grade"] == {"1": 4, "2": 4, "3": 4}
-    assert "note" not in bars
-
-
-def test_a_cohort_without_attributes():
-    entries = (CohortSlide(slide_id="S", patient_id="P", slide=Path("s"), annotations=Path("a")),)
-    cut = pd.DataFrame({"slide_id": ["S"], "patient_id": "P", "mpp": "0.5", "skipped": "", "split": "train"})
-    slides = collect._slides(cut.assign(tumor_tiles=1, non_tumor_tiles=2), entries, cut)
-    assert slides.columns.tolist() == ["slide_id", "patient_id", "split", "mpp", "tumor_tiles", "non_tumor_tiles"]
 
 
 def test_the_kept_epoch_has_the_lowest_validation_loss():
@@ -196,18 +162,9 @@ def test_text_that_the_font_lacks_becomes_boxes():
 
 
 def test_nothing_is_cut_off_at_the_edges_of_a_figure(data):
-    rated = rate(data)
-    measured = metrics(rated)
     with style():
         drawn = [
-            figures.cohort_figure(data.slides),
-            figures.training_figure(data.history),
-            figures.confusion_figure(measured),
-            statistics_figures.roc_figure(rated, measured),
-            statistics_figures.calibration_figure(rated, measured),
-            statistics_figures.shares_figure(rated, measured),
-            statistics_figures.patients_figure(rated),
-            statistics_figures.groups_figure(measured),
+            *(spec.draw(data) for spec in registry.figures_of(replace(data, maps=[]))),
             *(maps.slide_figure(one, 0.5) for one in data.maps),
             *(maps.probability_figure(one) for one in data.maps),
         ]
@@ -238,8 +195,8 @@ def test_a_real_browser_shows_every_figure(written, tmp_path):
 
 def test_a_slide_with_one_class_alone_has_no_ring_of_the_other():
     tumor = Annotations(outlines=(Annotation(label=TissueClass.TUMOR, geometry=box(0, 0, 8, 8)),))
-    assert collect._rings(tumor, TissueClass.NON_TUMOR, 0.5) == []
-    (ring,) = collect._rings(tumor, TissueClass.TUMOR, 0.5)
+    assert outline_rings(tumor, 0.5)[TissueClass.NON_TUMOR] == []
+    (ring,) = outline_rings(tumor, 0.5)[TissueClass.TUMOR]
     assert ring.max(axis=0).tolist() == [4, 4]
 
 
@@ -278,11 +235,11 @@ def test_a_new_figure_is_one_new_module(data, tmp_path, monkeypatch):
         "from matplotlib.figure import Figure\n"
         "from vitrail.report.figures.spec import FigureSpec\n"
         "FIGURES = (FigureSpec(name='extra', number='Figure X', section='training', order=1,\n"
-        "                      draw=lambda data: Figure(), caption=lambda data: f'Of {len(data.slides)} < slides.'),)\n"
+        "                      draw=lambda data: Figure(), caption=lambda data: f'Of {len(data.maps)} < slides.'),)\n"
     )
     monkeypatch.setattr(registry, "__path__", [*registry.__path__, str(tmp_path)])
     text = write_report(replace(data, maps=[]), tmp_path / "report").read_text(encoding="utf-8")
-    assert "Figure X.</b> Of 10 &lt; slides." in text
+    assert "Figure X.</b> Of 0 &lt; slides." in text
     assert text.index('id="figure-training"') < text.index('id="figure-extra"') < text.index('id="figure-cohort"')
     assert (tmp_path / "report" / "figures" / "extra.svg").is_file()
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from scipy import ndimage
 
+from vitrail.classes import ARTEFACTS, ArtefactKind
 from vitrail.errors import SettingsError
-from vitrail.quality.artefacts import ARTEFACTS, ArtefactKind, find_artefacts
+from vitrail.quality.artefacts import find_artefacts
 from vitrail.slides.slide import open_slide, read_region
-from vitrail.synthetic import SlideSpec, draw, write_slide
+from vitrail.synthetic import SlideSpec, write_slide
 from vitrail.synthetic.artefacts import artefact_truth, draw_overlay
 from vitrail.synthetic.layout import TissueType, draw_layout, draw_style
 from vitrail.synthetic.spec import ARTEFACT_NAMES
@@ -84,16 +86,6 @@ def test_a_slide_is_drawn_anew_when_its_artefacts_change(tmp_path):
     assert path.read_bytes() != first
 
 
-def test_blocks_meet_without_a_seam(monkeypatch):
-    names = ("blur", "fold", "pen_black", "bubble")
-    quiet = draw.compose(replace(SPEC, side_px=512, artefacts=names))
-    quiet = replace(quiet, stain=replace(quiet.stain, noise=0.0))
-    whole = np.concatenate(list(draw.draw_strips(quiet)))
-    monkeypatch.setattr(draw, "BLOCK_PX", 256)
-    parts = np.concatenate(list(draw.draw_strips(quiet)))
-    assert np.abs(whole.astype(int) - parts).max() <= 1
-
-
 @pytest.mark.parametrize("name", ARTEFACT_NAMES)
 def test_each_name_is_its_kind_alone(name):
     spec = SlideSpec(slide_id="S", side_px=512, seed=(5,), artefacts=(name,))
@@ -112,9 +104,9 @@ def test_folds_and_blur_lie_on_tissue():
     assert not (masks[ArtefactKind.FOLD] | masks[ArtefactKind.BLUR])[glass].any()
 
 
-def test_a_clean_spec_keeps_its_record():
-    assert "artefacts" not in SlideSpec(slide_id="S").record()
-    assert SPEC.record()["artefacts"] == NAMES
+def test_a_clean_spec_keeps_its_header():
+    assert "artefacts" not in json.loads(SlideSpec(slide_id="S").description)
+    assert json.loads(SPEC.description)["artefacts"] == list(NAMES)
 
 
 def test_an_unknown_name_says_what_there_is():

@@ -5,20 +5,15 @@ from __future__ import annotations
 import csv
 import json
 import uuid
-from dataclasses import replace
 
 import numpy as np
 import openslide
 import pytest
 import shapely
-from hypothesis import given
-from hypothesis import strategies as st
 from shapely.geometry import shape
 
 from vitrail.errors import SettingsError
-from vitrail.synthetic import PhantomCohort, SlideSpec, TissueType, write_cohort, write_slide
-from vitrail.synthetic.draw import _draw, compose
-from vitrail.synthetic.populate import _independent
+from vitrail.synthetic import PhantomCohort, TissueType, write_cohort, write_slide
 
 SIDE, MPP = 1024, 0.5
 COHORT = PhantomCohort(patients=2, side_px=SIDE, seed=3)
@@ -113,24 +108,6 @@ def test_another_seed_gives_another_slide(tmp_path):
     assert (np.abs(pixels(one).astype(int) - pixels(other)) > 20).mean() > 0.1
 
 
-def test_blocks_join_without_a_seam():
-    spec = SlideSpec(slide_id="a", side_px=1536, seed=(4,))
-    scene = compose(spec)
-    scene = replace(scene, stain=replace(scene.stain, noise=0.0))
-    whole = _draw(scene, 0, 0)
-    shifted = _draw(scene, 512, 512)
-    assert np.array_equal(whole[512:, 512:], shifted[:512, :512])
-    assert whole[512:, 512:].std() > 20
-
-
-@given(st.lists(st.tuples(st.integers(0, 11), st.integers(0, 11)).filter(lambda pair: pair[0] < pair[1]), max_size=30))
-def test_thinning_equals_taking_one_after_the_other(pairs):
-    stays = np.ones(12, bool)
-    for later in range(12):
-        stays[later] = not any(stays[first] for first, second in pairs if second == later)
-    assert np.array_equal(_independent(np.array(pairs, np.intp).reshape(-1, 2), 12), stays)
-
-
 def test_complete_slides_are_kept_and_others_drawn_again(tmp_path):
     cohort = PhantomCohort(patients=2, side_px=512, seed=1)
     write_cohort(tmp_path, cohort, workers=1)
@@ -145,7 +122,7 @@ def test_complete_slides_are_kept_and_others_drawn_again(tmp_path):
     assert second[1] > first[1]
     write_cohort(tmp_path, PhantomCohort(patients=2, side_px=512, seed=2), workers=1)
     assert all(path.stat().st_mtime_ns > then for path, then in zip(slides, second, strict=True))
-    assert not list(tmp_path.rglob("*.part"))
+    assert not list(tmp_path.rglob("*.tmp"))
 
 
 def test_outlines_are_qupath_geojson_within_the_slide(cohort_folder, slide_ids):

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from vitrail.classes import ARTEFACTS
 from vitrail.errors import SlideError
-from vitrail.quality.artefacts import ARTEFACTS, find_artefacts
+from vitrail.quality.artefacts import find_artefacts
 from vitrail.quality.tissue import find_tissue
 from vitrail.slides.slide import read_thumbnail
 from vitrail.tiles.grid import covering_grid
@@ -18,9 +19,10 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from vitrail.classes import ArtefactKind
     from vitrail.core.progress import Progress
     from vitrail.models.spec import ModelSpec
-    from vitrail.quality.artefacts import ArtefactKind, Artefacts
+    from vitrail.quality.artefacts import Artefacts
     from vitrail.quality.tissue import Tissue
     from vitrail.settings.load import Settings
     from vitrail.slides.slide import Slide

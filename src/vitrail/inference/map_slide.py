@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from vitrail.classes import ARTEFACTS
 from vitrail.core.files import read_json, write_table, write_text
 from vitrail.core.progress import Silent
 from vitrail.inference.class_map import ClassMapStats, write_class_map
@@ -29,7 +30,6 @@ from vitrail.inference.sliding import (
     plan_segmentation,
     segment_slide,
 )
-from vitrail.quality.kinds import ARTEFACTS
 
 if TYPE_CHECKING:
     from pathlib import Path

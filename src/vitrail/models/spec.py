@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from vitrail import __version__
-from vitrail.classes import CLASSES
+from vitrail.classes import CLASSES, Task
 from vitrail.core.files import read_regular
 from vitrail.errors import ModelError
 from vitrail.settings.schema import (  # noqa: TC001 - pydantic reads them
@@ -23,7 +23,6 @@ from vitrail.settings.schema import (  # noqa: TC001 - pydantic reads them
 if TYPE_CHECKING:
     from pathlib import Path
 
-Task = Literal["classifier", "segmenter"]
 ClassKey = Literal["tumor", "non_tumor", "other", "background"]
 FourClasses = tuple[Literal["tumor"], Literal["non_tumor"], Literal["other"], Literal["background"]]
 Share = Annotated[float, Field(ge=0, le=1)]

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from vitrail import __version__
-from vitrail.classes import TissueClass
+from vitrail.classes import ARTEFACTS, TissueClass
 from vitrail.core.files import not_written, read_csv, read_json, read_table, write_csv, write_table, write_text
 from vitrail.core.progress import Silent
 from vitrail.errors import ExchangeError, ModelError, RunError, SettingsError, SlideError
@@ -27,7 +27,6 @@ from vitrail.inference.publish import SUMMARY, name_tiles, publish
 from vitrail.models.device import keep_memory, pick_device, reproducible
 from vitrail.models.store import JSON, WEIGHTS, load_model
 from vitrail.pipeline.run import Outcome
-from vitrail.quality.kinds import ARTEFACTS
 from vitrail.report.figures.explained_slide import save_explained_figure
 from vitrail.report.figures.slide_maps import read_slide_maps, save_map_figure
 from vitrail.settings.load import Settings, changed_text, preset, settings_text

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
     from torch import Generator, Tensor
 
+    from vitrail.classes import Task
     from vitrail.inference.predictor import Explaining
-    from vitrail.models.spec import Task
     from vitrail.models.store import Model
     from vitrail.settings.load import Settings
 

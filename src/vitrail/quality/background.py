@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy import ndimage
 
+from vitrail.quality.areas import EIGHT
+
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
+    from numpy.typing import ArrayLike, NDArray
 
     Plane = NDArray[np.float32]
     Mask = NDArray[np.bool_]
@@ -38,11 +40,6 @@ _WHITE, _BLACK = 252, 24
 
 _LEAST_NOISE = 0.0018
 """One grey level at 240: rounding alone makes this much."""
-
-_SQUARE = np.ones((3, 3), np.bool_)
-_MOST_SAMPLES = 20_000
-_ROUNDS = 8
-_STIFFNESS = 1e-3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,9 +85,31 @@ class Glass:
         return highest
 
 
-def optical_density(rgb: NDArray[np.uint8]) -> Plane:
-    """Return `-log10(I / 255)` of every channel; black counts as 1."""
-    density: Plane = -np.log10(np.maximum(rgb, 1).astype(np.float32) / np.float32(255))
+def optical_density(rgb: NDArray[np.uint8], light: ArrayLike = 255.0, dark: float = 0.0) -> Plane:
+    """Return the decadic optical density of pixels, `-log10(I / I0)`.
+
+    (Ruifrok and Johnston 2001, Anal Quant Cytol Histol 23:291.)
+
+    Parameters
+    ----------
+    rgb
+        `[..., 3]`, 0 to 255.
+    light
+        `I0`: what the camera sees without tissue, one number or one for each channel.
+    dark
+        Added to pixels and light, so that the darkest levels differ; without it black counts as 1.
+
+    Returns
+    -------
+    NDArray[np.float32]
+        `[..., 3]`; below 0 where a pixel is brighter than the light.
+    """
+    levels = np.maximum(np.arange(256, dtype=np.float32)[:, None] + np.float32(dark), np.float32(1))
+    lights = np.broadcast_to(np.asarray(light, np.float32) + np.float32(dark), 3)
+    table: Plane = -np.log10(levels / lights)  # a picture has no more than 256 levels
+    density = np.empty(rgb.shape, np.float32)
+    for channel in range(3):
+        density[..., channel] = table[:, channel][rgb[..., channel]]
     return density
 
 
@@ -103,7 +122,7 @@ def local_std(plane: Plane) -> Plane:
 
 
 def find_glass(
-    rgb: NDArray[np.uint8], density: Plane, spread: Plane, given: tuple[float, float, float] | None = None
+    rgb: NDArray[np.uint8], density: Plane, spread: Plane, imposed: tuple[float, float, float] | None = None
 ) -> Glass:
     """Measure the glass of a slide.
 
@@ -114,32 +133,49 @@ def find_glass(
     Parameters
     ----------
     rgb
-        [h, w, 3], 0 to 255.
+        `[h, w, 3]`, 0 to 255.
     density, spread
         Its optical density, and the local deviation of the mean of that over the colours.
-    given
-        Red, green and blue of the glass, to impose it.
+    imposed
+        Red, green and blue of the glass, instead of what is found.
+
+    Returns
+    -------
+    Glass
+        Its colour, fall and noise.
     """
     flat = spread < _FLAT
     white = flat & (rgb.min(axis=-1) >= _WHITE)
-    dark = _dark_border(rgb)
-    colour = _mode(density, flat & ~white & ~dark, int(np.count_nonzero(~white & ~dark)))
-    if given is not None:
-        colour = -np.log10(np.array(given, np.float32) / np.float32(255))
+    dark = ndimage.binary_opening(rgb.max(axis=-1) <= _BLACK, EIGHT)
+    if dark.any():
+        dark = ndimage.binary_dilation(dark, EIGHT, iterations=2)  # pixels along black are mixed with it
+    border = white | dark
+    scanned = border.size - int(np.count_nonzero(border))
+    if imposed is None:
+        colour = _brightest_mode(density[flat & ~border], scanned)
+    else:
+        colour = -np.log10(np.array(imposed, np.float32) / np.float32(255))
+    level = np.zeros(density.shape[:2], np.float32)
     if colour is None:
-        return _white_glass(density, white, dark)
-    return _measured(density, spread, (colour, flat & ~dark, white | dark))
+        share = int(np.count_nonzero(white)) / max(dark.size - int(np.count_nonzero(dark)), 1)
+        if share < _LEAST_SHARE:
+            return Glass(colour=None, shade=level, border=border)
+        return Glass(colour=np.zeros(3, np.float32), shade=level, border=border, share=share)
+    shade, glass = _fit_fall(density, colour, flat & ~border)
+    bare = Glass(colour=colour, shade=shade, border=border)
+    if not glass.any():
+        return bare
+    return replace(
+        bare,
+        share=int(np.count_nonzero(glass)) / max(scanned, 1),
+        noise=max(_LEAST_NOISE, float(np.quantile(np.abs(bare.excess(density)[glass]), 0.95)) / 2),
+        spread=max(_LEAST_NOISE / 2, float(np.quantile(spread[glass], 0.95)) / 2),
+    )
 
 
-def _dark_border(rgb: NDArray[np.uint8]) -> Mask:
-    """Find black areas, and the pixels along them that are mixed with black."""
-    black = ndimage.binary_opening(rgb.max(axis=-1) <= _BLACK, _SQUARE)
-    return ndimage.binary_dilation(black, _SQUARE, iterations=2) if black.any() else black
-
-
-def _mode(density: Plane, candidates: Mask, scanned: int) -> NDArray[np.float32] | None:
-    """Return the colour of the brightest mode of the candidates, or None if there is none that could be glass."""
-    grey = density[candidates].mean(axis=-1)
+def _brightest_mode(candidates: Plane, scanned: int) -> NDArray[np.float32] | None:
+    """Return the colour of the brightest mode of densities `[n, 3]`, or None if there is none that could be glass."""
+    grey = candidates.mean(axis=-1)
     count, edges = np.histogram(grey, bins=np.arange(-_BIN, _DARKEST, _BIN))
     count = np.convolve(count, np.ones(3), "same")
     (enough,) = np.nonzero(count >= max(_LEAST_SHARE * scanned, 1))
@@ -149,80 +185,38 @@ def _mode(density: Plane, candidates: Mask, scanned: int) -> NDArray[np.float32]
     while peak + 1 < len(count) and count[peak + 1] > count[peak]:
         peak += 1
     near = np.abs(grey - (edges[peak] + _BIN / 2)) < _WIDTH
-    colour: NDArray[np.float32] = np.median(density[candidates][near], axis=0)
+    colour: NDArray[np.float32] = np.median(candidates[near], axis=0)
     allowed = _STAINED if np.count_nonzero(near) < _RARE * scanned else _DEEP
     return None if colour[1] - max(colour[0], colour[2]) > allowed else colour
 
 
-def _white_glass(density: Plane, white: Mask, dark: Mask) -> Glass:
-    """Return glass as white as the camera gets, or none."""
-    shade = np.zeros(density.shape[:2], np.float32)
-    share = _ratio(white, ~dark)
-    if share < _LEAST_SHARE:
-        return Glass(colour=None, shade=shade, border=white | dark)
-    return Glass(colour=np.zeros(3, np.float32), shade=shade, border=white | dark, share=share)
-
-
-def _ratio(part: Mask, whole: Mask) -> float:
-    return int(np.count_nonzero(part)) / max(int(np.count_nonzero(whole)), 1)
-
-
-def _measured(density: Plane, spread: Plane, found: tuple[NDArray[np.float32], Mask, Mask]) -> Glass:
-    """Measure fall and noise of the light around a colour `found` among flat pixels outside the scan border."""
-    colour, flat, border = found
-    shade, glass = _fall(density, colour, flat & ~border)
-    bare = Glass(colour=colour, shade=shade, border=border)
-    if not glass.any():
-        return bare
-    return Glass(
-        colour=colour,
-        shade=shade,
-        border=border,
-        share=_ratio(glass, ~border),
-        noise=max(_LEAST_NOISE, float(np.quantile(np.abs(bare.excess(density)[glass]), 0.95)) / 2),
-        spread=max(_LEAST_NOISE / 2, float(np.quantile(spread[glass], 0.95)) / 2),
-    )
-
-
-def _fall(density: Plane, colour: NDArray[np.float32], flat: Mask) -> tuple[Plane, Mask]:
+def _fit_fall(density: Plane, colour: NDArray[np.float32], flat: Mask) -> tuple[Plane, Mask]:
     """Fit a paraboloid to the glass's mean density; each round takes in the glass that the last one reached.
 
     Returns
     -------
-    The fall [h, w], within the range that was measured, and the pixels that it was measured on.
+    tuple[NDArray[np.float32], NDArray[np.bool_]]
+        The fall `[h, w]`, within the range that was measured, and the pixels that it was measured on.
     """
     offset = (density - colour).astype(np.float32)
     mean = offset.mean(axis=-1)
     grey = flat & (np.abs(offset - mean[..., None]).max(axis=-1) < _GREY)
     shade, glass = np.zeros_like(mean), grey & (np.abs(mean) < _WIDTH)
-    terms = _paraboloid(mean.shape)
-    for _ in range(_ROUNDS if glass.any() else 0):
-        fitted = _fitted(terms, mean, glass)
-        low, high = fitted[glass].min(), fitted[glass].max()
-        shade = np.clip(fitted, low, high)
+    rows, columns = (np.linspace(-1, 1, length, dtype=np.float32) for length in mean.shape)
+    for _ in range(8 if glass.any() else 0):
+        index = np.flatnonzero(glass)
+        index = index[:: max(1, index.size // 20_000)]  # some thousand pixels fix six numbers
+        y, x = rows[index // mean.shape[1]], columns[index % mean.shape[1]]
+        design = np.stack([np.ones_like(x), x, y, x * x, x * y, y * y], axis=1).astype(np.float64)
+        stiffness = np.diag([0.0, 1, 1, 1, 1, 1]) * 1e-3 * len(index)  # where glass is in one corner alone
+        a, b, c, d, e, f = np.linalg.solve(
+            design.T @ design + stiffness, design.T @ mean.ravel()[index].astype(np.float64)
+        ).astype(np.float32)
+        y, x = rows[:, None], columns[None, :]
+        fitted: Plane = a + b * x + c * y + d * x * x + e * x * y + f * y * y
+        shade = np.clip(fitted, fitted[glass].min(), fitted[glass].max())
         joined = grey & (np.abs(mean - shade) < _WIDTH)
         if not joined.any() or np.array_equal(joined, glass):
             break
         glass = joined
     return shade, glass
-
-
-def _paraboloid(shape: tuple[int, int]) -> tuple[Plane, Plane]:
-    """Return the coordinates of rows [h, 1] and columns [1, w], from -1 to 1."""
-    rows, columns = (np.linspace(-1, 1, length, dtype=np.float32) for length in shape)
-    return rows[:, None], columns[None, :]
-
-
-def _fitted(terms: tuple[Plane, Plane], mean: Plane, glass: Mask) -> Plane:
-    """Fit a quadratic of the place to some thousand glass pixels, and evaluate it everywhere."""
-    where = np.flatnonzero(glass)
-    where = where[:: max(1, where.size // _MOST_SAMPLES)]
-    y, x = terms[0].ravel()[where // mean.shape[1]], terms[1].ravel()[where % mean.shape[1]]
-    design = np.stack([np.ones_like(x), x, y, x * x, x * y, y * y], axis=1).astype(np.float64)
-    stiffness = np.diag([0.0, 1, 1, 1, 1, 1]) * _STIFFNESS * len(where)
-    a, b, c, d, e, f = np.linalg.solve(
-        design.T @ design + stiffness, design.T @ mean.ravel()[where].astype(np.float64)
-    ).astype(np.float32)
-    y, x = terms
-    fitted: Plane = a + b * x + c * y + d * x * x + e * x * y + f * y * y
-    return fitted

@@ -1,11 +1,11 @@
 """Tissue and glass: where a slide has anything to look at.
 
 Empty glass is what lets the light through unchanged: bright, and flat but for the camera's noise. Its colour, the fall
-of the light towards the slide's edges and the noise are measured on each slide (see `tissue_glass`). Tissue is what
-absorbs more than glass can, in optical density above that glass, so that grey or tinted glass and dim lamps cancel out
-(Beer and Lambert's law); or what has a texture that noise cannot have. Each threshold is the larger of what the noise
-demands and a share of the slide's own typical stain, so that pale and over-stained sections are judged alike. The
-border is then drawn where the density is half of what lies behind it.
+of the light towards the slide's edges and the noise are measured on each slide (see `background.find_glass`). Tissue
+is what absorbs more than glass can, in optical density above that glass, so that grey or tinted glass and dim lamps
+cancel out (Beer and Lambert's law); or what has a texture that noise cannot have. Each threshold is the larger of what
+the noise demands and a share of the slide's own typical stain, so that pale and over-stained sections are judged alike.
+The border is then drawn where the density is half of what lies behind it.
 """
 
 from __future__ import annotations
@@ -18,22 +18,21 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy import ndimage
 
+from vitrail.quality.areas import EIGHT, MaskSums, drop_small_pieces
 from vitrail.quality.background import find_glass, local_std, optical_density
-from vitrail.quality.shape import drop_crumbs, fill_gaps, trim_rim
 from vitrail.slides.slide import read_region
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from vitrail.geometry import Region
-    from vitrail.quality.background import Glass
     from vitrail.settings.schema import TissueSettings
     from vitrail.slides.slide import Slide
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TissueThresholds:
-    """What was found on a slide.
+    """What was measured on a slide to tell tissue from glass.
 
     Attributes
     ----------
@@ -61,16 +60,16 @@ class TissueThresholds:
     texture: float
 
 
-@dataclass(frozen=True, kw_only=True)  # no slots: the integral image is kept once computed
+@dataclass(frozen=True, kw_only=True)  # no slots: the sums stay once computed
 class Tissue:
     """The tissue of a slide.
 
     Attributes
     ----------
     mask
-        [h, w], True where there is tissue.
+        `[h, w]`, True where there is tissue.
     region
-        The place that the mask covers: the whole slide.
+        What the mask covers: the whole slide.
     um_per_px
         Width of a pixel of the mask.
     thresholds
@@ -98,19 +97,16 @@ class Tissue:
         Parameters
         ----------
         boxes
-            [n, 4]: x, y, width and height in level-0 pixels; positive extents.
+            `[n, 4]`: x, y, width and height in level-0 pixels; positive extents.
 
         Returns
         -------
-        NDArray
-            [n], 0 to 1.
+        NDArray[np.float64]
+            `[n]`, from 0 to 1.
         """
         x, y, width, height = np.asarray(boxes, dtype=np.float64).reshape(-1, 4).T
-        columns, rows = self._column(np.stack([x, x + width])), self._row(np.stack([y, y + height]))
-        total = self._sum(rows[1], columns[1]) - self._sum(rows[0], columns[1])
-        total += self._sum(rows[0], columns[0]) - self._sum(rows[1], columns[0])
-        shares: NDArray[np.float64] = np.clip(total / (width * height / self._px_area), 0.0, 1.0)
-        return shares
+        inside = self._sums.inside(self._row(y), self._column(x), self._row(y + height), self._column(x + width))
+        return np.clip(inside / (width * height / self._px_area), 0.0, 1.0)
 
     def cover(self, region: Region, size: tuple[int, int]) -> NDArray[np.float64]:
         """Return the tissue share of every pixel of a picture of a region.
@@ -118,14 +114,14 @@ class Tissue:
         Parameters
         ----------
         region
-            Any place, on or off the slide.
+            Any region, on or off the slide.
         size
             Width and height of the picture in pixels.
 
         Returns
         -------
-        NDArray
-            [height, width], 0 to 1; at least a half is tissue.
+        NDArray[np.float64]
+            `[height, width]`, from 0 to 1; at least a half is tissue.
 
         Raises
         ------
@@ -136,45 +132,26 @@ class Tissue:
             raise ValueError(f"a size needs at least one pixel, not {size[0]} x {size[1]}")
         columns = self._column(np.linspace(region.x, region.right, size[0] + 1))
         rows = self._row(np.linspace(region.y, region.bottom, size[1] + 1))
-        sums = self._sum(rows[:, None], columns[None, :])
-        pixel = region.width / size[0] * region.height / size[1] / self._px_area
-        cover: NDArray[np.float64] = np.clip(np.diff(np.diff(sums, axis=0), axis=1) / pixel, 0.0, 1.0)
-        return cover
+        inside = np.diff(np.diff(self._sums.above_left(rows[:, None], columns[None, :]), axis=0), axis=1)
+        picture_px = region.width / size[0] * region.height / size[1] / self._px_area
+        return np.clip(inside / picture_px, 0.0, 1.0)
 
     @cached_property
-    def _integral(self) -> NDArray[np.int64]:
-        """Number of tissue pixels above and left of every pixel corner, [h + 1, w + 1]."""
-        sums = np.zeros((self.mask.shape[0] + 1, self.mask.shape[1] + 1), np.int64)
-        np.cumsum(self.mask, axis=0, out=sums[1:, 1:])
-        np.cumsum(sums[1:, 1:], axis=1, out=sums[1:, 1:])
-        return sums
-
-    def _column(self, x: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return where level-0 positions lie among the mask's columns."""
-        width = self.mask.shape[1]
-        column: NDArray[np.float64] = np.clip((x - self.region.x) / self.region.width * width, 0.0, width)
-        return column
-
-    def _row(self, y: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return where level-0 positions lie among the mask's rows."""
-        height = self.mask.shape[0]
-        row: NDArray[np.float64] = np.clip((y - self.region.y) / self.region.height * height, 0.0, height)
-        return row
+    def _sums(self) -> MaskSums:
+        return MaskSums(self.mask)
 
     @property
     def _px_area(self) -> float:
         """Area of a mask pixel in square level-0 pixels."""
         return self.region.width * self.region.height / self.mask.size
 
-    def _sum(self, rows: NDArray[np.float64], columns: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Read the integral image between its corners; within a pixel it is bilinear, so this is exact."""
-        top = np.minimum(rows.astype(np.intp), self.mask.shape[0] - 1)
-        left = np.minimum(columns.astype(np.intp), self.mask.shape[1] - 1)
-        down, right = rows - top, columns - left
-        upper = self._integral[top, left] * (1 - right) + self._integral[top, left + 1] * right
-        lower = self._integral[top + 1, left] * (1 - right) + self._integral[top + 1, left + 1] * right
-        total: NDArray[np.float64] = upper * (1 - down) + lower * down
-        return total
+    def _column(self, x: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return where level-0 positions lie among the mask's columns."""
+        return np.asarray((x - self.region.x) / self.region.width * self.mask.shape[1])
+
+    def _row(self, y: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return where level-0 positions lie among the mask's rows."""
+        return np.asarray((y - self.region.y) / self.region.height * self.mask.shape[0])
 
 
 _MOST_PX = 6_000_000
@@ -182,6 +159,9 @@ _MOST_PX = 6_000_000
 
 _TEXTURE_SHARE = 0.3
 """Of the density threshold: walls a pixel wide and as dense as the threshold have this deviation in their square."""
+
+_LARGEST_CRUMB = 0.05
+"""Share of the picture that no crumb has, so that the only piece of a tiny slide stays."""
 
 
 def find_tissue(slide: Slide, settings: TissueSettings) -> Tissue:
@@ -194,13 +174,20 @@ def find_tissue(slide: Slide, settings: TissueSettings) -> Tissue:
     settings
         Thresholds to impose, and how those left empty are found.
 
+    Returns
+    -------
+    Tissue
+        The mask, and what was found on the way to it.
+
     Raises
     ------
     SlideError
         If the file cannot be decoded.
     """
-    size = _mask_size(slide, settings.um_per_px)
-    um_per_px = slide.region.width * slide.mpp / size[0]
+    width_um, height_um = slide.region.width * slide.mpp, slide.region.height * slide.mpp
+    px_um = max(settings.um_per_px, math.sqrt(width_um * height_um / _MOST_PX))
+    size = max(1, round(width_um / px_um)), max(1, round(height_um / px_um))
+    um_per_px = width_um / size[0]
     mask, thresholds = tissue_mask(read_region(slide, slide.region, size), um_per_px, settings)
     return Tissue(mask=mask, region=slide.region, um_per_px=um_per_px, thresholds=thresholds)
 
@@ -213,7 +200,7 @@ def tissue_mask(
     Parameters
     ----------
     rgb
-        [h, w, 3], 0 to 255.
+        `[h, w, 3]`, 0 to 255.
     um_per_px
         Width of a pixel; 4 to 16 um, and best what `settings.um_per_px` says.
     settings
@@ -221,33 +208,20 @@ def tissue_mask(
 
     Returns
     -------
-    The mask [h, w], and what was found.
+    tuple[NDArray[np.bool_], TissueThresholds]
+        The mask `[h, w]`, and what was found.
     """
     density = optical_density(rgb)
     spread = local_std(density.mean(axis=-1))
     glass = find_glass(rgb, density, spread, settings.glass)
-    if glass.colour is None:
-        thresholds = _thresholds(glass, settings, 0.0)
-        return drop_crumbs(~glass.border, settings.min_piece_um2 / um_per_px**2), thresholds
-    excess = glass.excess(density)
-    thresholds = _thresholds(glass, settings, _stain(excess[~glass.border], settings.noise_factor * glass.noise))
-    mask = (excess >= thresholds.density) | (ndimage.minimum_filter(spread, 3) >= thresholds.texture)
-    excess[glass.border] = 0
-    return _shaped(mask & ~glass.border, excess, um_per_px, settings), thresholds
-
-
-def _shaped(
-    mask: NDArray[np.bool_], excess: NDArray[np.float32], um_per_px: float, settings: TissueSettings
-) -> NDArray[np.bool_]:
-    """Turn pixels that look like tissue into pieces of tissue with a sharp border."""
-    filled = fill_gaps(mask, settings.close_um / um_per_px, settings.max_hole_um2 / um_per_px**2)
-    return drop_crumbs(trim_rim(filled, excess), settings.min_piece_um2 / um_per_px**2)
-
-
-def _thresholds(glass: Glass, settings: TissueSettings, stain: float) -> TissueThresholds:
-    """Set each threshold above the noise, and above a share of the typical stain."""
+    stain, excess = 0.0, density[..., 0]
+    if glass.colour is not None:
+        excess = glass.excess(density)
+        absorbing = excess[~glass.border & (excess > settings.noise_factor * glass.noise)]
+        stain = float(np.median(absorbing)) if absorbing.size else 0.0
+    # each threshold lies above the noise, and above a share of the slide's own stain
     least = settings.stain_share * stain
-    return TissueThresholds(
+    thresholds = TissueThresholds(
         glass=glass.rgb,
         glass_share=glass.share,
         fall=float(np.ptp(glass.shade)),
@@ -256,16 +230,65 @@ def _thresholds(glass: Glass, settings: TissueSettings, stain: float) -> TissueT
         density=settings.density or max(settings.noise_factor * glass.noise, least),
         texture=settings.texture or max(settings.noise_factor * glass.spread, _TEXTURE_SHARE * least),
     )
+    if glass.colour is None:
+        mask = ~glass.border
+    else:
+        mask = (excess >= thresholds.density) | (ndimage.minimum_filter(spread, 3) >= thresholds.texture)
+        excess[glass.border] = 0
+        px_um2 = um_per_px**2
+        mask = fill_gaps(mask & ~glass.border, settings.close_um / um_per_px, settings.max_hole_um2 / px_um2)
+        mask = trim_rim(mask, excess)
+    return drop_crumbs(mask, settings.min_piece_um2 / um_per_px**2), thresholds
 
 
-def _stain(excess: NDArray[np.float32], floor: float) -> float:
-    """Return the typical density of what noise does not explain; 0 where there is nothing."""
-    absorbing = excess[excess > floor]
-    return float(np.median(absorbing)) if absorbing.size else 0.0
+def fill_gaps(mask: NDArray[np.bool_], radius_px: float, max_hole_px: float) -> NDArray[np.bool_]:
+    """Bridge gaps narrower than twice a radius, and fill holes smaller than an area that do not touch the edge.
+
+    Parameters
+    ----------
+    mask
+        `[h, w]`.
+    radius_px
+        Of the disk that the mask is closed with; nothing is bridged to the picture's edge.
+    max_hole_px
+        Area of the smallest hole that stays.
+
+    Returns
+    -------
+    NDArray[np.bool_]
+        `[h, w]`.
+    """
+    reach = int(radius_px + 0.5)
+    if reach >= 1:
+        y, x = np.ogrid[-reach : reach + 1, -reach : reach + 1]
+        disk = x * x + y * y <= radius_px**2 + 0.5
+        closed = ndimage.binary_closing(np.pad(mask, 2 * reach), disk)
+        mask = np.asarray(closed[2 * reach : -2 * reach, 2 * reach : -2 * reach], dtype=np.bool_)
+    return ~drop_small_pieces(~mask, max_hole_px, keep_edge=True)
 
 
-def _mask_size(slide: Slide, um_per_px: float) -> tuple[int, int]:
-    """Return width and height of the mask in pixels."""
-    width, height = slide.region.width * slide.mpp, slide.region.height * slide.mpp
-    um_per_px = max(um_per_px, math.sqrt(width * height / _MOST_PX))
-    return max(1, round(width / um_per_px)), max(1, round(height / um_per_px))
+def drop_crumbs(mask: NDArray[np.bool_], min_piece_px: float) -> NDArray[np.bool_]:
+    """Leave out pieces smaller than an area, or than a twentieth of the picture if that is less."""
+    return drop_small_pieces(mask, min(min_piece_px, _LARGEST_CRUMB * mask.size))
+
+
+def trim_rim(mask: NDArray[np.bool_], density: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Take away outermost pixels that are less than half as dense as the tissue next to them.
+
+    The border of what is blurred lies where it is half as dense as what lies behind it.
+
+    Parameters
+    ----------
+    mask
+        `[h, w]`.
+    density
+        `[h, w]`: optical density above that of glass.
+
+    Returns
+    -------
+    NDArray[np.bool_]
+        `[h, w]`.
+    """
+    plateau = ndimage.maximum_filter(ndimage.uniform_filter(density, 3), 5)
+    rim = mask & ~ndimage.binary_erosion(mask, EIGHT, border_value=1)
+    return mask & ~(rim & (density < 0.5 * plateau))

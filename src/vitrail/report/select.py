@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from vitrail.classes import TissueClass
+from vitrail.classes import NETWORKS, TissueClass
 from vitrail.explain.study.store import pairs, split_key
-from vitrail.report.data import NETWORKS, Examples
+from vitrail.report.data import Examples
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -16,6 +16,8 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.font_manager import findfont, get_font
 from PIL import Image
 
+from vitrail.classes import NETWORK_COLOURS
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
 PAPER, INK, MUTED, LINE = "#fefefe", "#1c2530", "#5f6b78", "#d3d9df"
 """Background, text, lesser text and rules: nothing else has these colours, so that a page can swap them when dark."""
 
-FIRST, SECOND = "#0072b2", "#b8568f"
+FIRST, SECOND = NETWORK_COLOURS.values()
 """Classifier and segmenter; their lines also differ in dash."""
 
 DASHES: dict[str, str | tuple[float, tuple[float, ...]]] = {FIRST: "-", SECOND: (0, (5, 1.6))}

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vitrail.classes import SPLITS
 from vitrail.core.files import read_regular
 from vitrail.errors import CohortError
 
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 
 REQUIRED = ("slide_id", "patient_id", "slide", "annotations")
 OPTIONAL = ("split", "mpp")
-SPLITS = ("train", "validation", "test")
 RESERVED = frozenset(
     {"tumor_tiles", "non_tumor_tiles", "skipped", "warnings", "digest", "reason"}
     | {"label", "x", "y", "side", "tumor", "non_tumor", "other", "background"}

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy import ndimage
 
-from vitrail.synthetic.cells import CellGrid, Cells
-from vitrail.synthetic.fields import TEXTURE_PX, Mask, Plane, Window, enlarge, look_up, periodic_noise
+from vitrail.synthetic.cells import CellGrid
+from vitrail.synthetic.fields import TEXTURE_PX, Plane, Window, enlarge, periodic_noise
 from vitrail.synthetic.layout import Layout
 from vitrail.synthetic.spec import LAYOUT_STEP, SlideSpec
 
@@ -93,50 +93,17 @@ class Block:
     def texture(self, name: str) -> Plane:
         """Return a texture lying still on the slide, for every pixel; it may not be changed."""
         x, y = self.window.x % TEXTURE_PX, self.window.y % TEXTURE_PX
-        return _laid(name, self.mpp, Window(x=x, y=y, side=self.window.side))
+        return _cover(name, self.mpp, Window(x=x, y=y, side=self.window.side))
 
 
 @lru_cache(maxsize=2 * len(_TEXTURES_UM))
-def _laid(name: str, mpp: float, window: Window) -> Plane:
+def _cover(name: str, mpp: float, window: Window) -> Plane:
     """Cover a window with a texture; whole blocks all lie alike on it, so this is done once for all of them."""
-    plane = textures(mpp)[name]
-    rows = plane[np.arange(window.y, window.y + window.side) % TEXTURE_PX]
+    rows = textures(mpp)[name][np.arange(window.y, window.y + window.side) % TEXTURE_PX]
     pieces = [rows[:, window.x :], *[rows] * (window.side // TEXTURE_PX + 1)]
-    laid = np.concatenate(pieces, axis=1)[:, : window.side].copy()
-    laid.flags.writeable = False
-    return laid
-
-
-@dataclass(frozen=True, kw_only=True)
-class Spot:
-    """The n pixels of one tissue in a block; every plane it hands out is `[n]`, in micrometres where it is a length."""
-
-    block: Block
-    mask: Mask
-
-    @cached_property
-    def index(self) -> NDArray[np.intp]:
-        """Where they are in the raveled block."""
-        return np.flatnonzero(self.mask)
-
-    def noise(self, name: str) -> Plane:
-        """Return a texture lying still on the slide."""
-        return self._pick(self.block.texture(name))
-
-    def field(self, name: str) -> Plane:
-        """Return a field of the layout."""
-        return self._pick(enlarge(getattr(self.block.layout, name), self.block.frame))
-
-    def cells(self, grid: str) -> Cells:
-        """Return the cells of a grid."""
-        return self.block.grids[grid].around(self.block.window, self.mask)
-
-    def strands(self, name: str, across: Plane, along: Plane) -> Plane:
-        """Return a texture drawn out along the lines of equal `across` (both in level-0 pixels)."""
-        return look_up(textures(self.block.mpp)[name], across, along)
-
-    def _pick(self, plane: Plane) -> Plane:
-        return np.asarray(plane.ravel()[self.index], dtype=np.float32)
+    cover = np.concatenate(pieces, axis=1)[:, : window.side].copy()
+    cover.flags.writeable = False
+    return cover
 
 
 def cut_block(window: Window, layout: Layout, grids: dict[str, CellGrid], mpp: float) -> Block:

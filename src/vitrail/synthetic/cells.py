@@ -10,8 +10,6 @@ import numpy as np
 from vitrail.synthetic.fields import Mask, Plane, Window, enlarge
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from vitrail.synthetic.spec import SlideSpec
 
 _ROW = np.sqrt(0.75)
@@ -78,68 +76,53 @@ class CellGrid:
 
         Distances are worked out at every other pixel and interpolated.
         """
-        wanted = _coarse(mask)
-        rows, columns = np.nonzero(wanted)
-        near, gap, tint = self._nearest(window.x + _COARSE * columns + 0.5, window.y + _COARSE * rows + 0.5)
-        index = np.flatnonzero(mask)
-        frame = Window(x=0, y=0, side=window.side)
-        planes = [enlarge(_scatter(wanted, values), frame, _COARSE).ravel()[index] for values in (near, gap)]
-        owner = _scatter(wanted, tint).repeat(_COARSE, axis=0).repeat(_COARSE, axis=1).ravel()[index]
-        return Cells(centre_um=planes[0] * self.mpp, border_um=planes[1] * self.mpp, tint=owner)
+        # every other pixel, and those beside them, so that interpolation finds its neighbours
+        near = np.pad(mask[::2, ::2] | mask[1::2, ::2] | mask[::2, 1::2] | mask[1::2, 1::2], 1)
+        near = near[1:-1] | near[:-2] | near[2:]
+        near = near[:, 1:-1] | near[:, :-2] | near[:, 2:]
+        rows, columns = np.nonzero(near)
+        values = self._nearest(window.x + _COARSE * columns + 0.5, window.y + _COARSE * rows + 0.5)
+        planes = np.zeros((3, *near.shape), np.float32)
+        planes[:, rows, columns] = values
+        index, frame = np.flatnonzero(mask), Window(x=0, y=0, side=window.side)
+        centre, border = (enlarge(plane, frame, _COARSE).ravel()[index] * self.mpp for plane in planes[:2])
+        tint = planes[2].repeat(_COARSE, axis=0).repeat(_COARSE, axis=1).ravel()[index]
+        return Cells(centre_um=centre, border_um=border, tint=tint)
 
     def at(self, x: Plane, y: Plane) -> Cells:
         """Return the cells at n level-0 positions."""
-        near, gap, tint = self._nearest(x, y)
-        return Cells(centre_um=near * self.mpp, border_um=gap * self.mpp, tint=tint)
+        centre, border, tint = self._nearest(x, y)
+        return Cells(centre_um=centre * self.mpp, border_um=border * self.mpp, tint=tint)
 
     def _nearest(self, x: Plane, y: Plane) -> tuple[Plane, Plane, Plane]:
-        """Search the 3 x 3 surrounding centres for the two nearest."""
+        """Search the 3 x 3 surrounding centres for the two nearest.
+
+        Returns
+        -------
+        tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]
+            Distance to the nearest, by how much the next is farther, and a number of the cell from 0 to 1.
+        """
         x, y = x.astype(np.float32), y.astype(np.float32)
         row = np.floor(y / np.float32(self.pitch * _ROW)).astype(np.int32)
         first = np.full(x.shape, np.inf, np.float32)
         second = first.copy()
         owner = np.zeros(x.shape, np.int32)
-        for index in self._candidates(x, row):
-            dx, dy = self.points.reshape(-1, 2)[index].T
-            square = (dx - x) ** 2 + (dy - y) ** 2
-            np.minimum(second, np.maximum(first, square), out=second)
-            np.copyto(owner, index, where=square < first)
-            np.minimum(first, square, out=first)
-        near = np.sqrt(first)
-        return near, np.sqrt(second) - near, _hash(owner)
-
-    def _candidates(self, x: Plane, row: NDArray[np.int32]) -> list[NDArray[np.int32]]:
         rows, columns = self.points.shape[:2]
-        found = []
         for down in (-1, 0, 1):
             line = row + down
             column = np.floor(x / np.float32(self.pitch) - 0.5 * (line & 1) + 0.25).astype(np.int32)
             start = np.clip(line + _MARGIN, 0, rows - 1) * columns
-            found += [start + np.clip(column + right + _MARGIN, 0, columns - 1) for right in (-1, 0, 1)]
-        return found
-
-
-def _hash(owner: NDArray[np.int32]) -> Plane:
-    """Turn cell numbers into numbers from 0 to 1 without a pattern."""
-    mixed = owner.astype(np.uint32) * np.uint32(2654435761)
-    mixed ^= mixed >> np.uint32(15)
-    mixed *= np.uint32(2246822519)
-    return ((mixed >> np.uint32(8)) / np.float32(1 << 24)).astype(np.float32)
-
-
-def _coarse(mask: Mask) -> Mask:
-    """Return every other pixel of a mask, widened by one so that interpolation finds its neighbours."""
-    half = mask[::2, ::2] | mask[1::2, ::2] | mask[::2, 1::2] | mask[1::2, 1::2]
-    wide = half.copy()
-    wide[1:] |= half[:-1]
-    wide[:-1] |= half[1:]
-    wider = wide.copy()
-    wider[:, 1:] |= wide[:, :-1]
-    wider[:, :-1] |= wide[:, 1:]
-    return wider
-
-
-def _scatter(where: Mask, values: Plane) -> Plane:
-    plane = np.zeros(where.shape, np.float32)
-    plane[where] = values
-    return plane
+            for right in (-1, 0, 1):
+                index = start + np.clip(column + right + _MARGIN, 0, columns - 1)
+                centre_x, centre_y = self.points.reshape(-1, 2)[index].T
+                square = (centre_x - x) ** 2 + (centre_y - y) ** 2
+                np.minimum(second, np.maximum(first, square), out=second)
+                np.copyto(owner, index, where=square < first)
+                np.minimum(first, square, out=first)
+        # mix the bits of the cell's number, so that neighbours have no pattern
+        mixed = owner.astype(np.uint32) * np.uint32(2654435761)
+        mixed ^= mixed >> np.uint32(15)
+        mixed *= np.uint32(2246822519)
+        tint = ((mixed >> np.uint32(8)) / np.float32(1 << 24)).astype(np.float32)
+        near = np.sqrt(first)
+        return near, np.sqrt(second) - near, tint

@@ -56,21 +56,35 @@ def draw_strips(scene: Scene) -> Iterator[NDArray[np.uint8]]:
 
     Yields
     ------
-    Strips `[BLOCK_PX or fewer, side, 3]` of level 0.
+    NDArray[np.uint8]
+        Strips `[BLOCK_PX or fewer, side, 3]` of level 0.
     """
     side = scene.spec.side_px
     for y in range(0, side, BLOCK_PX):
-        yield np.concatenate([_draw(scene, x, y) for x in range(0, side, BLOCK_PX)], axis=1)
+        yield np.concatenate([draw_block(scene, x, y) for x in range(0, side, BLOCK_PX)], axis=1)
 
 
-def _draw(scene: Scene, x: int, y: int) -> NDArray[np.uint8]:
-    """Draw one block: its own pixels and a margin that holds every nucleus touching them, which is cut off again."""
+def draw_block(scene: Scene, x: int, y: int) -> NDArray[np.uint8]:
+    """Draw one block: its own pixels and a margin that holds every nucleus touching them, which is cut off again.
+
+    Parameters
+    ----------
+    scene
+        The slide.
+    x, y
+        The block's left and top.
+
+    Returns
+    -------
+    NDArray[np.uint8]
+        `[BLOCK_PX or fewer, BLOCK_PX or fewer, 3]`.
+    """
     spec, banks = scene.spec, nucleus_banks(scene.spec.mpp)
     margin = 2 * max(bank.half for bank in banks) + 2
     window = Window(x=x - margin, y=y - margin, side=BLOCK_PX + 2 * margin)
     block = cut_block(window, scene.layout, scene.grids, spec.mpp)
     stains = paint(block)
-    stamp(stains, _near(scene.nuclei, window), (window.x, window.y), banks)
+    stamp(stains, scene.nuclei, window, banks)
     stains *= 1 + enlarge(block.layout.fold, block.frame)  # twice the tissue, twice the stain
     veil = None
     if scene.overlay is not None:
@@ -79,8 +93,3 @@ def _draw(scene: Scene, x: int, y: int) -> NDArray[np.uint8]:
     picture = photograph(stains, scene.stain, spec.rng(6, x, y), veil)
     width, height = min(BLOCK_PX, spec.side_px - x), min(BLOCK_PX, spec.side_px - y)
     return picture[margin : margin + height, margin : margin + width]
-
-
-def _near(nuclei: Nuclei, window: Window) -> Nuclei:
-    x, y = nuclei.x - window.x, nuclei.y - window.y
-    return nuclei.where((x >= 0) & (y >= 0) & (x < window.side) & (y < window.side))

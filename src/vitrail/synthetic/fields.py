@@ -54,6 +54,11 @@ def smooth_noise(rng: np.random.Generator, side: int, scale: float) -> Plane:
         Width and height of the field in pixels.
     scale
         Distance of the grid's nodes in pixels: about half a wavelength.
+
+    Returns
+    -------
+    NDArray[np.float32]
+        `[side, side]`.
     """
     nodes = int(np.ceil(side / scale)) + 4
     grid = rng.standard_normal((nodes, nodes)).astype(np.float32)
@@ -78,9 +83,14 @@ def enlarge(field: Plane, window: Window, step: int = LAYOUT_STEP) -> Plane:
     field
         Values at the centres of squares of `step` pixels; the window's origin is counted from the field's.
     window
-        Pixels wanted; outside the field its edge is repeated.
+        The pixels; outside the field its edge is repeated.
     step
         Pixels for each value of the field.
+
+    Returns
+    -------
+    NDArray[np.float32]
+        `[side, side]` of the window.
     """
     top, down = _between(window.y, window.side, field.shape[0], step)
     left, right = _between(window.x, window.side, field.shape[1], step)
@@ -118,6 +128,11 @@ def periodic_noise(rng: np.random.Generator, sigma_y: float, sigma_x: float) -> 
         Source of the noise.
     sigma_y, sigma_x
         Standard deviations of the Gaussian filter in pixels; unequal for fibres.
+
+    Returns
+    -------
+    NDArray[np.float32]
+        `[TEXTURE_PX, TEXTURE_PX]`.
     """
     noise = rng.standard_normal((TEXTURE_PX, TEXTURE_PX)).astype(np.float32)
     down, right = fft.fftfreq(TEXTURE_PX)[:, None] * sigma_y, fft.rfftfreq(TEXTURE_PX) * sigma_x
@@ -138,3 +153,28 @@ def blend(low: float, high: float, value: Plane) -> Plane:
     """Rise smoothly from 0 at `low` to 1 at `high` (either may be the larger)."""
     t = np.clip((value - low) / (high - low), 0, 1)
     return np.asarray(t * t * (3 - 2 * t), dtype=np.float32)
+
+
+def around(plane: Plane, centre: tuple[float, float], reach_px: int) -> tuple[Plane, NDArray[np.float64]]:
+    """Return the part of a plane within a square around a point, and the distance of each of its pixels to the point.
+
+    Parameters
+    ----------
+    plane
+        `[side, side]`.
+    centre
+        Row and column, on the plane or off it.
+    reach_px
+        Half the width of the square.
+
+    Returns
+    -------
+    tuple[NDArray[np.float32], NDArray[np.float64]]
+        A view of the plane, to be written to, and distances in pixels; empty where the square lies off the plane.
+    """
+    row, column = int(centre[0]), int(centre[1])
+    top, left = max(row - reach_px, 0), max(column - reach_px, 0)
+    part = plane[top : max(row + reach_px + 1, 0), left : max(column + reach_px + 1, 0)]
+    dy = np.arange(top, top + part.shape[0])[:, None] - centre[0]
+    dx = np.arange(left, left + part.shape[1]) - centre[1]
+    return part, np.hypot(dy, dx)

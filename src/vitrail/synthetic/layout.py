@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy import ndimage
 
-from vitrail.synthetic.fields import Mask, Plane, blend, smooth_noise
+from vitrail.quality.areas import drop_small_pieces
+from vitrail.synthetic.fields import Mask, Plane, around, blend, smooth_noise
 from vitrail.synthetic.spec import LAYOUT_STEP, SlideSpec
 
 if TYPE_CHECKING:
@@ -102,29 +103,44 @@ class Layout:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Sheet:
-    """The empty sheet that a layout is drawn on: its generator and its scale."""
+    """The empty sheet that a layout is drawn on: a random generator, its side, and the scale."""
 
     rng: np.random.Generator
-    side: int
-    um: float
+    side_px: int
+    um_per_px: float
 
     def noise(self, scale_um: float) -> Plane:
-        return smooth_noise(self.rng, self.side, scale_um / self.um)
+        return smooth_noise(self.rng, self.side_px, scale_um / self.um_per_px)
 
     def part(self, share: float, least_um: float) -> float:
         """Return a share of the side in micrometres, but not less than what a structure needs."""
-        return max(share * self.side * self.um, least_um)
+        return max(share * self.side_px * self.um_per_px, least_um)
 
     def depth(self, mask: Mask) -> Plane:
         """Return the distance to the nearest pixel outside the mask, in micrometres."""
         distance = ndimage.distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1]
-        return np.asarray(ndimage.gaussian_filter(distance.astype(np.float32) * self.um, 0.8), dtype=np.float32)
+        return np.asarray(ndimage.gaussian_filter(distance.astype(np.float32) * self.um_per_px, 0.8), dtype=np.float32)
 
     def axes(self, angle: float) -> tuple[Plane, Plane]:
         """Return coordinates from -1 to 1, turned by an angle: across and along."""
-        line = np.linspace(-1, 1, self.side, dtype=np.float32)
+        line = np.linspace(-1, 1, self.side_px, dtype=np.float32)
         c, s = np.float32(np.cos(angle)), np.float32(np.sin(angle))
         return c * line[:, None] - s * line, s * line[:, None] + c * line
+
+    def discs(self, room: Plane, um2_each: float, radii_um: tuple[float, float], rim: float, rim_um: float) -> Plane:
+        """Scatter discs, and return the distance from their centres in radii, as far as 1.5 radii.
+
+        A disc is left out where there is less `room` (in micrometres) around its centre than `rim` radii and `rim_um`.
+        """
+        count = int(room.size * self.um_per_px**2 / um2_each)
+        rows, columns = self.rng.integers(0, self.side_px, (2, count))
+        distance = np.full(room.shape, np.inf, np.float32)
+        for row, column, radius_um in zip(rows, columns, self.rng.uniform(*radii_um, count), strict=True):
+            if room[row, column] > rim * radius_um + rim_um:
+                radius = radius_um / self.um_per_px
+                near, distance_px = around(distance, (row, column), int(1.5 * radius) + 1)
+                np.minimum(near, distance_px / radius, out=near)
+        return distance
 
 
 def draw_style(spec: SlideSpec) -> Style:
@@ -146,58 +162,46 @@ def draw_style(spec: SlideSpec) -> Style:
 
 def draw_layout(spec: SlideSpec, style: Style) -> Layout:
     """Lay out the tissues of a slide."""
-    sheet = _Sheet(rng=spec.rng(2), side=spec.side_px // LAYOUT_STEP, um=spec.mpp * LAYOUT_STEP)
-    tissue = _tissue(sheet)
+    sheet = _Sheet(rng=spec.rng(2), side_px=spec.side_px // LAYOUT_STEP, um_per_px=spec.mpp * LAYOUT_STEP)
+    # the section is an uneven oval on empty glass
+    across, along = sheet.axes(sheet.rng.uniform(0, np.pi))
+    radius = np.hypot(along, across / sheet.rng.uniform(0.72, 0.95))
+    wavy = 0.12 * sheet.noise(sheet.part(0.22, 60)) + 0.02 * sheet.noise(sheet.part(0.06, 40)) + 0.004 * sheet.noise(18)
+    line = np.abs(np.linspace(-1, 1, sheet.side_px, dtype=np.float32))
+    outward = np.maximum(line[:, None], line)
+    rim = 0.85 * blend(0.62, 1.0, outward + 0.06 * sheet.noise(sheet.part(0.15, 60)))
+    oval = (0.98 - radius + wavy > rim) & (outward < 0.98)
+    tissue: Mask = ndimage.binary_fill_holes(drop_small_pieces(oval, oval.size // 100))
     surface = sheet.depth(tissue)
-    zone = _zone(sheet, tissue, style.tumor_share)
+    # one side of it, behind an uneven front, is the carcinoma's
+    across, _ = sheet.axes(sheet.rng.uniform(0, 2 * np.pi))
+    front = across + 0.28 * sheet.noise(sheet.part(0.25, 90)) + 0.05 * sheet.noise(sheet.part(0.06, 40))
+    if style.tumor_share in (0.0, 1.0):
+        zone = tissue & bool(style.tumor_share)
+    else:
+        zone = tissue & (front < np.quantile(front[tissue], style.tumor_share))
     types = np.zeros(tissue.shape, np.uint8)
     _fill_normal(sheet, types, tissue & ~zone, surface, style)
     _fill_tumor(sheet, types, zone, style, keratinising=spec.keratinising)
-    _fill_shared(sheet, types, style)
-    across, along = _fibres(sheet, style.fibre_angle)
+    _fill_stroma(sheet, types, style)
+    # fibres follow a straight frame that smooth noise bends
+    across, along = sheet.axes(style.fibre_angle)
+    half, px = sheet.side_px * LAYOUT_STEP / 2, LAYOUT_STEP / sheet.um_per_px
+    across = across * half + px * (70 * sheet.noise(420) + 26 * sheet.noise(130) + 6 * sheet.noise(42))
+    along = along * half + px * 25 * sheet.noise(130)
     nest = np.isin(types, (TissueType.TUMOR_NEST, TissueType.KERATIN, TissueType.NECROSIS))
-    epithelium = types == TissueType.EPITHELIUM
     return Layout(
         types=types,
         zone=zone,
         nest_um=sheet.depth(nest) - sheet.depth(~nest),
-        basal_um=sheet.depth(epithelium | ~tissue),
+        basal_um=sheet.depth((types == TissueType.EPITHELIUM) | ~tissue),
         surface_um=surface,
         keratin_um=sheet.depth(types == TissueType.KERATIN),
         infiltrate=sheet.noise(60),
-        fold=_fold(sheet, surface) if style.folded else np.zeros_like(surface),
-        across=across,
-        along=along,
+        fold=_draw_fold(sheet, surface) if style.folded else np.zeros_like(surface),
+        across=across.astype(np.float32),
+        along=along.astype(np.float32),
     )
-
-
-def _tissue(sheet: _Sheet) -> Mask:
-    """Draw the outline of the section: an uneven oval on empty glass."""
-    across, along = sheet.axes(sheet.rng.uniform(0, np.pi))
-    radius = np.hypot(along, across / sheet.rng.uniform(0.72, 0.95))
-    wavy = 0.12 * sheet.noise(sheet.part(0.22, 60)) + 0.02 * sheet.noise(sheet.part(0.06, 40)) + 0.004 * sheet.noise(18)
-    line = np.abs(np.linspace(-1, 1, sheet.side, dtype=np.float32))
-    outward = np.maximum(line[:, None], line)
-    rim = 0.85 * blend(0.62, 1.0, outward + 0.06 * sheet.noise(sheet.part(0.15, 60)))
-    mask = (0.98 - radius + wavy > rim) & (outward < 0.98)
-    return ndimage.binary_fill_holes(_without_crumbs(mask, mask.size // 100))
-
-
-def _without_crumbs(mask: Mask, least: int) -> Mask:
-    """Drop connected parts of fewer than `least` pixels."""
-    parts, _ = ndimage.label(mask)
-    keep = np.bincount(parts.ravel()) >= least
-    keep[0] = False
-    return np.asarray(keep[parts], dtype=np.bool_)
-
-
-def _zone(sheet: _Sheet, tissue: Mask, share: float) -> Mask:
-    """Give one side of the tissue, behind an uneven front, to the carcinoma."""
-    across, _ = sheet.axes(sheet.rng.uniform(0, 2 * np.pi))
-    front = across + 0.28 * sheet.noise(sheet.part(0.25, 90)) + 0.05 * sheet.noise(sheet.part(0.06, 40))
-    if share in (0.0, 1.0):
-        return np.asarray(tissue & bool(share), dtype=np.bool_)
-    return np.asarray(tissue & (front < np.quantile(front[tissue], share)), dtype=np.bool_)
 
 
 def _fill_normal(sheet: _Sheet, types: NDArray[np.uint8], normal: Mask, surface: Plane, style: Style) -> None:
@@ -205,12 +209,12 @@ def _fill_normal(sheet: _Sheet, types: NDArray[np.uint8], normal: Mask, surface:
     types[normal] = TissueType.CONNECTIVE
     thickness = min(sheet.part(0.16, 75), 190) * (1 + 0.15 * sheet.noise(150)) + 26 * sheet.noise(34)
     lined = sheet.noise(sheet.part(0.3, 100)) > -0.75
-    epithelium = _without_crumbs(normal & lined & (surface < np.maximum(thickness, 40)), int(3000 / sheet.um**2))
+    epithelium = normal & lined & (surface < np.maximum(thickness, 40))
+    epithelium = drop_small_pieces(epithelium, int(3000 / sheet.um_per_px**2))
     deep = normal & (sheet.depth(~epithelium) > sheet.part(0.02, 25)) & (surface > sheet.part(0.015, 15))
-    kinds = (TissueType.FAT, TissueType.MUSCLE, TissueType.GLAND)
-    fields = [sheet.noise(sheet.part(0.13, 80)) + like for like in style.preference]
+    fields = [sheet.noise(sheet.part(0.13, 80)) + preference for preference in style.preference]
     strongest = np.argmax(fields, axis=0)
-    for number, kind in enumerate(kinds):
+    for number, kind in enumerate((TissueType.FAT, TissueType.MUSCLE, TissueType.GLAND)):
         types[deep & (strongest == number) & (fields[number] > 0.55)] = kind
     types[epithelium] = TissueType.EPITHELIUM
 
@@ -226,59 +230,24 @@ def _fill_tumor(sheet: _Sheet, types: NDArray[np.uint8], zone: Mask, style: Styl
         types[nest & (depth + 8 * sheet.noise(25) > 62)] = TissueType.NECROSIS
     if keratinising:
         alive = types == TissueType.TUMOR_NEST
-        types[alive & _pearls(sheet, sheet.depth(alive))] = TissueType.KERATIN
+        # a rim of living cells stays around each pearl
+        pearls = sheet.discs(sheet.depth(alive), 30_000, (14, 34), 1.35, 0)
+        types[alive & (pearls * (1 + 0.13 * sheet.noise(14)) < 1)] = TissueType.KERATIN
 
 
-def _pearls(sheet: _Sheet, depth: Plane) -> Mask:
-    """Place round pearls well inside the nests."""
-    count = int(depth.size * sheet.um**2 / 30_000)
-    rows, columns = sheet.rng.integers(0, sheet.side, (2, count))
-    wanted = sheet.rng.uniform(14, 34, count)
-    pearls = np.full(depth.shape, np.inf, np.float32)
-    for row, column, radius in zip(rows, columns, wanted, strict=True):
-        if depth[row, column] > 1.35 * radius:  # a rim of living cells stays around each pearl
-            _dab(pearls, (int(row), int(column)), radius / sheet.um)
-    return pearls * (1 + 0.13 * sheet.noise(14)) < 1
-
-
-def _dab(field: Plane, centre: tuple[int, int], radius: float) -> None:
-    """Lower a field to the distance from a centre, in radii, as far as 1.5 radii."""
-    reach = int(1.5 * radius) + 1
-    top, left = max(centre[0] - reach, 0), max(centre[1] - reach, 0)
-    part = field[top : centre[0] + reach + 1, left : centre[1] + reach + 1]
-    dy = np.arange(top, top + part.shape[0])[:, None] - centre[0]
-    dx = np.arange(left, left + part.shape[1]) - centre[1]
-    np.minimum(part, np.hypot(dy, dx) / radius, out=part)
-
-
-def _fill_shared(sheet: _Sheet, types: NDArray[np.uint8], style: Style) -> None:
+def _fill_stroma(sheet: _Sheet, types: NDArray[np.uint8], style: Style) -> None:
     """Add what occurs in tumor and normal stroma alike: lymphocytes, vessels, bleeding."""
     stroma = (types == TissueType.TUMOR_STROMA) | (types == TissueType.CONNECTIVE)
     types[stroma & (sheet.noise(48) + 0.4 * sheet.noise(16) > style.lymphoid_level)] = TissueType.LYMPHOID
-    roomy = sheet.depth(stroma)
-    count = int(types.size * sheet.um**2 / 9_000)
-    rows, columns = sheet.rng.integers(0, sheet.side, (2, count))
-    vessels = np.full(types.shape, np.inf, np.float32)
-    for row, column, radius in zip(rows, columns, sheet.rng.uniform(7, 18, count), strict=True):
-        if roomy[row, column] > radius + 6:
-            _dab(vessels, (int(row), int(column)), radius / sheet.um)
+    vessels = sheet.discs(sheet.depth(stroma), 9_000, (7, 18), 1, 6)
     bleeding = sheet.noise(sheet.part(0.05, 40)) > 2.0
     types[stroma & ((vessels * (1 + 0.2 * sheet.noise(12)) < 1) | bleeding)] = TissueType.BLOOD
 
 
-def _fibres(sheet: _Sheet, angle: float) -> tuple[Plane, Plane]:
-    """Bend a straight frame with smooth noise: the course of the fibres, in level-0 pixels."""
-    across, along = sheet.axes(angle)
-    half = sheet.side * LAYOUT_STEP / 2
-    px = LAYOUT_STEP / sheet.um
-    bent = across * half + px * (70 * sheet.noise(420) + 26 * sheet.noise(130) + 6 * sheet.noise(42))
-    return bent.astype(np.float32), (along * half + px * 25 * sheet.noise(130)).astype(np.float32)
-
-
-def _fold(sheet: _Sheet, surface: Plane) -> Plane:
+def _draw_fold(sheet: _Sheet, surface: Plane) -> Plane:
     """Fold the section along a winding line of limited length."""
     across, along = sheet.axes(sheet.rng.uniform(0, np.pi))
-    half_um = sheet.side * sheet.um / 2
+    half_um = sheet.side_px * sheet.um_per_px / 2
     winding = across + 0.12 * sheet.noise(sheet.part(0.25, 90)) - sheet.rng.uniform(-0.4, 0.4)
     distance = np.asarray(np.abs(winding) * half_um, dtype=np.float32)
     length = sheet.rng.uniform(0.2, 0.45)

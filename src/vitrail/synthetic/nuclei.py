@@ -174,49 +174,35 @@ def turned(angle: Plane, rng: np.random.Generator) -> NDArray[np.int32]:
 
 
 def _draw_bank(kind: NucleusKind, mpp: float, rng: np.random.Generator) -> Bank:
-    shapes = _draw_shapes(kind, mpp, rng)
-    contour = shapes.contours()
-    half = int(np.ceil(np.abs(contour).max())) + 2
-    depth = shapes.inside(half)
-    cover = np.clip(depth / 1.4 + 0.5, 0, 1)
-    return Bank(cover=cover, stain=_chromatin(kind, depth, mpp, rng), contour=contour)
-
-
-def _draw_shapes(kind: NucleusKind, mpp: float, rng: np.random.Generator) -> _Shapes:
+    """Draw nuclei of one kind: their contours, then clumped chromatin, a darker membrane and nucleoli within them."""
     n = _SHAPES
     radius = np.clip(rng.normal(*kind.radius_um, n), 0.6 * kind.radius_um[0], 1.6 * kind.radius_um[0]) / mpp
     stretch = np.sqrt(np.clip(rng.normal(*kind.elongation, n), 1, 1.6 * kind.elongation[0]))
     falling = kind.rough / np.sqrt(_HARMONICS / 2)
     amplitude = np.clip(rng.normal(0, 0.6, (n, len(_HARMONICS))), -1.2, 1.2) * falling
-    planes = {
-        "long": radius * stretch,
-        "short": radius / stretch,
-        "amplitude": amplitude,
-        "phase": rng.uniform(0, 2 * np.pi, amplitude.shape),
-        "bend": rng.normal(0, kind.bend, n),
-        "angle": np.arange(n) * np.pi / n,
-    }
-    return _Shapes(**{name: value.astype(np.float32) for name, value in planes.items()})
-
-
-def _chromatin(kind: NucleusKind, depth: Plane, mpp: float, rng: np.random.Generator) -> Plane:
-    """Stain nuclei: clumped chromatin, a darker membrane, nucleoli."""
+    shapes = _Shapes(
+        long=(radius * stretch).astype(np.float32),
+        short=(radius / stretch).astype(np.float32),
+        amplitude=amplitude.astype(np.float32),
+        phase=rng.uniform(0, 2 * np.pi, amplitude.shape).astype(np.float32),
+        bend=rng.normal(0, kind.bend, n).astype(np.float32),
+        angle=(np.arange(n) * np.pi / n).astype(np.float32),
+    )
+    contour = shapes.contours()
+    half = int(np.ceil(np.abs(contour).max())) + 2
+    depth = shapes.inside(half)
     grain = rng.standard_normal(depth.shape).astype(np.float32)
     clumps = ndimage.gaussian_filter(grain, (0, 0.55 / mpp, 0.55 / mpp))
     clumps /= clumps.std()
-    base = rng.normal(*kind.density, len(depth)).astype(np.float32)[:, None, None]
+    base = rng.normal(*kind.density, n).astype(np.float32)[:, None, None]
     stain = base * (1 + kind.chromatin * clumps) + kind.rim * np.exp(-((depth * mpp / 0.7) ** 2))
-    return np.asarray(np.clip(stain + _nucleoli(kind, depth, mpp, rng), 0.15, 2.2), dtype=np.float32)
-
-
-def _nucleoli(kind: NucleusKind, depth: Plane, mpp: float, rng: np.random.Generator) -> Plane:
-    n, side = depth.shape[:2]
-    spots = np.zeros_like(depth)
-    line = np.arange(side, dtype=np.float32) - side // 2
+    nucleoli = np.zeros_like(depth)
+    line = np.arange(depth.shape[1], dtype=np.float32) - half
     count = rng.poisson(kind.nucleoli, n)
     for k in range(4):
         x, y = rng.normal(0, 0.3 * kind.radius_um[0] / mpp, (2, n, 1, 1))
         square = ((line - x) ** 2 + (line[:, None] - y) ** 2) * mpp**2
         present = np.greater(count, k).astype(np.float32)[:, None, None]
-        spots += present * 0.55 * np.exp(-square / rng.uniform(0.35, 0.9, (n, 1, 1)))
-    return np.asarray(np.minimum(spots, 0.7), dtype=np.float32)
+        nucleoli += present * 0.55 * np.exp(-square / rng.uniform(0.35, 0.9, (n, 1, 1)))
+    stain = np.clip(stain + np.minimum(nucleoli, 0.7), 0.15, 2.2).astype(np.float32)
+    return Bank(cover=np.clip(depth / 1.4 + 0.5, 0, 1), stain=stain, contour=contour)

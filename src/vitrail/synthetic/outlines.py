@@ -12,6 +12,7 @@ from scipy import ndimage
 from shapely.geometry import MultiPolygon, Polygon
 
 from vitrail.classes import TissueClass
+from vitrail.quality.areas import drop_small_pieces
 from vitrail.synthetic.fields import Mask, smooth_noise
 from vitrail.synthetic.layout import TissueType
 from vitrail.synthetic.nuclei import KIND_NAMES, KINDS, VERTICES, nucleus_banks
@@ -20,9 +21,9 @@ from vitrail.synthetic.spec import LAYOUT_STEP
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from numpy.typing import NDArray
     from shapely.geometry.base import BaseGeometry
 
+    from vitrail.classes import RGB
     from vitrail.synthetic.draw import Scene
 
 _NAMESPACE = uuid.uuid5(uuid.NAMESPACE_URL, "vitrail/phantom")
@@ -44,99 +45,76 @@ def annotate(scene: Scene) -> dict[str, Any]:
 
     Returns
     -------
-    A GeoJSON FeatureCollection with the classes `Tumor` and `Non-tumor`, in level-0 pixels.
+    dict[str, Any]
+        A GeoJSON FeatureCollection with the classes `Tumor` and `Non-tumor`, in level-0 pixels.
     """
-    tumor = _trace(scene, _worth_outlining(scene, scene.layout.zone, 7))
-    normal = _trace(scene, _worth_outlining(scene, ~scene.layout.zone, 8))
+    tumor = _trace(scene, scene.layout.zone, 7)
+    normal = _trace(scene, ~scene.layout.zone, 8)
     normal = normal.difference(tumor.buffer(14 / scene.spec.mpp)).simplify(5 / scene.spec.mpp)
     # One class is written in one piece and the other in several: annotators do both.
-    shapes = [(TissueClass.TUMOR, _whole(tumor, scene))]
-    shapes += [(TissueClass.NON_TUMOR, part) for part in _parts(_whole(normal, scene))]
+    shapes = [(TissueClass.TUMOR, _smooth(tumor, scene))]
+    shapes += [(TissueClass.NON_TUMOR, part) for part in _polygons(_smooth(normal, scene))]
     features = [
-        _feature(f"{scene.spec.slide_id}/annotation/{k}", shapely.geometry.mapping(shape), (label.title, label.rgb))
+        _feature(f"{scene.spec.slide_id}/annotation/{k}", shapely.geometry.mapping(shape), label.title, label.rgb)
         for k, (label, shape) in enumerate(shapes)
         if not shape.is_empty
     ]
     return {"type": "FeatureCollection", "features": features}
 
 
-def _worth_outlining(scene: Scene, zone: Mask, room: int) -> Mask:
-    """Return the tissue of a class without what annotators leave out."""
-    types = scene.layout.types
-    left_out = _large(np.isin(types, (TissueType.BLOOD, TissueType.NECROSIS)), 1500 / _pixel_um2(scene))
-    scale = max(scene.spec.side_px // LAYOUT_STEP * 0.12, 30.0)
-    skipped = smooth_noise(scene.spec.rng(room), len(types), scale) > 1.35
-    folded = ndimage.maximum_filter(scene.layout.fold, 5) > 0
-    return np.asarray(zone & (types != TissueType.GLASS) & ~(left_out | skipped | folded), dtype=np.bool_)
-
-
-def _large(mask: Mask, least: float) -> Mask:
-    parts, _ = ndimage.label(mask)
-    keep = np.bincount(parts.ravel()) >= least
-    keep[0] = False
-    return np.asarray(keep[parts], dtype=np.bool_)
-
-
-def _pixel_um2(scene: Scene) -> float:
-    return (scene.spec.mpp * LAYOUT_STEP) ** 2
-
-
-def _trace(scene: Scene, mask: Mask) -> BaseGeometry:
-    """Trace a mask with a broad pen: blur, threshold, round off."""
-    um = scene.spec.mpp * LAYOUT_STEP
+def _trace(scene: Scene, zone: Mask, room: int) -> BaseGeometry:
+    """Trace the tissue of a zone, without what annotators leave out, with a broad pen: blur, threshold, round off."""
+    layout, um = scene.layout, scene.spec.mpp * LAYOUT_STEP
+    left_out = drop_small_pieces(np.isin(layout.types, (TissueType.BLOOD, TissueType.NECROSIS)), 1500 / um**2)
+    skipped = smooth_noise(scene.spec.rng(room), len(zone), max(len(zone) * 0.12, 30.0)) > 1.35
+    folded = ndimage.maximum_filter(layout.fold, 5) > 0
+    mask = zone & (layout.types != TissueType.GLASS) & ~(left_out | skipped | folded)
     soft = ndimage.gaussian_filter(mask.astype(np.float32), 16 / um)
     hand = 0.5 + 0.17 * smooth_noise(scene.spec.rng(9), len(mask), 70 / um)  # now inside the edge, now outside
     squares = (soft > np.clip(hand, 0.2, 0.8))[_COARSE // 2 :: _COARSE, _COARSE // 2 :: _COARSE]
+    # one rectangle for each horizontal run of squares
+    steps = np.diff(np.pad(squares, ((0, 0), (1, 1))).astype(np.int8), axis=1)
+    rows, starts = np.nonzero(steps == 1)
+    _, stops = np.nonzero(steps == -1)
     side = _COARSE * LAYOUT_STEP
-    rough = shapely.union_all(_runs(squares, side))
+    rough = shapely.union_all(shapely.box(starts * side, rows * side, stops * side, (rows + 1) * side))
     rounded = rough.buffer(1.2 * side).buffer(-2.4 * side).buffer(1.2 * side)
     return rounded.simplify(9 / scene.spec.mpp)
 
 
-def _runs(squares: Mask, side: int) -> NDArray[np.object_]:
-    """Return one rectangle for each horizontal run of true squares."""
-    steps = np.diff(np.pad(squares, ((0, 0), (1, 1))).astype(np.int8), axis=1)
-    rows, starts = np.nonzero(steps == 1)
-    _, stops = np.nonzero(steps == -1)
-    return np.asarray(shapely.box(starts * side, rows * side, stops * side, (rows + 1) * side))
-
-
-def _whole(shape: BaseGeometry, scene: Scene) -> BaseGeometry:
-    """Smooth the corners, drop crumbs, stay on the slide, round to a tenth of a pixel."""
+def _smooth(shape: BaseGeometry, scene: Scene) -> BaseGeometry:
+    """Drop crumbs, cut the corners, stay on the slide, round to a tenth of a pixel."""
     least = min(_LEAST_UM2, 0.01 * scene.spec.side_um**2) / scene.spec.mpp**2
-    smooth = [_chaikin(part) for part in _parts(shape) if part.area >= least]
+    smooth = []
+    for polygon in _polygons(shape):
+        if polygon.area < least:
+            continue
+        rings = [np.asarray(ring.coords)[:-1] for ring in (polygon.exterior, *polygon.interiors)]
+        for _ in range(2):  # Chaikin 1974, Comput Graph Image Process 3:346
+            following = [np.roll(ring, -1, axis=0) for ring in rings]
+            rings = [
+                np.stack([0.75 * ring + 0.25 * after, 0.25 * ring + 0.75 * after], axis=1).reshape(-1, 2)
+                for ring, after in zip(rings, following, strict=True)
+            ]
+        smooth.append(shapely.make_valid(Polygon(rings[0], rings[1:])))
     side = scene.spec.side_px
-    whole = shapely.union_all(smooth).intersection(shapely.box(0, 0, side, side))
-    exact = shapely.set_precision(whole, 0.1)
-    parts = _parts(exact)
-    return parts[0] if len(parts) == 1 else MultiPolygon(parts)
+    on_slide = shapely.union_all(smooth).intersection(shapely.box(0, 0, side, side))
+    polygons = _polygons(shapely.set_precision(on_slide, 0.1))
+    return polygons[0] if len(polygons) == 1 else MultiPolygon(polygons)
 
 
-def _parts(shape: BaseGeometry) -> list[Polygon]:
+def _polygons(shape: BaseGeometry) -> list[Polygon]:
     return [part for part in shapely.get_parts(shape) if isinstance(part, Polygon) and not part.is_empty]
 
 
-def _chaikin(polygon: Polygon) -> BaseGeometry:
-    """Cut the corners twice (Chaikin 1974, Comput Graph Image Process 3:346)."""
-    rings = [np.asarray(ring.coords)[:-1] for ring in (polygon.exterior, *polygon.interiors)]
-    for _ in range(2):
-        rings = [_cut(ring) for ring in rings]
-    return shapely.make_valid(Polygon(rings[0], rings[1:]))
-
-
-def _cut(ring: NDArray[np.float64]) -> NDArray[np.float64]:
-    following = np.roll(ring, -1, axis=0)
-    return np.stack([0.75 * ring + 0.25 * following, 0.25 * ring + 0.75 * following], axis=1).reshape(-1, 2)
-
-
-def _feature(name: str, geometry: dict[str, Any], look: tuple[str, tuple[int, int, int]]) -> dict[str, Any]:
+def _feature(name: str, geometry: dict[str, Any], title: str, rgb: RGB) -> dict[str, Any]:
     return {
         "type": "Feature",
         "id": str(uuid.uuid5(_NAMESPACE, name)),
         "geometry": geometry,
         "properties": {
             "objectType": "annotation",
-            "classification": {"name": look[0], "color": list(look[1])},
+            "classification": {"name": title, "color": list(rgb)},
             "isLocked": False,
         },
     }
@@ -147,25 +125,21 @@ def nuclei_geojson(scene: Scene) -> Iterator[str]:
 
     Yields
     ------
-    Text to be written one after the other.
+    str
+        Text to be written one after the other.
     """
-    yield '{"type": "FeatureCollection", "features": ['
-    contours = _contours(scene)
-    for k, (kind, ring) in enumerate(zip(scene.nuclei.kind.tolist(), contours.tolist(), strict=True)):
-        name = KINDS[KIND_NAMES[kind]].truth
-        geometry = {"type": "Polygon", "coordinates": [[*ring, ring[0]]]}
-        feature = _feature(f"{scene.spec.slide_id}/nucleus/{k}", geometry, (name, _NUCLEUS_RGB[name]))
-        feature["properties"]["objectType"] = "detection"
-        yield ("," if k else "") + "\n" + json.dumps(feature)
-    yield "\n]}\n"
-
-
-def _contours(scene: Scene) -> NDArray[np.float64]:
-    """Return the corners of every nucleus in level-0 pixels, `[n, VERTICES, 2]`."""
-    nuclei, banks = scene.nuclei, nucleus_banks(scene.spec.mpp)
+    nuclei = scene.nuclei
     corners = np.empty((len(nuclei), VERTICES, 2))
-    for kind, bank in enumerate(banks):
+    for kind, bank in enumerate(nucleus_banks(scene.spec.mpp)):
         mine = nuclei.kind == kind
         corners[mine] = bank.contour[nuclei.drawing[mine]]
     centre = np.stack([nuclei.x, nuclei.y], axis=-1)[:, None] + 0.5
-    return np.round(np.clip(corners + centre, 0, scene.spec.side_px), 1)
+    rings = np.round(np.clip(corners + centre, 0, scene.spec.side_px), 1).tolist()
+    yield '{"type": "FeatureCollection", "features": ['
+    for k, (kind, ring) in enumerate(zip(nuclei.kind.tolist(), rings, strict=True)):
+        title = KINDS[KIND_NAMES[kind]].truth
+        geometry = {"type": "Polygon", "coordinates": [[*ring, ring[0]]]}
+        feature = _feature(f"{scene.spec.slide_id}/nucleus/{k}", geometry, title, _NUCLEUS_RGB[title])
+        feature["properties"]["objectType"] = "detection"
+        yield ("," if k else "") + "\n" + json.dumps(feature)
+    yield "\n]}\n"

@@ -49,54 +49,37 @@ class Nuclei:
         """Return some of the nuclei."""
         return Nuclei(**{field.name: getattr(self, field.name)[keep] for field in fields(self)})
 
+    @classmethod
+    def join(cls, *groups: Nuclei) -> Nuclei:
+        """Return the nuclei of all groups, one group after the other."""
+        return cls(**{f.name: np.concatenate([getattr(group, f.name) for group in groups]) for f in fields(cls)})
+
     def __len__(self) -> int:
         return len(self.x)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Ground:
-    """The slide as seen by those who place nuclei."""
-
-    spec: SlideSpec
-    layout: Layout
-    grids: dict[str, CellGrid]
-    rng: np.random.Generator
-    angle: Plane
-    upright: Plane
-
-    def scatter(self, pitch_um: float, jitter: float = 0.5) -> _Points:
-        """Return new points all over the slide."""
-        room = int(self.rng.integers(1 << 31))
-        return self.points(CellGrid.draw(self.spec, room, pitch_um, jitter))
-
-    def points(self, grid: CellGrid) -> _Points:
-        """Return a grid's centres."""
-        x, y = grid.within(self.spec.side_px)
-        return _Points(ground=self, x=x, y=y)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Points:
     """Points on the slide that may become nuclei."""
 
-    ground: _Ground
+    planter: _Planter
     x: Plane
     y: Plane
 
     def field(self, name: str) -> Plane:
-        return np.asarray(sample(getattr(self.ground.layout, name), self.x, self.y))
+        return np.asarray(sample(getattr(self.planter.layout, name), self.x, self.y))
 
     def on(self, *types: TissueType) -> _Points:
         return self.where(np.isin(self.field("types"), types))
 
     def where(self, keep: Mask) -> _Points:
-        return _Points(ground=self.ground, x=self.x[keep], y=self.y[keep])
+        return _Points(planter=self.planter, x=self.x[keep], y=self.y[keep])
 
     def some(self, share: float | Plane) -> _Points:
-        return self.where(self.ground.rng.random(len(self.x)) < share)
+        return self.where(self.planter.rng.random(len(self.x)) < share)
 
     def as_nuclei(self, kind: str | NDArray[np.int32], angle: Plane | None = None) -> Nuclei:
-        rng, n = self.ground.rng, len(self.x)
+        rng, n = self.planter.rng, len(self.x)
         direction = rng.uniform(0, np.pi, n).astype(np.float32) if angle is None else angle
         kinds = np.full(n, KIND_NAMES.index(kind), np.int32) if isinstance(kind, str) else kind
         return Nuclei(
@@ -108,35 +91,134 @@ class _Points:
         )
 
     def along_fibres(self) -> Plane:
-        spread = self.ground.rng.normal(0, 0.22, len(self.x)).astype(np.float32)
-        return np.asarray(sample(self.ground.angle, self.x, self.y)) + spread
+        spread = self.planter.rng.normal(0, 0.22, len(self.x)).astype(np.float32)
+        return np.asarray(sample(self.planter.fibre_angle, self.x, self.y)) + spread
 
     def towards_surface(self) -> Plane:
-        return np.asarray(sample(self.ground.upright, self.x, self.y))
+        return np.asarray(sample(self.planter.upright_angle, self.x, self.y))
+
+    def height(self) -> Plane:
+        """Return how far up the epithelium they lie: 0 at the basement membrane, nearly 1 at the surface."""
+        basal, surface = self.field("basal_um"), self.field("surface_um")
+        return np.asarray(basal / (basal + surface + 1), dtype=np.float32)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Planter:
+    """Draws the candidates of each tissue; angles are fields of the layout, in radians."""
+
+    spec: SlideSpec
+    layout: Layout
+    grids: dict[str, CellGrid]
+    rng: np.random.Generator
+    fibre_angle: Plane
+    upright_angle: Plane
+
+    def scatter(self, pitch_um: float, jitter: float = 0.5) -> _Points:
+        """Return new points all over the slide."""
+        room = int(self.rng.integers(1 << 31))
+        return self.points(CellGrid.draw(self.spec, room, pitch_um, jitter))
+
+    def points(self, grid: CellGrid) -> _Points:
+        """Return a grid's centres."""
+        x, y = grid.within(self.spec.side_px)
+        return _Points(planter=self, x=x, y=y)
+
+    def tumor(self) -> Nuclei:
+        """Fill the nests: crowded, of all sizes, in all directions, some dividing."""
+        points = self.points(self.grids["tumor"]).on(TissueType.TUMOR_NEST).some(0.95)
+        dice = self.rng.random(len(points.x))
+        names = ("mitosis", "giant", "hyperchromatic", "pyknotic", "atypical")
+        kinds = np.array([KIND_NAMES.index(name) for name in names], np.int32)
+        return points.as_nuclei(kinds[np.searchsorted((0.012, 0.10, 0.30, 0.315), dice)])
+
+    def basal(self) -> Nuclei:
+        """Line the basement membrane with one palisade, and crowd the row above it."""
+        near = self.scatter(3.4, 0.35).on(TissueType.EPITHELIUM)
+        depth = near.field("basal_um")
+        row = near.where((depth > 1.5) & (depth < 6.5))
+        palisade = row.as_nuclei("basal", row.towards_surface())
+        rest = self.scatter(6.4, 0.25).on(TissueType.EPITHELIUM)
+        depth = rest.field("basal_um")
+        above = rest.where((depth >= 8) & (depth < 20))
+        return Nuclei.join(palisade, above.as_nuclei("basal", above.towards_surface()))
+
+    def spinous(self) -> Nuclei:
+        """Give every spinous cell its small round nucleus; towards the surface fewer and flat ones."""
+        points = self.points(self.grids["spinous"]).on(TissueType.EPITHELIUM)
+        points = points.where(points.field("basal_um") >= 18)
+        share = np.interp(points.height(), (0.45, 0.8, 0.97), (1.0, 0.5, 0.15)).astype(np.float32)
+        points = points.some(share)
+        high = points.height() > 0.66
+        rounded, flat = points.where(~high), points.where(high)
+        return Nuclei.join(
+            rounded.as_nuclei("epithelial"),
+            flat.as_nuclei("flat", flat.towards_surface() + np.float32(np.pi / 2)),
+        )
+
+    def glandular(self) -> Nuclei:
+        """Ring every acinus with nuclei near its edge."""
+        points = self.scatter(5.6, 0.3).on(TissueType.GLAND)
+        border_um = self.grids["gland"].at(points.x, points.y).border_um
+        return points.where((border_um > 7) & (border_um < 12.5)).as_nuclei("glandular")
+
+    def lymphoid(self) -> Nuclei:
+        """Pack aggregates with lymphocytes, and let some wander through stroma and, rarely, through tumor."""
+        packed = self.scatter(6.3, 0.4).on(TissueType.LYMPHOID).as_nuclei("lymphocyte")
+        points = self.scatter(8.5)
+        share = np.interp(points.field("infiltrate"), (-0.5, 1.0, 2.2), (0.03, 0.25, 0.8)).astype(np.float32)
+        wandering = points.some(share)
+        loose = wandering.on(TissueType.TUMOR_STROMA).as_nuclei("lymphocyte")
+        sparse = wandering.on(TissueType.CONNECTIVE).some(0.45).as_nuclei("plasma")
+        intruders = wandering.on(TissueType.TUMOR_NEST, TissueType.EPITHELIUM).some(0.07).as_nuclei("lymphocyte")
+        return Nuclei.join(packed, loose, sparse, intruders)
+
+    def stromal(self) -> Nuclei:
+        """Lay fibroblasts and fibrocytes along the fibres."""
+        plump = self.scatter(11.5).on(TissueType.TUMOR_STROMA).some(0.8)
+        thin = self.scatter(15.5).on(TissueType.CONNECTIVE).some(0.75)
+        few = self.scatter(22).on(TissueType.LYMPHOID, TissueType.GLAND).some(0.5)
+        groups = ((plump, "fibroblast"), (thin, "fibrocyte"), (few, "endothelial"))
+        return Nuclei.join(*[points.as_nuclei(kind, points.along_fibres()) for points, kind in groups])
+
+    def others(self) -> Nuclei:
+        """Add the flat nuclei of muscle and fat, and the debris of necrosis and pearls."""
+        muscle = self.scatter(19).on(TissueType.MUSCLE).some(0.75)
+        fat = self.scatter(7.0).on(TissueType.FAT)
+        grid = self.grids["fat"]
+        wall = fat.where(grid.at(fat.x, fat.y).border_um < 1.5).some(0.4)
+        debris = self.scatter(8.0).on(TissueType.NECROSIS).some(0.35)
+        ghosts = self.scatter(11.0).on(TissueType.KERATIN).some(0.12)
+        pyknotic = [points.as_nuclei("pyknotic") for points in (debris, ghosts)]
+        # nuclei of fat lie along the border of two cells
+        step = np.float32(2)
+        right = grid.at(wall.x + step, wall.y).border_um - grid.at(wall.x - step, wall.y).border_um
+        down = grid.at(wall.x, wall.y + step).border_um - grid.at(wall.x, wall.y - step).border_um
+        return Nuclei.join(
+            muscle.as_nuclei("myocyte", muscle.along_fibres()),
+            wall.as_nuclei("adipocyte", np.asarray(np.arctan2(right, -down), dtype=np.float32)),
+            *pyknotic,
+        )
 
 
 def populate(spec: SlideSpec, layout: Layout, grids: dict[str, CellGrid]) -> Nuclei:
-    """Place the nuclei of a slide."""
-    ground = _ground(spec, layout, grids)
-    nuclei = _join([place(ground) for place in _PLACES])
-    depth = np.asarray(sample(layout.surface_um, nuclei.x, nuclei.y), dtype=np.float32)
-    return _thin(nuclei.where(depth > _RIM_UM), spec)
-
-
-def _ground(spec: SlideSpec, layout: Layout, grids: dict[str, CellGrid]) -> _Ground:
+    """Place the nuclei of a slide: candidates for every tissue, of which those stay that were placed first."""
     down, right = np.gradient(layout.across)
-    fibres = np.arctan2(right, -down).astype(np.float32)
     basal_down, basal_right = np.gradient(layout.basal_um - layout.surface_um)
-    upright = np.arctan2(basal_down, basal_right).astype(np.float32)
-    return _Ground(spec=spec, layout=layout, grids=grids, rng=spec.rng(4), angle=fibres, upright=upright)
-
-
-def _join(groups: list[Nuclei]) -> Nuclei:
-    return Nuclei(**{f.name: np.concatenate([getattr(group, f.name) for group in groups]) for f in fields(Nuclei)})
-
-
-def _thin(nuclei: Nuclei, spec: SlideSpec) -> Nuclei:
-    """Remove nuclei that overlap an earlier one, in rounds, so that no more are lost than need be."""
+    planter = _Planter(
+        spec=spec,
+        layout=layout,
+        grids=grids,
+        rng=spec.rng(4),
+        fibre_angle=np.arctan2(right, -down).astype(np.float32),
+        upright_angle=np.arctan2(basal_down, basal_right).astype(np.float32),
+    )
+    nuclei = Nuclei.join(
+        planter.tumor(), planter.basal(), planter.spinous(), planter.glandular(),
+        planter.lymphoid(), planter.stromal(), planter.others(),
+    )  # fmt: skip
+    depth = np.asarray(sample(layout.surface_um, nuclei.x, nuclei.y), dtype=np.float32)
+    nuclei = nuclei.where(depth > _RIM_UM)
     radius = np.array([KINDS[name].radius_um[0] for name in KIND_NAMES], np.float32)[nuclei.kind] / spec.mpp
     tree = cKDTree(np.stack([nuclei.x, nuclei.y], axis=1))
     pairs = tree.query_pairs(_NEIGHBOURS_UM / spec.mpp, output_type="ndarray")
@@ -149,7 +231,7 @@ def _thin(nuclei: Nuclei, spec: SlideSpec) -> Nuclei:
 def _independent(pairs: NDArray[np.intp], count: int) -> Mask:
     """Return which of `count` items stay if an item falls to any earlier one that stays and is paired with it."""
     undecided, stays = np.ones(count, np.bool_), np.zeros(count, np.bool_)
-    while len(pairs):
+    while len(pairs):  # in rounds, so that no more are lost than need be
         blocked = np.zeros(count, np.bool_)
         blocked[pairs[:, 1]] = True
         stays |= undecided & ~blocked
@@ -157,99 +239,3 @@ def _independent(pairs: NDArray[np.intp], count: int) -> Mask:
         undecided[pairs[stays[pairs[:, 0]], 1]] = False
         pairs = pairs[undecided[pairs[:, 1]] & undecided[pairs[:, 0]]]
     return stays | undecided
-
-
-def _tumor(ground: _Ground) -> Nuclei:
-    """Fill the nests: crowded, of all sizes, in all directions, some dividing."""
-    points = ground.points(ground.grids["tumor"]).on(TissueType.TUMOR_NEST).some(0.95)
-    dice = ground.rng.random(len(points.x))
-    names = ("mitosis", "giant", "hyperchromatic", "pyknotic", "atypical")
-    kinds = np.array([KIND_NAMES.index(name) for name in names], np.int32)
-    return points.as_nuclei(kinds[np.searchsorted((0.012, 0.10, 0.30, 0.315), dice)])
-
-
-def _basal(ground: _Ground) -> Nuclei:
-    """Line the basement membrane with one palisade, and crowd the row above it."""
-    near = ground.scatter(3.4, 0.35).on(TissueType.EPITHELIUM)
-    basal = near.field("basal_um")
-    row = near.where((basal > 1.5) & (basal < 6.5))
-    first = row.as_nuclei("basal", row.towards_surface())
-    rest = ground.scatter(6.4, 0.25).on(TissueType.EPITHELIUM)
-    depth = rest.field("basal_um")
-    above = rest.where((depth >= 8) & (depth < 20))
-    return _join([first, above.as_nuclei("basal", above.towards_surface())])
-
-
-def _spinous(ground: _Ground) -> Nuclei:
-    """Give every spinous cell its small round nucleus; towards the surface fewer and flat ones."""
-    points = ground.points(ground.grids["spinous"]).on(TissueType.EPITHELIUM)
-    points = points.where(points.field("basal_um") >= 18)
-    height = _height(points)
-    points = points.some(np.interp(height, (0.45, 0.8, 0.97), (1.0, 0.5, 0.15)).astype(np.float32))
-    flat = _height(points) > 0.66
-    round_, thin = points.where(~flat), points.where(flat)
-    return _join(
-        [round_.as_nuclei("epithelial"), thin.as_nuclei("flat", thin.towards_surface() + np.float32(np.pi / 2))]
-    )
-
-
-def _height(points: _Points) -> Plane:
-    basal, surface = points.field("basal_um"), points.field("surface_um")
-    return np.asarray(basal / (basal + surface + 1), dtype=np.float32)
-
-
-def _lymphoid(ground: _Ground) -> Nuclei:
-    """Pack aggregates with lymphocytes, and let some wander through stroma and, rarely, through tumor."""
-    packed = ground.scatter(6.3, 0.4).on(TissueType.LYMPHOID).as_nuclei("lymphocyte")
-    points = ground.scatter(8.5)
-    share = np.interp(points.field("infiltrate"), (-0.5, 1.0, 2.2), (0.03, 0.25, 0.8)).astype(np.float32)
-    wandering = points.some(share)
-    loose = wandering.on(TissueType.TUMOR_STROMA).as_nuclei("lymphocyte")
-    sparse = wandering.on(TissueType.CONNECTIVE).some(0.45).as_nuclei("plasma")
-    intruders = wandering.on(TissueType.TUMOR_NEST, TissueType.EPITHELIUM).some(0.07).as_nuclei("lymphocyte")
-    return _join([packed, loose, sparse, intruders])
-
-
-def _stromal(ground: _Ground) -> Nuclei:
-    """Lay fibroblasts and fibrocytes along the fibres."""
-    plump = ground.scatter(11.5).on(TissueType.TUMOR_STROMA).some(0.8)
-    thin = ground.scatter(15.5).on(TissueType.CONNECTIVE).some(0.75)
-    few = ground.scatter(22).on(TissueType.LYMPHOID, TissueType.GLAND).some(0.5)
-    groups = ((plump, "fibroblast"), (thin, "fibrocyte"), (few, "endothelial"))
-    return _join([points.as_nuclei(kind, points.along_fibres()) for points, kind in groups])
-
-
-def _glandular(ground: _Ground) -> Nuclei:
-    """Ring every acinus with nuclei near its edge."""
-    points = ground.scatter(5.6, 0.3).on(TissueType.GLAND)
-    border = ground.grids["gland"].at(points.x, points.y).border_um
-    return points.where((border > 7) & (border < 12.5)).as_nuclei("glandular")
-
-
-def _others(ground: _Ground) -> Nuclei:
-    """Add the flat nuclei of muscle and fat, and the debris of necrosis and pearls."""
-    muscle = ground.scatter(19).on(TissueType.MUSCLE).some(0.75)
-    fat = ground.scatter(7.0).on(TissueType.FAT)
-    wall = fat.where(ground.grids["fat"].at(fat.x, fat.y).border_um < 1.5).some(0.4)
-    debris = ground.scatter(8.0).on(TissueType.NECROSIS).some(0.35)
-    ghosts = ground.scatter(11.0).on(TissueType.KERATIN).some(0.12)
-    groups = [part.as_nuclei("pyknotic") for part in (debris, ghosts)]
-    return _join(
-        [
-            muscle.as_nuclei("myocyte", muscle.along_fibres()),
-            wall.as_nuclei("adipocyte", _along_border(ground.grids["fat"], wall)),
-            *groups,
-        ]
-    )
-
-
-def _along_border(grid: CellGrid, points: _Points) -> Plane:
-    """Return the direction of the cell border that each point lies on."""
-    step = np.float32(2)
-    right = grid.at(points.x + step, points.y).border_um - grid.at(points.x - step, points.y).border_um
-    down = grid.at(points.x, points.y + step).border_um - grid.at(points.x, points.y - step).border_um
-    return np.asarray(np.arctan2(right, -down), dtype=np.float32)
-
-
-_PLACES = (_tumor, _basal, _spinous, _glandular, _lymphoid, _stromal, _others)
-"""Who is placed first stays where two overlap."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -72,12 +73,13 @@ class SlideSpec:
         """Return the random generator of one step of the drawing, named by numbers."""
         return np.random.default_rng([*self.seed, *room])
 
-    def record(self) -> dict[str, object]:
-        """Return the spec as written into the slide's header."""
+    @property
+    def description(self) -> str:
+        """The spec as written into the slide's header: JSON."""
         record = {"drawing": DRAWING, **asdict(self), "seed": list(self.seed)}
         if not self.artefacts:  # clean slides keep the header they always had
             del record["artefacts"]
-        return record
+        return json.dumps(record, sort_keys=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,30 +114,28 @@ class PhantomCohort:
 
     def slides(self) -> list[tuple[SlideSpec, dict[str, str]]]:
         """Return the spec of every slide with its row of slides.csv."""
-        return [pair for patient in range(1, self.patients + 1) for pair in self._of_patient(patient)]
-
-    def _of_patient(self, patient: int) -> list[tuple[SlideSpec, dict[str, str]]]:
-        site, p16 = _attributes(np.random.default_rng([self.seed, patient]))
-        return [self._slide(patient, number, site, p16) for number in range(self.slides_per_patient)]
-
-    def _slide(self, patient: int, number: int, site: str, p16: str) -> tuple[SlideSpec, dict[str, str]]:
-        slide_id = f"P{patient:02d}_{number}"
-        seed = (self.seed, patient, number)
-        pearls = p16 != "positive"
-        spec = SlideSpec(slide_id=slide_id, side_px=self.side_px, mpp=self.mpp, seed=seed, keratinising=pearls)
-        row = {
-            "slide_id": slide_id,
-            "patient_id": f"P{patient:02d}",
-            "slide": f"slides/{slide_id}.tif",
-            "annotations": f"annotations/{slide_id}.geojson",
-            "site": site,
-            "p16": p16,
-        }
-        return spec, row
-
-
-def _attributes(rng: np.random.Generator) -> tuple[str, str]:
-    """Draw site and p16 status, about as frequent as in the paper: 57 of 101 oropharyngeal, 30 of them p16 positive."""
-    site = str(rng.choice(SITES, p=_SITE_WEIGHTS))
-    positive = rng.random() < 0.53
-    return site, ("positive" if positive else "negative") if site == "oropharynx" else ""
+        pairs = []
+        for patient in range(1, self.patients + 1):
+            # about as frequent as in the paper: 57 of 101 oropharyngeal, 30 of them p16 positive
+            rng = np.random.default_rng([self.seed, patient])
+            site, positive = str(rng.choice(SITES, p=_SITE_WEIGHTS)), rng.random() < 0.53
+            p16 = ("positive" if positive else "negative") if site == "oropharynx" else ""
+            for number in range(self.slides_per_patient):
+                slide_id = f"P{patient:02d}_{number}"
+                spec = SlideSpec(
+                    slide_id=slide_id,
+                    side_px=self.side_px,
+                    mpp=self.mpp,
+                    seed=(self.seed, patient, number),
+                    keratinising=p16 != "positive",
+                )
+                row = {
+                    "slide_id": slide_id,
+                    "patient_id": f"P{patient:02d}",
+                    "slide": f"slides/{slide_id}.tif",
+                    "annotations": f"annotations/{slide_id}.geojson",
+                    "site": site,
+                    "p16": p16,
+                }
+                pairs.append((spec, row))
+        return pairs

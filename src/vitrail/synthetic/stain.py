@@ -12,18 +12,19 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.special import ndtri
 
+from vitrail.quality.rules import EOSIN, HEMATOXYLIN
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from numpy.typing import NDArray
 
-    from vitrail.synthetic.fields import Plane
+    from vitrail.synthetic.fields import Plane, Window
     from vitrail.synthetic.nuclei import Bank
     from vitrail.synthetic.populate import Nuclei
 
-_VECTORS = np.array([[0.60, 0.71, 0.37], [0.17, 0.83, 0.53], [0.10, 0.72, 0.69]], np.float32)
+_VECTORS = np.array([HEMATOXYLIN, EOSIN, (0.10, 0.72, 0.69)], np.float32)
 """Unit absorption of hematoxylin, eosin, and the orange of keratin and red cells."""
-
 
 _NORMAL = ndtri((np.arange(256) + 0.5) / 256).astype(np.float32)
 
@@ -64,14 +65,11 @@ def draw_stain(rng: np.random.Generator) -> Stain:
     )
 
 
-def stamp(stains: Plane, nuclei: Nuclei, origin: tuple[int, int], banks: tuple[Bank, ...]) -> None:
-    """Lay nuclei onto the stained tissue `[3, side, side]`; they displace the eosin under them.
-
-    `origin` is the x and y of the stains' first pixel on the slide.
-    """
+def stamp(stains: Plane, nuclei: Nuclei, window: Window, banks: tuple[Bank, ...]) -> None:
+    """Lay nuclei onto the stained tissue `[3, side, side]` of a window; they displace the eosin under them."""
     side = stains.shape[1]
-    x, y = nuclei.x - origin[0], nuclei.y - origin[1]
-    for k in range(len(nuclei)):
+    x, y = nuclei.x - window.x, nuclei.y - window.y
+    for k in np.flatnonzero((x >= 0) & (y >= 0) & (x < side) & (y < side)):
         bank = banks[nuclei.kind[k]]
         top, left, size = int(y[k]) - bank.half, int(x[k]) - bank.half, bank.cover.shape[1]
         if top < 0 or left < 0 or top + size > side or left + size > side:
@@ -100,7 +98,8 @@ def photograph(
 
     Returns
     -------
-    `[side, side, 3]`, red, green and blue.
+    NDArray[np.uint8]
+        `[side, side, 3]`, red, green and blue.
     """
     picture = np.empty((*stains.shape[1:], 3), np.float32)
     sharp = [_blur(plane, stain.blur) for plane in stains]
@@ -109,14 +108,10 @@ def photograph(
         picture[..., channel] = stain.light[channel] * np.exp(density * np.float32(-np.log(10)))
     if veil is not None:
         veil(picture)
-    picture += np.float32(stain.noise) * _grain(rng, picture.shape)
+    # normal noise from a table of 256 values: several times as fast, and the eye cannot tell
+    grain = _NORMAL[np.frombuffer(rng.bytes(picture.size), np.uint8)].reshape(picture.shape)
+    picture += np.float32(stain.noise) * grain
     return np.clip(picture + 0.5, 0, 255).astype(np.uint8)
-
-
-def _grain(rng: np.random.Generator, shape: tuple[int, ...]) -> Plane:
-    """Draw normal noise from a table of 256 values: several times as fast, and the eye cannot tell."""
-    draws = np.frombuffer(rng.bytes(int(np.prod(shape))), np.uint8)
-    return _NORMAL[draws].reshape(shape)
 
 
 def _blur(plane: Plane, weight: float) -> Plane:

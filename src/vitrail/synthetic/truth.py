@@ -29,8 +29,13 @@ if TYPE_CHECKING:
 REGIONS = ("atypical_nuclei", "nuclei", "stroma")
 """What `Truth.masks` tells apart: the carcinoma's nuclei; those of all cells; connective tissue without its nuclei."""
 
-_ATYPICAL = "Nucleus: atypical"
 _STROMA = (TissueType.TUMOR_STROMA, TissueType.CONNECTIVE)
+
+_DAMAGED = (
+    ValueError, TypeError, LookupError, OSError, RecursionError, MemoryError, OverflowError, zipfile.BadZipFile,
+    shapely.errors.ShapelyError,
+)  # fmt: skip
+"""What a file ends in that is no GeoJSON of nuclei, or no archive of arrays."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -57,27 +62,31 @@ class Truth:
         Parameters
         ----------
         region
-            The place to paint.
+            What to paint.
         size
             Width and height of each mask, in pixels.
 
         Returns
         -------
-        Name to `[height, width]`.
+        dict[str, NDArray[np.bool_]]
+            `[height, width]` for each of `REGIONS`.
         """
-        near = shapely.intersects(self.nuclei, shapely.box(region.x, region.y, region.right, region.bottom))
-        nuclei = _painted(self.nuclei[near], region, size)
-        atypical = _painted(self.nuclei[near & self.atypical], region, size)
-        stroma = np.isin(self._types_at(region, size), _STROMA) & ~nuclei
-        return dict(zip(REGIONS, (atypical, nuclei, stroma), strict=True))
-
-    def _types_at(self, region: Region, size: tuple[int, int]) -> NDArray[np.uint8]:
-        """Return the tissue at the centre of each pixel; glass beyond the slide."""
-        x, y = region.x + _centres(size[0], region.width), region.y + _centres(size[1], region.height)
-        columns, rows = (np.floor(places / LAYOUT_STEP).astype(np.int64) + 1 for places in (x, y))
+        outlines = {"atypical": self.nuclei[self.atypical], "all": self.nuclei}
+        box = shapely.box(region.x, region.y, region.right, region.bottom)
+        painted = {
+            name: rasterize(MultiPolygon(list(nuclei[shapely.intersects(nuclei, box)])), region, size)
+            for name, nuclei in outlines.items()
+        }
+        # the tissue at the centre of each pixel; glass beyond the slide
+        x = region.x + (np.arange(size[0]) + 0.5) / size[0] * region.width
+        y = region.y + (np.arange(size[1]) + 0.5) / size[1] * region.height
         framed = np.pad(self.types, 1, constant_values=TissueType.GLASS)
-        inside = (np.clip(places, 0, most - 1) for places, most in zip((rows, columns), framed.shape, strict=True))
-        return framed[np.ix_(*inside)]
+        rows, columns = (
+            np.clip(np.floor(centres / LAYOUT_STEP).astype(np.int64) + 1, 0, most - 1)
+            for centres, most in zip((y, x), framed.shape, strict=True)
+        )
+        stroma = np.isin(framed[np.ix_(rows, columns)], _STROMA) & ~painted["all"]
+        return dict(zip(REGIONS, (painted["atypical"], painted["all"], stroma), strict=True))
 
 
 def read_truth(slide: Path) -> Truth | None:
@@ -93,63 +102,40 @@ def read_truth(slide: Path) -> Truth | None:
 
     Returns
     -------
-    None for any other slide.
+    Truth | None
+        None for any other slide.
 
     Raises
     ------
     SlideError
         It is a synthetic slide, but its truth is damaged.
     """
-    place = slide.resolve()
-    nuclei, types = (place.parent.parent / "truth" / f"{place.stem}.{kind}" for kind in ("geojson", "npz"))
-    if not (nuclei.is_file() and types.is_file() and place.is_file() and _is_phantom(place)):
+    path = slide.resolve()
+    nuclei, types = (path.parent.parent / "truth" / f"{path.stem}.{kind}" for kind in ("geojson", "npz"))
+    if not (nuclei.is_file() and types.is_file() and path.is_file() and is_synthetic(path)):
         return None
     try:
-        outlines, names = _read_nuclei(nuclei)
-        return Truth(nuclei=outlines, atypical=names == _ATYPICAL, types=_read_types(types))
+        features = json.loads(nuclei.read_text(encoding="utf-8"))["features"]
+        rings = [np.asarray(feature["geometry"]["coordinates"][0], np.float64) for feature in features]
+        owner = np.repeat(np.arange(len(rings)), [len(ring) for ring in rings])
+        outlines = shapely.polygons(shapely.linearrings(np.concatenate([np.empty((0, 2)), *rings]), indices=owner))
+        names = [str(feature["properties"]["classification"]["name"]) for feature in features]
+        with np.load(types) as file:
+            tissues: NDArray[np.uint8] = file["types"]
+        if tissues.ndim != 2:
+            raise ValueError(f"types of shape {tissues.shape}")
+        atypical = np.array(names, np.str_) == "Nucleus: atypical"
+        return Truth(nuclei=np.asarray(outlines, np.object_), atypical=atypical, types=tissues)
     except _DAMAGED as error:
         problem = f"the truth of this synthetic slide is damaged ({type(error).__name__}: {error})"
         raise SlideError(slide, problem, f"Remove {nuclei} and draw the cohort again") from None
 
 
-_DAMAGED = (
-    ValueError, TypeError, LookupError, OSError, RecursionError, MemoryError, OverflowError, zipfile.BadZipFile,
-    shapely.errors.ShapelyError,
-)  # fmt: skip
-"""What a file ends in that is no GeoJSON of nuclei, or no archive of arrays."""
-
-
-def _is_phantom(slide: Path) -> bool:
-    """Tell whether the slide says that it was drawn the way that is known here, under the name it has."""
+def is_synthetic(slide: Path) -> bool:
+    """Tell whether a file says that it was drawn the way that is known here, under the name it has."""
     try:
         with tifffile.TiffFile(slide) as tiff:
             record: Any = json.loads(tiff.pages.first.description)
     except Exception:  # noqa: BLE001 - no TIFF, or one of somebody else: tifffile fails on a broken one in any way
         return False
     return isinstance(record, dict) and (record.get("drawing"), record.get("slide_id")) == (DRAWING, slide.stem)
-
-
-def _read_nuclei(path: Path) -> tuple[NDArray[np.object_], NDArray[np.str_]]:
-    """Return the outline and the class of every nucleus."""
-    features = json.loads(path.read_text(encoding="utf-8"))["features"]
-    rings = [np.asarray(feature["geometry"]["coordinates"][0], np.float64) for feature in features]
-    owner = np.repeat(np.arange(len(rings)), [len(ring) for ring in rings])
-    outlines = shapely.polygons(shapely.linearrings(np.concatenate([np.empty((0, 2)), *rings]), indices=owner))
-    names = [str(feature["properties"]["classification"]["name"]) for feature in features]
-    return np.asarray(outlines, np.object_), np.array(names, np.str_)
-
-
-def _read_types(path: Path) -> NDArray[np.uint8]:
-    with np.load(path) as file:
-        types: NDArray[np.uint8] = file["types"]
-    if types.ndim != 2:
-        raise ValueError(f"types of shape {types.shape}")
-    return types
-
-
-def _painted(outlines: NDArray[np.object_], region: Region, size: tuple[int, int]) -> Mask:
-    return rasterize(MultiPolygon(list(outlines)), region, size)
-
-
-def _centres(points: int, length: float) -> NDArray[np.float64]:
-    return (np.arange(points) + 0.5) / points * length

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from vitrail.classes import SPLITS
 from vitrail.core.files import damaged, read_csv, write_csv
 from vitrail.errors import CohortError
-from vitrail.slides.cohort import SPLITS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Generator, Tensor
 
-    from vitrail.models.spec import Task
+    from vitrail.classes import Task
     from vitrail.settings.load import Settings
     from vitrail.settings.schema import ClassifierSettings, SegmenterSettings
     from vitrail.tiles.store import TileTable

@@ -39,10 +39,11 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from vitrail.classes import Task
     from vitrail.core.progress import Progress
     from vitrail.models.classifier import Classifier
     from vitrail.models.segmenter import Segmenter
-    from vitrail.models.spec import ModelSpec, Task
+    from vitrail.models.spec import ModelSpec
     from vitrail.settings.load import Settings
     from vitrail.training.augment import Augmenter
     from vitrail.training.loader import Parts, Rows

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from vitrail.classes import TissueClass
+from vitrail.classes import TASKS, TissueClass
 from vitrail.core.files import read_table, write_table, write_text
 from vitrail.explain.checks.localisation import locate
 from vitrail.explain.checks.perturbation import Scorer, curves, orders
@@ -38,8 +38,6 @@ if TYPE_CHECKING:
     from vitrail.stage import Work
 
     Positions = NDArray[np.int64]
-
-NETWORKS = ("classifier", "segmenter")
 
 PART = 8
 """Tiles whose curves are kept as one file: what a killed run loses at most."""
@@ -130,7 +128,7 @@ def _opened(work: Work) -> _Check:
     stored = open_stored(folder / "explanations")
     return _Check(
         work=work,
-        models={network: load_model(folder / network) for network in NETWORKS},
+        models={network: load_model(folder / network) for network in TASKS},
         stored=stored,
         images=read_tiles(folder / "tiles").images,
         chosen=choose_tiles(stored.rows, settings.check.tiles, settings.seed),
@@ -170,7 +168,7 @@ def choose_tiles(rows: pd.DataFrame, count: int, seed: int) -> Positions:
     Their positions in `rows`, rising.
     """
     tumor = (rows["label"] == TissueClass.TUMOR.key).to_numpy()
-    called = tumor & (rows[list(NETWORKS)] >= _CALLED).all(axis=1).to_numpy()
+    called = tumor & (rows[list(TASKS)] >= _CALLED).all(axis=1).to_numpy()
     wanted = next((mask for mask in (called, tumor) if mask.any()), np.ones(len(rows), np.bool_))
     drawn = np.random.default_rng([seed, _CHOICE]).permutation(np.flatnonzero(wanted))[:count]
     return np.sort(drawn).astype(np.int64)
@@ -182,8 +180,8 @@ def _parts(work: Work) -> Path:
 
 def _perturbed(check: _Check) -> Iterator[pd.DataFrame]:
     starts = range(0, len(check.chosen), PART)
-    with check.work.progress.task("perturb", len(NETWORKS) * len(check.chosen)) as step:
-        for network in NETWORKS:
+    with check.work.progress.task("perturb", len(TASKS) * len(check.chosen)) as step:
+        for network in TASKS:
             score = Scorer(check.models[network], check.device)
             for start in starts:
                 part = check.chosen[start : start + PART]
@@ -209,8 +207,8 @@ def _randomised(check: _Check) -> Iterator[pd.DataFrame]:
     few = _spread(check.chosen, RANDOMISED)
     if len(few) < 2:
         return
-    with check.work.progress.task("randomise", len(NETWORKS) * draws) as step:
-        for network in NETWORKS:
+    with check.work.progress.task("randomise", len(TASKS) * draws) as step:
+        for network in TASKS:
             for draw in range(draws):
                 yield check.kept(f"randomisation-{network}-{draw:03d}", partial(_cascade, check, network, draw, few))
                 step()
@@ -232,7 +230,7 @@ def _cascade(check: _Check, network: str, draw: int, few: Positions) -> pd.DataF
         device=check.device,
     )
     untouched = {method: np.asarray(check.stored.maps(f"{network}_{method}")[few]) for method in METHODS}
-    seeds = (seed, _WEIGHTS, NETWORKS.index(network), draw)
+    seeds = (seed, _WEIGHTS, TASKS.index(network), draw)
     found = randomisation(subject, untouched, seeds, every_step=draw < CASCADES)
     owners = rows[["tile", "patient_id"]].iloc[found.pop("index")].reset_index(drop=True)
     return pd.concat([owners, found], axis=1).assign(network=network, draw=draw)

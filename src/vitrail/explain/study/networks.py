@@ -27,11 +27,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Generator, nn
 
+    from vitrail.classes import Task
     from vitrail.core.progress import Progress
     from vitrail.explain.layers import Layers
     from vitrail.explain.methods.hrcam import HRCamHead
     from vitrail.explain.methods.hrcam_training import Augment
-    from vitrail.models.spec import Task
     from vitrail.settings.load import Settings
     from vitrail.settings.schema import ExplainSettings
     from vitrail.stage import Run
@@ -40,8 +40,6 @@ if TYPE_CHECKING:
     Rows = NDArray[np.int64]
     Augmentation = Callable[[Task, Generator], Augment]
     """Makes what changes the training tiles of a task."""
-
-TASKS: tuple[Task, ...] = ("classifier", "segmenter")
 
 FEWEST = 10
 """Tiles of a class that HR-CAM learns from, at least, where none is as clear as wished."""

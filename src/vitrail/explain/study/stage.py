@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from vitrail.classes import TASKS
 from vitrail.core.files import write_table
 from vitrail.explain.agreement import agreement, correlate
-from vitrail.explain.study.networks import TASKS, Sources, fitted_network
+from vitrail.explain.study.networks import Sources, fitted_network
 from vitrail.explain.study.store import (
     AGREEMENT,
     PAIRS,

@@ -20,11 +20,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
+    from vitrail.classes import Task
     from vitrail.core.progress import Step
     from vitrail.explain.saliency import Maps
     from vitrail.explain.study.networks import Network, Sources
     from vitrail.explain.study.store import SaliencyFile
-    from vitrail.models.spec import Task
 
     Images = NDArray[np.uint8]
 

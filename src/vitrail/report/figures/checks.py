@@ -11,11 +11,10 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
+from vitrail.classes import NETWORK_COLOURS, NETWORKS
 from vitrail.evaluation.explanations import perturbation_curves, randomisation_curves, truth_table
 from vitrail.explain.checks.store import CASCADES
 from vitrail.explain.study.store import split_key
-from vitrail.report.data import NETWORKS
-from vitrail.report.figures.cohort import COLOURS
 from vitrail.report.figures.gallery import map_titles
 from vitrail.report.figures.spec import NO_SUCH_FIGURE, FigureSpec
 from vitrail.report.style import INK, MUTED, PAPER, bare, drawable
@@ -99,7 +98,7 @@ def perturbation_figure(perturbation: pd.DataFrame, methods: Mapping[str, str]) 
     curves = perturbation_curves(perturbation)
     for column, (network, title) in zip(figure.subplots(2, 2, sharey="row").T, NETWORKS.items(), strict=True):
         looks = {
-            method: (name, dash, marker, COLOURS[network])
+            method: (name, dash, marker, NETWORK_COLOURS[network])
             for (method, name), (dash, marker) in zip(methods.items(), _looks(len(methods)), strict=True)
         } | {rival: (name, dash, None, MUTED) for rival, (name, dash) in _RIVALS.items()}
         for axes, (kind, (kind_title, goes_on)) in zip(column, _KINDS.items(), strict=True):
@@ -143,8 +142,8 @@ def randomisation_figure(randomisation: pd.DataFrame, methods: Mapping[str, str]
             if not len(rows):
                 continue
             axes.plot(
-                rows["number"], rows["correlation"], label=name, clip_on=False, color=COLOURS[network], linestyle=dash,
-                marker=marker, markersize=3.6,
+                rows["number"], rows["correlation"], label=name, clip_on=False, color=NETWORK_COLOURS[network],
+                linestyle=dash, marker=marker, markersize=3.6,
             )  # fmt: skip
             axes.plot(
                 rows["number"], rows["chance"], color=MUTED, linewidth=1.1, linestyle=dash, label=f"{name}, chance"
@@ -182,7 +181,7 @@ def truth_figure(summary: dict[str, Any], titles: Mapping[str, str]) -> Figure:
         axes.axvline(1, color=INK, linewidth=0.9, linestyle=(0, (1, 1.5)))
         rows = table[table["region"] == region].set_index("maps").reindex(list(titles))
         for position, (key, row) in enumerate(rows.iterrows()):
-            _draw_ratio(axes, position, COLOURS[split_key(str(key))[0]], row)
+            _draw_ratio(axes, position, NETWORK_COLOURS[split_key(str(key))[0]], row)
         bare(axes)
         axes.grid(visible=True, axis="x")
         axes.set_yticks(range(len(titles)), list(titles.values()))

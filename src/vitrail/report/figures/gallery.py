@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from matplotlib.figure import Figure
 
-from vitrail.classes import TissueClass
+from vitrail.classes import NETWORKS, TissueClass
 from vitrail.explain.study.store import pairs, split_key
-from vitrail.report.data import NETWORKS
 from vitrail.report.figures.heatmap import PERCENTILE, colour_bar, common_scale, inch_axes, overlay, show
 from vitrail.report.figures.spec import NO_SUCH_FIGURE, FigureSpec
 from vitrail.report.select import COLUMNS, MIXED, classifier_keys, classifier_titles, network_pair

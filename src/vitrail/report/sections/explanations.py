@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from vitrail.classes import NETWORKS
 from vitrail.evaluation.explanations import (
     COMPARISONS,
     accuracy_table,
@@ -13,13 +14,12 @@ from vitrail.evaluation.explanations import (
     truth_table,
     verdict_table,
 )
+from vitrail.evaluation.groups import FEWEST_PATIENTS
 from vitrail.explain.checks.verdicts import CAUSE, LEAST_FALL, LOST, fall
 from vitrail.explain.study.store import split_key
-from vitrail.report.data import NETWORKS
 from vitrail.report.figures.agreement import pair_titles
 from vitrail.report.figures.checks import REGIONS
 from vitrail.report.figures.gallery import map_titles
-from vitrail.report.statistics import FEWEST_PATIENTS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
