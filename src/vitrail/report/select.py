@@ -15,6 +15,8 @@ from vitrail.explain.study.store import pairs, split_key
 from vitrail.report.data import Examples
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import pandas as pd
     from numpy.typing import NDArray
 
@@ -39,6 +41,11 @@ def classifier_keys(stored: Stored) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return the kinds of the classifier's maps for the first, and for further, correctly called tumor tiles."""
     keys = tuple(key for key in stored.keys if split_key(key)[0] == "classifier")
     return keys[:1], keys[1:] or keys
+
+
+def listed(words: Sequence[str]) -> str:
+    """Return words as a list within a sentence."""
+    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
 
 
 def choose_examples(stored: Stored, shares: pd.DataFrame, threshold: float) -> Examples:
@@ -108,7 +115,7 @@ def spread(
 def examples_table(explained: Explained) -> pd.DataFrame:
     """Return the tiles that the figures show, so that each can be found again."""
     stored, chosen = explained.stored, explained.examples
-    first, further = (" and ".join(titles) for titles in classifier_titles(stored))
+    first, further = (listed(titles) for titles in classifier_titles(stored))
     groups = [
         (f"correct tumor, {first}", chosen.tumor_mixed), (f"correct tumor, {further}", chosen.tumor),
         ("correct non-tumor", chosen.non_tumor), ("disagreement", chosen.disagreement), ("wrong", chosen.wrong),

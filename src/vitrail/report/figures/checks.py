@@ -31,7 +31,7 @@ REGIONS = {"atypical_nuclei": "Atypical nuclei", "nuclei": "All nuclei", "stroma
 """Where the cause of tumor is known on synthetic slides."""
 
 _LOOKS: tuple[tuple[Any, str], ...] = (
-    ("-", "o"), ((0, (5, 1.6)), "s"), ((0, (3, 1)), "^"), ((0, (8, 1.6)), "D"), ((0, (2, 1)), "v"),
+    ("-", "o"), ((0, (5, 1.6)), "s"), ((0, (10, 2)), "^"), ((0, (2, 1)), "D"), ((0, (7, 1, 1, 1)), "v"),
 )  # fmt: skip
 """Dash and marker of each method, by its position."""
 

@@ -14,7 +14,7 @@ from vitrail.classes import NETWORKS, TissueClass
 from vitrail.explain.study.store import pairs, split_key
 from vitrail.report.figures.heatmap import PERCENTILE, colour_bar, common_scale, inch_axes, overlay, show
 from vitrail.report.figures.spec import NO_SUCH_FIGURE, FigureSpec
-from vitrail.report.select import COLUMNS, MIXED, classifier_keys, classifier_titles, network_pair
+from vitrail.report.select import COLUMNS, MIXED, classifier_keys, classifier_titles, listed, network_pair
 from vitrail.report.style import CITED, MUTED, drawable
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ def figures_of(data: ReportData) -> list[FigureSpec]:
         return []
     stored, mixed = explained.stored, f"{100 * MIXED:g} %"
     both = "both" if len(stored.methods) == 2 else "all"
-    first, further = (" and ".join(titles) for titles in classifier_titles(stored))
+    first, further = (listed(titles) for titles in classifier_titles(stored))
     correct = (
         "Test tiles that the classification network calls correctly, and below each the map of what it saw. (a) Tumor "
         f"tiles with {first}: those with at least {mixed} tumor and {mixed} tissue that is not come first, then the "
@@ -146,7 +146,7 @@ def correct_figure(explained: Explained) -> Figure:
     }
     blocks = {}
     for letter, (title, rows, keys) in zip("abc", groups, strict=True):
-        methods = " and ".join(explained.stored.methods[split_key(key)[1]] for key in keys)
+        methods = listed([explained.stored.methods[split_key(key)[1]] for key in keys])
         strips = [tile_strip(explained, rows), *(map_strip(explained, rows, key, scales[key]) for key in keys)]
         blocks[f"{letter}  {title}: {methods} of the classification network"] = strips
     return gallery(blocks, explained, scales)
