@@ -92,7 +92,8 @@ def test_probabilities_are_calibrated_and_the_same_everywhere(finished):
     temperature = json.loads((finished / "classifier" / "model.json").read_text())["temperature"]
     np.testing.assert_allclose(rows["classifier"], expit(rows["classifier_logit"] / temperature), rtol=1e-12)
     run = open_run(finished)
-    shown = collect_explained(run, read_cohort(run.cohort), rows).stored.rows
+    entries = {entry.slide_id: entry for entry in read_cohort(run.cohort)}
+    shown = collect_explained(run, entries, evaluate(run)).stored.rows
     np.testing.assert_array_equal(shown["classifier"], rows["classifier"].iloc[shown["tile"]])
     explained = pd.read_parquet(finished / "explanations" / "tiles.parquet")["classifier"]
     np.testing.assert_allclose(explained, expit(rows["classifier_logit"].iloc[shown["tile"]]), rtol=1e-3)

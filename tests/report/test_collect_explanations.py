@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 from PIL import Image
 
 from helpers.cohort import write_tiff
 from helpers.explained import SIDE, explained_rows, shares_of, write_checks, write_explanations
+from helpers.numbers import evaluation_data
+from vitrail.evaluation.explanations import open_explanations
 from vitrail.report.collect_explanations import PICTURE_PX, collect_explained
 from vitrail.settings.load import Settings
 from vitrail.slides.cohort import CohortSlide
@@ -14,9 +18,13 @@ from vitrail.stage import Run
 
 def test_tiles_are_read_again_from_their_slides(tmp_path):
     run, slide = run_with_slides(tmp_path)
-    entries = tuple(CohortSlide(slide_id=f"P{i}", patient_id=f"P{i}", slide=slide, annotations=slide) for i in range(2))
+    entries = {
+        name: CohortSlide(slide_id=name, patient_id=name, slide=slide, annotations=slide) for name in ("P0", "P1")
+    }
     predictions = pd.DataFrame({"classifier": np.linspace(0.9, 0.1, 36)})
-    found = collect_explained(run, entries, predictions)
+    stored, checked = open_explanations(tmp_path)
+    numbers = replace(evaluation_data(), predictions=predictions, explanations=stored, checks=checked)
+    found = collect_explained(run, entries, numbers)
     said = predictions["classifier"].to_numpy()[found.stored.rows["tile"]]
     np.testing.assert_array_equal(found.stored.rows["classifier"], said)  # calibrated where the predictions are
     pixels = np.load(tmp_path / "slide.npy")
@@ -47,7 +55,3 @@ def run_with_slides(folder):
     np.save(folder / "tiles" / "images.npy", np.full((36, SIDE, SIDE, 3), 7, np.uint8))
     np.save(folder / "tiles" / "masks.npy", np.zeros((36, SIDE, SIDE), np.uint8))
     return Run(folder=folder, settings=Settings()), slide
-
-
-def test_a_run_without_explanations_has_none(tmp_path):
-    assert collect_explained(Run(folder=tmp_path, settings=Settings()), (), pd.DataFrame()) is None

@@ -1,7 +1,8 @@
 """The explanations in numbers: what `metrics.json` holds of them, and one table for each question.
 
 How far maps agree, how good the classifier is that HR-CAM puts on each network, and what the checks measured. Verdicts
-are decided where the maps are checked, see `vitrail.explain.checks.results`; here they are only listed.
+are decided where the maps are checked, see `vitrail.explain.checks.results`; here they are only listed. A `summary` is
+that of `Stored` for agreement, accuracy, layers and empty maps, and that of `Checked` for truth and verdicts.
 """
 
 from __future__ import annotations
@@ -39,11 +40,6 @@ COMPARISONS = {
 
 def open_explanations(run: Path) -> tuple[Stored, Checked | None] | None:
     """Open the explanations of a run folder, and what their checks measured.
-
-    Parameters
-    ----------
-    run
-        The run folder.
 
     Returns
     -------
@@ -83,13 +79,7 @@ def explanation_metrics(stored: Stored, checked: Checked | None) -> dict[str, An
 
 
 def explanation_tables(stored: Stored) -> dict[str, pd.DataFrame]:
-    """Return every table about explanations, by the name of its file.
-
-    Parameters
-    ----------
-    stored
-        The explanations.
-    """
+    """Return every table about explanations, by the name of its file."""
     return {
         "agreement": agreement_table(stored.summary),
         "hrcam_accuracy": accuracy_table(stored.summary),
@@ -99,13 +89,7 @@ def explanation_tables(stored: Stored) -> dict[str, pd.DataFrame]:
 
 
 def check_tables(checked: Checked) -> dict[str, pd.DataFrame]:
-    """Return every table about checks, by the name of its file.
-
-    Parameters
-    ----------
-    checked
-        What was measured.
-    """
+    """Return every table about checks, by the name of its file."""
     tables = {
         "checks": verdict_table(checked.summary),
         "checks_perturbation": perturbation_curves(checked.perturbation),
@@ -118,11 +102,6 @@ def agreement_table(summary: dict[str, Any]) -> pd.DataFrame:
     """Return the agreement of each pair of maps, signed and after ReLU, and the paper's mode beside it.
 
     Pairs with a kind of maps whose zero means nothing have no row after ReLU; pairs that the paper lacks have no mode.
-
-    Parameters
-    ----------
-    summary
-        Of `Stored`.
     """
     rows = [
         {
@@ -137,13 +116,7 @@ def agreement_table(summary: dict[str, Any]) -> pd.DataFrame:
 
 
 def accuracy_table(summary: dict[str, Any]) -> pd.DataFrame:
-    """Return the accuracy of HR-CAM's own classifier over each network.
-
-    Parameters
-    ----------
-    summary
-        Of `Stored`.
-    """
+    """Return the accuracy of HR-CAM's own classifier over each network."""
     rows = []
     for network, measured in summary["hrcam_accuracy"].items():
         low, high = measured["interval"]
@@ -153,37 +126,19 @@ def accuracy_table(summary: dict[str, Any]) -> pd.DataFrame:
 
 
 def layers_table(summary: dict[str, Any]) -> pd.DataFrame:
-    """Return the layers that HR-CAM looks at (the paper's Table 1).
-
-    Parameters
-    ----------
-    summary
-        Of `Stored`.
-    """
+    """Return the layers that HR-CAM looks at (the paper's Table 1)."""
     rows = [{"network": network} | layer for network, layers in summary["layers"].items() for layer in layers]
     return pd.DataFrame(rows, columns=["network", "name", "stride", "channels", "size_px"])
 
 
 def empty_table(summary: dict[str, Any]) -> pd.DataFrame:
-    """Return how many maps of each kind are 0 everywhere after ReLU.
-
-    Parameters
-    ----------
-    summary
-        Of `Stored`.
-    """
+    """Return how many maps of each kind are 0 everywhere after ReLU."""
     empty = summary["empty"]
     return pd.DataFrame({"maps": list(empty), "empty_after_relu": list(empty.values()), "tiles": summary["tiles"]})
 
 
 def perturbation_curves(perturbation: pd.DataFrame) -> pd.DataFrame:
-    """Return the mean score over the tiles by `network`, `kind`, `order` and `fraction`.
-
-    Parameters
-    ----------
-    perturbation
-        Of `Checked`.
-    """
+    """Return the mean score over the tiles by `network`, `kind`, `order` and `fraction`."""
     return perturbation.groupby(["network", "kind", "order", "fraction"], sort=True, as_index=False)[["score"]].mean()
 
 
@@ -191,11 +146,6 @@ def randomisation_curves(randomisation: pd.DataFrame) -> pd.DataFrame:
     """Return the mean magnitude of the correlation by `network`, `method`, `number` and `step`, and that of chance.
 
     Tiles and draws count alike; those where a map is constant are left out.
-
-    Parameters
-    ----------
-    randomisation
-        Of `Checked`.
     """
     magnitudes = randomisation.assign(**{name: randomisation[name].abs() for name in ("correlation", "chance")})
     by = ["network", "method", "number", "step"]
@@ -203,13 +153,7 @@ def randomisation_curves(randomisation: pd.DataFrame) -> pd.DataFrame:
 
 
 def truth_table(summary: dict[str, Any]) -> pd.DataFrame:
-    """Return by kind of map and region the weight over the area, what chance gives, and the differences.
-
-    Parameters
-    ----------
-    summary
-        Of `Checked`.
-    """
+    """Return by kind of map and region the weight over the area, what chance gives, and the differences."""
     nulls = [f"{name}{end}" for name in ("over_others", "over_turned") for end in ("", "_low", "_high")]
     names = ["ratio", "low", "high", "others", "turned", *nulls]
     rows = [
@@ -225,13 +169,7 @@ def truth_table(summary: dict[str, Any]) -> pd.DataFrame:
 
 
 def verdict_table(summary: dict[str, Any]) -> pd.DataFrame:
-    """Return one row a kind of map, check and comparison: by how much, and the check's verdict.
-
-    Parameters
-    ----------
-    summary
-        Of `Checked`.
-    """
+    """Return one row a kind of map, check and comparison: by how much, and the check's verdict."""
     rows = []
     for key, verdicts in summary["verdicts"].items():
         for check, verdict in verdicts.items():

@@ -90,7 +90,7 @@ def collect(run: Run) -> ReportData:
         warnings=warnings,
         maps=maps,
         mapped=[files for _, files in mapped],
-        explained=collect_explained(run, tuple(entries.values()), predictions),
+        explained=collect_explained(run, entries, evaluation),
         search=search,
         worst={entry.slide_id: read_thumbnail(open_cohort_slide(entry, run.settings), WORST_PX) for entry in worst},
         cut=_cut_example(run, entries, [each.slide_id for each in maps]),

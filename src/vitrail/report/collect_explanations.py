@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from vitrail.errors import SlideError
-from vitrail.evaluation.explanations import open_explanations
 from vitrail.geometry import Region
 from vitrail.report.data import Explained
 from vitrail.report.select import choose_examples
@@ -17,8 +16,9 @@ from vitrail.tiles.extract import open_cohort_slide
 from vitrail.tiles.store import read_tiles
 
 if TYPE_CHECKING:
-    import pandas as pd
+    from collections.abc import Mapping
 
+    from vitrail.evaluation.results import Evaluation
     from vitrail.slides.cohort import CohortSlide
     from vitrail.stage import Run
 
@@ -26,8 +26,8 @@ PICTURE_PX = 448
 """Side of the tiles' pictures in the report, so that nuclei can be seen whatever the networks saw."""
 
 
-def collect_explained(run: Run, entries: tuple[CohortSlide, ...], predictions: pd.DataFrame) -> Explained | None:
-    """Gather the explanations of a run and the pictures of the tiles to show.
+def collect_explained(run: Run, entries: Mapping[str, CohortSlide], evaluation: Evaluation) -> Explained | None:
+    """Gather the explanations of a run and the pictures of the tiles to show; None where it has none.
 
     A tile is read again from its slide; what was cut from it stands in where the slide cannot be read any more.
 
@@ -36,41 +36,29 @@ def collect_explained(run: Run, entries: tuple[CohortSlide, ...], predictions: p
     run
         The run.
     entries
-        Its slides.
-    predictions
-        Row by row of the tile table: what the classifier says of the explained tiles is taken from here, and so is
-        calibrated where these are.
-
-    Returns
-    -------
-    Explained | None
-        None where the run has no explanations.
-
-    Raises
-    ------
-    RunError
-        A folder is there but not complete.
+        Its slides by their names.
+    evaluation
+        Its numbers. What the classifier says of the explained tiles is taken from its predictions, row by row of the
+        tile table, and so is calibrated where these are.
     """
-    opened = open_explanations(run.folder)
-    if opened is None:
+    if (stored := evaluation.explanations) is None:
         return None
-    stored, checked = opened
-    tile_rows = stored.rows["tile"]
-    stored = replace(stored, rows=stored.rows.assign(classifier=predictions["classifier"].to_numpy()[tile_rows]))
+    tile_rows, probabilities = stored.rows["tile"], evaluation.predictions["classifier"].to_numpy()
+    stored = replace(stored, rows=stored.rows.assign(classifier=probabilities[tile_rows]))
     table, threshold = read_tiles(run.folder / "tiles"), run.settings.evaluation.threshold
     examples = choose_examples(stored, table.rows.iloc[tile_rows], threshold)
-    slides, pictures = {entry.slide_id: entry for entry in entries}, {}
+    pictures = {}
     for row in examples.all:
         tile = table.rows.iloc[tile_rows.iloc[row]]
         region = Region(x=float(tile["x"]), y=float(tile["y"]), width=float(tile["side"]), height=float(tile["side"]))
         try:
-            slide = open_cohort_slide(slides[tile["slide_id"]], run.settings)
+            slide = open_cohort_slide(entries[tile["slide_id"]], run.settings)
             pictures[row] = read_region(slide, region, (PICTURE_PX, PICTURE_PX))
         except (SlideError, KeyError):  # the slide is gone, or no longer in slides.csv
             pictures[row] = np.array(table.images[tile_rows.iloc[row]])
     return Explained(
         stored=stored,
-        checked=checked,
+        checked=evaluation.checks,
         threshold=threshold,
         side_um=run.settings.tiles.side_um,
         examples=examples,

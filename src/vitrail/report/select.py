@@ -15,6 +15,8 @@ from vitrail.explain.study.store import pairs, split_key
 from vitrail.report.data import Examples
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import pandas as pd
     from numpy.typing import NDArray
 
@@ -29,28 +31,21 @@ MIXED = 0.2
 
 
 def network_pair(stored: Stored) -> str | None:
-    """Return the pair of maps whose correlation says that the networks disagree: the first of one method.
-
-    Parameters
-    ----------
-    stored
-        The explanations.
-    """
+    """Return the pair of maps whose correlation says that the networks disagree: the first of one method."""
     return next(
         (name for name, keys in pairs(stored.keys).items() if len({split_key(key)[1] for key in keys}) == 1), None
     )
 
 
 def classifier_keys(stored: Stored) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return the kinds of the classifier's maps for the first, and for further, correctly called tumor tiles.
-
-    Parameters
-    ----------
-    stored
-        The explanations.
-    """
+    """Return the kinds of the classifier's maps for the first, and for further, correctly called tumor tiles."""
     keys = tuple(key for key in stored.keys if split_key(key)[0] == "classifier")
     return keys[:1], keys[1:] or keys
+
+
+def listed(words: Sequence[str]) -> str:
+    """Return words as a list within a sentence."""
+    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
 
 
 def choose_examples(stored: Stored, shares: pd.DataFrame, threshold: float) -> Examples:
@@ -118,15 +113,9 @@ def spread(
 
 
 def examples_table(explained: Explained) -> pd.DataFrame:
-    """Return the tiles that the figures show, so that each can be found again.
-
-    Parameters
-    ----------
-    explained
-        What the report shows.
-    """
+    """Return the tiles that the figures show, so that each can be found again."""
     stored, chosen = explained.stored, explained.examples
-    first, further = (" and ".join(titles) for titles in classifier_titles(stored))
+    first, further = (listed(titles) for titles in classifier_titles(stored))
     groups = [
         (f"correct tumor, {first}", chosen.tumor_mixed), (f"correct tumor, {further}", chosen.tumor),
         ("correct non-tumor", chosen.non_tumor), ("disagreement", chosen.disagreement), ("wrong", chosen.wrong),
@@ -137,12 +126,6 @@ def examples_table(explained: Explained) -> pd.DataFrame:
 
 
 def classifier_titles(stored: Stored) -> tuple[list[str], list[str]]:
-    """Return the titles of the methods of `classifier_keys`.
-
-    Parameters
-    ----------
-    stored
-        The explanations.
-    """
+    """Return the titles of the methods of `classifier_keys`."""
     first, further = ([stored.methods[split_key(key)[1]] for key in keys] for keys in classifier_keys(stored))
     return first, further

@@ -31,13 +31,7 @@ _FILL, _OUTLINE = "#8fb8d8", "#b35000"
 
 
 def figures_of(data: ReportData) -> tuple[FigureSpec, ...]:
-    """Return the figure of a run with explanations.
-
-    Parameters
-    ----------
-    data
-        What the report shows.
-    """
+    """Return the figure of a run with explanations."""
     if (explained := data.explained) is None:
         return ()
     return (
@@ -55,13 +49,7 @@ def figures_of(data: ReportData) -> tuple[FigureSpec, ...]:
 
 
 def pair_titles(stored: Stored) -> dict[str, tuple[str, str]]:
-    """Return how each pair of maps is called in the figure, and in the table; the paper's first, in its order.
-
-    Parameters
-    ----------
-    stored
-        The explanations.
-    """
+    """Return how each pair of maps is called in the figure, and in the table; the paper's first, in its order."""
     titles = {}
     for pair, (one, other) in pairs(stored.keys).items():
         (network, method), (other_network, other_method) = split_key(one), split_key(other)
@@ -78,11 +66,6 @@ def agreement_figure(stored: Stored) -> Figure:
     """Draw the distribution of Pearson's coefficient for each pair of maps (the paper's Fig. S4).
 
     Call it within `style()`.
-
-    Parameters
-    ----------
-    stored
-        The explanations; there are two kinds of maps or more.
     """
     titles, summary = pair_titles(stored), stored.summary["agreement"]
     rows = -(-len(titles) // 2)

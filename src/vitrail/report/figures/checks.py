@@ -31,7 +31,7 @@ REGIONS = {"atypical_nuclei": "Atypical nuclei", "nuclei": "All nuclei", "stroma
 """Where the cause of tumor is known on synthetic slides."""
 
 _LOOKS: tuple[tuple[Any, str], ...] = (
-    ("-", "o"), ((0, (5, 1.6)), "s"), ((0, (3, 1)), "^"), ((0, (8, 1.6)), "D"), ((0, (2, 1)), "v"),
+    ("-", "o"), ((0, (5, 1.6)), "s"), ((0, (10, 2)), "^"), ((0, (2, 1)), "D"), ((0, (7, 1, 1, 1)), "v"),
 )  # fmt: skip
 """Dash and marker of each method, by its position."""
 
@@ -47,13 +47,7 @@ _LONGEST_STEP = 18
 
 
 def figures_of(data: ReportData) -> list[FigureSpec]:
-    """Return the figures of a run whose explanations were checked; what there is nothing to show of is left out.
-
-    Parameters
-    ----------
-    data
-        What the report shows.
-    """
+    """Return the figures of a run whose explanations were checked; what there is nothing to show of is left out."""
     if data.explained is None or (checked := data.explained.checked) is None:
         return []
     stored = data.explained.stored

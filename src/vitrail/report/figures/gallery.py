@@ -14,7 +14,7 @@ from vitrail.classes import NETWORKS, TissueClass
 from vitrail.explain.study.store import pairs, split_key
 from vitrail.report.figures.heatmap import PERCENTILE, colour_bar, common_scale, inch_axes, overlay, show
 from vitrail.report.figures.spec import NO_SUCH_FIGURE, FigureSpec
-from vitrail.report.select import COLUMNS, MIXED, classifier_keys, classifier_titles, network_pair
+from vitrail.report.select import COLUMNS, MIXED, classifier_keys, classifier_titles, listed, network_pair
 from vitrail.report.style import CITED, MUTED, drawable
 
 if TYPE_CHECKING:
@@ -75,21 +75,12 @@ class Strip:
 
 
 def figures_of(data: ReportData) -> list[FigureSpec]:
-    """Return the figures of explained tiles; what there is nothing to show of is left out.
-
-    Parameters
-    ----------
-    data
-        What the report shows.
-    """
+    """Return the figures of explained tiles; what there is nothing to show of is left out."""
     if (explained := data.explained) is None:
         return []
-    stored, mixed, both = (
-        explained.stored,
-        f"{100 * MIXED:g} %",
-        "both" if len(explained.stored.methods) == 2 else "all",
-    )
-    first, further = (" and ".join(titles) for titles in classifier_titles(stored))
+    stored, mixed = explained.stored, f"{100 * MIXED:g} %"
+    both = "both" if len(stored.methods) == 2 else "all"
+    first, further = (listed(titles) for titles in classifier_titles(stored))
     correct = (
         "Test tiles that the classification network calls correctly, and below each the map of what it saw. (a) Tumor "
         f"tiles with {first}: those with at least {mixed} tumor and {mixed} tissue that is not come first, then the "
@@ -131,13 +122,7 @@ def figures_of(data: ReportData) -> list[FigureSpec]:
 
 
 def map_titles(stored: Stored) -> dict[str, str]:
-    """Return the name of each kind of maps, by its key.
-
-    Parameters
-    ----------
-    stored
-        The explanations.
-    """
+    """Return the name of each kind of maps, by its key."""
     names = {key: split_key(key) for key in stored.keys}
     return {
         key: f"{stored.methods[method]}, {SHORT[network].lower()} network" for key, (network, method) in names.items()
@@ -145,13 +130,7 @@ def map_titles(stored: Stored) -> dict[str, str]:
 
 
 def correct_figure(explained: Explained) -> Figure:
-    """Draw correctly called tiles with the classifier's maps (the paper's Fig. 5).
-
-    Parameters
-    ----------
-    explained
-        What the report shows.
-    """
+    """Draw correctly called tiles with the classifier's maps (the paper's Fig. 5)."""
     chosen, (first, further) = explained.examples, classifier_keys(explained.stored)
     all_keys = tuple(dict.fromkeys((*first, *further)))
     groups = [
@@ -167,20 +146,14 @@ def correct_figure(explained: Explained) -> Figure:
     }
     blocks = {}
     for letter, (title, rows, keys) in zip("abc", groups, strict=True):
-        methods = " and ".join(explained.stored.methods[split_key(key)[1]] for key in keys)
+        methods = listed([explained.stored.methods[split_key(key)[1]] for key in keys])
         strips = [tile_strip(explained, rows), *(map_strip(explained, rows, key, scales[key]) for key in keys)]
         blocks[f"{letter}  {title}: {methods} of the classification network"] = strips
     return gallery(blocks, explained, scales)
 
 
 def disagreement_figure(explained: Explained) -> Figure:
-    """Draw the tiles where the maps of the two networks by one method correlate least (the paper's Fig. 6).
-
-    Parameters
-    ----------
-    explained
-        What the report shows; it has such maps.
-    """
+    """Draw the tiles where the maps of the two networks by one method correlate least (the paper's Fig. 6)."""
     stored, rows = explained.stored, explained.examples.disagreement
     pair = network_pair(stored) or ""
     notes = [f"r = {stored.agreement[pair].iloc[row]:.2f}".replace("-", "\N{MINUS SIGN}") for row in rows]
@@ -188,13 +161,7 @@ def disagreement_figure(explained: Explained) -> Figure:
 
 
 def wrong_figure(explained: Explained) -> Figure:
-    """Draw wrongly called tiles with all maps of both networks.
-
-    Parameters
-    ----------
-    explained
-        What the report shows.
-    """
+    """Draw wrongly called tiles with all maps of both networks."""
     return _compared(explained, explained.examples.wrong, explained.stored.keys, [])
 
 
@@ -218,17 +185,7 @@ def _compared(explained: Explained, rows: Sequence[int], keys: Sequence[str], la
 
 
 def tile_strip(explained: Explained, rows: Sequence[int], *, truth: bool = False) -> Strip:
-    """Return the tiles themselves, with their patient above them.
-
-    Parameters
-    ----------
-    explained
-        What the report shows.
-    rows
-        The tiles.
-    truth
-        Whether to add their label; otherwise what the classifier said.
-    """
+    """Return the tiles themselves, above each its patient with its label, or with what the classifier said."""
     table, notes = explained.stored.rows, []
     for row in rows:
         label = TissueClass[str(table["label"].iloc[row]).upper()].title
@@ -238,19 +195,7 @@ def tile_strip(explained: Explained, rows: Sequence[int], *, truth: bool = False
 
 
 def map_strip(explained: Explained, rows: Sequence[int], key: str, scale: Scale, notes: Sequence[str] = ()) -> Strip:
-    """Return tiles under their maps; a remark says what a pale picture does not: that a map has no value, or but one.
-
-    Parameters
-    ----------
-    explained
-        What the report shows.
-    rows
-        The tiles.
-    key, scale
-        The kind of maps, and what its full colour stands for.
-    notes
-        Above them.
-    """
+    """Return tiles under their maps; a remark says what a pale picture does not: that a map is 0, or constant."""
     maps = [explained.stored.saliency(key, row) for row in rows]
     network, method = split_key(key)
     flat = ["the same everywhere" if each.values.any() else "0 everywhere" for each in maps]

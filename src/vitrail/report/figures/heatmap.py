@@ -76,11 +76,6 @@ class Scale:
 def common_scale(saliencies: Iterable[Saliency]) -> Scale:
     """Return one scale for several maps of one kind.
 
-    Parameters
-    ----------
-    saliencies
-        The maps.
-
     Returns
     -------
     Scale
@@ -92,15 +87,7 @@ def common_scale(saliencies: Iterable[Saliency]) -> Scale:
 
 
 def scale_of(maps: Iterable[NDArray[np.floating]], *, signed: bool = True) -> Scale:
-    """Return one scale for the values of several maps, as `common_scale` does.
-
-    Parameters
-    ----------
-    maps
-        Values of any shape; NaN does not count.
-    signed
-        Whether their zero means something.
-    """
+    """Return one scale for the values of several maps, as `common_scale` does; NaN does not count."""
     values = np.concatenate([np.empty(0), *(each[np.isfinite(each)].ravel() for each in maps)])
     if not len(values):
         return Scale(limit=0.0)
@@ -141,67 +128,26 @@ def paint(base: Floats, values: Floats, scale: Scale) -> Image:
 
 
 def ramp_colours(ramp: Ramp, strength: Floats) -> Floats:
-    """Return the colours of a ramp at strengths from 0 to 1, `[..., 3]`.
-
-    Parameters
-    ----------
-    ramp
-        RGB from weak to strong, evenly spaced.
-    strength
-        Of any shape.
-    """
+    """Return the colours of a ramp, whose stops are evenly spaced, at strengths from 0 to 1, `[..., 3]`."""
     stops = np.array(ramp, np.float64)
     at = np.linspace(0, 1, len(stops))
     return np.stack([np.interp(strength, at, stops[:, channel]) for channel in range(3)], axis=-1)
 
 
 def overlay(image: Image, saliency: Saliency, scale: Scale) -> Image:
-    """Lay a map over its picture in grey.
-
-    Parameters
-    ----------
-    image
-        `[h, w, 3]`, RGB, of what the map explains, at any resolution.
-    saliency
-        The map; it is interpolated bilinearly to the picture.
-    scale
-        What full colour stands for.
-
-    Returns
-    -------
-    Image
-        `[h, w, 3]`, RGB.
-    """
+    """Lay a map, interpolated bilinearly, over a picture `[h, w, 3]` of what it explains, in grey."""
     height, width = image.shape[:2]
     return paint(grey(image), saliency.upsample((height, width)).astype(np.float64), scale)
 
 
 def grey(image: Image, contrast: float = 0.9) -> Floats:
-    """Take the colour out of a picture and a little contrast, `[h, w, 3]`, 0 to 255.
-
-    Parameters
-    ----------
-    image
-        `[h, w, 3]`, RGB.
-    contrast
-        What is left of it; white stays white.
-    """
+    """Take the colour out of a picture and a little contrast, `[h, w, 3]`, 0 to 255; white stays white."""
     light = np.asarray(image @ _LIGHT, np.float64)
     return np.repeat((255 - (255 - light) * contrast)[..., None], 3, axis=2)
 
 
 def colour_bar(axes: Axes, scale: Scale, title: str) -> None:
-    """Fill axes with the colours of a scale, its ends in numbers, and what they speak for.
-
-    Parameters
-    ----------
-    axes
-        Wide and low.
-    scale
-        The scale.
-    title
-        Above it.
-    """
+    """Fill wide, low axes with the colours of a scale, its ends in numbers, and what they speak for."""
     low, high = scale.ends
     extent = (low, high, 0.0, 1.0) if high > low else (low, low + 1.0, 0.0, 1.0)
     ramp = paint(np.full((1, _BAR_PX, 3), 255.0), np.linspace(low, high, _BAR_PX)[None], scale)
@@ -233,11 +179,6 @@ def overlay_figure(picture: Image, saliencies: Sequence[Saliency], title: str) -
     """Draw a picture, its maps and its overlays side by side, one row a map, each with a scale of its own.
 
     Call it within `style()`.
-
-    Parameters
-    ----------
-    picture, saliencies, title
-        As for `save_overlay`.
     """
     tall = 3.9 * min(picture.shape[0] / picture.shape[1], 1.6)
     figure = Figure(figsize=(12.6, 0.55 + len(saliencies) * (tall + 0.85)))
@@ -292,29 +233,13 @@ def save_overlay(path: Path, picture: Image, saliencies: Sequence[Saliency], tit
 
 
 def inch_axes(figure: Figure, left: float, bottom: float, width: float, height: float) -> Axes:
-    """Add axes to a figure.
-
-    Parameters
-    ----------
-    figure
-        The figure.
-    left, bottom, width, height
-        In inches, from the figure's lower left corner.
-    """
+    """Add axes that begin at `left` and `bottom`, in inches from the figure's lower left corner."""
     across, total = figure.get_size_inches().tolist()
     return figure.add_axes((left / across, bottom / total, width / across, height / total))
 
 
 def show(axes: Axes, image: Image) -> None:
-    """Show a picture without ticks in a thin frame.
-
-    Parameters
-    ----------
-    axes
-        The axes to fill.
-    image
-        `[h, w, 3]`, RGB.
-    """
+    """Show a picture `[h, w, 3]` without ticks in a thin frame."""
     axes.imshow(image, interpolation="auto", aspect="equal")
     axes.set(xticks=[], yticks=[])
     axes.grid(visible=False)

@@ -43,13 +43,7 @@ _SECTIONS = 3
 
 
 def figures_of(data: ReportData) -> tuple[FigureSpec, ...]:
-    """Return the figure of a run that has a slide with maps of both networks.
-
-    Parameters
-    ----------
-    data
-        What the report shows.
-    """
+    """Return the figure of a run that has a slide with maps of both networks."""
     if (overlaid := data.overlaid) is None:
         return ()
     letters = "cde"[: len(overlaid.sections)]
@@ -70,13 +64,7 @@ def figures_of(data: ReportData) -> tuple[FigureSpec, ...]:
 
 
 def choose_slide(slides: Sequence[SlideMaps]) -> SlideMaps | None:
-    """Choose the first slide with the most of both tumor and non-tumor among those of which both networks have maps.
-
-    Parameters
-    ----------
-    slides
-        The mapped slides.
-    """
+    """Choose the first slide with the most of both tumor and non-tumor among those of which both networks have maps."""
     fit = [maps for maps in slides if (np.isfinite(maps.classifier) & ~maps.background).any()]
     fit = [maps for maps in fit if np.isin(maps.segmenter, _SHOWN).any()]
     return max(fit, key=lambda maps: min((maps.segmenter == kind).mean() for kind in LABELS), default=None)
@@ -86,11 +74,6 @@ def choose_sections(maps: SlideMaps) -> tuple[Section, ...]:
     """Choose up to three sections that do not overlap: tumor beside non-tumor, other, and where the networks differ.
 
     Sections are squares of 2 to 4 whole tiles, a third of the slide's shorter side where that lies between.
-
-    Parameters
-    ----------
-    maps
-        The slide.
     """
     height, width = (int(length / maps.tile_side + 1e-6) for length in maps.thumbnail.shape[:2])
     side = min(max(_FEWEST, min(height, width) // _SECTIONS), _MOST)
@@ -122,15 +105,7 @@ def choose_sections(maps: SlideMaps) -> tuple[Section, ...]:
 
 
 def called(maps: SlideMaps, threshold: float) -> Picture:
-    """Return the class of each tile as in `SlideMaps.segmenter`, `[rows, columns]`.
-
-    Parameters
-    ----------
-    maps
-        The slide.
-    threshold
-        A tile is called tumor when its tumor probability reaches this.
-    """
+    """Return the class of each tile as in `SlideMaps.segmenter`, `[rows, columns]`."""
     tumor = maps.classifier >= threshold
     classes = np.where(tumor, TissueClass.TUMOR, TissueClass.NON_TUMOR).astype(np.uint8)
     classes[maps.artefacts >= SPOILT] = _ARTEFACT
@@ -169,15 +144,7 @@ def laid_over(picture: Picture, classes: Picture, rows: float, columns: float) -
 
 
 def overlaid_figure(overlaid: Overlaid, threshold: float) -> Figure:
-    """Draw both maps over a slide, and sections of them enlarged; call it within `style()`.
-
-    Parameters
-    ----------
-    overlaid
-        The slide.
-    threshold
-        A tile is called tumor when its tumor probability reaches this.
-    """
+    """Draw both maps over a slide, and sections of them enlarged; call it within `style()`."""
     maps = overlaid.maps
     height, width = maps.thumbnail.shape[:2]
     slot = (_WIDTH - 2 * _SIDE - _GAP) / 2

@@ -74,13 +74,7 @@ class Panel:
 
 
 def figures_of(data: ReportData) -> list[FigureSpec]:
-    """Return the figures of each mapped slide: its classes, and its probabilities where there are any.
-
-    Parameters
-    ----------
-    data
-        What the report shows.
-    """
+    """Return the figures of each mapped slide: its classes, and its probabilities where there are any."""
     slides = enumerate(data.slide_figures.items())
     return [spec for order, (name, maps) in slides for spec in _slide_specs(name, maps, order)]
 
@@ -139,15 +133,7 @@ def read_slide_maps(slide: Slide, files: MapFiles) -> SlideMaps:
 
 
 def slide_figure(maps: SlideMaps, threshold: float) -> Figure:
-    """Draw slide, annotation, classification and segmentation side by side, with a scale bar and a legend.
-
-    Parameters
-    ----------
-    maps
-        The slide.
-    threshold
-        A tile is called tumor when its tumor probability reaches this.
-    """
+    """Draw slide, annotation, classification and segmentation side by side, with a scale bar and a legend."""
     accuracy = (
         f"{maps.accuracy:.1%} of its tiles classified correctly" if np.isfinite(maps.accuracy) else "no labelled tiles"
     )
@@ -164,11 +150,6 @@ def map_figure(maps: SlideMaps, threshold: float) -> Figure:
 
     What a missing network would show is left out. Where background tiles were classified, too, a last map shows them
     (the paper's Fig. S3).
-
-    Parameters
-    ----------
-    maps, threshold
-        As for `slide_figure`.
     """
     panels = [*slide_panels(maps), *class_panels(maps, threshold), *probability_panels(maps)]
     figure = panel_figure(maps, panels, f"Slide {drawable(maps.slide_id, 60)}")
@@ -196,13 +177,7 @@ def save_map_figure(path: Path, maps: SlideMaps, threshold: float) -> None:
 
 
 def probability_figure(maps: SlideMaps) -> Figure:
-    """Draw slide, annotation and tumor probability side by side (the paper's Fig. S3).
-
-    Parameters
-    ----------
-    maps
-        The slide.
-    """
+    """Draw slide, annotation and tumor probability side by side (the paper's Fig. S3)."""
     heading = f"Slide {drawable(maps.slide_id, 32)}, patient {drawable(maps.patient_id, 20)}"
     figure = panel_figure(maps, [*slide_panels(maps, annotation=True), *probability_panels(maps)], heading)
     trace(figure.axes[1], maps.outlines)
@@ -210,27 +185,13 @@ def probability_figure(maps: SlideMaps) -> Figure:
 
 
 def slide_panels(maps: SlideMaps, *, annotation: bool = False) -> list[Panel]:
-    """Show the slide as it is, and what was drawn on it.
-
-    Parameters
-    ----------
-    maps
-        The slide.
-    annotation
-        Whether to add the annotation.
-    """
+    """Show the slide as it is, and beside it what was drawn on it where this is asked for."""
     panels = [Panel(title="Slide", picture=maps.thumbnail, tiles=False)]
     return [*panels, Panel(title="Annotation", picture=annotated(maps), tiles=False)] if annotation else panels
 
 
 def class_panels(maps: SlideMaps, threshold: float) -> list[Panel]:
-    """Show the classes of tissue tiles and of pixels, of networks that have any.
-
-    Parameters
-    ----------
-    maps, threshold
-        As for `slide_figure`.
-    """
+    """Show the classes of tissue tiles and of pixels, of networks that have any."""
     panels, tissue = [], np.where(maps.background, np.nan, maps.classifier).astype(np.float32)
     if np.isfinite(tissue).any():
         panels.append(Panel(title="Classification", picture=_spoilt(classified(tissue, threshold), maps)))
@@ -240,13 +201,7 @@ def class_panels(maps: SlideMaps, threshold: float) -> list[Panel]:
 
 
 def probability_panels(maps: SlideMaps) -> list[Panel]:
-    """Show the tumor probability of tissue tiles, and of all tiles where background was classified, too.
-
-    Parameters
-    ----------
-    maps
-        The slide.
-    """
+    """Show the tumor probability of tissue tiles, and of all tiles where background was classified, too."""
     tissue = np.where(maps.background, np.nan, maps.classifier).astype(np.float32)
     values = {"Tumor probability": tissue} if np.isfinite(tissue).any() else {}
     if (np.isfinite(maps.classifier) & maps.background).any():
@@ -263,16 +218,9 @@ def _spoilt(picture: Picture, maps: SlideMaps) -> Picture:
 
 
 def panel_figure(maps: SlideMaps, panels: Sequence[Panel], heading: str) -> Figure:
-    """Draw panels side by side under a heading, in the figure's first axes; call it within `style()`.
+    """Draw panels side by side under a heading, in the figure's first axes, those of probabilities last.
 
-    Parameters
-    ----------
-    maps
-        The slide.
-    panels
-        From left to right; those of probabilities last.
-    heading
-        Above all of them.
+    Call it within `style()`.
     """
     height, width = maps.thumbnail.shape[:2]
     count = len(panels)
@@ -308,13 +256,7 @@ def panel_figure(maps: SlideMaps, panels: Sequence[Panel], heading: str) -> Figu
 
 
 def annotated(maps: SlideMaps) -> Picture:
-    """Return the thumbnail in grey with its outlines filled, `[h, w, 3]`.
-
-    Parameters
-    ----------
-    maps
-        The slide.
-    """
+    """Return the thumbnail in grey with its outlines filled, `[h, w, 3]`."""
     canvas = grey(maps.thumbnail, contrast=0.75)
     height, width = canvas.shape[:2]
     for tissue, rings in maps.outlines.items():
@@ -330,12 +272,7 @@ def annotated(maps: SlideMaps) -> Picture:
 def classified(probability: NDArray[np.float32], threshold: float) -> Picture:
     """Return the class of each tile as a colour, the paler the nearer to the threshold, `[rows, columns, 3]`.
 
-    Parameters
-    ----------
-    probability
-        `[rows, columns]`; NaN, which becomes white, where there is no prediction.
-    threshold
-        A tile is called tumor when its tumor probability reaches this.
+    Tiles without a prediction, NaN in `probability` `[rows, columns]`, are white.
     """
     predicted = np.isfinite(probability)
     values = np.where(predicted, probability, threshold).astype(np.float64)
@@ -348,13 +285,7 @@ def classified(probability: NDArray[np.float32], threshold: float) -> Picture:
 
 
 def segmented(classes: Picture) -> Picture:
-    """Return the class of each pixel as a colour, artefacts dark grey, white without a prediction, `[H, W, 3]`.
-
-    Parameters
-    ----------
-    classes
-        `[H, W]`, as in `SlideMaps.segmenter`.
-    """
+    """Return the class of each pixel as a colour, artefacts dark grey, white without a prediction, `[H, W, 3]`."""
     palette = np.full((256, 3), 255, np.uint8)
     palette[: len(CLASSES) + 1] = [*(tissue.rgb for tissue in CLASSES), ARTEFACT_CLASS.rgb]
     picture: Picture = palette[classes]
@@ -362,13 +293,7 @@ def segmented(classes: Picture) -> Picture:
 
 
 def probable(probability: NDArray[np.float32]) -> Picture:
-    """Return each tile's tumor probability as a colour, white where there is none, `[rows, columns, 3]`.
-
-    Parameters
-    ----------
-    probability
-        `[rows, columns]`, NaN where there is none.
-    """
+    """Return each tile's tumor probability as a colour, white where it is NaN, `[rows, columns, 3]`."""
     predicted = np.isfinite(probability)
     painted = ramp_colours(_RAMP, np.where(predicted, probability, 0).astype(np.float64))
     painted[~predicted] = 255
@@ -376,15 +301,7 @@ def probable(probability: NDArray[np.float32]) -> Picture:
 
 
 def trace(axes: Axes, outlines: dict[TissueClass, list[NDArray[np.float64]]]) -> None:
-    """Draw outlines as lines, dashed for all but tumor, so that they differ without colour.
-
-    Parameters
-    ----------
-    axes
-        In pixels of the thumbnail.
-    outlines
-        As in `SlideMaps`.
-    """
+    """Draw outlines as lines, dashed for all but tumor, so that they differ without colour."""
     for tissue, rings in outlines.items():
         dash = "-" if tissue is TissueClass.TUMOR else (0, (3, 1.2))
         colour = [channel / 255 * 0.62 for channel in tissue.rgb]
@@ -394,17 +311,7 @@ def trace(axes: Axes, outlines: dict[TissueClass, list[NDArray[np.float64]]]) ->
 
 
 def frame(axes: Axes, title: str, width: int, height: int) -> None:
-    """Give a picture a title, and a thin frame without ticks.
-
-    Parameters
-    ----------
-    axes
-        What shows the picture.
-    title
-        Above it.
-    width, height
-        Of what is framed, in the units of the axes.
-    """
+    """Give a picture of this width and height, in the units of its axes, a title and a thin frame without ticks."""
     axes.set(xlim=(0, width), ylim=(height, 0), xticks=[], yticks=[], facecolor="#ffffff")
     axes.set_title(title, fontsize=9.5, pad=5)
     axes.grid(visible=False)
@@ -412,29 +319,13 @@ def frame(axes: Axes, title: str, width: int, height: int) -> None:
 
 
 def scale_bar_um(width_um: float) -> float:
-    """Return the largest 1, 2 or 5 times a power of ten that is at most a third of the width.
-
-    Parameters
-    ----------
-    width_um
-        Of a picture.
-    """
+    """Return the largest 1, 2 or 5 times a power of ten that is at most a third of the width."""
     power = 10.0 ** floor(log10(width_um / 3))
     return max(step * power for step in (1, 2, 5) if step * power <= width_um / 3)
 
 
 def scale_bar(axes: Axes, width_um: float, tall: float) -> None:
-    """Draw a bar below a picture.
-
-    Parameters
-    ----------
-    axes
-        What shows the picture.
-    width_um
-        How wide it is on the slide.
-    tall
-        How high it is on paper, in inches.
-    """
+    """Draw a bar below a picture that is `width_um` wide on the slide and `tall` inches high on paper."""
     length_um = scale_bar_um(width_um)
     name = f"{length_um / 1000:g} mm" if length_um >= _NEAREST_UM else f"{length_um:g} \N{MICRO SIGN}m"
     end, below = length_um / width_um, -0.16 / tall
@@ -445,32 +336,14 @@ def scale_bar(axes: Axes, width_um: float, tall: float) -> None:
 
 
 def class_patches(kinds: Iterable[TissueClass | MapClass]) -> list[Patch]:
-    """Return the entries of a legend.
-
-    Parameters
-    ----------
-    kinds
-        The classes to name.
-    """
+    """Return the entries of a legend."""
     return [Patch(facecolor=kind.colour, edgecolor=MUTED, linewidth=0.5, label=kind.title) for kind in kinds]
 
 
 def class_legend(
     figure: Figure, handles: list[Patch], right: float, upper: float, corner: Corner = "lower right"
 ) -> None:
-    """Name the colours of classes in one line.
-
-    Parameters
-    ----------
-    figure
-        Where to.
-    handles
-        What `class_patches` returns.
-    right, upper
-        Where the legend's corner lies, in shares of the figure.
-    corner
-        Which one that is.
-    """
+    """Name the colours of classes in one line, whose corner lies at these shares of the figure's width and height."""
     figure.legend(
         handles=handles, loc=corner, bbox_to_anchor=(right, upper), ncols=len(handles), borderaxespad=0,
         handlelength=1.1, handleheight=1.1, columnspacing=1.4, borderpad=0.1,

@@ -32,13 +32,7 @@ _LEAST_SHARE = 0.005
 
 
 def figures_of(data: ReportData) -> tuple[FigureSpec, ...]:
-    """Return the figure of a run that has a slide with tiles to show.
-
-    Parameters
-    ----------
-    data
-        What the report shows.
-    """
+    """Return the figure of a run that has a slide with tiles to show."""
     if (cut := data.cut) is None:
         return ()
     caption = Markup(
@@ -80,13 +74,7 @@ def choose_tiles(rows: pd.DataFrame) -> tuple[int, ...]:
 
 
 def cut_figure(cut: CutExample) -> Figure:
-    """Draw a slide with its outlines and tiles, and some tiles with their masks; call it within `style()`.
-
-    Parameters
-    ----------
-    cut
-        The slide.
-    """
+    """Draw a slide with its outlines and tiles, and some tiles with their masks; call it within `style()`."""
     height, width = cut.thumbnail.shape[:2]
     # the side of a tile's picture and the width of the slide's, so that both are equally high
     rest = _WIDTH - 2 * _SIDE - _GAP - len(LABELS) * _BESIDE - _APART

@@ -20,6 +20,7 @@ from vitrail.explain.study.store import split_key
 from vitrail.report.figures.agreement import pair_titles
 from vitrail.report.figures.checks import REGIONS
 from vitrail.report.figures.gallery import map_titles
+from vitrail.report.select import listed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -33,13 +34,7 @@ _WORDS = {"passes": "passes", "fails": "fails", "undecided": "undecided on"}
 
 
 def section(explained: Explained) -> dict[str, Any]:
-    """Return what the template of the section needs besides figures.
-
-    Parameters
-    ----------
-    explained
-        What the report shows.
-    """
+    """Return what the template of the section needs besides figures."""
     stored, checked = explained.stored, explained.checked
     summary, titles, layers = stored.summary, map_titles(stored), layers_table(stored.summary)
     result = {
@@ -92,7 +87,7 @@ def sentences(summary: dict[str, Any], titles: Mapping[str, str]) -> list[str]:
         for verdict, words in _WORDS.items():
             checks = [check for check, result in verdicts.items() if result == verdict]
             if checks:
-                parts.append(f"{words} {' and '.join([', '.join(checks[:-1]), checks[-1]] if checks[1:] else checks)}")
+                parts.append(f"{words} {listed(checks)}")
         if fall(summary, key) < LEAST_FALL:
             ends = summary["ends"][split_key(key)[0]]
             parts.append(
