@@ -72,17 +72,18 @@ def tiles(side_px: int, mpp: float) -> np.ndarray:
     return np.stack([x, y, np.full_like(x, side), np.full_like(x, side)], axis=1)
 
 
-def free_of(whole: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+def free_of(share_map: np.ndarray, boxes: np.ndarray) -> np.ndarray:
     """Return which tiles have nothing of a kind at all, given its share of cells of 8 um (16 level-0 pixels)."""
     return (
-        Artefacts(masks=(whole > 0)[None], cell=2.0 * LAYOUT_STEP, cell_um=8.0).shares(boxes, (ArtefactKind(0),)) == 0
+        Artefacts(masks=(share_map > 0)[None], cell=2.0 * LAYOUT_STEP, cell_um=8.0).shares(boxes, (ArtefactKind(0),))
+        == 0
     )
 
 
 HIDDEN, RED = (ArtefactKind.FOLD, ArtefactKind.BLUR), (ArtefactKind.PEN, ArtefactKind.BLOOD)
 
 
-def count(found, masks: dict[ArtefactKind, np.ndarray], types: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+def count(artefacts, masks: dict[ArtefactKind, np.ndarray], types: np.ndarray, boxes: np.ndarray) -> np.ndarray:
     """Return for each kind and for any: cells true, found; cells called, right; tiles true, found; free, called."""
     rows = []
     blood = ndimage.binary_dilation(shrink(types == TissueType.BLOOD) > 0, iterations=2)
@@ -91,15 +92,23 @@ def count(found, masks: dict[ArtefactKind, np.ndarray], types: np.ndarray, boxes
         if kinds[0] in HIDDEN:
             truth &= ~np.any([masks[kind] for kind in ARTEFACTS if kind not in HIDDEN], axis=0)
         share = shrink(truth)
-        called = found.mask(kinds)[: share.shape[0], : share.shape[1]]
-        whole = shrink(np.any([masks[kind] for kind in kinds], axis=0))
-        near = ndimage.binary_dilation(whole > 0, np.ones((3, 3)))
+        called = artefacts.mask(kinds)[: share.shape[0], : share.shape[1]]
+        any_share = shrink(np.any([masks[kind] for kind in kinds], axis=0))
+        near = ndimage.binary_dilation(any_share > 0, np.ones((3, 3)))
         judged = called & (~blood | near) if ArtefactKind.BLOOD in kinds else called
         reference = Artefacts(masks=truth[None], cell=float(LAYOUT_STEP), cell_um=LAYOUT_STEP / 2)
-        true, said = reference.shares(boxes, (ArtefactKind(0),)), found.shares(boxes, kinds)
-        spoilt, free = true >= TENTH, free_of(whole, boxes)
+        true, called_shares = reference.shares(boxes, (ArtefactKind(0),)), artefacts.shares(boxes, kinds)
+        spoilt, free = true >= TENTH, free_of(any_share, boxes)
         counts = [(share > 0.5).sum(), (called & (share > 0.5)).sum(), judged.sum(), (judged & near).sum()]
-        rows.append([*counts, spoilt.sum(), (said[spoilt] >= TENTH).sum(), free.sum(), (said[free] >= TENTH).sum()])
+        rows.append(
+            [
+                *counts,
+                spoilt.sum(),
+                (called_shares[spoilt] >= TENTH).sum(),
+                free.sum(),
+                (called_shares[free] >= TENTH).sum(),
+            ]
+        )
     return np.array(rows)
 
 
@@ -115,14 +124,14 @@ def clean_share(path: Path, folds: np.ndarray | None = None) -> str:
     """Return what is called an artefact on a slide, in percent of what is not glass; real folds and blood left out."""
     slide = open_slide(path, fallback_mpp=0.25)
     begun = time.perf_counter()
-    found = find_artefacts(slide)
+    artefacts = find_artefacts(slide)
     taken = time.perf_counter() - begun
     thumbnail = read_thumbnail(slide, 1024)
     density = optical_density(thumbnail)
     glass = find_glass(thumbnail, density, local_std(density.mean(axis=-1)))
     tissue = (optical_density(thumbnail, glass.rgb or 245.0).mean(axis=-1) > 0.08).mean()
-    cells = slide.region.width * slide.region.height / found.cell**2 * tissue
-    masks = found.masks.copy()
+    cells = slide.region.width * slide.region.height / artefacts.cell**2 * tissue
+    masks = artefacts.masks.copy()
     if folds is not None:
         near = ndimage.binary_dilation(shrink(folds) > 0, iterations=2)
         masks[:, : near.shape[0], : near.shape[1]] &= ~near

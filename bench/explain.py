@@ -218,15 +218,15 @@ def captum() -> Work:
 
 def contenders() -> dict[str, Work | str]:
     """Return what is timed by name; of a peer that cannot be imported, the reason."""
-    found: dict[str, Work | str] = {
+    works: dict[str, Work | str] = {
         FORWARD: forward, GRADCAM: vitrail_gradcam, HRCAM: vitrail_hrcam, BOTH: vitrail_both,
     }  # fmt: skip
     for name, peer in ((PEER, pytorch_grad_cam), (CAPTUM, captum)):
         try:
-            found[name] = peer()
+            works[name] = peer()
         except ImportError as error:
-            found[name] = f"not installed ({error})"
-    return found
+            works[name] = f"not installed ({error})"
+    return works
 
 
 def seconds(work: Work, subject: Subject) -> float:
@@ -242,9 +242,9 @@ COMPILED = {FORWARD_OV: forward_openvino, GRADCAM_OV: gradcam_openvino, BOTH_OV:
 """For the classifier alone: a segmenter's maps are torch's."""
 
 
-def works_of(subject: Subject, found: dict[str, Work | str]) -> dict[str, Work]:
+def works_of(subject: Subject, works: dict[str, Work | str]) -> dict[str, Work]:
     """Return what can be timed."""
-    works = {name: work for name, work in found.items() if not isinstance(work, str)}
+    works = {name: work for name, work in works.items() if not isinstance(work, str)}
     return works | (COMPILED if subject.compiled else {})
 
 
@@ -275,12 +275,12 @@ def row(subject: Subject, name: str, taken: dict[str, np.ndarray]) -> str:
     return f"  {name:26}{np.median(rates):8.1f} {spread:17}{cost:>12}{gain:>18}"
 
 
-def show(subject: Subject, found: dict[str, Work | str], taken: dict[str, np.ndarray]) -> None:
+def show(subject: Subject, works: dict[str, Work | str], taken: dict[str, np.ndarray]) -> None:
     """Print a network's part of the table."""
     print(subject.name)
     compiled = "not installed" if subject.compiled is None else forward_openvino
     more = dict.fromkeys(COMPILED, compiled) if subject.name == "classifier" else {}
-    for name, work in (found | more).items():
+    for name, work in (works | more).items():
         print(f"  {name:26}{work}" if isinstance(work, str) else row(subject, name, taken))
 
 
@@ -288,16 +288,16 @@ def pytorch_grad_cam_raw(subject: Subject) -> Tensor:
     """Return pytorch-grad-cam's maps before it drops negative values, stretches and resizes them."""
     from pytorch_grad_cam import GradCAM  # noqa: PLC0415 - it may be missing
 
-    kept = []
+    raw_maps = []
 
     class Signed(GradCAM):
         def get_cam_image(self, *args, **kwargs):
-            kept.append(super().get_cam_image(*args, **kwargs))
-            return kept[-1]
+            raw_maps.append(super().get_cam_image(*args, **kwargs))
+            return raw_maps[-1]
 
     with Signed(model=subject.network, target_layers=[subject.module]) as cam:
         cam(input_tensor=subject.images, targets=[subject.score] * len(subject.images))
-    return torch.from_numpy(kept[0])
+    return torch.from_numpy(raw_maps[0])
 
 
 def captum_raw(subject: Subject) -> Tensor:
@@ -312,16 +312,16 @@ def naive_hrcam(subject: Subject) -> Tensor:
     names = hrcam_head.layers.names
     with record_activations(network, names, lambda _, maps: maps.clone()) as maps:
         network(images)
-    places = frames(network, tuple(images.shape[1:]), names, hrcam_head.layers.strides)
-    at = places[0].centres(tuple(maps[names[0]].shape[2:]))
-    enlarged = [sample(maps[name], frame, at) for name, frame in zip(names, places, strict=True)]
+    layer_frames = frames(network, tuple(images.shape[1:]), names, hrcam_head.layers.strides)
+    at = layer_frames[0].centres(tuple(maps[names[0]].shape[2:]))
+    enlarged = [sample(maps[name], frame, at) for name, frame in zip(names, layer_frames, strict=True)]
     return torch.einsum("nchw,c->nhw", torch.cat(enlarged, 1), hrcam_head.weights)
 
 
 def sample(maps: Tensor, frame, at: tuple[np.ndarray, np.ndarray]) -> Tensor:
     """Interpolate feature maps at rows and columns of the image with torch's own sampler."""
     axes = zip(at, frame.span_px, frame.shift_px, strict=True)
-    rows, columns = (torch.from_numpy(2 * (places - shift) / span - 1).float() for places, span, shift in axes)
+    rows, columns = (torch.from_numpy(2 * (centres - shift) / span - 1).float() for centres, span, shift in axes)
     grid = torch.stack(torch.meshgrid(rows, columns, indexing="ij")[::-1], -1).expand(len(maps), -1, -1, -1)
     return nn.functional.grid_sample(maps.contiguous(), grid, padding_mode="border", align_corners=False)
 
@@ -332,7 +332,7 @@ def stacked(saliencies) -> Tensor:
 
 
 def compare(
-    name: str, found: Tensor, expected: Callable[[Subject], Tensor], subject: Subject, most: float = EQUAL
+    name: str, maps: Tensor, expected: Callable[[Subject], Tensor], subject: Subject, most: float = EQUAL
 ) -> bool:
     """Print how far maps are from others; tell whether they are equal."""
     try:
@@ -341,7 +341,7 @@ def compare(
         print(f"  {name:48}not installed ({error})")
         return True
     subject.network.zero_grad()
-    largest, apart = float(other.abs().max()), float((found - other).abs().max())
+    largest, apart = float(other.abs().max()), float((maps - other).abs().max())
     equal = 0 < largest < np.inf and apart <= most * largest
     share, word = apart / (largest or 1), "equal" if equal else "DIFFERENT"
     print(f"  {name:48}{apart:11.1e}{largest:15.1e}{share:10.1e}  {word}")
@@ -355,10 +355,10 @@ def check(subject: Subject) -> bool:
     name = subject.name
     compiled = []
     if subject.compiled is not None:
-        one, other = (stacked(each) for each in both_openvino(subject))
+        first, second = (stacked(each) for each in both_openvino(subject))
         compiled = [
-            compare(f"{name}: Grad-CAM of OpenVINO, of torch", one, lambda _: grad, subject, NEAR),
-            compare(f"{name}: HR-CAM of OpenVINO, of torch", other, lambda _: high, subject, NEAR),
+            compare(f"{name}: Grad-CAM of OpenVINO, of torch", first, lambda _: grad, subject, NEAR),
+            compare(f"{name}: HR-CAM of OpenVINO, of torch", second, lambda _: high, subject, NEAR),
         ]
     return all(
         [
@@ -375,8 +375,10 @@ def check(subject: Subject) -> bool:
 def tumor_found(subject: Subject) -> str:
     """Say how much the segmenter calls tumor: where there is nothing, there is nothing to explain."""
     called = forward(subject).argmax(1) == TUMOR
-    some = int(called.any(2).any(1).sum())
-    return f"segmenter: {100 * called.float().mean():.0f} % of pixels are tumor, in {some} of {len(called)} images"
+    with_tumor = int(called.any(2).any(1).sum())
+    return (
+        f"segmenter: {100 * called.float().mean():.0f} % of pixels are tumor, in {with_tumor} of {len(called)} images"
+    )
 
 
 def goal(text: str, ratios: np.ndarray, *, at_most: float = np.inf, at_least: float = 0.0) -> None:
@@ -399,7 +401,7 @@ def goals(tiles: dict[str, np.ndarray], pixels: dict[str, np.ndarray]) -> None:
     goal("segmenter, Grad-CAM: at most 1.8 times a forward pass", ratio(pixels, GRADCAM, FORWARD), at_most=1.8)
 
 
-def arguments(given: list[str] | None) -> argparse.Namespace:
+def arguments(argv: list[str] | None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--encoder", default="efficientnet_b0", help=f"timm's name, such as {EMBEDDED_ENCODER}")
@@ -410,27 +412,27 @@ def arguments(given: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--keep-memory", action=argparse.BooleanOptionalAction, default=True, help="let glibc keep large blocks"
     )
-    return parser.parse_args(given)
+    return parser.parse_args(argv)
 
 
-def main(given: list[str] | None = None) -> int:
+def main(argv: list[str] | None = None) -> int:
     """Time, check, print; the exit status is 1 where maps differ."""
-    options = arguments(given)
-    kept = options.keep_memory and keep_memory()
+    options = arguments(argv)
+    keeps_memory = options.keep_memory and keep_memory()
     torch.set_num_threads(options.threads)
-    images, found = random_images(options.batch, options.side), contenders()
+    images, works = random_images(options.batch, options.side), contenders()
     subjects = [make(options.encoder, images) for make in (classifier, segmenter)]
     print(
         f"{options.encoder}, {options.side} px, batches of {options.batch}, {options.rounds} rounds, "
         f"{options.threads} threads, torch {torch.__version__}, "
-        f"large blocks {'kept' if kept else 'left to glibc'}, load of the machine {os.getloadavg()[0]:.1f}\n"
+        f"large blocks {'kept' if keeps_memory else 'left to glibc'}, load of the machine {os.getloadavg()[0]:.1f}\n"
     )
     print(f"{'':28}{'images/s':>8} {'(min..max)':17}{'time over':>12}{'speed over':>18}")
     print(f"{'':28}{'median':>8} {'':17}{'forward':>12}{'pytorch-grad-cam':>18}")
     taken = []
     for subject in subjects:
-        taken.append(measure(subject, works_of(subject, found), options.rounds))
-        show(subject, found, taken[-1])
+        taken.append(measure(subject, works_of(subject, works), options.rounds))
+        show(subject, works, taken[-1])
     print(f"\n{'Maps of Vitrail, and of the other':50}{'difference':>11}{'largest value':>15}{'ratio':>10}")
     equal = [check(subject) for subject in subjects]
     print(f"  {tumor_found(subjects[1])}\n\nGoals: median ratio (min..max over rounds)")

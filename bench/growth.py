@@ -58,7 +58,7 @@ def enlarge(block: Path, target: Path, times: int) -> Path:
             streams = [_stream(file, at, size) for at, size in zip(page.dataoffsets, page.databytecounts, strict=True)]
             rows = np.arange(len(streams)).reshape(page.imagelength // page.tilelength, -1)
             out.write(
-                (streams[one] for one in np.tile(rows, (times, times)).ravel()),
+                (streams[index] for index in np.tile(rows, (times, times)).ravel()),
                 shape=(page.imagelength * times, page.imagewidth * times, 3), dtype=np.uint8, tile=page.tile,
                 compression="jpeg", photometric=page.photometric, subsampling=page.subsampling,
                 jpegtables=page.jpegtables, resolution=page.resolution, resolutionunit=page.resolutionunit,
@@ -139,9 +139,9 @@ def processor() -> float:
     return sum(os.times()[:4])
 
 
-def watched(prepare: Callable[..., Callable[[], object]], given: tuple, parent: Connection) -> None:
+def watched(prepare: Callable[..., Callable[[], object]], arguments: tuple, parent: Connection) -> None:
     """Do a piece of work and tell what it took; `prepare` imports what it needs, and returns it."""
-    work, watch = prepare(*given), Watch()
+    work, watch = prepare(*arguments), Watch()
     began, used = time.perf_counter(), processor()
     with watch.looking():
         work()
@@ -155,11 +155,11 @@ def workers_peak() -> float:
     return children.ru_maxrss * 1024.0 if children.ru_utime > WORKED else 0.0
 
 
-def alone(prepare: Callable[..., Callable[[], object]], *given) -> Spent:
+def alone(prepare: Callable[..., Callable[[], object]], *arguments) -> Spent:
     """Do a piece of work in a fresh process."""
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe(duplex=False)
-    process = context.Process(target=watched, args=(prepare, given, there))
+    process = context.Process(target=watched, args=(prepare, arguments, there))
     process.start()
     there.close()
     try:
@@ -203,19 +203,19 @@ def exponent(sizes: list[float], seconds: list[float]) -> float:
 def middle(rounds: list[Spent]) -> Spent:
     """Return the medians over rounds."""
     names = Spent.__dataclass_fields__
-    return Spent(**{name: float(np.median([getattr(one, name) for one in rounds])) for name in names})
+    return Spent(**{name: float(np.median([getattr(spent, name) for spent in rounds])) for name in names})
 
 
-def show(unit: str, sizes: list[float], found: list[list[Spent]], names: list[str]) -> list[Spent]:
+def show(unit: str, sizes: list[float], measured: list[list[Spent]], names: list[str]) -> list[Spent]:
     """Print a table; return the medians."""
-    taken = [middle(rounds) for rounds in found]
+    taken = [middle(rounds) for rounds in measured]
     print(f"  {'':14}{'s':>8} {'(min..max)':15}{'CPU s':>8}{f'ms/{unit}':>10}{'CPU ms':>9}{'growth':>8}", end="")
     print(f"{'peak MB':>10}{'own':>7}{'worker':>8}")
     for number, (name, size, each) in enumerate(zip(names, sizes, taken, strict=True)):
-        clock = [one.seconds for one in found[number]]
+        clock = [spent.seconds for spent in measured[number]]
         rates = f"{1e3 * each.seconds / size:>10.1f}{1e3 * each.cpu / size:>9.1f}"
         pair = slice(number - 1, number + 1)
-        power = f"{exponent(sizes[pair], [one.seconds for one in taken[pair]]):8.2f}" if number else f"{'':8}"
+        power = f"{exponent(sizes[pair], [spent.seconds for spent in taken[pair]]):8.2f}" if number else f"{'':8}"
         print(
             f"  {name:14}{each.seconds:8.1f} {f'({min(clock):.1f}..{max(clock):.1f})':15}{each.cpu:8.1f}{rates}{power}"
             f"{each.peak / 1e6:10.0f}{each.own / 1e6:7.0f}{each.workers / 1e6:8.0f}",
@@ -232,8 +232,8 @@ def goal(text: str, value: float, most: float, unit: str = "") -> None:
 
 def growth_goals(sizes: list[float], taken: list[Spent]) -> None:
     """Print whether time is linear and memory flat."""
-    goal(f"time linear, exponent at most {EXPONENT}", exponent(sizes, [one.seconds for one in taken]), EXPONENT)
-    cpu = exponent(sizes, [one.cpu for one in taken])
+    goal(f"time linear, exponent at most {EXPONENT}", exponent(sizes, [spent.seconds for spent in taken]), EXPONENT)
+    cpu = exponent(sizes, [spent.cpu for spent in taken])
     goal("the same of the processor's seconds", cpu, EXPONENT)
     goal(f"memory flat, peak at most {PEAK} times", taken[-1].peak / taken[0].peak, PEAK)
     goal("the same of its own memory", taken[-1].own / taken[0].own, PEAK)
@@ -252,26 +252,26 @@ def slides_of(folder: Path, thousands: list[int]) -> Iterator[tuple[int, Path]]:
 def measure_slides(folder: Path, thousands: list[int], rounds: int) -> tuple[list[float], list[list[Spent]]]:
     """Map slides of growing size."""
     write_networks(folder / "models")
-    found = []
+    measured = []
     for _, slide in slides_of(folder, thousands):
-        found.append([])
+        measured.append([])
         for number in range(rounds):
             out = folder / f"out-{number}"
-            found[-1].append(alone(prediction, slide, folder / "models", out))
+            measured[-1].append(alone(prediction, slide, folder / "models", out))
             shutil.rmtree(out)
-    return [(size * 1024) ** 2 / 1e6 for size in thousands], found
+    return [(size * 1024) ** 2 / 1e6 for size in thousands], measured
 
 
 def measure_cohorts(folder: Path, counts: list[int], rounds: int) -> list[list[Spent]]:
     """Cut cohorts of growing size."""
     slides = [write_slide(folder, f"small-{seed}", side_px=SMALL_PX, mpp=SMALL_MPP, seed=seed) for seed in range(3)]
-    found = []
+    measured = []
     for count in counts:
-        found.append([])
+        measured.append([])
         for _ in range(rounds):
-            found[-1].append(alone(tiling, slides, count, folder / "tiles"))
+            measured[-1].append(alone(tiling, slides, count, folder / "tiles"))
             shutil.rmtree(folder / "tiles")
-    return found
+    return measured
 
 
 def start_seconds(command: list[str]) -> float:
@@ -293,7 +293,7 @@ def measure_start() -> None:
     print(f"  {'(of that Python itself)':64}{start_seconds([sys.executable, '-c', 'pass']):6.2f} s")
 
 
-def main(given: list[str] | None = None) -> None:
+def main(argv: list[str] | None = None) -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--large", action="store_true", help="also 32 thousand pixels and 1000 slides")
@@ -302,7 +302,7 @@ def main(given: list[str] | None = None) -> None:
     parser.add_argument("--only", action="append", choices=PARTS, help="a part to measure")
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--folder", type=Path, help="where the phantoms are for a while; the system's own without it")
-    options = parser.parse_args(given)
+    options = parser.parse_args(argv)
     parts = options.only or PARTS
     print(f"{options.rounds} rounds, {os.cpu_count()} cores, load of the machine {os.getloadavg()[0]:.1f}")
     with tempfile.TemporaryDirectory(dir=options.folder) as temporary:
@@ -320,8 +320,8 @@ def report_slides(folder: Path, options: argparse.Namespace) -> None:
     """Measure and print how a slide's size counts."""
     thousands = options.thousands or [4, 8, 16, *([32] if options.large else [])]
     print("\nvitrail predict SLIDE, by million pixels")
-    areas, found = measure_slides(folder, thousands, options.rounds)
-    growth_goals(areas, show("Mpx", areas, found, [f"{size} x 1024 px" for size in thousands]))
+    areas, measured = measure_slides(folder, thousands, options.rounds)
+    growth_goals(areas, show("Mpx", areas, measured, [f"{size} x 1024 px" for size in thousands]))
 
 
 def report_cohorts(folder: Path, options: argparse.Namespace) -> None:
@@ -329,8 +329,8 @@ def report_cohorts(folder: Path, options: argparse.Namespace) -> None:
     counts = options.slides or [10, 100, *([1000] if options.large else [])]
     sizes = [float(count) for count in counts]
     print("\nvitrail tiles, by slide")
-    found = measure_cohorts(folder, counts, options.rounds)
-    growth_goals(sizes, show("slide", sizes, found, [f"{count} slides" for count in counts]))
+    measured = measure_cohorts(folder, counts, options.rounds)
+    growth_goals(sizes, show("slide", sizes, measured, [f"{count} slides" for count in counts]))
 
 
 if __name__ == "__main__":

@@ -66,7 +66,7 @@ def fit(model, loss, sets, settings):
     """Train with Adam and keep the best epoch by validation loss."""
     optimizer = torch.optim.Adam(model.parameters(), settings.learning_rate)
     train = DataLoader(sets["train"], settings.batch, shuffle=True, drop_last=len(sets["train"]) % settings.batch == 1)
-    best, kept = float("inf"), None
+    best, weights = float("inf"), None
     for epoch in range(settings.epochs):
         model.train()
         for x, y in train:
@@ -77,8 +77,8 @@ def fit(model, loss, sets, settings):
         value = float(loss(outputs, truth))
         print(f"  epoch {epoch + 1}/{settings.epochs}  validation loss {value:.4f}", flush=True)
         if value < best:
-            best, kept = value, copy.deepcopy(model.state_dict())
-    model.load_state_dict(kept)
+            best, weights = value, copy.deepcopy(model.state_dict())
+    model.load_state_dict(weights)
 
 
 @torch.no_grad()
@@ -145,12 +145,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
     parser.add_argument("--seed", type=int, default=0)
-    given = parser.parse_args()
+    options = parser.parse_args()
     keep_memory()  # changes only how long this takes
     begun = time.perf_counter()
-    plain = study(given.run, given.seed)
+    plain = study(options.run, options.seed)
     seconds = time.perf_counter() - begun
-    ours = vitrails_own(given.run / "report" / "metrics.json")
+    ours = vitrails_own(options.run / "report" / "metrics.json")
     print(f"\n{'':<24}{'vitrail':>10}{'plain':>10}")
     for network, figures in plain.items():
         for name, value in figures.items():

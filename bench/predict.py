@@ -33,7 +33,7 @@ from bench.wsinfer import WITHOUT_REGISTRY
 from vitrail.core.progress import Silent
 from vitrail.geometry import Region
 from vitrail.inference.context import find_context
-from vitrail.interop import export_wsinfer
+from vitrail.interop.wsinfer import export_wsinfer
 from vitrail.models.spec import ClassifierSpec, SegmenterSpec
 from vitrail.models.store import load_model, save_model
 from vitrail.settings.load import Settings
@@ -234,10 +234,10 @@ def work(recorded, path):
 """The command itself, in a process that has imported it; its list of the zoo's own models is not downloaded."""
 
 
-def networks(given: argparse.Namespace, folder: Path) -> Path:
+def networks(options: argparse.Namespace, folder: Path) -> Path:
     """Return a folder with both models."""
-    if given.models:
-        return given.models
+    if options.models:
+        return options.models
     for spec in (
         ClassifierSpec(**SHARED, dense=1024, dropout=0.2),
         SegmenterSpec(**SHARED, decoder=(256, 128, 64, 32, 16)),
@@ -262,10 +262,10 @@ def tiles_of(path: Path, spec, count: int):
     return np.stack([read_region(slide, region, (spec.side_px, spec.side_px)) for region in regions])
 
 
-def rounds(workers: dict[str, Worker], questions: dict[str, tuple], given: argparse.Namespace):
+def rounds(workers: dict[str, Worker], questions: dict[str, tuple], options: argparse.Namespace):
     """Return seconds and processor seconds of each contender in each round; the first, which compiles, is left out."""
     order, spent = np.random.default_rng(0), {name: [] for name in workers}
-    for number in range(given.rounds + 1):
+    for number in range(options.rounds + 1):
         for name in order.permutation(list(workers)).tolist():
             answer = workers[name].ask(*questions[name])
             if answer is None:
@@ -291,44 +291,44 @@ def started(scripts: dict[str, tuple[Path, str]], threads: int) -> dict[str, Wor
     return workers
 
 
-def engines(task: str, models: Path, given: argparse.Namespace, folder: Path) -> None:
+def engines(task: str, models: Path, options: argparse.Namespace, folder: Path) -> None:
     """Print images a second of one network."""
     spec, own = load_model(models / task).spec, Path(sys.executable)
-    np.save(folder / "images.npy", tiles_of(given.slide, spec, given.images))
+    np.save(folder / "images.npy", tiles_of(options.slide, spec, options.images))
     scripts = {
         "eager float32": (own, EAGER),
         "Vitrail, torch": (own, ENGINE.format(engine="torch")),
         "Vitrail, OpenVINO": (own, ENGINE.format(engine="openvino")),
     }
-    workers = started(scripts, given.threads)
+    workers = started(scripts, options.threads)
     out = {name: folder / f"{number}.npy" for number, name in enumerate(workers)}
     questions = {name: (str(models / task), str(folder / "images.npy"), str(out[name])) for name in workers}
     try:
-        spent = rounds(workers, questions, given)
+        spent = rounds(workers, questions, options)
     finally:
         for worker in workers.values():
             worker.close()
     base, truth = spent["eager float32"], np.load(out["eager float32"])
-    print(f"\n{task}, {given.images} tiles of {spec.side_px} px, {given.rounds} rounds, {given.threads} threads")
+    print(f"\n{task}, {options.images} tiles of {spec.side_px} px, {options.rounds} rounds, {options.threads} threads")
     print(f"{'':<20}{'images/s':>9}{'(min to max)':>16}{'x':>7}{'x CPU':>7}{'largest diff.':>15}{'other class':>13}")
     for name, times in spent.items():
-        rates, found = given.images / times[:, 0], np.load(out[name])
+        rates, answer = options.images / times[:, 0], np.load(out[name])
         faster, cheaper = (np.median(base[:, i] / times[:, i]) for i in (0, 1))
-        apart, other = agreement(found, truth)
+        apart, other = agreement(answer, truth)
         spread = f"({rates.min():.0f} to {rates.max():.0f})"
         print(
             f"{name:<20}{np.median(rates):>9.1f}{spread:>16}{faster:>7.2f}{cheaper:>7.2f}{apart:>15.1e}{other:>13.3%}"
         )
 
 
-def agreement(found, truth) -> tuple[float, float]:
+def agreement(outputs, truth) -> tuple[float, float]:
     """Return the largest difference of probabilities, and the share of tiles or pixels of another class."""
-    logits = [torch.from_numpy(each).double() for each in (found, truth)]
+    logits = [torch.from_numpy(each).double() for each in (outputs, truth)]
     if truth.ndim == 1:
-        one, other = (each.sigmoid() for each in logits)
-        return float((one - other).abs().max()), float(((one >= 0.5) != (other >= 0.5)).double().mean())
-    one, other = (each.softmax(1) for each in logits)
-    return float((one - other).abs().max()), float((one.argmax(1) != other.argmax(1)).double().mean())
+        first, second = (each.sigmoid() for each in logits)
+        return float((first - second).abs().max()), float(((first >= 0.5) != (second >= 0.5)).double().mean())
+    first, second = (each.softmax(1) for each in logits)
+    return float((first - second).abs().max()), float((first.argmax(1) != second.argmax(1)).double().mean())
 
 
 def command(name: str, arguments: list, folder: Path, rounds_: int) -> None:
@@ -345,12 +345,12 @@ def command(name: str, arguments: list, folder: Path, rounds_: int) -> None:
     print(f"{name:<34}{statistics.median(seconds):>9.2f} s  ({min(seconds):.2f} to {max(seconds):.2f})")
 
 
-def contenders(models: Path, given: argparse.Namespace, folder: Path):
+def contenders(models: Path, options: argparse.Namespace, folder: Path):
     """Start whoever goes from the file to probabilities; returns the processes, and what each is asked."""
     spec, own = load_model(models / "classifier").spec, Path(sys.executable)
     recorded = export_wsinfer(models / "classifier", folder / "recorded")
-    np.save(folder / "boxes.npy", tissue_boxes(given.slide, spec))
-    python = {peer: given.peers / peer / "bin" / "python" for peer in ("tiatoolbox", "wsinfer")}
+    np.save(folder / "boxes.npy", tissue_boxes(options.slide, spec))
+    python = {peer: options.peers / peer / "bin" / "python" for peer in ("tiatoolbox", "wsinfer")}
     scripts = {
         "Vitrail, torch": (own, SLIDE.format(engine="torch")),
         "Vitrail, OpenVINO": (own, SLIDE.format(engine="openvino")),
@@ -358,7 +358,11 @@ def contenders(models: Path, given: argparse.Namespace, folder: Path):
         TIA: (python["tiatoolbox"], TIATOOLBOX.format()),
         "WSInfer": (python["wsinfer"], WSINFER.format()),
     }
-    workers, classifier, slide = started(scripts, given.threads), str(models / "classifier"), str(given.slide.resolve())
+    workers, classifier, slide = (
+        started(scripts, options.threads),
+        str(models / "classifier"),
+        str(options.slide.resolve()),
+    )
     network = str(recorded / "torchscript_model.pt"), spec.mean, spec.std, spec.mpp, spec.side_px
     asked = {TIA: (*network, slide), "WSInfer": (str(recorded), slide)}
     asked[PLAIN] = classifier, slide, str(folder / "boxes.npy")
@@ -370,35 +374,37 @@ def contenders(models: Path, given: argparse.Namespace, folder: Path):
     return workers, {name: (*asked[name], str(out[name])) for name in workers}, out
 
 
-def whole_slide(models: Path, given: argparse.Namespace, folder: Path) -> None:
+def whole_slide(models: Path, options: argparse.Namespace, folder: Path) -> None:
     """Print the time from file to probabilities."""
-    workers, questions, out = contenders(models, given, folder)
+    workers, questions, out = contenders(models, options, folder)
     try:
-        spent = rounds(workers, questions, given)
+        spent = rounds(workers, questions, options)
     finally:
         for worker in set(workers.values()):
             worker.close()
     spec = load_model(models / "classifier").spec
-    print(f"\n{given.slide.name}, from file to tile probabilities, tiles of {spec.side_px} px, {given.rounds} rounds")
+    print(
+        f"\n{options.slide.name}, from file to tile probabilities, tiles of {spec.side_px} px, {options.rounds} rounds"
+    )
     print(f"{'':<34}{'s':>7}  {'(min to max)':<18}{'CPU s':>7}{'tiles':>7}{'the same':>10}{'mean diff.':>12}{'r':>8}")
     base = np.load(out["Vitrail, torch"])
     for name, times in spent.items():
-        seconds, found = times[:, 0], np.load(out[name])
+        seconds, answer = times[:, 0], np.load(out[name])
         spread, cpu = f"({seconds.min():.2f} to {seconds.max():.2f})", np.median(times[:, 1])
-        print(f"{name:<34}{np.median(seconds):>7.2f}  {spread:<18}{cpu:>7.2f}{len(found):>7}{told(found, base)}")
+        print(f"{name:<34}{np.median(seconds):>7.2f}  {spread:<18}{cpu:>7.2f}{len(answer):>7}{compared(answer, base)}")
     goals(spent)
 
 
-def told(found, base) -> str:
+def compared(answer, base) -> str:
     """Compare the probabilities of tiles that lie in the same places, to within a hundredth of a tile's side."""
     side = np.median(np.diff(np.unique(base[:, 0].round(3))))
-    apart = np.abs(found[:, None, :2] - base[None, :, :2]).max(2)
-    mine, theirs = np.arange(len(found)), apart.argmin(1)
+    apart = np.abs(answer[:, None, :2] - base[None, :, :2]).max(2)
+    mine, theirs = np.arange(len(answer)), apart.argmin(1)
     same = apart[mine, theirs] <= NEAR * side
-    one, other = found[same, 2], base[theirs[same], 2]
-    if len(one) < 2:
-        return f"{len(one):>10}"
-    return f"{len(one):>10}{np.abs(one - other).mean():>12.1e}{np.corrcoef(one, other)[0, 1]:>8.4f}"
+    first, second = answer[same, 2], base[theirs[same], 2]
+    if len(first) < 2:
+        return f"{len(first):>10}"
+    return f"{len(first):>10}{np.abs(first - second).mean():>12.1e}{np.corrcoef(first, second)[0, 1]:>8.4f}"
 
 
 def goals(spent: dict[str, np.ndarray]) -> None:
@@ -413,22 +419,22 @@ def goals(spent: dict[str, np.ndarray]) -> None:
             print(f"{text:<52}{clock:>9.2f}{cpu:>9.2f}")
 
 
-def commands(models: Path, given: argparse.Namespace, folder: Path) -> None:
+def commands(models: Path, options: argparse.Namespace, folder: Path) -> None:
     """Print the time of the commands, from their start."""
     print("\nthe command from its start")
-    vitrail = [Path(sys.executable).with_name("vitrail"), "predict", given.slide, "--classifier", models / "classifier",
-               "--set", "predict.artefacts=false", "--out", "{out}"]  # fmt: skip
-    command("vitrail predict", vitrail, folder, min(given.rounds, 3))
-    command("vitrail predict --explain", [*vitrail, "--explain"], folder, min(given.rounds, 3))
-    python, recorded = given.peers / "wsinfer" / "bin" / "python", folder / "recorded"
+    vitrail = [Path(sys.executable).with_name("vitrail"), "predict", options.slide, "--classifier",
+               models / "classifier", "--set", "predict.artefacts=false", "--out", "{out}"]  # fmt: skip
+    command("vitrail predict", vitrail, folder, min(options.rounds, 3))
+    command("vitrail predict --explain", [*vitrail, "--explain"], folder, min(options.rounds, 3))
+    python, recorded = options.peers / "wsinfer" / "bin" / "python", folder / "recorded"
     if not python.is_file():
         print("wsinfer run: not installed")
         return
     (folder / "wsi").mkdir()
-    (folder / "wsi" / given.slide.name).symlink_to(given.slide.resolve())
+    (folder / "wsi" / options.slide.name).symlink_to(options.slide.resolve())
     run = [python, "-c", WITHOUT_REGISTRY, "run", "--wsi-dir", folder / "wsi", "--results-dir", "{out}", "--model-path",
            recorded / "torchscript_model.pt", "--config", recorded / "config.json", "--num-workers", "1"]  # fmt: skip
-    command("wsinfer run", run, folder, min(given.rounds, 3))
+    command("wsinfer run", run, folder, min(options.rounds, 3))
 
 
 def main() -> None:
@@ -441,16 +447,16 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--images", type=int, default=64, help="of each round")
     parser.add_argument("--only-slide", action="store_true", help="leave out the tables of images a second")
-    given = parser.parse_args()
+    options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        given.slide = given.slide or write_slide(folder, "phantom", side_px=8192, seed=7)
-        models = networks(given, folder / "models")
+        options.slide = options.slide or write_slide(folder, "phantom", side_px=8192, seed=7)
+        models = networks(options, folder / "models")
         for task in TASKS:
-            if not given.only_slide:
-                engines(task, models, given, folder)
-        whole_slide(models, given, folder)
-        commands(models, given, folder)
+            if not options.only_slide:
+                engines(task, models, options, folder)
+        whole_slide(models, options, folder)
+        commands(models, options, folder)
 
 
 if __name__ == "__main__":

@@ -197,21 +197,21 @@ def corners_of(path: Path):
     return [(x, y) for y in down for x in across]
 
 
-def measure(workers: dict[str, Worker], path: Path, given: argparse.Namespace):
+def measure(workers: dict[str, Worker], path: Path, options: argparse.Namespace):
     """Return regions a second, of the clock and of the processor, of each reader in each round."""
     corners, rng = corners_of(path), np.random.default_rng(0)
     rates = {name: [] for name in workers}
-    for number in range(given.rounds):
-        begin = number * given.regions % max(1, len(corners) - given.regions + 1)
-        part = corners[begin : begin + given.regions]
+    for number in range(options.rounds):
+        begin = number * options.regions % max(1, len(corners) - options.regions + 1)
+        part = corners[begin : begin + options.regions]
         for name in rng.permutation(list(workers)).tolist():
             rates[name].append([len(part) / spent for spent in workers[name].ask(str(path), part, "")])
     return rates
 
 
-def differences(worker: Worker, path: Path, wanted) -> tuple[float, float] | None:
+def differences(worker: Worker, path: Path, expected) -> tuple[float, float] | None:
     """Return mean and largest difference to the exact area means."""
-    corners, exact = wanted
+    corners, exact = expected
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder) / "tiles.npy"
         if worker.ask(str(path), corners, str(target)) is None:
@@ -220,15 +220,15 @@ def differences(worker: Worker, path: Path, wanted) -> tuple[float, float] | Non
     return float(apart.mean()), float(apart.max())
 
 
-def report(title: str, path: Path, workers: dict[str, Worker], given: argparse.Namespace) -> None:
+def report(title: str, path: Path, workers: dict[str, Worker], options: argparse.Namespace) -> None:
     """Print the table of one slide."""
     corners = corners_of(path)
     chosen = corners[:: max(1, len(corners) // CHECKED)][:CHECKED]
-    wanted = chosen, np.stack([exact_mean(path, corner) for corner in chosen])
-    apart = {name: differences(worker, path, wanted) for name, worker in workers.items()}
-    rates = measure({name: worker for name, worker in workers.items() if apart[name]}, path, given)
+    expected = chosen, np.stack([exact_mean(path, corner) for corner in chosen])
+    apart = {name: differences(worker, path, expected) for name, worker in workers.items()}
+    rates = measure({name: worker for name, worker in workers.items() if apart[name]}, path, options)
     base = np.median(rates["OpenSlide"], axis=0)
-    print(f"\n{title}: {given.rounds} rounds of {min(given.regions, len(corners))} regions")
+    print(f"\n{title}: {options.rounds} rounds of {min(options.regions, len(corners))} regions")
     print(
         f"{'':<18}{'regions/s':>10}{'quartiles':>16}{'x':>6}{'a CPU second':>14}{'x':>6}{'mean diff':>11}{'largest':>9}"
     )
@@ -269,14 +269,16 @@ def main() -> None:
     parser.add_argument("--regions", type=int, default=14, help="of each round")
     parser.add_argument("--side", type=int, default=8192, help="of the phantom, in pixels")
     parser.add_argument("--folder", type=Path, help="where to keep the phantom; a temporary folder without it")
-    given = parser.parse_args()
+    options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
-        folder = given.folder or Path(temporary)
-        slide = given.slide or write_slide(folder, "phantom", side_px=given.side, seed=7)
-        workers = start(given.peer_python)
+        folder = options.folder or Path(temporary)
+        slide = options.slide or write_slide(folder, "phantom", side_px=options.side, seed=7)
+        workers = start(options.peer_python)
         try:
-            report(f"{slide.name}, level 0 alone", without_pyramid(slide, Path(temporary) / "flat.tif"), workers, given)
-            report(f"{slide.name} as it is", slide, workers, given)
+            report(
+                f"{slide.name}, level 0 alone", without_pyramid(slide, Path(temporary) / "flat.tif"), workers, options
+            )
+            report(f"{slide.name} as it is", slide, workers, options)
         finally:
             for worker in workers.values():
                 worker.close()

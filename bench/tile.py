@@ -195,17 +195,17 @@ class Row:
             worker.close()
 
 
-def start(given: argparse.Namespace) -> dict[str, Row]:
+def start(options: argparse.Namespace) -> dict[str, Row]:
     """Start the processes of each tiler that is installed, and say which are not."""
     print("TRIDENT: not run: no package index has it")
     rows = {}
-    for name in (name for name in TILERS if name not in given.without):
+    for name in (name for name in TILERS if name not in options.without):
         environment, code = TILERS[name]
-        python = given.peers / environment / "bin" / "python" if environment else Path(sys.executable)
+        python = options.peers / environment / "bin" / "python" if environment else Path(sys.executable)
         if not python.is_file():
             print(f"{name}: not installed")
             continue
-        row = Row(python, code, given.processes)
+        row = Row(python, code, options.processes)
         if row.runs:
             rows[name] = row
         else:
@@ -222,26 +222,26 @@ def report(title: str, slide: Path, rows: dict[str, Row], rounds: int) -> dict[s
     print(
         f"\n{title}: {rounds} rounds\n{'':<18}{'tiles':>7}{'tiles/s':>9}{'lowest':>9}{'highest':>9}{'a CPU second':>14}"
     )
-    found = {}
+    medians = {}
     for name, row in rows.items():
         if not row.runs:
             print(f"{name:<18} does not do it: {row.failure()}")
             continue
-        count, rate, cpu = found[name] = np.median(answers[name], axis=0)
+        count, rate, cpu = medians[name] = np.median(answers[name], axis=0)
         rates = [answer[1] for answer in answers[name]]
         print(f"{name:<18}{count:>7.0f}{rate:>9.0f}{min(rates):>9.0f}{max(rates):>9.0f}{cpu:>14.0f}", flush=True)
-    return found
+    return medians
 
 
-def judge(found: dict[str, np.ndarray], wanted: float) -> None:
+def judge(measured: dict[str, np.ndarray], target: float) -> None:
     """Print how many times as fast as the fastest peer Vitrail is."""
-    peers = [name for name in found if not name.startswith("Vitrail")]
+    peers = [name for name in measured if not name.startswith("Vitrail")]
     for column, kind in ((1, "the clock"), (2, "the processor")):
-        if peers and "Vitrail fast" in found:
-            best = max(peers, key=lambda name: found[name][column])
-            times = found["Vitrail fast"][column] / found[best][column]
-            word = "met" if times >= wanted else "NOT met"
-            print(f"by {kind}, {times:.1f} times {best}; goal: {wanted:.0f} times the fastest, {word}")
+        if peers and "Vitrail fast" in measured:
+            best = max(peers, key=lambda name: measured[name][column])
+            times = measured["Vitrail fast"][column] / measured[best][column]
+            word = "met" if times >= target else "NOT met"
+            print(f"by {kind}, {times:.1f} times {best}; goal: {target:.0f} times the fastest, {word}")
 
 
 def main() -> None:
@@ -253,19 +253,19 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=1, help="of each row, at once")
     parser.add_argument("--side", type=int, default=5 * BLOCK_PX, help=f"of the slide; a multiple of {BLOCK_PX} px")
     parser.add_argument("--folder", type=Path, help="where to keep the phantom; a temporary folder without it")
-    given = parser.parse_args()
+    options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
-        block = write_slide(given.folder or Path(temporary), "tiling", side_px=BLOCK_PX, mpp=MPP, seed=7)
-        drawn = enlarge(block, Path(temporary) / "drawn.tif", given.side // BLOCK_PX)
+        block = write_slide(options.folder or Path(temporary), "tiling", side_px=BLOCK_PX, mpp=MPP, seed=7)
+        drawn = enlarge(block, Path(temporary) / "drawn.tif", options.side // BLOCK_PX)
         flat = without_pyramid(drawn, Path(temporary) / "flat.tif")
-        for slide, side in ((block, BLOCK_PX), (drawn, given.side), (flat, given.side)):
+        for slide, side in ((block, BLOCK_PX), (drawn, options.side), (flat, options.side)):
             cover(slide, side)
-        rows = start(given)
+        rows = start(options)
         try:
             for row in rows.values():
                 row.ask(block)  # what is done only once is done now
-            judge(report("Level 0 alone", flat, rows, given.rounds), FASTER_FLAT)
-            judge(report("With a level reduced by 4", drawn, rows, given.rounds), FASTER)
+            judge(report("Level 0 alone", flat, rows, options.rounds), FASTER_FLAT)
+            judge(report("With a level reduced by 4", drawn, rows, options.rounds), FASTER)
         finally:
             for row in rows.values():
                 row.close()

@@ -211,15 +211,15 @@ def bare(case, *, tissue, factor=1.0):
 def cases(data, work, *, quick):
     """Return all cases."""
     drawn = list(phantoms(work / "phantoms", 2 if quick else len(PHANTOMS)))
-    found = [*drawn]
+    chosen = [*drawn]
     if data is not None:
         drawn.insert(0, colon(data))
-        found = [drawn[0], *cores(data, 24 if quick else 5), *found]
+        chosen = [drawn[0], *cores(data, 24 if quick else 5), *chosen]
     few = drawn[:1] + drawn[1:4:2] if quick else drawn[:6]
-    found += [changed(case, name) for name in CHANGES for case in few]
-    found += [framed(case, colour) for colour in (0, 255) for case in few]
-    found += [bare(case, tissue=True, factor=factor) for factor in (1.0, 0.4) for case in few]
-    return found + [bare(case, tissue=False) for case in few]
+    chosen += [changed(case, name) for name in CHANGES for case in few]
+    chosen += [framed(case, colour) for colour in (0, 255) for case in few]
+    chosen += [bare(case, tissue=True, factor=factor) for factor in (1.0, 0.4) for case in few]
+    return chosen + [bare(case, tissue=False) for case in few]
 
 
 def otsu(values):
@@ -249,12 +249,12 @@ def vitrail(rgb, um):
     return tissue_mask(rgb, um, TissueSettings())[0]
 
 
-def own(found, mask, scales):
+def own(samples, mask, scales):
     """Return the best Dice and IoU of a function over scales, for every case."""
-    return [max(dice(mask(*case.at(um)), case.truth) for um in scales) for case in found]
+    return [max(dice(mask(*case.at(um)), case.truth) for um in scales) for case in samples]
 
 
-def peer(found, name, peers):
+def peer(samples, name, peers):
     """Run a peer in its own environment; None where it is not installed."""
     folder, code = MASKERS[name]
     python = peers / folder / "bin" / "python" if peers else None
@@ -264,10 +264,10 @@ def peer(found, name, peers):
         room = Path(temporary)
         targets = defaultdict(list)
         with (room / "jobs").open("w") as jobs:
-            for i, wanted in product(range(len(found)), SCALES_UM):
-                rgb, um = found[i].at(wanted)
-                source = room / f"{i}_{wanted:g}.npy"
-                targets[i].append(room / f"{i}_{wanted:g}_mask.npy")
+            for i, scale_um in product(range(len(samples)), SCALES_UM):
+                rgb, um = samples[i].at(scale_um)
+                source = room / f"{i}_{scale_um:g}.npy"
+                targets[i].append(room / f"{i}_{scale_um:g}_mask.npy")
                 np.save(source, rgb)
                 jobs.write(json.dumps([source.name, targets[i][-1].name, um]) + "\n")
         (room / "run.py").write_text(code + LOOP)
@@ -276,7 +276,7 @@ def peer(found, name, peers):
         if done.returncode:
             print(name, done.stderr[-400:])
             return None
-        return [best([path for path in targets[i] if path.exists()], found[i].truth) for i in range(len(found))]
+        return [best([path for path in targets[i] if path.exists()], samples[i].truth) for i in range(len(samples))]
 
 
 def best(masks, truth):
@@ -284,11 +284,11 @@ def best(masks, truth):
     return max((dice(np.load(path), truth) for path in masks), default=dice(np.zeros_like(truth), truth))
 
 
-def show(found, rows):
+def show(samples, rows):
     """Print mean Dice / IoU of every method in every group."""
-    groups = list(dict.fromkeys(case.group for case in found))
+    groups = list(dict.fromkeys(case.group for case in samples))
     for group in groups:
-        chosen = [i for i, case in enumerate(found) if case.group == group]
+        chosen = [i for i, case in enumerate(samples) if case.group == group]
         print(f"\n{group} ({len(chosen)})")
         for name, scores in rows.items():
             if scores is None:
@@ -306,13 +306,13 @@ def main():
     parser.add_argument("--peers", type=Path, help="folder of virtual environments: tiatoolbox, histolab, pathml")
     parser.add_argument("--work", type=Path, default=Path("bench-tissue"), help="where phantoms are kept")
     parser.add_argument("--quick", action="store_true", help="fewer slides")
-    given = parser.parse_args()
-    found = cases(given.data, given.work, quick=given.quick)
-    rows = {"Vitrail": own(found, vitrail, (8.0,))}
-    rows |= {name: peer(found, name, given.peers) for name in MASKERS}
-    rows |= {"Otsu on grey": own(found, otsu_grey, SCALES_UM)}
-    rows |= {"Otsu on saturation": own(found, otsu_saturation, SCALES_UM)}
-    show(found, rows)
+    options = parser.parse_args()
+    samples = cases(options.data, options.work, quick=options.quick)
+    rows = {"Vitrail": own(samples, vitrail, (8.0,))}
+    rows |= {name: peer(samples, name, options.peers) for name in MASKERS}
+    rows |= {"Otsu on grey": own(samples, otsu_grey, SCALES_UM)}
+    rows |= {"Otsu on saturation": own(samples, otsu_saturation, SCALES_UM)}
+    show(samples, rows)
 
 
 if __name__ == "__main__":

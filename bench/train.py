@@ -147,7 +147,7 @@ def processor() -> float:
     """Return the seconds of the processor of this process and of its workers, where the kernel tells of these."""
     workers = [Path(f"/proc/{child.pid}/stat") for child in multiprocessing.active_children()]
     fields = [path.read_text(encoding="utf-8").rpartition(")")[2].split() for path in workers if path.is_file()]
-    return sum(os.times()[:2]) + TICK * sum(int(one[11]) + int(one[12]) for one in fields)
+    return sum(os.times()[:2]) + TICK * sum(int(numbers[11]) + int(numbers[12]) for numbers in fields)
 
 
 Contender = Callable[[Job, Laps], list[float]]
@@ -359,7 +359,7 @@ def goals(job: Job, taken: dict[str, Taken], *, gpu: bool) -> None:
     goal(f"{job.task}: on a GPU at least 0.85 of the bare network", share, at_least=0.85)
 
 
-def arguments(given: list[str] | None) -> argparse.Namespace:
+def arguments(argv: list[str] | None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--task", action="append", choices=TASKS, help="both without it")
@@ -369,12 +369,12 @@ def arguments(given: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=2, help="that are timed in each round")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2, help="of torch")
-    return parser.parse_args(given)
+    return parser.parse_args(argv)
 
 
-def main(given: list[str] | None = None) -> int:
+def main(argv: list[str] | None = None) -> int:
     """Time and print; the exit status is 1 where a contender has not learnt."""
-    options, gpu, taken = arguments(given), torch.cuda.is_available(), {}
+    options, gpu, taken = arguments(argv), torch.cuda.is_available(), {}
     shared = {name: getattr(options, name) for name in ("encoder", "side", "batch", "steps", "rounds", "threads")}
     print(
         f"{options.encoder}, {options.side} px, {options.rounds} rounds of {options.steps} steps, {options.threads} "
@@ -393,7 +393,7 @@ def main(given: list[str] | None = None) -> int:
     for job in jobs:
         goals(job, taken[job.task], gpu=gpu)
     print(f"\nload of the machine at the end {os.getloadavg()[0]:.1f}")
-    return 0 if all(each.learnt for found in taken.values() for each in found.values()) else 1
+    return 0 if all(each.learnt for contenders in taken.values() for each in contenders.values()) else 1
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ import torch
 from PIL import Image
 
 from vitrail.geometry import Region
-from vitrail.interop import export_wsinfer
+from vitrail.interop.wsinfer import export_wsinfer
 from vitrail.models.preprocessing import Normalizer, intensities
 from vitrail.models.store import load_model
 from vitrail.slides.slide import open_slide, read_region
@@ -56,10 +56,10 @@ def write_scaled(path: Path, slide, side_px: int, mpp: float) -> Path:
     """Write a slide at the model's mpp, scaled by Vitrail, without loss."""
     count = int(slide.region.width * slide.mpp / mpp / side_px)
     side = count * side_px
-    place = Region(x=0, y=0, width=side * mpp / slide.mpp, height=side * mpp / slide.mpp)
+    region = Region(x=0, y=0, width=side * mpp / slide.mpp, height=side * mpp / slide.mpp)
     path.parent.mkdir(parents=True, exist_ok=True)
     tifffile.imwrite(
-        path, read_region(slide, place, (side, side)), tile=(256, 256), photometric="rgb", compression="zlib",
+        path, read_region(slide, region, (side, side)), tile=(256, 256), photometric="rgb", compression="zlib",
         metadata=None, resolution=(1e4 / mpp, 1e4 / mpp), resolutionunit="CENTIMETER",
     )  # fmt: skip
     return path
@@ -72,37 +72,37 @@ def by_area(slide, region: Region, side_px: int):
 
 def by_pillow(slide, region: Region, side_px: int):
     """Scale a tile as WSInfer does."""
-    whole = read_region(slide, region, (round(region.width), round(region.height)))
-    return np.asarray(Image.fromarray(whole).resize((side_px, side_px), Image.Resampling.BILINEAR))
+    pixels = read_region(slide, region, (round(region.width), round(region.height)))
+    return np.asarray(Image.fromarray(pixels).resize((side_px, side_px), Image.Resampling.BILINEAR))
 
 
 @torch.inference_mode()
 def vitrails(model, slide, rows: pd.DataFrame, scale):
     """Classify WSInfer's tiles with Vitrail, in float32."""
-    places = (
+    regions = (
         Region(x=x, y=y, width=w, height=h) for x, y, w, h in rows[["minx", "miny", "width", "height"]].to_numpy()
     )
-    tiles = torch.tensor(np.stack([scale(slide, place, model.spec.side_px) for place in places]))
+    tiles = torch.tensor(np.stack([scale(slide, region, model.spec.side_px) for region in regions]))
     standardise = Normalizer(model.spec, torch.device("cpu"))
     return torch.cat([model.module(standardise(intensities(part))).sigmoid() for part in tiles.split(32)]).numpy()
 
 
-def report(name: str, found, expected) -> None:
+def report(name: str, probabilities, expected) -> None:
     """Print one line of the table."""
-    apart = np.abs(found - expected)
-    flips = int(((found >= 0.5) != (expected >= 0.5)).sum())
-    r = np.corrcoef(found, expected)[0, 1]
-    print(f"{name:<44}{len(found):>6}{apart.mean():>11.2e}{apart.max():>11.2e}{flips:>7}{r:>9.5f}", flush=True)
+    apart = np.abs(probabilities - expected)
+    flips = int(((probabilities >= 0.5) != (expected >= 0.5)).sum())
+    r = np.corrcoef(probabilities, expected)[0, 1]
+    print(f"{name:<44}{len(probabilities):>6}{apart.mean():>11.2e}{apart.max():>11.2e}{flips:>7}{r:>9.5f}", flush=True)
 
 
-def compare(given: argparse.Namespace, folder: Path) -> None:
+def compare(options: argparse.Namespace, folder: Path) -> None:
     """Run WSInfer on both slides and print how far its probabilities are from Vitrail's."""
-    model = load_model(given.classifier)
+    model = load_model(options.classifier)
     spec = model.spec
-    exported = export_wsinfer(given.classifier, folder / "model")
-    phantom = write_slide(folder / "phantom", "phantom", side_px=given.side, seed=given.seed)
+    exported = export_wsinfer(options.classifier, folder / "model")
+    phantom = write_slide(folder / "phantom", "phantom", side_px=options.side, seed=options.seed)
     scaled = write_scaled(folder / "scaled" / "scaled.tif", open_slide(phantom), spec.side_px, spec.mpp)
-    tables = {path: run_wsinfer(given.environment, path, exported) for path in (scaled, phantom)}
+    tables = {path: run_wsinfer(options.environment, path, exported) for path in (scaled, phantom)}
     print(f"{'WSInfer against Vitrail':<44}{'tiles':>6}{'mean':>11}{'largest':>11}{'flips':>7}{'r':>9}")
     cases = (
         ("the same pixels", scaled, by_area),
@@ -122,11 +122,11 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="where to keep what is made; a temporary folder without it")
     parser.add_argument("--side", type=int, default=4096, help="of the synthetic slide, in pixels")
     parser.add_argument("--seed", type=int, default=7, help="of the synthetic slide")
-    given = parser.parse_args()
-    if given.environment is None or not (given.environment / "bin" / "wsinfer").is_file():
+    options = parser.parse_args()
+    if options.environment is None or not (options.environment / "bin" / "wsinfer").is_file():
         sys.exit("--environment: no virtual environment with the command wsinfer in it; see --help for how to make one")
     with tempfile.TemporaryDirectory() as temporary:
-        compare(given, given.folder or Path(temporary))
+        compare(options, options.folder or Path(temporary))
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ from vitrail.models.store import Model
 from vitrail.pipeline.stages import STAGES, stages_of
 from vitrail.quality.tissue import find_tissue
 from vitrail.report.figures.explained_slide import read_explained, save_explained_figure
-from vitrail.report.whole_slide import read_slide_maps
+from vitrail.report.figures.slide_maps import read_slide_maps
 from vitrail.settings.load import Settings
 from vitrail.slides.slide import open_slide, read_region
 from vitrail.stage import chain
@@ -270,6 +270,6 @@ def test_maps_without_any_evidence_are_drawn(tmp_path):
     slide, files = mapped(tmp_path, engine)
     told = json.loads(files.facts.read_text())["explained"]["agreement"]
     assert (told["pearson"], told["spearman"], told["tile_pearson"]) == (None, None, None)
-    save_explained_figure(read_slide_maps(slide, files), files)
+    save_explained_figure(files.explained_picture, read_slide_maps(slide, files), files)
     with Image.open(files.explained_picture) as drawn:
         assert drawn.size[0] > 300

@@ -34,10 +34,10 @@ from vitrail.errors import SlideError
 from vitrail.inference.map_slide import Networks, map_slide
 from vitrail.inference.outputs import MapFiles, load_map
 from vitrail.inference.predictor import Predictor
+from vitrail.inference.publish import SUMMARY, name_tiles, publish
 from vitrail.inference.stage import map_slides
 from vitrail.models.spec import SegmenterSpec
 from vitrail.models.store import Model, build
-from vitrail.report.whole_slide import SUMMARY, name_tiles, publish
 from vitrail.slides.cohort import CohortSlide
 from vitrail.slides.slide import open_slide
 

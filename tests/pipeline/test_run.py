@@ -19,6 +19,8 @@ from sklearn.metrics import accuracy_score, confusion_matrix, roc_auc_score
 
 from helpers.cohort import FAST, write_cohort
 from helpers.command import vitrail
+from vitrail.evaluation.load import evaluate
+from vitrail.evaluation.results import as_json
 from vitrail.pipeline.run import new_run
 from vitrail.report.collect_explanations import collect_explained
 from vitrail.settings.load import read_settings
@@ -90,7 +92,8 @@ def test_probabilities_are_calibrated_and_the_same_everywhere(finished):
     temperature = json.loads((finished / "classifier" / "model.json").read_text())["temperature"]
     np.testing.assert_allclose(rows["classifier"], expit(rows["classifier_logit"] / temperature), rtol=1e-12)
     run = open_run(finished)
-    shown = collect_explained(run, read_cohort(run.cohort), rows).stored.rows
+    entries = {entry.slide_id: entry for entry in read_cohort(run.cohort)}
+    shown = collect_explained(run, entries, evaluate(run)).stored.rows
     np.testing.assert_array_equal(shown["classifier"], rows["classifier"].iloc[shown["tile"]])
     explained = pd.read_parquet(finished / "explanations" / "tiles.parquet")["classifier"]
     np.testing.assert_allclose(explained, expit(rows["classifier_logit"].iloc[shown["tile"]]), rtol=1e-3)
@@ -109,6 +112,14 @@ def test_metrics_are_those_of_scikit_learn(finished):
         assert test[network]["auc"] == pytest.approx(roc_auc_score(truth, rows[network]), abs=1e-12)
         assert test[network]["confusion"] == confusion_matrix(truth, called, labels=[True, False]).tolist()
     assert sum(map(sum, test["pixels"]["confusion"])) == len(rows) * 32 * 32
+
+
+def test_the_numbers_of_a_run_are_those_of_its_report(finished):
+    evaluation = evaluate(finished)
+    assert json.loads(as_json(evaluation.metrics)) == json.loads((finished / "report" / "metrics.json").read_text())
+    for name, table in evaluation.tables.items():
+        written = pd.read_csv(finished / "report" / "tables" / f"{name}.csv")
+        assert (list(written.columns), len(written)) == (list(table.columns), len(table)), name
 
 
 def test_the_report_is_one_page(finished):
@@ -134,14 +145,15 @@ def test_whole_slides_are_mapped_and_published(finished):
 def test_whole_slides_can_be_explained(run, capsys):
     assert vitrail("predict", run, "--explain") == 0
     assert "explain: up to date" in capsys.readouterr().out
-    maps = run / "predictions" / "maps"
-    (drawn,) = maps.glob("*.explanations.png")
-    assert drawn.with_suffix(".ome.tiff").is_file()
-    facts = json.loads((maps / drawn.name.replace("explanations.png", "json")).read_text())
+    (stored,) = (run / "predictions" / "maps").glob("*.explanations.ome.tiff")
+    facts = json.loads(stored.with_name(stored.name.replace("explanations.ome.tiff", "json")).read_text())
     assert set(facts["explained"]["methods"]) == {"gradcam", "hrcam"}
     assert "explained = true" in (run / "study.toml").read_text()
     assert vitrail("report", run) == 0
-    assert f"../predictions/maps/{drawn.name}" in (run / "report" / "index.html").read_text()
+    (picture,) = (run / "report" / "figures").glob("*-explanations.png")
+    page = (run / "report" / "index.html").read_text()
+    assert f'href="figures/{picture.name}"' in page
+    assert f'href="../predictions/maps/{stored.name}"' in page
 
 
 def test_flags_of_predict_change_the_runs_predictions(run):

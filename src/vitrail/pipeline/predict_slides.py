@@ -23,11 +23,12 @@ from vitrail.explain.methods.base import FIT, explaining_classifier, find_heads,
 from vitrail.inference.map_slide import Networks, map_slide
 from vitrail.inference.outputs import MAP_PX, MapFiles
 from vitrail.inference.predictor import Predictor
+from vitrail.inference.publish import SUMMARY, name_tiles, publish
 from vitrail.models.device import keep_memory, reproducible
 from vitrail.models.store import JSON, WEIGHTS, load_model
 from vitrail.pipeline.run import Outcome
 from vitrail.report.figures.explained_slide import save_explained_figure
-from vitrail.report.whole_slide import SUMMARY, name_tiles, publish, read_slide_maps, save_map_figure
+from vitrail.report.figures.slide_maps import read_slide_maps, save_map_figure
 from vitrail.settings.load import Settings, changed_text, preset, settings_text
 from vitrail.slides.cohort import content_digest, file_digest
 from vitrail.slides.slide import open_slide
@@ -259,7 +260,7 @@ def _map(
     if missing:
         raise damaged(files.facts, f"without {missing[0]!r}")
     if explained and not files.explained_picture.is_file():
-        save_explained_figure(read_slide_maps(slide, files), files)
+        save_explained_figure(files.explained_picture, read_slide_maps(slide, files), files)
     is_published = all(files.base.with_name(f"{files.base.name}.{ending}").is_file() for ending in ("geojson", "png"))
     if facts.get("threshold") != threshold or "summary" not in facts or not is_published:
         facts = _publish(files, slide, facts, threshold)

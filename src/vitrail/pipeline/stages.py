@@ -69,14 +69,12 @@ def predict(work: Work) -> None:
         return
     from vitrail.explain.methods.base import explaining_classifier, fitted_heads, methods_named
     from vitrail.inference.outputs import MAP_PX
-    from vitrail.report.figures.explained_slide import draw_explained
 
     def explaining(model: Model) -> Explaining:
         methods = methods_named(run.settings.explain.methods)
         return explaining_classifier(model, MAP_PX, methods, fitted_heads(run.folder / "classifier", methods))
 
     predict_study(work, entries, explaining)
-    draw_explained(work.folder / "maps", entries, run.settings)
 
 
 def explain(work: Work) -> None:

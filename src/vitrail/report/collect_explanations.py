@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from vitrail.errors import SlideError
-from vitrail.explain.checks.results import open_checked
-from vitrail.explain.study.store import open_stored
 from vitrail.geometry import Region
 from vitrail.report.data import Explained
 from vitrail.report.select import choose_examples
@@ -18,58 +16,51 @@ from vitrail.tiles.extract import open_cohort_slide
 from vitrail.tiles.store import read_tiles
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Mapping
 
-    import pandas as pd
-    from numpy.typing import NDArray
-
+    from vitrail.evaluation.results import Evaluation
     from vitrail.slides.cohort import CohortSlide
     from vitrail.stage import Run
-    from vitrail.tiles.store import TileTable
 
 PICTURE_PX = 448
 """Side of the tiles' pictures in the report, so that nuclei can be seen whatever the networks saw."""
 
 
-def collect_explained(run: Run, entries: tuple[CohortSlide, ...], predictions: pd.DataFrame) -> Explained | None:
+def collect_explained(run: Run, entries: Mapping[str, CohortSlide], evaluation: Evaluation) -> Explained | None:
     """Gather the explanations of a run and the pictures of the tiles to show; None where it has none.
 
-    What the classifier says of a tile is taken from the predictions, row by row of the tile table: calibrated where
-    these are.
+    A tile is read again from its slide; what was cut from it stands in where the slide cannot be read any more.
 
-    Raises
-    ------
-    RunError
-        A folder is there but not whole.
+    Parameters
+    ----------
+    run
+        The run.
+    entries
+        Its slides by their names.
+    evaluation
+        Its numbers. What the classifier says of the explained tiles is taken from its predictions, row by row of the
+        tile table, and so is calibrated where these are.
     """
-    if not _finished(run.folder / "explanations"):
+    if (stored := evaluation.explanations) is None:
         return None
-    stored = open_stored(run.folder / "explanations")
-    said = predictions["classifier"].to_numpy()[stored.rows["tile"]]
-    stored = replace(stored, rows=stored.rows.assign(classifier=said))
+    tile_rows, probabilities = stored.rows["tile"], evaluation.predictions["classifier"].to_numpy()
+    stored = replace(stored, rows=stored.rows.assign(classifier=probabilities[tile_rows]))
     table, threshold = read_tiles(run.folder / "tiles"), run.settings.evaluation.threshold
-    examples = choose_examples(stored, table.rows.iloc[stored.rows["tile"]], threshold)
-    slides = {entry.slide_id: entry for entry in entries}
-    tiles = {row: int(stored.rows["tile"].iloc[row]) for row in examples.all}
+    examples = choose_examples(stored, table.rows.iloc[tile_rows], threshold)
+    pictures = {}
+    for row in examples.all:
+        tile = table.rows.iloc[tile_rows.iloc[row]]
+        region = Region(x=float(tile["x"]), y=float(tile["y"]), width=float(tile["side"]), height=float(tile["side"]))
+        try:
+            slide = open_cohort_slide(entries[tile["slide_id"]], run.settings)
+            pictures[row] = read_region(slide, region, (PICTURE_PX, PICTURE_PX))
+        except (SlideError, KeyError):  # the slide is gone, or no longer in slides.csv
+            pictures[row] = np.array(table.images[tile_rows.iloc[row]])
     return Explained(
         stored=stored,
-        checked=open_checked(run.folder / "checks") if _finished(run.folder / "checks") else None,
+        checked=evaluation.checks,
         threshold=threshold,
         side_um=run.settings.tiles.side_um,
         examples=examples,
-        pictures={row: _picture(run, table, slides, tile) for row, tile in tiles.items()},
+        pictures=pictures,
     )
-
-
-def _finished(folder: Path) -> bool:
-    return (folder / "summary.json").is_file()
-
-
-def _picture(run: Run, table: TileTable, slides: dict[str, CohortSlide], tile: int) -> NDArray[np.uint8]:
-    """Read a tile again from its slide; what was cut from it stands in where the slide cannot be read any more."""
-    row = table.rows.iloc[tile]
-    region = Region(x=float(row["x"]), y=float(row["y"]), width=float(row["side"]), height=float(row["side"]))
-    try:
-        return read_region(open_cohort_slide(slides[row["slide_id"]], run.settings), region, (PICTURE_PX, PICTURE_PX))
-    except (SlideError, KeyError):  # the slide is gone, or no longer in slides.csv
-        return np.array(table.images[tile])

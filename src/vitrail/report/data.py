@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
-
-from vitrail.classes import NETWORKS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     import numpy as np
-    import pandas as pd
     from numpy.typing import NDArray
 
     from vitrail.classes import TissueClass
+    from vitrail.evaluation.results import Evaluation
     from vitrail.explain.checks.results import Checked
     from vitrail.explain.study.store import Stored
     from vitrail.inference.outputs import MapFiles
     from vitrail.search.results import SearchResult
-    from vitrail.settings.schema import EvaluationSettings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -214,25 +212,10 @@ class ReportData:
         Name of the study.
     settings_toml
         Its settings, as a `study.toml`.
-    seed
-        What everything random was drawn from.
     evaluation
-        How predictions become figures: the threshold, the number of resamples and the like.
-    slides
-        One row a slide of the cohort: `slide_id`, `patient_id`, `split`, `mpp`, `tumor_tiles`, `non_tumor_tiles`; any
-        further column is an attribute of the patient, NaN where it is not known.
-    skipped
-        `slide_id` and `reason` of each slide that was left out.
+        Its numbers.
     warnings
-        What a reader has to know before believing the figures.
-    history
-        By network, one row an epoch: `epoch`, `train_loss`, `validation_loss`, and the classifier's
-        `validation_accuracy` or the segmenter's `validation_jaccard`; NaN without validation tiles.
-    predictions
-        One row a tile of every split: `slide_id`, `patient_id`, `split`, `x`, `y`, `side`, `label` (`tumor` or
-        `non_tumor`), `classifier` (tumor probability), `classifier_logit` (what it comes from, uncalibrated),
-        `segmenter` (fraction of pixels called tumor), and `pixels`, 16 counts: the tile's 4 x 4 confusion matrix of
-        pixels, row by row, rows = truth, in the order of `TissueClass`.
+        What a reader has to know before believing them.
     maps
         The slides to show.
     mapped
@@ -241,10 +224,6 @@ class ReportData:
         Why the networks say what they say; None for a run without explanations.
     search
         What the grid search over tile sizes and resolutions found; None for a run without one.
-    temperatures
-        By network, what its logits are divided by for calibrated probabilities; 1 where none was fitted.
-    calibrated
-        Whether the probabilities in `predictions` are of such logits.
     worst
         Small pictures of the slides that the networks know least, `[h, w, 3]` by slide.
     cut
@@ -255,19 +234,12 @@ class ReportData:
 
     title: str
     settings_toml: str
-    seed: int
-    evaluation: EvaluationSettings
-    slides: pd.DataFrame
-    skipped: pd.DataFrame
+    evaluation: Evaluation
     warnings: Sequence[str]
-    history: dict[str, pd.DataFrame]
-    predictions: pd.DataFrame
     maps: Sequence[SlideMaps]
     mapped: Sequence[MapFiles] = ()
     explained: Explained | None = None
     search: SearchResult | None = None
-    temperatures: Mapping[str, float] = field(default_factory=lambda: dict.fromkeys(NETWORKS, 1.0))
-    calibrated: bool = True
     worst: Mapping[str, NDArray[np.uint8]] = field(default_factory=dict)
     cut: CutExample | None = None
     overlaid: Overlaid | None = None
@@ -275,4 +247,11 @@ class ReportData:
     @property
     def threshold(self) -> float:
         """A tile is called tumor when its tumor probability reaches this."""
-        return self.evaluation.threshold
+        return self.evaluation.settings.threshold
+
+    @property
+    def slide_figures(self) -> dict[str, SlideMaps]:
+        """The slides to show by the name of their figure, which is free of all but letters, digits and dashes."""
+        safe = [re.sub(r"[^A-Za-z0-9]+", "-", maps.slide_id).strip("-")[:40] for maps in self.maps]
+        names = [f"slide-{number:02d}-{name}".rstrip("-") for number, name in enumerate(safe, 1)]
+        return dict(zip(names, self.maps, strict=True))

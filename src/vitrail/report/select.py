@@ -11,16 +11,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from vitrail.classes import NETWORKS, TissueClass
+from vitrail.explain.study.store import pairs, split_key
 from vitrail.report.data import Examples
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import pandas as pd
     from numpy.typing import NDArray
 
     from vitrail.explain.study.store import Stored
-
-    Flags = NDArray[np.bool_]
-    Floats = NDArray[np.float64]
+    from vitrail.report.data import Explained
 
 COLUMNS = 6
 """Tiles of each kind in a figure."""
@@ -28,8 +29,23 @@ COLUMNS = 6
 MIXED = 0.2
 """A tile holds two kinds of tissue when tumor, and tissue that is not tumor, each fill this share of it."""
 
-DISAGREEMENT = "gradcam_classifier_segmenter"
-"""The pair of maps whose correlation says that the networks disagree."""
+
+def network_pair(stored: Stored) -> str | None:
+    """Return the pair of maps whose correlation says that the networks disagree: the first of one method."""
+    return next(
+        (name for name, keys in pairs(stored.keys).items() if len({split_key(key)[1] for key in keys}) == 1), None
+    )
+
+
+def classifier_keys(stored: Stored) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the kinds of the classifier's maps for the first, and for further, correctly called tumor tiles."""
+    keys = tuple(key for key in stored.keys if split_key(key)[0] == "classifier")
+    return keys[:1], keys[1:] or keys
+
+
+def listed(words: Sequence[str]) -> str:
+    """Return words as a list within a sentence."""
+    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
 
 
 def choose_examples(stored: Stored, shares: pd.DataFrame, threshold: float) -> Examples:
@@ -44,41 +60,37 @@ def choose_examples(stored: Stored, shares: pd.DataFrame, threshold: float) -> E
     threshold
         A tile is called tumor when its tumor probability reaches this.
     """
-    rows = stored.rows
+    rows, pair = stored.rows, network_pair(stored)
     tumor = (rows["label"] == TissueClass.TUMOR.key).to_numpy()
-    p = rows["classifier"].to_numpy(np.float64)
-    called = p >= threshold
+    patients, probability = rows["patient_id"].to_numpy(), rows["classifier"].to_numpy(np.float64)
+    called = probability >= threshold
     beside = shares["non_tumor"].to_numpy() + shares["other"].to_numpy()
     mixed = (shares["tumor"].to_numpy() >= MIXED) & (beside >= MIXED)
-    patients = rows["patient_id"].to_numpy()
-    first = spread(patients, tumor & called, np.stack([~mixed, -p]))
-    rest = tumor & called & ~np.isin(np.arange(len(rows)), first)
-    r = stored.agreement[DISAGREEMENT].to_numpy(np.float64)
-    wrong, error = _errors(rows, tumor, threshold)
+    tumor_mixed = spread(patients, tumor & called, np.stack([~mixed, -probability]))
+    others = tumor & called & ~np.isin(np.arange(len(rows)), tumor_mixed)
+    r = stored.agreement[pair].to_numpy(np.float64) if pair else np.full(len(rows), np.nan)
+    both = rows[list(NETWORKS)].to_numpy(np.float64)
+    wrong = (both >= threshold) != tumor[:, None]
+    error = np.where(wrong, np.abs(both - tumor[:, None]), 0).max(1)  # of the network that errs more
     return Examples(
-        tumor_mixed=first,
-        tumor=spread(patients, rest, -p[None]),
-        non_tumor=spread(patients, ~tumor & ~called, p[None]),
+        tumor_mixed=tumor_mixed,
+        tumor=spread(patients, others, -probability[None]),
+        non_tumor=spread(patients, ~tumor & ~called, probability[None]),
         disagreement=spread(patients, np.isfinite(r), r[None]),
-        wrong=spread(patients, wrong, -error[None]),
+        wrong=spread(patients, wrong.any(1), -error[None]),
     )
 
 
-def _errors(rows: pd.DataFrame, tumor: Flags, threshold: float) -> tuple[Flags, Floats]:
-    """Tell which tiles a network calls wrongly, and by how much the one that errs more is off."""
-    p = rows[list(NETWORKS)].to_numpy(np.float64)
-    wrong = (p >= threshold) != tumor[:, None]
-    return wrong.any(1), np.where(wrong, np.abs(p - tumor[:, None]), 0).max(1)
-
-
-def spread(patients: NDArray[np.object_], wanted: Flags, order: Floats, most: int = COLUMNS) -> tuple[int, ...]:
+def spread(
+    patients: NDArray[np.object_], candidates: NDArray[np.bool_], order: NDArray[np.float64], most: int = COLUMNS
+) -> tuple[int, ...]:
     """Choose rows so that every patient gives one before any gives a second.
 
     Parameters
     ----------
     patients
         Each row's patient, `[n]`.
-    wanted
+    candidates
         The rows to choose from, `[n]`.
     order
         `[k, n]`: rows are sorted by the first key, then by the second, and so on, smallest first.
@@ -87,13 +99,33 @@ def spread(patients: NDArray[np.object_], wanted: Flags, order: Floats, most: in
 
     Returns
     -------
-    The rows, best first within each round.
+    tuple[int, ...]
+        The rows, best first within each round.
     """
-    (found,) = np.nonzero(wanted)
-    ranked = found[np.lexsort(order[::-1, found])]  # the last key of lexsort counts first
-    seen: dict[object, int] = {}
+    (rows,) = np.nonzero(candidates)
+    ranked = rows[np.lexsort(order[::-1, rows])]  # the last key of lexsort counts first
+    turns: dict[object, int] = {}
     rounds = []
     for row in ranked:
-        seen[patients[row]] = turn = seen.get(patients[row], -1) + 1
+        turns[patients[row]] = turn = turns.get(patients[row], -1) + 1
         rounds.append(turn)
     return tuple(int(row) for row in ranked[np.argsort(rounds, kind="stable")][:most])
+
+
+def examples_table(explained: Explained) -> pd.DataFrame:
+    """Return the tiles that the figures show, so that each can be found again."""
+    stored, chosen = explained.stored, explained.examples
+    first, further = (listed(titles) for titles in classifier_titles(stored))
+    groups = [
+        (f"correct tumor, {first}", chosen.tumor_mixed), (f"correct tumor, {further}", chosen.tumor),
+        ("correct non-tumor", chosen.non_tumor), ("disagreement", chosen.disagreement), ("wrong", chosen.wrong),
+    ]  # fmt: skip
+    table = stored.rows.iloc[[row for _, rows in groups for row in rows]].reset_index(drop=True)
+    table.insert(0, "shown_as", [name for name, rows in groups for _ in rows])
+    return table
+
+
+def classifier_titles(stored: Stored) -> tuple[list[str], list[str]]:
+    """Return the titles of the methods of `classifier_keys`."""
+    first, further = ([stored.methods[split_key(key)[1]] for key in keys] for keys in classifier_keys(stored))
+    return first, further

@@ -6,7 +6,6 @@ import base64
 import io
 import re
 from contextlib import contextmanager
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
@@ -17,6 +16,7 @@ from matplotlib.font_manager import findfont, get_font
 from PIL import Image
 
 from vitrail.classes import NETWORK_COLOURS
+from vitrail.core.files import write_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-    from matplotlib.ft2font import FT2Font
 
 PAPER, INK, MUTED, LINE = "#fefefe", "#1c2530", "#5f6b78", "#d3d9df"
 """Background, text, lesser text and rules: nothing else has these colours, so that a page can swap them when dark."""
@@ -40,8 +39,6 @@ DPI = 200
 CITED = "D\N{LATIN SMALL LETTER O WITH DIAERESIS}rrich et al. 2023"
 """How captions name the paper."""
 
-_QUALITY = 90
-_OPAQUE = 255
 _FAST = 2  # of PNG files: a fifth of the time for a few percent more bytes
 
 _STYLE: dict[Any, Any] = {
@@ -70,9 +67,21 @@ def style() -> Iterator[None]:
 
 
 def save(figure: Figure, folder: Path, name: str) -> str:
-    """Write `name.svg` and `name.png`, free of dates and versions, and return the text of the SVG.
+    """Write a figure as SVG and PNG, free of dates and versions; call it within `style()`.
 
     Photographs within the SVG are JPEGs; in the PNG they are as they were.
+
+    Parameters
+    ----------
+    figure
+        What to write.
+    folder, name
+        Where to, without an ending.
+
+    Returns
+    -------
+    str
+        The text of the SVG.
     """
     written = io.StringIO()
     engine = figure.get_layout_engine()
@@ -82,9 +91,9 @@ def save(figure: Figure, folder: Path, name: str) -> str:
     with mpl.rc_context({"svg.hashsalt": name}):
         nameless = dict.fromkeys(("Creator", "Date", "Format", "Type"))
         FigureCanvasSVG(figure).print_figure(written, format="svg", dpi=DPI, metadata=nameless)
-    text = re.sub(r"data:image/png;base64,([A-Za-z0-9+/=\s]+)", lambda found: _lighter(found[1]), written.getvalue())
+    text = re.sub(r"data:image/png;base64,([A-Za-z0-9+/=\s]+)", lambda match: _lighter(match[1]), written.getvalue())
     text = re.sub(r'(<image\b[^>]*?)\s+id="[^"]*"', r"\1", text)  # named by content: two alike would have one name
-    (folder / f"{name}.svg").write_text(text, encoding="utf-8", newline="\n")
+    write_text(folder / f"{name}.svg", text)
     save_png(figure, folder / f"{name}.png")
     return text
 
@@ -107,18 +116,18 @@ def _lighter(png: str) -> str:
     raw = "".join(png.split())
     picture = Image.open(io.BytesIO(base64.b64decode(raw))).convert("RGBA")
     out = io.BytesIO()
-    picture.convert("RGB").save(out, "JPEG", quality=_QUALITY)
+    picture.convert("RGB").save(out, "JPEG", quality=90)
     jpeg = base64.b64encode(out.getvalue()).decode()
-    if 2 * len(jpeg) > len(raw) or int(np.asarray(picture)[..., 3].min()) < _OPAQUE:
+    if 2 * len(jpeg) > len(raw) or int(np.asarray(picture)[..., 3].min()) < 255:
         return f"data:image/png;base64,{raw}"
     return f"data:image/jpeg;base64,{jpeg}"
 
 
 def drawable(text: object, longest: int = 48) -> str:
     """Shorten a user's text to one line, with a box for every character that the font lacks."""
-    font = _font()
-    shown = "".join(c if c.isprintable() and font.get_char_index(ord(c)) else "\N{WHITE SQUARE}" for c in str(text))
-    return shown if len(shown) <= longest else shown[: longest - 1] + "\N{HORIZONTAL ELLIPSIS}"
+    font = get_font(findfont("DejaVu Sans"))  # both remember what they return
+    line = "".join(c if c.isprintable() and font.get_char_index(ord(c)) else "\N{WHITE SQUARE}" for c in str(text))
+    return line if len(line) <= longest else line[: longest - 1] + "\N{HORIZONTAL ELLIPSIS}"
 
 
 def bare(axes: Axes) -> None:
@@ -126,8 +135,3 @@ def bare(axes: Axes) -> None:
     axes.grid(visible=False)
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
-
-
-@lru_cache(maxsize=1)
-def _font() -> FT2Font:
-    return get_font(findfont("DejaVu Sans"))

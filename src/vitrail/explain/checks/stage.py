@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
     Positions = NDArray[np.int64]
 
+
 PART = 8
 """Tiles whose curves are kept as one file: what a killed run loses at most."""
 

@@ -11,42 +11,107 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from vitrail.classes import NETWORKS
-from vitrail.report.figures.cohort import COLOURS
-from vitrail.report.figures.heatmap import METHODS
-from vitrail.report.sections.checks import KINDS, REGIONS, perturbation_curves, randomisation_curves, truth_table
+from vitrail.classes import NETWORK_COLOURS, NETWORKS
+from vitrail.evaluation.explanations import perturbation_curves, randomisation_curves, truth_table
+from vitrail.explain.checks.results import CASCADES
+from vitrail.explain.study.store import split_key
+from vitrail.report.figures.gallery import map_titles
+from vitrail.report.figures.spec import NO_SUCH_FIGURE, FigureSpec
 from vitrail.report.style import INK, MUTED, PAPER, bare, drawable
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping
 
     import pandas as pd
     from matplotlib.axes import Axes
 
-_ORDERS = {
-    "gradcam": (METHODS["gradcam"], "-", "o"),
-    "hrcam": (METHODS["hrcam"], (0, (5, 1.6)), "s"),
-    "blob": ("Centred blob", (0, (3, 1.2, 1, 1.2)), None),
-    "random": ("Random order", (0, (1, 1.3)), None),
-}
+    from vitrail.report.data import ReportData
+
+REGIONS = {"atypical_nuclei": "Atypical nuclei", "nuclei": "All nuclei", "stroma": "Stroma"}
+"""Where the cause of tumor is known on synthetic slides."""
+
+_LOOKS: tuple[tuple[Any, str], ...] = (
+    ("-", "o"), ((0, (5, 1.6)), "s"), ((0, (10, 2)), "^"), ((0, (2, 1)), "D"), ((0, (7, 1, 1, 1)), "v"),
+)  # fmt: skip
+"""Dash and marker of each method, by its position."""
+
+_RIVALS: dict[str, tuple[str, Any]] = {
+    "blob": ("Centred blob", (0, (3, 1.2, 1, 1.2))), "random": ("Random order", (0, (1, 1.3)))
+}  # fmt: skip
 _CHANCE = {"others": ("Maps of other tiles", "s"), "turned": ("The map turned and mirrored", "D")}
-_KIND_LABELS = {
-    "deletion": "of the tile blurred, what matters most first",
-    "insertion": "of the tile brought back, what matters most first",
+_KINDS = {
+    "deletion": ("Deletion", "of the tile blurred, what matters most first"),
+    "insertion": ("Insertion", "of the tile brought back, what matters most first"),
 }
+_LONGEST_STEP = 18
 
 
-def perturbation_figure(perturbation: pd.DataFrame) -> Figure:
-    """Draw the deletion and insertion curves of both networks, the mean over the tiles."""
+def figures_of(data: ReportData) -> list[FigureSpec]:
+    """Return the figures of a run whose explanations were checked; what there is nothing to show of is left out."""
+    if data.explained is None or (checked := data.explained.checked) is None:
+        return []
+    stored = data.explained.stored
+    return [
+        FigureSpec(
+            name="why-perturbation", number="Figure G", section="checks",
+            draw=lambda _: perturbation_figure(checked.perturbation, stored.methods),
+            caption=lambda _: "Deletion: blocks of a tile are blurred one after the other, those first that a map "
+            "calls most important; the sooner the network's tumor score falls, the truer the map. Insertion: blocks "
+            "are brought back into the blurred tile; the sooner the score rises, the better. Dotted and dash-dotted: "
+            "blocks in random order, and from the centre outwards. Means over the checked tiles. " + NO_SUCH_FIGURE,
+            applies=lambda _: len(checked.perturbation) > 0,
+        ),
+        FigureSpec(
+            name="why-randomisation", number="Figure H", section="checks", order=1,
+            draw=lambda _: randomisation_figure(checked.randomisation, stored.methods),
+            caption=lambda _: "A map has to change when the network forgets: its weights are randomised from the top "
+            "down, and each step's map is correlated with that of the untouched network. Grey: the correlation with "
+            "another tile's map, which is what chance gives. Means of the magnitude over tiles and draws: "
+            f"{CASCADES} at most for the steps, all for the last. After Adebayo et al. 2018; the paper has no such "
+            "figure.",
+            applies=lambda _: len(checked.randomisation) > 0,
+        ),
+        FigureSpec(
+            name="why-truth", number="Figure I", section="checks", order=2,
+            draw=lambda _: truth_figure(checked.summary, map_titles(stored)),
+            caption=lambda _: "On synthetic slides the cause of tumor is known: atypical nuclei. The share of a map's "
+            "positive weight (of a map without a zero: above its lowest value) inside these, inside all nuclei and in "
+            "stroma, over the share of the area that they fill. Bars: 95 % intervals over patients, cut off at the "
+            "frame. Grey: the same of maps that know nothing of the tile, which is what chance gives. "
+            + NO_SUCH_FIGURE,
+            applies=lambda _: bool(checked.summary["truth"]),
+        ),
+    ]  # fmt: skip
+
+
+def perturbation_figure(perturbation: pd.DataFrame, methods: Mapping[str, str]) -> Figure:
+    """Draw the deletion and insertion curves of both networks, the mean over the tiles.
+
+    Parameters
+    ----------
+    perturbation
+        As in `Checked`.
+    methods
+        The title of each method, by its name.
+    """
     figure = Figure(figsize=(10, 6.4), layout="constrained")
     curves = perturbation_curves(perturbation)
     for column, (network, title) in zip(figure.subplots(2, 2, sharey="row").T, NETWORKS.items(), strict=True):
-        for axes, (kind, name) in zip(column, KINDS.items(), strict=True):
+        looks = {
+            method: (name, dash, marker, NETWORK_COLOURS[network])
+            for (method, name), (dash, marker) in zip(methods.items(), _looks(len(methods)), strict=True)
+        } | {rival: (name, dash, None, MUTED) for rival, (name, dash) in _RIVALS.items()}
+        for axes, (kind, (kind_title, goes_on)) in zip(column, _KINDS.items(), strict=True):
             part = curves[(curves["network"] == network) & (curves["kind"] == kind)]
-            for order in _ORDERS:
-                _curve(axes, part[part["order"] == order], network, order)
-            axes.set_title(f"{name}, {title.lower()}")
-            axes.set(xlabel=f"Share {_KIND_LABELS[kind]}", xlim=(0, 1))
+            for order, (name, dash, marker, colour) in looks.items():
+                curve = part[part["order"] == order]
+                if len(curve):
+                    axes.plot(
+                        curve["fraction"], curve["score"], color=colour, linestyle=dash, marker=marker, markersize=3.2,
+                        label=name, clip_on=False,
+                    )  # fmt: skip
+            axes.set_title(f"{kind_title}, {title.lower()}")
+            axes.set(xlabel=f"Share {goes_on}", xlim=(0, 1))
             axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
             axes.legend(loc="best", handlelength=2.8)
     for axes in figure.axes[::2]:
@@ -54,30 +119,44 @@ def perturbation_figure(perturbation: pd.DataFrame) -> Figure:
     return figure
 
 
-def _curve(axes: Axes, curve: pd.DataFrame, network: str, order: str) -> None:
-    name, dash, marker = _ORDERS[order]
-    if len(curve):
-        axes.plot(
-            curve["fraction"], curve["score"], color=COLOURS[network] if marker else MUTED, linestyle=dash,
-            marker=marker, markersize=3.2, label=name, clip_on=False,
-        )  # fmt: skip
+def _looks(count: int) -> list[tuple[Any, str]]:
+    return [_LOOKS[number % len(_LOOKS)] for number in range(count)]
 
 
-def randomisation_figure(randomisation: pd.DataFrame) -> Figure:
-    """Draw how similar maps stay to themselves while the network's weights are randomised from the top down."""
+def randomisation_figure(randomisation: pd.DataFrame, methods: Mapping[str, str]) -> Figure:
+    """Draw how similar maps stay to themselves while the network's weights are randomised from the top down.
+
+    Parameters
+    ----------
+    randomisation
+        As in `Checked`.
+    methods
+        The title of each method, by its name.
+    """
     figure = Figure(figsize=(10, 4.6), layout="constrained")
     curves = randomisation_curves(randomisation)
     for axes, (network, title) in zip(figure.subplots(1, 2, sharey=True), NETWORKS.items(), strict=True):
         part = curves[curves["network"] == network]
-        for method, (name, dash, marker) in list(_ORDERS.items())[:2]:
+        for (method, name), (dash, marker) in zip(methods.items(), _looks(len(methods)), strict=True):
             rows = part[part["method"] == method]
-            look = {"color": COLOURS[network], "linestyle": dash, "marker": marker, "markersize": 3.6}
-            axes.plot(rows["number"], rows["correlation"], label=name, clip_on=False, **look)
+            if not len(rows):
+                continue
+            axes.plot(
+                rows["number"], rows["correlation"], label=name, clip_on=False, color=NETWORK_COLOURS[network],
+                linestyle=dash, marker=marker, markersize=3.6,
+            )  # fmt: skip
             axes.plot(
                 rows["number"], rows["chance"], color=MUTED, linewidth=1.1, linestyle=dash, label=f"{name}, chance"
             )
-        steps = {number: list(dict.fromkeys(rows["step"])) for number, rows in part.groupby("number", sort=True)}
-        axes.set_xticks(list(steps), [_step(names) for names in steps.values()], rotation=35, ha="right")
+        ticks = {}
+        for number, rows in part.groupby("number", sort=True):
+            # the end of a layer's name is what tells layers apart; methods may begin at different ones
+            names = [
+                name if len(name) <= _LONGEST_STEP else f"\N{HORIZONTAL ELLIPSIS}{name[1 - _LONGEST_STEP :]}"
+                for name in dict.fromkeys(rows["step"])
+            ]
+            ticks[number] = " / ".join(drawable(name) for name in names)
+        axes.set_xticks(list(ticks), list(ticks.values()), rotation=35, ha="right")
         axes.set_title(title)
         axes.set(ylim=(0, 1.02), xlabel="Randomised down to")
         axes.legend(loc="best", handlelength=2.8)
@@ -85,15 +164,7 @@ def randomisation_figure(randomisation: pd.DataFrame) -> Figure:
     return figure
 
 
-def _step(names: Sequence[str]) -> str:
-    """Name a step by the end of its layer's name, which is what tells layers apart; methods may begin differently."""
-    long = 18
-    return " / ".join(
-        drawable(name if len(name) <= long else f"\N{HORIZONTAL ELLIPSIS}{name[1 - long :]}") for name in names
-    )
-
-
-def truth_figure(summary: dict[str, Any], titles: dict[str, str]) -> Figure:
+def truth_figure(summary: dict[str, Any], titles: Mapping[str, str]) -> Figure:
     """Draw the weight inside nuclei and stroma over their area, with 95 % intervals, and that of maps without a clue.
 
     Parameters
@@ -103,36 +174,34 @@ def truth_figure(summary: dict[str, Any], titles: dict[str, str]) -> Figure:
     titles
         The name of each kind of map.
     """
-    figure = Figure(figsize=(10, 3.0), layout="constrained")
+    figure = Figure(figsize=(10, 1 + 0.5 * len(titles)), layout="constrained")
     table = truth_table(summary)
-    highest = max(
-        1.4, 2 * float(np.nanmax([*table["ratio"], *table["others"], *table["turned"], 0]))
-    )  # wider intervals are cut off
+    highest = 2 * float(np.nanmax([*table["ratio"], *table["others"], *table["turned"], 0]))
     for axes, (region, name) in zip(figure.subplots(1, len(REGIONS), sharey=True), REGIONS.items(), strict=True):
         axes.axvline(1, color=INK, linewidth=0.9, linestyle=(0, (1, 1.5)))
         rows = table[table["region"] == region].set_index("maps").reindex(list(titles))
-        for place, (key, found) in enumerate(rows.iterrows()):
-            _dot(axes, place, COLOURS[str(key).split("_")[0]], found)
+        for position, (key, row) in enumerate(rows.iterrows()):
+            _draw_ratio(axes, position, NETWORK_COLOURS[split_key(str(key))[0]], row)
         bare(axes)
         axes.grid(visible=True, axis="x")
         axes.set_yticks(range(len(titles)), list(titles.values()))
-        axes.set(xlim=(0, highest), xlabel="Share of weight over share of area", ylim=(len(titles) - 0.5, -0.5))
+        limits = (0, max(1.4, highest))  # wider intervals are cut off
+        axes.set(xlim=limits, xlabel="Share of weight over share of area", ylim=(len(titles) - 0.5, -0.5))
         axes.set_title(name)
     handles, labels = figure.axes[0].get_legend_handles_labels()
-    named = dict(zip(labels, handles, strict=True))
-    figure.legend(list(named.values()), list(named), loc="outside lower center", ncols=max(len(named), 1))
+    entries = dict(zip(labels, handles, strict=True))
+    figure.legend(list(entries.values()), list(entries), loc="outside lower center", ncols=max(len(entries), 1))
     return figure
 
 
-def _dot(axes: Axes, place: int, colour: str, found: pd.Series[float]) -> None:
-    if not np.isfinite(found["ratio"]):
-        axes.text(0.05, place, "undefined", va="center", fontsize=8, color=MUTED)
+def _draw_ratio(axes: Axes, y: int, colour: str, row: pd.Series[float]) -> None:
+    """Draw a ratio with its interval, and what chance gives below it."""
+    if not np.isfinite(row["ratio"]):
+        axes.text(0.05, y, "undefined", va="center", fontsize=8, color=MUTED)
         return
-    if np.isfinite([found["low"], found["high"]]).all():
-        axes.plot([found["low"], found["high"]], [place, place], color=colour, linewidth=2.2, solid_capstyle="butt")
-    axes.plot(found["ratio"], place, "o", color=colour, markeredgecolor=PAPER, markersize=8)
+    if np.isfinite([row["low"], row["high"]]).all():
+        axes.plot([row["low"], row["high"]], [y, y], color=colour, linewidth=2.2, solid_capstyle="butt")
+    axes.plot(row["ratio"], y, "o", color=colour, markeredgecolor=PAPER, markersize=8)
     for name, (label, marker) in _CHANCE.items():
-        axes.plot(found[name], place + 0.28, marker, color=MUTED, markersize=5, label=label)
-    axes.annotate(
-        f"{found['ratio']:.2f}", (found["ratio"], place), (0, 6), textcoords="offset points", ha="center", fontsize=8
-    )
+        axes.plot(row[name], y + 0.28, marker, color=MUTED, markersize=5, label=label)
+    axes.annotate(f"{row['ratio']:.2f}", (row["ratio"], y), (0, 6), textcoords="offset points", ha="center", fontsize=8)

@@ -1,4 +1,4 @@
-"""Why the classifier says what it says on a whole slide: both methods' maps over the slide."""
+"""Why the classifier says what it says on a whole slide: each method's map over the slide."""
 
 from __future__ import annotations
 
@@ -9,32 +9,38 @@ from PIL import Image
 
 from vitrail.core.files import exporting, read_json
 from vitrail.inference.context import looked_up
-from vitrail.inference.outputs import MapFiles
+from vitrail.inference.publish import SPOILT
 from vitrail.interop.class_map import read_class_map
-from vitrail.report.figures.heatmap import PERCENTILE, colour_bar, overlaid, scale_of
-from vitrail.report.figures.slide_maps import SPOILT, Panel, panel_figure, probability_panels, slide_panel
+from vitrail.report.figures.heatmap import PERCENTILE, colour_bar, grey, paint, scale_of
+from vitrail.report.figures.slide_maps import Panel, panel_figure, probability_panels, slide_panels
 from vitrail.report.style import MUTED, drawable, save_png, style
-from vitrail.report.whole_slide import read_slide_maps
-from vitrail.tiles.extract import open_cohort_slide
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping
     from pathlib import Path
 
     from matplotlib.figure import Figure
     from numpy.typing import NDArray
 
-    from vitrail.report.data import SlideMaps
-    from vitrail.settings.load import Settings
-    from vitrail.slides.cohort import CohortSlide
+    from vitrail.inference.outputs import MapFiles
+    from vitrail.report.data import ReportData, SlideMaps
 
     Floats = NDArray[np.float32]
 
 _BAR, _BELOW = 0.12, 0.2  # inches
 
 
-def save_explained_figure(maps: SlideMaps, files: MapFiles) -> None:
-    """Write the figure of an explained slide as a PNG, `files.explained_picture`.
+def save_explained_figure(path: Path, maps: SlideMaps, files: MapFiles) -> None:
+    """Write the figure of an explained slide as a PNG.
+
+    Parameters
+    ----------
+    path
+        The file to write.
+    maps
+        The slide.
+    files
+        What `map_slide` wrote of it.
 
     Raises
     ------
@@ -42,24 +48,49 @@ def save_explained_figure(maps: SlideMaps, files: MapFiles) -> None:
         The map of explanations cannot be read, or the figure cannot be written.
     """
     agreement = read_json(files.facts)["explained"]["agreement"]
-    with style(), exporting(files.explained_picture) as temporary:
+    with style(), exporting(path) as temporary:
         save_png(explained_figure(maps, read_explained(files, maps), agreement), temporary)
 
 
-def draw_explained(folder: Path, entries: Iterable[CohortSlide], settings: Settings) -> None:
-    """Draw the explained slides among a run's maps, each beside its map."""
-    for entry in entries:
-        files = MapFiles(base=folder / entry.slide_id)
-        if files.facts.is_file():
-            save_explained_figure(read_slide_maps(open_cohort_slide(entry, settings), files), files)
+def save_explained_figures(data: ReportData, folder: Path) -> dict[str, str]:
+    """Write the figures of a report's explained slides as PNGs.
+
+    Parameters
+    ----------
+    data
+        What the report shows.
+    folder
+        Where to.
+
+    Returns
+    -------
+    dict[str, str]
+        By slide, the name of its file.
+    """
+    mapped, names = {files.base.name: files for files in data.mapped}, {}
+    for name, maps in data.slide_figures.items():
+        files = mapped.get(maps.slide_id)
+        if files is not None and files.explained.is_file():
+            names[maps.slide_id] = f"{name}-explanations.png"
+            save_explained_figure(folder / names[maps.slide_id], maps, files)
+    return names
 
 
 def read_explained(files: MapFiles, maps: SlideMaps) -> dict[str, Floats]:
     """Read the maps of an explained slide, without tiles that are background or artefacts.
 
+    Parameters
+    ----------
+    files
+        What `map_slide` wrote of the slide.
+    maps
+        The slide.
+
     Returns
     -------
-    By method, as viewers show its name, `[h, w]` in the pixels of the thumbnail, NaN where there is nothing to show.
+    dict[str, Floats]
+        By method, as viewers show its name, `[h, w]` in the pixels of the thumbnail, NaN where there is nothing to
+        show.
 
     Raises
     ------
@@ -70,12 +101,20 @@ def read_explained(files: MapFiles, maps: SlideMaps) -> dict[str, Floats]:
     height, width = maps.thumbnail.shape[:2]
     fine = [level for level, size in enumerate(stored.header.levels) if max(size) >= max(width, height)]
     values = stored.read(level=max(fine, default=0))
-    shown = _shown(maps)
-    names = [channel.name for channel in stored.header.channels]
-    return {
-        name: np.where(shown, _resized(values[..., number], (width, height)), np.float32(np.nan))
-        for number, name in enumerate(names)
-    }
+    rows, columns = (np.arange(length, dtype=np.float64) + 0.5 for length in (height, width))
+    good_tiles = ~maps.background & (maps.artefacts < SPOILT)
+    good = looked_up(good_tiles, (maps.tile_side, maps.tile_side), (rows, columns))
+    explained = {}
+    for number, channel in enumerate(stored.header.channels):
+        # values and their weights are resized apart, so that NaN does not bleed into its neighbours
+        finite = np.isfinite(values[..., number])
+        total, weight = (
+            np.asarray(Image.fromarray(part.astype(np.float32)).resize((width, height), Image.Resampling.BILINEAR))
+            for part in (np.where(finite, values[..., number], 0), finite)
+        )
+        means = np.where((weight > 0.5) & good, total / np.maximum(weight, 1e-6), np.float32(np.nan))
+        explained[channel.name] = means.astype(np.float32)
+    return explained
 
 
 def explained_figure(
@@ -95,41 +134,23 @@ def explained_figure(
         Of two methods, with `pearson` and `spearman`.
     """
     scales = {name: scale_of([values]) for name, values in explained.items()}
-    panels = [slide_panel(maps)]
+    panels = slide_panels(maps)
     for name, values in explained.items():
-        picture = overlaid(maps.thumbnail, values.astype(np.float64), scales[name])
+        picture = paint(grey(maps.thumbnail), values.astype(np.float64), scales[name])
         panels.append(Panel(title=name, picture=picture, tiles=False))
     panels += probability_panels(maps)[:1]
     figure = panel_figure(maps, panels, f"Slide {drawable(maps.slide_id, 48)}: why the classifier says so")
     total = figure.get_figheight()
     for number, scale in enumerate(scales.values(), 1):
-        place = figure.axes[number].get_position()
-        bottom = place.y0 - _BELOW / total
-        colour_bar(figure.add_axes((place.x0, bottom, place.width, _BAR / total)), scale, "")
-    _note(figure, agreement)
-    return figure
-
-
-def _note(figure: Figure, agreement: Mapping[str, float | None] | None) -> None:
-    said = f"full colour: the {PERCENTILE}th percentile of a map's magnitudes on this slide"
-    known = {name: value for name in ("pearson", "spearman") if (value := (agreement or {}).get(name)) is not None}
-    if known:
-        told = ", ".join(f"{name.title()} {value:.2f}" for name, value in known.items())
-        said += f"; agreement of both maps over the tissue: {told}"
+        above = figure.axes[number].get_position()
+        bar = figure.add_axes((above.x0, above.y0 - _BELOW / total, above.width, _BAR / total))
+        colour_bar(bar, scale, "")
+    note = f"full colour: the {PERCENTILE}th percentile of a map's magnitudes on this slide"
+    coefficients = {name: (agreement or {}).get(name) for name in ("pearson", "spearman")}
+    words = [f"{name.title()} {value:.2f}" for name, value in coefficients.items() if value is not None]
+    if words:
+        which = "both maps" if len(explained) == 2 else "the first two maps"
+        note += f"; agreement of {which} over the tissue: {', '.join(words)}"
     left = figure.axes[1].get_position().x0
-    figure.text(left, 0.08 / figure.get_figheight(), said, va="center", fontsize=8, color=MUTED)
-
-
-def _shown(maps: SlideMaps) -> NDArray[np.bool_]:
-    """Return which pixels of the thumbnail lie in tiles of tissue that no artefact spoils."""
-    good = ~maps.background & (maps.artefacts < SPOILT)
-    rows, columns = (np.arange(length, dtype=np.float64) + 0.5 for length in maps.thumbnail.shape[:2])
-    return looked_up(good, (maps.tile_side, maps.tile_side), (rows, columns))
-
-
-def _resized(values: Floats, size: tuple[int, int]) -> Floats:
-    """Resize a map to width and height, NaN where nothing was looked at, without it bleeding into its neighbours."""
-    known = np.isfinite(values)
-    parts = np.where(known, values, 0).astype(np.float32), known.astype(np.float32)
-    total, weight = (np.asarray(Image.fromarray(part).resize(size, Image.Resampling.BILINEAR)) for part in parts)
-    return np.where(weight > 0.5, total / np.maximum(weight, 1e-6), np.float32(np.nan)).astype(np.float32)
+    figure.text(left, 0.08 / total, note, va="center", fontsize=8, color=MUTED)
+    return figure

@@ -5,21 +5,21 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+from markupsafe import Markup
 from matplotlib.collections import PolyCollection
 from matplotlib.figure import Figure
-from matplotlib.patches import Patch
 
 from vitrail.classes import CLASSES, LABELS, TissueClass
-from vitrail.report.figures.heatmap import show
-from vitrail.report.figures.slide_maps import frame, scale_bar, segmented, trace
-from vitrail.report.style import INK, MUTED, drawable
+from vitrail.report.figures.heatmap import inch_axes, show
+from vitrail.report.figures.slide_maps import class_legend, class_patches, frame, scale_bar, segmented, trace
+from vitrail.report.figures.spec import FigureSpec
+from vitrail.report.style import CITED, INK, MUTED, drawable
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
-    from numpy.typing import NDArray
 
-    from vitrail.report.data import CutExample
+    from vitrail.report.data import CutExample, ReportData
 
 EACH = 2
 """Tiles of each label that are shown."""
@@ -29,6 +29,24 @@ _HEAD, _FOOT, _ABOVE, _BELOW = 0.64, 0.56, 0.2, 0.26  # inches
 _WIDEST = 5.4  # inches
 _ROOMY = 0.3  # inches: a tile that has room for its number
 _LEAST_SHARE = 0.005
+
+
+def figures_of(data: ReportData) -> tuple[FigureSpec, ...]:
+    """Return the figure of a run that has a slide with tiles to show."""
+    if (cut := data.cut) is None:
+        return ()
+    caption = Markup(
+        "From slide to tiles, masks and labels. (a) Slide <bdi>{}</bdi> with its outlines, tumor solid and non-tumor "
+        "dashed, and a square for each tile that was cut; tiles of non-tumor are hatched. (b) Up to two tiles of each "
+        "label, those with the most mixed masks, as the networks get them; beside each its mask, in which every "
+        "pixel has one of four classes, and their shares. The label is the outlined class with the most pixels. "
+        "Corresponds to Fig. 2 of {}."
+    ).format(cut.slide_id, CITED)
+    return (
+        FigureSpec(
+            name="cut", number="Figure 2", section="tiles", draw=lambda _: cut_figure(cut), caption=lambda _: caption
+        ),
+    )
 
 
 def choose_tiles(rows: pd.DataFrame) -> tuple[int, ...]:
@@ -41,67 +59,66 @@ def choose_tiles(rows: pd.DataFrame) -> tuple[int, ...]:
 
     Returns
     -------
-    Their places in `rows`. How mixed a mask is, is the entropy of its shares times its share that is no background.
+    tuple[int, ...]
+        Their positions in `rows`. How mixed a mask is, is the entropy of its shares times its share that is no
+        background.
     """
     shares = rows[[kind.key for kind in CLASSES]].to_numpy(np.float64)
     entropy = -(shares * np.log(np.where(shares > 0, shares, 1))).sum(axis=1)
     mixed = (entropy * (1 - shares[:, TissueClass.BACKGROUND])).round(9)
     chosen: list[int] = []
     for label in LABELS:
-        places = np.flatnonzero(rows["label"] == label.key)
-        chosen += [int(place) for place in places[np.argsort(-mixed[places], kind="stable")][:EACH]]
+        candidates = np.flatnonzero(rows["label"] == label.key)
+        chosen += candidates[np.argsort(-mixed[candidates], kind="stable")][:EACH].tolist()
     return tuple(chosen)
 
 
 def cut_figure(cut: CutExample) -> Figure:
     """Draw a slide with its outlines and tiles, and some tiles with their masks; call it within `style()`."""
     height, width = cut.thumbnail.shape[:2]
-    cell, wide = _sizes(width / height)
+    # the side of a tile's picture and the width of the slide's, so that both are equally high
+    rest = _WIDTH - 2 * _SIDE - _GAP - len(LABELS) * _BESIDE - _APART
+    between = len(LABELS) * (_ABOVE + _BELOW) - _BELOW
+    cell = (rest - between * (width / height)) / (2 * EACH + len(LABELS) * (width / height))
+    wide = (len(LABELS) * cell + between) * (width / height)
+    if wide > _WIDEST:
+        cell, wide = (rest - _WIDEST) / (2 * EACH), _WIDEST
     tall, row = wide * height / width, _ABOVE + cell + _BELOW
     figure = Figure(figsize=(_WIDTH, _HEAD + _FOOT + len(LABELS) * row - _BELOW))
     total = figure.get_figheight()
-    figure.text(_SIDE / _WIDTH, 1 - 0.16 / total, _heading(cut), va="center", fontsize=11, weight="bold")
-    box = (_SIDE / _WIDTH, (total - _HEAD - tall) / total, wide / _WIDTH, tall / total)
-    _slide(figure.add_axes(box), cut, wide)
+    counts = " and ".join(f"{cut.labels.count(label)} {label.title.lower()}" for label in LABELS)
+    heading = f"Slide {drawable(cut.slide_id, 32)}, patient {drawable(cut.patient_id, 20)}: {counts} tiles"
+    figure.text(_SIDE / _WIDTH, 1 - 0.16 / total, heading, va="center", fontsize=11, weight="bold")
+    _draw_slide(inch_axes(figure, _SIDE, total - _HEAD - tall, wide, tall), cut, wide)
     scale_bar(figure.axes[0], cut.width_um, tall)
     first = _SIDE + wide + _GAP
     heading = f"b  Tiles, {cut.side_um:g} \N{MICRO SIGN}m wide, with masks and labels"
     figure.text(first / _WIDTH, 1 - (_HEAD - 0.07) / total, heading, va="baseline", fontsize=9.5, weight="bold")
-    for number, place in enumerate(_places(cut)):
-        column, line = place
-        corner = (first + column * (2 * cell + _BESIDE + _APART), total - _HEAD - _ABOVE - cell - line * row)
-        _tile(figure, cut, number, (*corner, cell))
-    _legend(figure)
+    labels = [cut.labels[tile] for tile in cut.shown]
+    for number, label in enumerate(labels):  # a line for each label
+        left = first + labels[:number].count(label) * (2 * cell + _BESIDE + _APART)
+        bottom = total - _HEAD - _ABOVE - cell - LABELS.index(label) * row
+        mask = cut.masks[number]
+        for step, picture in enumerate((cut.pictures[number], segmented(mask))):
+            show(inch_axes(figure, left + step * (cell + _BESIDE), bottom, cell, cell), picture)
+        text = f"{number + 1}  Label: {label.title.lower()}"
+        figure.text(left / _WIDTH, (bottom + cell + 0.08) / total, text, va="center", fontsize=8.5)
+        shares = np.bincount(mask.ravel(), minlength=len(CLASSES)) / mask.size
+        text = ", ".join(f"{kind.title.lower()} {shares[kind]:.0%}" for kind in CLASSES if shares[kind] >= _LEAST_SHARE)
+        figure.text(left / _WIDTH, (bottom - 0.1) / total, text, va="center", fontsize=7.5, color=MUTED)
+    class_legend(figure, class_patches(CLASSES), 1 - _SIDE / _WIDTH, 0.04 / total)
     return figure
 
 
-def _sizes(aspect: float) -> tuple[float, float]:
-    """Return the side of a tile's picture and the width of the slide's, so that both are equally high, in inches."""
-    rest = _WIDTH - 2 * _SIDE - _GAP - len(LABELS) * _BESIDE - _APART
-    between = len(LABELS) * (_ABOVE + _BELOW) - _BELOW
-    cell = (rest - between * aspect) / (2 * EACH + len(LABELS) * aspect)
-    wide = (len(LABELS) * cell + between) * aspect
-    return (cell, wide) if wide <= _WIDEST else ((rest - _WIDEST) / (2 * EACH), _WIDEST)
-
-
-def _heading(cut: CutExample) -> str:
-    counts = " and ".join(f"{cut.labels.count(label)} {label.title.lower()}" for label in LABELS)
-    return f"Slide {drawable(cut.slide_id, 32)}, patient {drawable(cut.patient_id, 20)}: {counts} tiles"
-
-
-def _places(cut: CutExample) -> list[tuple[int, int]]:
-    """Return column and line of each tile that is shown: a line for each label."""
-    labels = [cut.labels[row] for row in cut.shown]
-    return [(labels[:number].count(label), LABELS.index(label)) for number, label in enumerate(labels)]
-
-
-def _slide(axes: Axes, cut: CutExample, wide: float) -> None:
+def _draw_slide(axes: Axes, cut: CutExample, wide: float) -> None:
     """Show the slide, its outlines, its tiles in the colours of their labels, and which of them are shown."""
     height, width = cut.thumbnail.shape[:2]
     axes.imshow(cut.thumbnail, extent=(0, width, height, 0), interpolation="auto")
-    corners = _corners(cut.squares)
+    corners = (
+        cut.squares[:, None, :2] + np.array([[0, 0], [1, 0], [1, 1], [0, 1]], np.float64) * cut.squares[:, None, 2:]
+    )
     for label in LABELS:
-        mine = corners[[one is label for one in cut.labels]]
+        mine = corners[[other is label for other in cut.labels]]
         hatch = "" if label is TissueClass.TUMOR else "////"
         axes.add_collection(
             PolyCollection(
@@ -111,51 +128,12 @@ def _slide(axes: Axes, cut: CutExample, wide: float) -> None:
         )  # fmt: skip
     trace(axes, cut.outlines)
     axes.add_collection(PolyCollection(list(corners[list(cut.shown)]), facecolor="none", edgecolor=INK, linewidth=1.6))
-    inch = wide / width
-    for number, row in enumerate(cut.shown, 1):
-        x, y, side = cut.squares[row]
-        _number(axes, number, (x, y) if side * inch > _ROOMY else (x + side, y + side))
-    frame(axes, "a  Slide, outlines and tiles", (width, height))
-
-
-def _corners(squares: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the corners of squares, `[n, 4, 2]`."""
-    unit = np.array([[0, 0], [1, 0], [1, 1], [0, 1]], np.float64)
-    corners: NDArray[np.float64] = squares[:, None, :2] + unit * squares[:, None, 2:]
-    return corners
-
-
-def _number(axes: Axes, number: int, place: tuple[float, float]) -> None:
     box = {"facecolor": "#ffffff", "edgecolor": INK, "linewidth": 0.6, "boxstyle": "square,pad=0.15"}
-    axes.annotate(
-        str(number), place, (3, -3), textcoords="offset points", ha="left", va="top", fontsize=8, weight="bold",
-        color="#101418", bbox=box, annotation_clip=False,
-    )  # fmt: skip
-
-
-def _tile(figure: Figure, cut: CutExample, number: int, place: tuple[float, float, float]) -> None:
-    """Show a tile and its mask, its number and label above, the shares of the classes below."""
-    left, bottom, cell = place
-    total, mask = figure.get_figheight(), cut.masks[number]
-    for step, picture in enumerate((cut.pictures[number], segmented(mask))):
-        x = left + step * (cell + _BESIDE)
-        show(figure.add_axes((x / _WIDTH, bottom / total, cell / _WIDTH, cell / total)), picture)
-    label = cut.labels[cut.shown[number]].title
-    figure.text(
-        left / _WIDTH,
-        (bottom + cell + 0.08) / total,
-        f"{number + 1}  Label: {label.lower()}",
-        va="center",
-        fontsize=8.5,
-    )
-    shares = np.bincount(mask.ravel(), minlength=len(CLASSES)) / mask.size
-    named = [f"{kind.title.lower()} {shares[kind]:.0%}" for kind in CLASSES if shares[kind] >= _LEAST_SHARE]
-    figure.text(left / _WIDTH, (bottom - 0.1) / total, ", ".join(named), va="center", fontsize=7.5, color=MUTED)
-
-
-def _legend(figure: Figure) -> None:
-    handles = [Patch(facecolor=kind.colour, edgecolor=MUTED, linewidth=0.5, label=kind.title) for kind in CLASSES]
-    figure.legend(
-        handles=handles, loc="lower right", bbox_to_anchor=(1 - _SIDE / _WIDTH, 0.04 / figure.get_figheight()),
-        ncols=len(handles), borderaxespad=0, handlelength=1.1, handleheight=1.1, columnspacing=1.4, borderpad=0.1,
-    )  # fmt: skip
+    for number, tile in enumerate(cut.shown, 1):
+        x, y, side = cut.squares[tile]
+        inside = side * wide / width > _ROOMY
+        axes.annotate(
+            str(number), (x, y) if inside else (x + side, y + side), (3, -3), textcoords="offset points", ha="left",
+            va="top", fontsize=8, weight="bold", color="#101418", bbox=box, annotation_clip=False,
+        )  # fmt: skip
+    frame(axes, "a  Slide, outlines and tiles", width, height)

@@ -1,4 +1,4 @@
-"""The section "Scores" of the page: its figures, and what its tables and sentences hold."""
+"""What the section "Scores" of the page holds besides its figures."""
 
 from __future__ import annotations
 
@@ -9,86 +9,53 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from vitrail.classes import NETWORKS
-from vitrail.report.figures.scores import (
-    calibration_figure,
-    groups_figure,
-    patients_figure,
-    roc_figure,
-    shares_figure,
-)
-from vitrail.report.scored import CALIBRATION, SCORES, slides_table, worst_slides
-from vitrail.report.statistics import DIFFERENCES, FEWEST_PATIENTS, OPERATED, ROWS
+from vitrail.evaluation.groups import FEWEST_PATIENTS
+from vitrail.evaluation.names import ALL_SCORES, DIFFERENCES, ROWS, SINGLE
+from vitrail.evaluation.tiles import worst_slides
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-
-    import numpy as np
-    from matplotlib.figure import Figure
-    from numpy.typing import NDArray
-
     from vitrail.report.data import ReportData
-    from vitrail.report.statistics import Rated
-
-    Measured = dict[str, Any]
-
-_MOST_PATIENTS = 200
 
 
-def planned(rated: Rated, measured: Measured) -> dict[str, Callable[[], Figure]]:
-    """Return how to draw each figure of the section; what there is nothing to show of is left out."""
-    plan: dict[str, Callable[[], Figure]] = {"roc": lambda: roc_figure(rated, measured)}
-    if not len(rated.test):
-        return plan
-    plan["calibration"] = lambda: calibration_figure(rated, measured)
-    plan["shares"] = lambda: shares_figure(rated, measured)
-    if measured["test"]["patients"] <= _MOST_PATIENTS:
-        plan["patients"] = lambda: patients_figure(rated)
-    if measured["test"]["groups"]:
-        plan["groups"] = lambda: groups_figure(measured)
-    return plan
-
-
-def section(data: ReportData, rated: Rated, measured: Measured, figures: Mapping[str, str]) -> dict[str, Any]:
-    """Return what the template of the section needs besides figures.
+def section(data: ReportData) -> dict[str, Any]:
+    """Return what the template of the section needs.
 
     Parameters
     ----------
-    data, rated, measured
-        What to show.
-    figures
-        By slide, the name of its figure on the page.
+    data
+        What the report shows.
+
+    Returns
+    -------
+    dict[str, Any]
+        By the names that the template uses.
     """
-    test, table = measured["test"], slides_table(rated.test, data.threshold)
-    worst = worst_slides(table).to_dict("records")
+    evaluation, test = data.evaluation, data.evaluation.metrics["test"]
+    differences = []
+    for first, second in DIFFERENCES:
+        title = f"{ROWS[first]} \N{MINUS SIGN} {ROWS[second].lower()}"
+        missing = next((evaluation.missing[name] for name in (first, second) if name in evaluation.missing), None)
+        scores = test["differences"][f"{first}_minus_{second}"]
+        differences.append({"title": title, "scores": scores, "missing": missing})
+    figures = {maps.slide_id: name for name, maps in data.slide_figures.items()}
+    worst = worst_slides(evaluation.slide_table).to_dict("records")
+    for row in worst:
+        row["figure"], row["picture"] = figures.get(row["slide_id"]), None
+        if (pixels := data.worst.get(row["slide_id"])) is not None:
+            jpeg = io.BytesIO()
+            Image.fromarray(pixels).save(jpeg, "JPEG", quality=85)
+            row["picture"] = f"data:image/jpeg;base64,{base64.b64encode(jpeg.getvalue()).decode()}"
     return {
         "rows": [(name, title, test[name]) for name, title in ROWS.items()],
-        "columns": SCORES | CALIBRATION,
-        "differences": [_difference(test, first, second) for first, second in DIFFERENCES],
-        "operating": [(ROWS[name], test["operating"][name]) for name in OPERATED],
-        "equal_count": [(ROWS[name], test["calibration"][name]["ece_equal_count"]) for name in OPERATED],
+        "columns": ALL_SCORES,
+        "differences": differences,
+        "operating": [(ROWS[name], test["operating"][name]) for name in SINGLE],
+        "equal_count": [(ROWS[name], test["calibration"][name]["ece_equal_count"]) for name in SINGLE],
         "temperatures": [(title, test["calibration"][name]["temperature"]) for name, title in NETWORKS.items()],
         "agreement": [(title, test["slides"][name]) for name, title in NETWORKS.items()],
-        "per_slide": table.to_dict("records"),
-        "worst": [
-            row | {"picture": _picture(data.worst.get(row["slide_id"])), "figure": figures.get(row["slide_id"])}
-            for row in worst
-        ],
+        "per_slide": evaluation.slide_table.to_dict("records"),
+        "worst": worst,
         "groups": test["groups"],
         "fewest": FEWEST_PATIENTS,
-        "validation": len(rated.validation),
+        "validation": len(evaluation.validation),
     }
-
-
-def _difference(test: dict[str, Any], first: str, second: str) -> dict[str, Any]:
-    missing = next((test[name]["missing"] for name in (first, second) if "missing" in test[name]), None)
-    title = f"{ROWS[first]} \N{MINUS SIGN} {ROWS[second].lower()}"
-    return {"title": title, "scores": test["differences"][f"{first}_minus_{second}"], "missing": missing}
-
-
-def _picture(pixels: NDArray[np.uint8] | None) -> str | None:
-    """Return a picture as a data URI."""
-    if pixels is None:
-        return None
-    out = io.BytesIO()
-    Image.fromarray(pixels).save(out, "JPEG", quality=85)
-    return f"data:image/jpeg;base64,{base64.b64encode(out.getvalue()).decode()}"

@@ -1,0 +1,185 @@
+"""The explanations in numbers: what `metrics.json` holds of them, and one table for each question.
+
+How far maps agree, how good the classifier is that HR-CAM puts on each network, and what the checks measured. Verdicts
+are decided where the maps are checked, see `vitrail.explain.checks.results`; here they are only listed. A `summary` is
+that of `Stored` for agreement, accuracy, layers and empty maps, and that of `Checked` for truth and verdicts.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from vitrail.explain.checks.results import CAUSE, open_checked
+from vitrail.explain.study.store import open_stored
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from vitrail.explain.checks.results import Checked
+    from vitrail.explain.study.store import Stored
+
+PAPER_MODES = {
+    "classifier_gradcam_hrcam": 0.7000,
+    "gradcam_classifier_segmenter": 0.2333,
+    "segmenter_gradcam_hrcam": 0.3667,
+    "hrcam_classifier_segmenter": 0.5667,
+}
+"""The modes of agreement that the paper gives for its own data (Additional file 1, Fig. S4 a to d)."""
+
+COMPARISONS = {
+    "deletion": ("over_random", "over_blob"),
+    "insertion": ("over_random", "over_blob"),
+    "randomisation": ("excess",),
+    "localisation": ("over_others", "over_turned"),
+}
+"""By check, what its verdict rests on: names of estimates in the summary."""
+
+
+def open_explanations(run: Path) -> tuple[Stored, Checked | None] | None:
+    """Open the explanations of a run folder, and what their checks measured.
+
+    Returns
+    -------
+    tuple[Stored, Checked | None] | None
+        None where nothing was explained; no `Checked` where nobody has checked.
+
+    Raises
+    ------
+    RunError
+        A folder is there but not complete.
+    """
+    explanations, checks = (run / name for name in ("explanations", "checks"))
+    if not (explanations / "summary.json").is_file():
+        return None
+    return open_stored(explanations), open_checked(checks) if (checks / "summary.json").is_file() else None
+
+
+def explanation_metrics(stored: Stored, checked: Checked | None) -> dict[str, Any]:
+    """Return what `metrics.json` holds about explanations.
+
+    Parameters
+    ----------
+    stored
+        The explanations.
+    checked
+        What their checks measured, if anybody checked.
+
+    Returns
+    -------
+    dict[str, Any]
+        `agreement` and `agreement_relu` by pair of maps, `hrcam_accuracy` by network, `min_share` (the tiles it learnt
+        from hold at least this share of one class), `empty` (maps that are 0 everywhere after ReLU) by kind, the
+        numbers of `tiles` and `patients`, and `checks`, None where nobody has checked.
+    """
+    names = ("agreement", "agreement_relu", "hrcam_accuracy", "min_share", "empty", "tiles", "patients")
+    return {name: stored.summary[name] for name in names} | {"checks": checked.summary if checked else None}
+
+
+def explanation_tables(stored: Stored) -> dict[str, pd.DataFrame]:
+    """Return every table about explanations, by the name of its file."""
+    return {
+        "agreement": agreement_table(stored.summary),
+        "hrcam_accuracy": accuracy_table(stored.summary),
+        "layers": layers_table(stored.summary),
+        "empty_maps": empty_table(stored.summary),
+    }
+
+
+def check_tables(checked: Checked) -> dict[str, pd.DataFrame]:
+    """Return every table about checks, by the name of its file."""
+    tables = {
+        "checks": verdict_table(checked.summary),
+        "checks_perturbation": perturbation_curves(checked.perturbation),
+        "checks_randomisation": randomisation_curves(checked.randomisation),
+    }
+    return tables | ({"checks_truth": truth_table(checked.summary)} if checked.summary["truth"] else {})
+
+
+def agreement_table(summary: dict[str, Any]) -> pd.DataFrame:
+    """Return the agreement of each pair of maps, signed and after ReLU, and the paper's mode beside it.
+
+    Pairs with a kind of maps whose zero means nothing have no row after ReLU; pairs that the paper lacks have no mode.
+    """
+    rows = [
+        {
+            "pair": pair, "maps": maps, "mode": measured["mode"], "mean": measured["mean"],
+            "mean_low": measured["interval"][0], "mean_high": measured["interval"][1], "n": measured["n"],
+            "constant": measured["constant"], "mode_in_the_paper": PAPER_MODES.get(pair, np.nan),
+        }
+        for maps, name in (("as they are", "agreement"), ("relu", "agreement_relu"))
+        for pair, measured in summary[name].items()
+    ]  # fmt: skip
+    return pd.DataFrame(rows).astype(dict.fromkeys(("mode", "mean", "mean_low", "mean_high"), np.float64))
+
+
+def accuracy_table(summary: dict[str, Any]) -> pd.DataFrame:
+    """Return the accuracy of HR-CAM's own classifier over each network."""
+    rows = []
+    for network, measured in summary["hrcam_accuracy"].items():
+        low, high = measured["interval"]
+        others = {name: value for name, value in measured.items() if name not in {"accuracy", "interval"}}
+        rows.append({"network": network, "accuracy": measured["accuracy"], "low": low, "high": high} | others)
+    return pd.DataFrame(rows).astype(dict.fromkeys(("accuracy", "low", "high", "train_accuracy"), np.float64))
+
+
+def layers_table(summary: dict[str, Any]) -> pd.DataFrame:
+    """Return the layers that HR-CAM looks at (the paper's Table 1)."""
+    rows = [{"network": network} | layer for network, layers in summary["layers"].items() for layer in layers]
+    return pd.DataFrame(rows, columns=["network", "name", "stride", "channels", "size_px"])
+
+
+def empty_table(summary: dict[str, Any]) -> pd.DataFrame:
+    """Return how many maps of each kind are 0 everywhere after ReLU."""
+    empty = summary["empty"]
+    return pd.DataFrame({"maps": list(empty), "empty_after_relu": list(empty.values()), "tiles": summary["tiles"]})
+
+
+def perturbation_curves(perturbation: pd.DataFrame) -> pd.DataFrame:
+    """Return the mean score over the tiles by `network`, `kind`, `order` and `fraction`."""
+    return perturbation.groupby(["network", "kind", "order", "fraction"], sort=True, as_index=False)[["score"]].mean()
+
+
+def randomisation_curves(randomisation: pd.DataFrame) -> pd.DataFrame:
+    """Return the mean magnitude of the correlation by `network`, `method`, `number` and `step`, and that of chance.
+
+    Tiles and draws count alike; those where a map is constant are left out.
+    """
+    magnitudes = randomisation.assign(**{name: randomisation[name].abs() for name in ("correlation", "chance")})
+    by = ["network", "method", "number", "step"]
+    return magnitudes.groupby(by, sort=True, as_index=False)[["correlation", "chance"]].mean()
+
+
+def truth_table(summary: dict[str, Any]) -> pd.DataFrame:
+    """Return by kind of map and region the weight over the area, what chance gives, and the differences."""
+    nulls = [f"{name}{end}" for name in ("over_others", "over_turned") for end in ("", "_low", "_high")]
+    names = ["ratio", "low", "high", "others", "turned", *nulls]
+    rows = [
+        (
+            key, region, measured["ratio"], *measured["interval"], measured["others"], measured["turned"],
+            *measured["over_others"], *measured["over_turned"], measured["tiles"],
+        )
+        for key, regions in (summary["truth"] or {}).items()
+        for region, measured in regions.items()
+    ]  # fmt: skip
+    types = {"maps": str, "region": str} | dict.fromkeys(names, float) | {"tiles": int}
+    return pd.DataFrame(rows, columns=list(types)).astype(types)
+
+
+def verdict_table(summary: dict[str, Any]) -> pd.DataFrame:
+    """Return one row a kind of map, check and comparison: by how much, and the check's verdict."""
+    rows = []
+    for key, verdicts in summary["verdicts"].items():
+        for check, verdict in verdicts.items():
+            if check == "localisation":
+                measured = summary["truth"][key].get(CAUSE, {})
+            elif check == "randomisation":
+                measured = summary["randomisation"][key]
+            else:
+                measured = summary["perturbation"][key][check]
+            for name in COMPARISONS[check]:
+                numbers = [np.nan if value is None else float(value) for value in measured.get(name, [None] * 3)]
+                rows.append((key, check, name, *numbers, verdict))
+    return pd.DataFrame(rows, columns=["maps", "check", "compared", "difference", "low", "high", "verdict"])
