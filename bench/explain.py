@@ -28,22 +28,24 @@ import torch
 from torch import Tensor, nn
 
 from vitrail.classes import TissueClass
-from vitrail.explain.fused import CompiledClassifier
-from vitrail.explain.hooks import record_activations
+from vitrail.explain.explainer import Explainer
+from vitrail.explain.fused import assemble, read_pass
+from vitrail.explain.hooks import frozen, record_activations
 from vitrail.explain.layers import default_layers, find_layers
+from vitrail.explain.methods.base import METHODS
 from vitrail.explain.methods.gradcam import classifier_gradcam, segmenter_gradcam
-from vitrail.explain.methods.hrcam import HRCamHead, hrcam, watching
+from vitrail.explain.methods.hrcam import HRCamHead, hrcam
 from vitrail.explain.receptive_field import frames
 from vitrail.explain.saliency import Maps
 from vitrail.models.device import keep_memory
 from vitrail.models.openvino import Compiled
 from vitrail.models.preprocessing import FromBytes, Normalizer, intensities
 from vitrail.models.spec import ClassifierSpec, ModelSpec, SegmenterSpec
-from vitrail.models.store import build
+from vitrail.models.store import Model, build
 from vitrail.settings.load import EMBEDDED_ENCODER
 from vitrail.settings.schema import ClassifierSettings, SegmenterSettings
 
-TUMOR = TissueClass.TUMOR
+TUMOR, CPU = TissueClass.TUMOR, torch.device("cpu")
 FORWARD, GRADCAM, HRCAM, BOTH = "plain forward pass", "Vitrail Grad-CAM", "Vitrail HR-CAM", "Vitrail both in one pass"
 PEER, CAPTUM = "pytorch-grad-cam", "captum LayerGradCam"
 FORWARD_OV, GRADCAM_OV, BOTH_OV = "OpenVINO, forward pass", "OpenVINO, Grad-CAM", "OpenVINO, both in one pass"
@@ -67,7 +69,7 @@ class Subject:
     explain: Explain
     score: Callable[[Tensor], Tensor]
     scores: Callable[[Tensor], Tensor]
-    compiled: CompiledClassifier | None = None
+    compiled: Explainer | None = None
     plain: Compiled | None = None
 
     @property
@@ -123,10 +125,11 @@ def classifier(encoder: str, pixels: Tensor) -> Subject:
     )
     images, compiles = standardised(spec, pixels), find_spec("openvino") is not None
     network = random_network(spec, images)
+    explainer = Explainer(Model(spec=spec, module=network), CPU, len(pixels)) if compiles else None
     return Subject(
         name="classifier", network=network, pixels=pixels, images=images, layer=default_layers(network)[-1],
         hrcam_head=random_head(network), explain=classifier_gradcam, score=torch.Tensor.clone,
-        scores=torch.Tensor.clone, compiled=CompiledClassifier(network, spec) if compiles else None,
+        scores=torch.Tensor.clone, compiled=explainer,
         plain=Compiled(FromBytes(network, spec)) if compiles else None,
     )  # fmt: skip
 
@@ -161,10 +164,18 @@ def vitrail_hrcam(subject: Subject):
 
 
 def vitrail_both(subject: Subject):
-    """Explain with both, as `Explainer.both` does; but that standardises bytes, which the others here need not."""
-    with watching(subject.network, subject.hrcam_head) as watched:
-        maps = subject.explain(subject.network, subject.images)
-    return maps.saliencies(), watched.maps(maps.frame.image_px).saliencies()
+    """Explain with both, as `Explainer.maps` does; but that standardises bytes, which the others here need not."""
+    network, images, found = subject.network, subject.images, {}
+    readers = [METHODS["gradcam"].reader(network), METHODS["hrcam"].reader(network, subject.hrcam_head)]
+    readers = [reader for reader in readers if reader]
+
+    def lead():
+        found["gradcam"] = subject.explain(network, images)
+
+    with frozen(network):
+        _, sums = read_pass(network, images, readers, None if len(readers) == 2 else lead)
+    found |= {r.method: assemble(network, r, sums[r.method], tuple(images.shape[1:])) for r in readers}
+    return found["gradcam"].saliencies(), found["hrcam"].saliencies()
 
 
 def forward_openvino(subject: Subject):
@@ -174,12 +185,13 @@ def forward_openvino(subject: Subject):
 
 def gradcam_openvino(subject: Subject):
     """Explain from bytes, compiled."""
-    return subject.compiled.gradcam(subject.pixels.numpy(), TUMOR).saliencies()
+    return subject.compiled.gradcam(subject.pixels.numpy())
 
 
 def both_openvino(subject: Subject):
     """Explain from bytes with both, compiled."""
-    grad, high = subject.compiled.both(subject.pixels.numpy(), subject.hrcam_head, TUMOR)
+    heads = {"hrcam": subject.hrcam_head}
+    grad, high = next(subject.compiled.maps(subject.pixels.numpy(), ("gradcam", "hrcam"), heads))
     return grad.saliencies(), high.saliencies()
 
 

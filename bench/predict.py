@@ -107,10 +107,9 @@ def work(folder, images):
 SLIDE = """
 import tempfile
 import pandas as pd
-from bench.explain import random_auxiliary
+from bench.explain import random_head
 from vitrail.settings.load import Settings
-from vitrail.explain.methods.hrcam import fitted_auxiliary, unfitted
-from vitrail.explain.whole import explained_tiles
+from vitrail.explain.methods.base import METHODS, explaining_classifier, find_heads
 from vitrail.models.device import keep_memory
 from vitrail.models.store import load_model
 from vitrail.inference.predictor import Engine, Explaining
@@ -127,9 +126,9 @@ def engine_of(folder, explained):
     if (folder, explained) not in engines:
         model, explaining = load_model(Path(folder)), None
         if explained:
-            own = random_auxiliary(model.module) if unfitted(Path(folder)) else fitted_auxiliary(Path(folder))
-            tiles = explained_tiles(model, MAP_PX, own)
-            explaining = Explaining(module=tiles, methods=tiles.methods)
+            heads = find_heads(Path(folder), METHODS.values())[0] or {"hrcam": random_head(model.module)}
+            module = explaining_classifier(model, MAP_PX, METHODS.values(), heads)
+            explaining = Explaining(module=module, methods=module.methods)
         engines[folder, explained] = Engine(model, torch.device("cpu"), engine="{engine}", explaining=explaining)
     return engines[folder, explained]
 def work(folder, path, explained):

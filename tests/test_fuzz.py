@@ -19,7 +19,7 @@ from helpers.fuzzing import TARGETS, run
 from helpers.mutations import with_count, with_tag
 from helpers.tiffs import APERIO, Kind, tissue_like, write_jpeg_tiff, write_ome
 from vitrail.explain.layers import find_layers
-from vitrail.explain.methods.hrcam import fit, save_auxiliary
+from vitrail.explain.methods.hrcam import fit, save_head
 from vitrail.models.spec import ClassifierSpec
 from vitrail.models.store import build, save_model
 from vitrail.settings.load import preset, settings_text
@@ -79,7 +79,7 @@ def write_models(folder):
     save_model(folder / "classifier", network, spec)
     layers = find_layers(network)
     pooled = torch.from_numpy(np.random.default_rng(0).random((8, sum(layers.channels)), np.float32))
-    save_auxiliary(folder / "head", fit(layers, pooled, np.arange(8) % 2 == 0, 1.0))
+    save_head(folder / "head", fit(layers, pooled, np.arange(8) % 2 == 0, 1.0))
     torch.save(network.encoder.state_dict(), folder / "own.pth")
     (folder / "own.safetensors").write_bytes((folder / "classifier" / "weights.safetensors").read_bytes())
 

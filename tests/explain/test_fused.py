@@ -17,8 +17,9 @@ from helpers.mapped import HEIGHT, MPP, SIDE_PX, SIDE_UM, WIDTH, Reds, pen_mark,
 from helpers.networks import CLASSIFIER, SEGMENTER, random_head, random_network
 from vitrail.errors import ModelError
 from vitrail.explain.explainer import Explainer
+from vitrail.explain.fused import POINTS
 from vitrail.explain.layers import find_layers
-from vitrail.explain.whole import POINTS, explained_tiles
+from vitrail.explain.methods.base import METHODS, explaining_classifier
 from vitrail.geometry import Region
 from vitrail.inference.map_slide import Networks, map_slide
 from vitrail.inference.outputs import MAP_PX, MapFiles
@@ -43,8 +44,9 @@ def network():
 
 
 def explaining(model, hrcam_head, engine):
-    tiles = explained_tiles(model, MAP_PX, hrcam_head)
-    return Predictor(model, CPU, engine=engine, explaining=Explaining(module=tiles, methods=tiles.methods))
+    heads = {} if hrcam_head is None else {"hrcam": hrcam_head}
+    module = explaining_classifier(model, MAP_PX, METHODS.values(), heads)
+    return Predictor(model, CPU, engine=engine, explaining=Explaining(module=module, methods=module.methods))
 
 
 def tiles_of(side, count=5):
@@ -84,7 +86,7 @@ def test_grad_cams_unit_is_what_is_said_of_it():
     images, head, explainer = tiles_of(64), model.module, Explainer(model, CPU, engine="torch")
     whole = explaining(model, hrcam_head, "torch")
     logits, _ = whole.explained(images)
-    cells = next(explainer.both(images, hrcam_head))[0].values.numpy()  # noqa: PD011 - no data frame
+    cells = np.stack([each.values for each in explainer.gradcam(images)])  # noqa: PD011 - no data frame
     assert list(cells.shape[1:]) == whole.methods["gradcam"]["cells"]
     pooled = explainer.pool(images, find_layers(head, ("encoder.bn2",)))
     with torch.no_grad():
@@ -115,7 +117,7 @@ def test_without_a_dense_layer_there_is_grad_cam_alone():
 def test_a_segmenter_is_refused():
     model = Model(spec=SEGMENTER, module=random_network(SEGMENTER).eval())
     with pytest.raises(ModelError, match="cannot be explained on whole slides"):
-        explained_tiles(model, MAP_PX, None)
+        explaining_classifier(model, MAP_PX, METHODS.values(), {})
 
 
 def test_maps_that_are_not_finite_are_an_error():

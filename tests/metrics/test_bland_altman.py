@@ -34,7 +34,7 @@ def test_resamples_are_repeated_pairs():
         assert found["upper"].value[row] == pytest.approx((a - b).mean() + 1.96 * (a - b).std(ddof=1), rel=1e-9)
 
 
-def test_the_pull_is_the_derivative():
+def test_the_influence_is_the_derivative():
     x, y, owners = made_up(np.random.default_rng(2), 6)
     parts, weights, step = pair_parts(x, y, owners), sample(6, 4, 0) + 50.0, 1e-5  # so many that n - 1 is n
     found = parts.scores(weights)

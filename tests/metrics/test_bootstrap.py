@@ -6,6 +6,7 @@ import pytest
 from helpers.patients import simulate
 from vitrail.metrics.bootstrap import (
     Drawn,
+    by_patient,
     crossed_estimate,
     estimate,
     interval,
@@ -14,7 +15,6 @@ from vitrail.metrics.bootstrap import (
     sample,
     standard_error,
 )
-from vitrail.metrics.correlation import draws
 from vitrail.metrics.scores import divided
 
 
@@ -22,11 +22,18 @@ def test_the_first_row_is_the_cohort_and_the_others_are_drawn():
     weights = sample(7, 50, 3)
     assert weights.shape == (51, 7)
     assert (weights[0] == 1).all()
-    assert np.array_equal(weights[1:], draws(7, 50, 3))
+    assert (weights.sum(1) == 7).all()
+    assert np.array_equal(weights, sample(7, 50, 3))
+    assert not np.array_equal(weights, sample(7, 50, 4))
     assert sample(0, 5, 3).shape == (6, 0)
 
 
-def test_the_pull_is_the_derivative_by_the_weights():
+def test_parts_are_added_by_patient():
+    sums = by_patient(["b", "a", "b"], [[1, 2], [3, 4], [5, 6]])
+    assert sums.tolist() == [[3, 4], [6, 8]]
+
+
+def test_the_influence_is_the_derivative_by_the_weights():
     rng = np.random.default_rng(0)
     part, whole = rng.random(6), rng.integers(1, 9, 6).astype(float)
     weights = rng.integers(1, 4, (4, 6)).astype(float)

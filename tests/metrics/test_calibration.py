@@ -7,9 +7,8 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize_scalar
 from scipy.special import expit, log_softmax, softmax
 from sklearn.calibration import calibration_curve
-from sklearn.metrics import brier_score_loss
 
-from vitrail.metrics.calibration import brier, equal_count, equal_width, fit_temperature, reliability
+from vitrail.metrics.calibration import equal_count, equal_width, fit_temperature, reliability
 
 
 def made_up(seed=0, n=400):
@@ -37,12 +36,6 @@ def test_bins_of_equal_count_hold_equally_many():
     assert equal_count([0.5] * 9).tolist() == [0, 0.5, 1]
 
 
-def test_brier_is_scikit_learns():
-    truth, probability = made_up()
-    assert brier(truth, probability) == pytest.approx(brier_score_loss(truth, probability), abs=1e-12)
-    assert np.isnan(brier([], []))
-
-
 def test_worked_examples_of_the_calibration_error():
     assert reliability([1, 1, 0, 0], [0.9, 0.7, 0.1, 0.3], equal_width(2)).error == pytest.approx(0.2)
     assert reliability([1, 0], [1.0, 0.0], equal_width()).error == 0
@@ -52,7 +45,7 @@ def test_worked_examples_of_the_calibration_error():
 @pytest.mark.parametrize("wrong", [([1], [1.5]), ([1, 0], [0.5]), ([1], [np.nan])])
 def test_what_is_no_probability_is_refused(wrong):
     with pytest.raises(ValueError, match=r"between 0 and 1|one length"):
-        brier(*wrong)
+        reliability(*wrong, equal_width())
 
 
 @settings(max_examples=15, deadline=None)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.stats import pearsonr
 
-from vitrail.metrics.correlation import bin_of, by_patient, draws, histogram, mode, pearson
+from vitrail.metrics.correlation import bin_of, histogram, mode, pearson
 
 
 def test_pearson_is_scipys_for_each_pair():
@@ -68,15 +68,3 @@ def test_histogram_is_numpys(values):
 def test_values_outside_the_bins_are_refused():
     with pytest.raises(ValueError, match="not between -1 and 1"):
         bin_of([0.5, 1.5])
-
-
-def test_parts_are_added_by_patient():
-    sums = by_patient(["b", "a", "b"], [[1, 2], [3, 4], [5, 6]])
-    assert sums.tolist() == [[3, 4], [6, 8]]
-
-
-def test_draws_keep_the_number_of_patients_and_follow_the_seed():
-    counts = draws(7, 50, 3)
-    assert (counts.sum(1) == 7).all()
-    assert np.array_equal(counts, draws(7, 50, 3))
-    assert not np.array_equal(counts, draws(7, 50, 4))

@@ -11,8 +11,7 @@ from sklearn import metrics as sk
 
 from helpers.patients import simulate
 from vitrail.metrics import scores
-from vitrail.metrics.bootstrap import interval, sample
-from vitrail.metrics.correlation import by_patient
+from vitrail.metrics.bootstrap import by_patient, interval, sample
 from vitrail.metrics.per_patient import clustered_delong, jaccard_scores, mean_scores, tile_parts
 
 
@@ -47,7 +46,7 @@ def test_every_score_of_every_resample_is_scikit_learns(seed, patients, levels):
                 np.testing.assert_allclose(found[name].value[row], value, rtol=0, atol=1e-12, err_msg=name)
 
 
-def test_the_pull_of_every_score_is_its_derivative():
+def test_the_influence_of_every_score_is_its_derivative():
     rng = np.random.default_rng(0)
     truth, score, _, owners = simulate(rng, 5)
     parts, weights, step = tile_parts(truth, score, owners, 0.5), sample(5, 3, 1) + 0.5, 1e-6

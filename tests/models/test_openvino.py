@@ -114,12 +114,12 @@ def test_maps_are_those_of_torch(explainers, network, target):
         equal(np.stack([each.values for each in found]), np.stack([each.values for each in expected]))
         assert [(e.method, e.layers, e.target) for e in found] == [(e.method, e.layers, e.target) for e in expected]
         equal(found[0].upsample(), expected[0].upsample())
-    both = [list(explainer.both(images, hrcam_head, target)) for explainer in explainers]
-    assert [len(grad.values) for grad, _ in both[1]] == [6, 6, 1]
-    for expected, found in zip(*both, strict=True):
-        for one, other in zip(expected, found, strict=True):
-            equal(other.output.numpy(), one.output.numpy())
-            equal(other.values.numpy(), one.values.numpy())
+    methods, heads = ("gradcam", "hrcam"), {"hrcam": hrcam_head}
+    both = [list(zip(*explainer.maps(images, methods, heads, target), strict=True)) for explainer in explainers]
+    assert [len(maps.values) for maps in both[1][0]] == [6, 6, 1]
+    for name, method in (("values", 0), ("output", 0), ("values", 1), ("head_logits", 1)):
+        expected, found = (torch.cat([getattr(maps, name) for maps in each[method]]).numpy() for each in both)
+        equal(found, expected)
 
 
 def test_a_map_does_not_depend_on_its_neighbours(explainers):

@@ -16,7 +16,7 @@ from PIL import Image
 from helpers.cohort import tissue, write_tiff
 from helpers.command import vitrail
 from vitrail.explain.explainer import Explainer
-from vitrail.explain.methods.hrcam import fit, save_auxiliary
+from vitrail.explain.methods.hrcam import fit, save_head
 from vitrail.models.spec import ClassifierSpec, SegmenterSpec
 from vitrail.models.store import build, load_model, model_digest, save_model
 from vitrail.pipeline.explain_image import explain_picture
@@ -42,7 +42,7 @@ def study(tmp_path_factory):
     pooled = explainer.pool(tiles)
     fitted = fit(explainer.layers, pooled, np.arange(8) % 2 == 0, 1.0)
     own = model_digest(folder / "classifier")
-    save_auxiliary(folder / "explanations" / "classifier", replace(fitted, fitted_on=own))
+    save_head(folder / "explanations" / "classifier", replace(fitted, fitted_on=own))
     return folder
 
 

@@ -17,7 +17,7 @@ from helpers.cohort import write_tiff
 from helpers.mapped import GLASS, SPEC, Reds, pen_mark, picture, settings, write_slide
 from vitrail.errors import ExchangeError, ModelError, SettingsError
 from vitrail.explain.layers import find_layers
-from vitrail.explain.methods.hrcam import HRCamHead, save_auxiliary
+from vitrail.explain.methods.hrcam import HRCamHead, save_head
 from vitrail.inference.map_slide import Networks
 from vitrail.models.spec import ClassifierSpec, SegmenterSpec
 from vitrail.models.store import build, model_digest, save_model
@@ -287,7 +287,7 @@ def test_slides_are_explained_by_a_dense_layer_of_these_weights_alone(tmp_path):
     head = HRCamHead(layers=layers, weights=torch.ones(sum(layers.channels)), bias=0.0, l2=1.0)
     job = Application(classifier=own, out=tmp_path / "out", settings=settings(explained=True))
     for fitted_on, methods in ((model_digest(own), ["gradcam", "hrcam"]), ("another", ["gradcam"])):
-        save_auxiliary(tmp_path / "explanations" / "classifier", replace(head, fitted_on=fitted_on))
+        save_head(tmp_path / "explanations" / "classifier", replace(head, fitted_on=fitted_on))
         networks, _ = apply._networks(job)
         assert list(networks.classifier.methods) == methods
 

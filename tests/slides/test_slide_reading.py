@@ -11,6 +11,7 @@ from shapely.geometry import box
 
 from helpers.cohort import outline, tissue, write_outlines
 from helpers.tiffs import write_jpeg_tiff
+from helpers.tiles import cut_slide
 from vitrail.errors import ModelError
 from vitrail.models.spec import ClassifierSpec, ReadingInfo, SegmenterSpec
 from vitrail.models.store import build, load_model, save_model
@@ -19,7 +20,6 @@ from vitrail.pipeline.predict_slides import Application, apply_models
 from vitrail.settings.load import Settings
 from vitrail.slides.cohort import CohortSlide
 from vitrail.tiles.cohort import slide_digest
-from vitrail.tiles.extract import cut_slide
 from vitrail.training.tasks import TRAINING_TASKS
 
 SHARED = {

@@ -1,7 +1,7 @@
 """The explanations in numbers: what `metrics.json` holds of them, and one table for each question.
 
 How far maps agree, how good the classifier is that HR-CAM puts on each network, and what the checks measured. Verdicts
-are decided where the maps are checked, see `vitrail.explain.checks.verdicts`; here they are only listed. A `summary` is
+are decided where the maps are checked, see `vitrail.explain.checks.results`; here they are only listed. A `summary` is
 that of `Stored` for agreement, accuracy, layers and empty maps, and that of `Checked` for truth and verdicts.
 """
 
@@ -12,14 +12,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from vitrail.explain.checks.store import open_checked
-from vitrail.explain.checks.verdicts import CAUSE
+from vitrail.explain.checks.results import CAUSE, open_checked
 from vitrail.explain.study.store import open_stored
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from vitrail.explain.checks.store import Checked
+    from vitrail.explain.checks.results import Checked
     from vitrail.explain.study.store import Stored
 
 PAPER_MODES = {

@@ -18,9 +18,8 @@ from vitrail.evaluation.names import ALL_SCORES, CALIBRATION, DIFFERENCES, ENSEM
 from vitrail.evaluation.tables import tables
 from vitrail.evaluation.tiles import at_temperature, is_tumor, patients_table, pixel_counts, slides_table
 from vitrail.metrics.bland_altman import pair_parts
-from vitrail.metrics.bootstrap import interval, p_value, sample
+from vitrail.metrics.bootstrap import by_patient, interval, p_value, sample
 from vitrail.metrics.calibration import equal_count, equal_width, reliability
-from vitrail.metrics.correlation import by_patient
 from vitrail.metrics.ensembles import cross_stacked, stacked, voting
 from vitrail.metrics.per_patient import clustered_delong, jaccard_scores, mean_scores, tile_parts
 from vitrail.metrics.scores import roc_curve
@@ -31,7 +30,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from vitrail.explain.checks.store import Checked
+    from vitrail.explain.checks.results import Checked
     from vitrail.explain.study.store import Stored
     from vitrail.metrics.bootstrap import Drawn
     from vitrail.metrics.calibration import Reliability
@@ -160,10 +159,10 @@ class Evaluation:
         test, validation = self.test, self.validation
         features = both_networks(test)
         honest = stacked((both_networks(validation), is_tumor(validation)), features)
-        iterations = self.settings.stacking_iterations, self.seed
+        repeats, patients = self.settings.stacking_iterations, test["patient_id"]
         return {name: [test[name].to_numpy(np.float64)] for name in NETWORKS} | {
             "voting": [voting(features)],
-            "stacking": cross_stacked(features, self.truth, test["patient_id"], iterations) if len(test) else [],
+            "stacking": cross_stacked(features, self.truth, patients, repeats, self.seed) if len(test) else [],
             "stacking_validation": [] if honest is None else [honest],
         }
 

@@ -2,38 +2,40 @@
 
 from __future__ import annotations
 
-from functools import cached_property
-from typing import TYPE_CHECKING, TypeVar
+from functools import cached_property, partial
+from types import MappingProxyType
+from typing import TYPE_CHECKING, cast
 
-import numpy as np
 import torch
 
 from vitrail.classes import TissueClass
-from vitrail.errors import ModelError
-from vitrail.explain.fused import CompiledClassifier
+from vitrail.explain.fused import ExplainingClassifier, assemble, read_pass
+from vitrail.explain.hooks import frozen
 from vitrail.explain.layers import find_layers
-from vitrail.explain.methods.gradcam import classifier_gradcam, segmenter_gradcam
-from vitrail.explain.methods.hrcam import hrcam, pool, watching
+from vitrail.explain.methods.base import METHODS
+from vitrail.explain.methods.hrcam import pool
+from vitrail.explain.receptive_field import FEATURES
+from vitrail.models.batches import Batches
 from vitrail.models.classifier import Classifier
-from vitrail.models.openvino import use_openvino
-from vitrail.models.preprocessing import Normalizer, intensities
+from vitrail.models.openvino import Compiled, use_openvino
+from vitrail.models.preprocessing import FromBytes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator, Mapping, Sequence
 
+    import numpy as np
     from numpy.typing import NDArray
     from torch import Tensor
 
+    from vitrail.explain.fused import Reader
     from vitrail.explain.layers import Layers
-    from vitrail.explain.methods.gradcam import Pixels
+    from vitrail.explain.methods.base import ExplanationMethod, Head, Pixels
     from vitrail.explain.methods.hrcam import HRCamHead
     from vitrail.explain.saliency import Maps, Saliency
     from vitrail.models.store import Model
     from vitrail.settings.schema import EngineName
 
     Images = NDArray[np.uint8]
-
-T = TypeVar("T")
 
 BATCH = 32
 """Images in one pass; Grad-CAM of a segmenter keeps what its gradient needs."""
@@ -54,7 +56,7 @@ class Explainer:
     batch
         Images in one pass.
     layers
-        That HR-CAM looks at, as `find_layers` returns them; None takes the default ones.
+        That heads look at, as `find_layers` returns them; None takes the default ones.
     engine
         What computes the maps of a classifier. OpenVINO, which `"auto"` takes on a CPU where it is installed, compiles
         the network with the weights it has when it is first asked; a segmenter's maps are always torch's.
@@ -74,56 +76,101 @@ class Explainer:
         layers: Layers | None = None,
         engine: EngineName = "auto",
     ) -> None:
-        self.device, self.batch, self._layers = device, batch, layers
+        self.device, self._layers = device, layers
         self.network = model.module.to(device).to(memory_format=torch.channels_last)
-        self._standardise = Normalizer(model.spec, device)
-        self._compiled = None
-        if isinstance(self.network, Classifier) and use_openvino(engine, device):
-            self._compiled = CompiledClassifier(self.network, model.spec)
+        self._spec = model.spec
+        self.batches = Batches(model.spec, device, batch, "explanation")
+        self._openvino = isinstance(self.network, Classifier) and use_openvino(engine, device)
+        self._compiled: list[tuple[list[tuple[str, Head]], Compiled]] = []
 
     @cached_property
     def layers(self) -> Layers:
-        """The layers that HR-CAM looks at."""
+        """The layers that heads look at."""
         return self._layers or find_layers(self.network)
+
+    def maps(
+        self,
+        images: Images,
+        names: Sequence[str],
+        heads: Mapping[str, Head] = MappingProxyType({}),
+        target: TissueClass = TissueClass.TUMOR,
+        *,
+        pixels: Pixels = "predicted",
+    ) -> Iterator[tuple[Maps, ...]]:
+        """Explain images with several methods, which share a forward pass where they can.
+
+        Parameters
+        ----------
+        images
+            Bytes `[n, h, w, 3]`.
+        names
+            Of the methods, see `METHODS`.
+        heads
+            By the method's name what was fitted for it; those that need nothing are missing.
+        target
+            The class.
+        pixels
+            Of a segmenter: which pixels' class is explained, see `segmenter_gradcam`; a mask has all images.
+
+        Yields
+        ------
+        tuple[Maps, ...]
+            Batch by batch the maps of each method, in the order of the names, still on the device.
+
+        Raises
+        ------
+        ModelError
+            The device's memory is too small.
+        """
+        methods = [METHODS[name] for name in names]
+        readers = [r for m in methods if (r := m.reader(self.network, heads.get(m.name))) is not None]
+        alone = [method for method in methods if method.name not in {reader.method for reader in readers}]
+        compiled = self._compile(readers, heads) if self._openvino and readers else None
+        # a method that runs the network once anyhow leads the readers, unless they want what only the plain pass gives
+        free = compiled is None and not any(FEATURES in reader.layers for reader in readers)
+        leader = next((method for method in alone if method.passes == 1), None) if free else None
+
+        def explain(part: slice, batch: Tensor) -> tuple[Maps, ...]:
+            maps: dict[str, Maps] = {}
+
+            def run(method: ExplanationMethod) -> Tensor | None:
+                chosen = pixels[part] if isinstance(pixels, torch.Tensor) else pixels
+                head = heads.get(method.name)
+                maps[method.name] = method.explain(self.network, batch, target, head=head, pixels=chosen)
+                return maps[method.name].output
+
+            if readers:
+                with frozen(self.network):
+                    if compiled is None:
+                        output, sums = read_pass(self.network, batch, readers, partial(run, leader) if leader else None)
+                    else:
+                        output, *flat = (torch.from_numpy(array) for array in compiled(images[part]))
+                        sums = {reader.method: [flat.pop(0) for _ in reader.layers] for reader in readers}
+                shape = 3, images.shape[1], images.shape[2]
+                for reader in readers:
+                    maps[reader.method] = assemble(self.network, reader, sums[reader.method], shape, target, output)
+            for method in alone:
+                if method.name not in maps:
+                    run(method)
+            return tuple(maps[name] for name in names)
+
+        if alone or compiled is None:
+            return self.batches.run(images, explain)
+        size, unused = self.batches.size, torch.empty(0)  # the compiled graph takes bytes
+        return (explain(slice(at, at + size), unused) for at in range(0, len(images), size))
 
     def gradcam(
         self, images: Images, target: TissueClass = TissueClass.TUMOR, pixels: Pixels = "predicted"
     ) -> list[Saliency]:
         """Explain images `[n, h, w, 3]` with Grad-CAM; `pixels` is for the segmenter, see `segmenter_gradcam`."""
-        if self._compiled is not None:
-            found = [self._compiled.gradcam(images[part], target) for part in self._parts(images)]
-            return [saliency for maps in found for saliency in maps.saliencies()]
-
-        def explain(part: slice, batch: Tensor) -> list[Saliency]:
-            chosen = pixels[part] if isinstance(pixels, torch.Tensor) else pixels
-            return self._gradcam(batch, target, chosen).saliencies()
-
-        return [saliency for batch in self._each(images, explain) for saliency in batch]
+        return [
+            each for (maps,) in self.maps(images, ["gradcam"], {}, target, pixels=pixels) for each in maps.saliencies()
+        ]
 
     def hrcam(self, images: Images, hrcam_head: HRCamHead, target: TissueClass = TissueClass.TUMOR) -> list[Saliency]:
         """Explain images `[n, h, w, 3]` with HR-CAM."""
-        if self._compiled is not None:
-            return [saliency for _, maps in self.both(images, hrcam_head, target) for saliency in maps.saliencies()]
-
-        def explain(_part: slice, batch: Tensor) -> list[Saliency]:
-            return hrcam(self.network, batch, hrcam_head, target).saliencies()
-
-        return [saliency for batch in self._each(images, explain) for saliency in batch]
-
-    def both(
-        self, images: Images, hrcam_head: HRCamHead, target: TissueClass = TissueClass.TUMOR
-    ) -> Iterator[tuple[Maps, Maps]]:
-        """Yield Grad-CAM and HR-CAM of images `[n, h, w, 3]` batch by batch, from one forward pass."""
-        if self._compiled is not None:
-            compiled = self._compiled
-            return (compiled.both(images[part], hrcam_head, target) for part in self._parts(images))
-
-        def explain(_part: slice, batch: Tensor) -> tuple[Maps, Maps]:
-            with watching(self.network, hrcam_head) as watched:
-                maps = self._gradcam(batch, target)
-            return maps, watched.maps(maps.frame.image_px, target)
-
-        return self._each(images, explain)
+        heads = {"hrcam": hrcam_head}
+        return [each for (maps,) in self.maps(images, ["hrcam"], heads, target) for each in maps.saliencies()]
 
     def pool(self, images: Images | Tensor, layers: Layers | None = None) -> Tensor:
         """Average feature maps over images for `fit`.
@@ -137,55 +184,29 @@ class Explainer:
 
         Returns
         -------
-        `[n, sum of channels]`, on the CPU.
+        Tensor
+            `[n, sum of channels]`, on the CPU.
         """
-        wanted = layers or self.layers
-        pooled = self._each(images, lambda _, batch: pool(self.network, batch, wanted).cpu())
-        return torch.cat([torch.empty(0, sum(wanted.channels)), *pooled])
+        layers = layers or self.layers
+        pooled = self.batches.run(images, lambda _, batch: pool(self.network, batch, layers).cpu())
+        return torch.cat([torch.empty(0, sum(layers.channels)), *pooled])
 
-    def gradcam_maps(self, batch: Tensor, target: TissueClass, pixels: Pixels = "predicted") -> Maps:
-        """Explain standardised images `[n, 3, h, w]` in one pass with the Grad-CAM of this kind of network.
+    def outputs(self, images: Images) -> Iterator[Tensor]:
+        """Yield the network's outputs for images `[n, h, w, 3]`, batch by batch."""
 
-        Raises
-        ------
-        ModelError
-            The device's memory is too small.
-        """
-        try:
-            return self._gradcam(batch, target, pixels)
-        except torch.cuda.OutOfMemoryError:
-            problem = f"{self.device.type} has too little memory for {len(batch)} tiles at once"
-            raise ModelError("explanation", problem, "Explain fewer at once") from None
+        def work(_part: slice, batch: Tensor) -> Tensor:
+            with frozen(self.network), torch.no_grad():
+                output: Tensor = self.network(batch)
+            return output
 
-    def _gradcam(self, batch: Tensor, target: TissueClass, pixels: Pixels = "predicted") -> Maps:
-        if isinstance(self.network, Classifier):
-            return classifier_gradcam(self.network, batch, target)
-        return segmenter_gradcam(self.network, batch, target, pixels)
+        return self.batches.run(images, work)
 
-    def _parts(self, images: Images) -> list[slice]:
-        return [slice(start, start + self.batch) for start in range(0, len(images), self.batch)]
-
-    def _each(self, images: Images | Tensor, work: Callable[[slice, Tensor], T]) -> Iterator[T]:
-        """Do work on standardised images, batch by batch."""
-        start = 0
-        while start < len(images):
-            part = slice(start, min(start + self.batch, len(images)))
-            try:
-                done = work(part, self._prepared(images[part]))
-            except torch.cuda.OutOfMemoryError:
-                self._halve(part.stop - part.start)
-                continue
-            start = part.stop
-            yield done
-
-    def _prepared(self, images: Images | Tensor) -> Tensor:
-        if isinstance(images, torch.Tensor):
-            return self._standardise(images.to(self.device))
-        return self._standardise(intensities(torch.tensor(np.ascontiguousarray(images), device=self.device)))
-
-    def _halve(self, tried: int) -> None:
-        if tried == 1:
-            problem = f"{self.device.type} has too little memory for a single tile"
-            raise ModelError("explanation", problem, 'Free its memory, or set compute.device = "cpu" in study.toml')
-        self.batch = tried // 2
-        torch.cuda.empty_cache()  # does nothing where CUDA is not in use
+    def _compile(self, readers: Sequence[Reader], heads: Mapping[str, Head]) -> Compiled:
+        """Return the graph of some methods and heads; there are few, and a new head may be another of equal content."""
+        key = [(reader.method, heads.get(reader.method)) for reader in readers]
+        for other, graph in self._compiled:
+            if len(other) == len(key) and all(a[0] == b[0] and a[1] is b[1] for a, b in zip(other, key, strict=True)):
+                return graph
+        module = ExplainingClassifier(cast("Classifier", self.network), readers)
+        self._compiled.append((key, Compiled(FromBytes(module, self._spec))))
+        return self._compiled[-1][1]

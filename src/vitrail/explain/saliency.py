@@ -149,17 +149,20 @@ class Maps:
     values
         `[n, h, w]`.
     output
-        Grad-CAM of the classifier: the logits of tumor `[n]`; of the segmenter: the logits `[n, classes, h, w]`; of
-        another network: its output. HR-CAM: the logits of tumor of the auxiliary classifier `[n]`.
+        The network's, where it ran to its end: of a classifier the logits of tumor `[n]`, of a segmenter the logits
+        `[n, classes, h, w]`.
+    head_logits
+        Of a method that has fitted a head: the head's logits of tumor, `[n]`.
     """
 
     method: str
     layers: tuple[str, ...]
     target: str
     values: Tensor
-    output: Tensor
+    output: Tensor | None
     frame: Frame
     signed: bool = True
+    head_logits: Tensor | None = None
 
     def saliencies(self) -> list[Saliency]:
         """Return the maps one by one, as arrays."""

@@ -1,1 +1,1 @@
-"""Figures that say how good a prediction is."""
+"""Numbers that say how good a prediction is, and how sure they are."""

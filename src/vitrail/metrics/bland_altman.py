@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from vitrail.metrics.bootstrap import Drawn, ratio
-from vitrail.metrics.correlation import by_patient
+from vitrail.metrics.bootstrap import Drawn, by_patient, ratio
 from vitrail.metrics.scores import divided
 
 if TYPE_CHECKING:
@@ -35,60 +34,62 @@ class PairParts:
     sums: Floats
 
     def scores(self, weights: Floats) -> dict[str, Drawn]:
-        """Return `bias`, `lower` and `upper` (limits of agreement) of x less y, and `pearson`, their correlation.
+        """Measure bias, limits of agreement and correlation.
 
         Source: Bland & Altman 1986, doi:10.1016/S0140-6736(86)90837-8.
 
         Parameters
         ----------
         weights
-            `[rows, patients]`.
+            `[rows, patients]`, see `vitrail.metrics.bootstrap`.
+
+        Returns
+        -------
+        dict[str, Drawn]
+            `bias`, `lower` and `upper` (limits of agreement) of x less y, and `pearson`, their correlation; NaN where
+            one of the two does not vary. Limits are NaN of one pair.
         """
         x, y, xx, yy, xy = (ratio(part, self.sums[:, 0], weights, "plain") for part in self.sums.T[1:])
-        vx, vy, cxy = _spread(xx, x, x), _spread(yy, y, y), _spread(xy, x, y)
-        bias, spread = x - y, _root(_difference(vx, vy, cxy), weights @ self.sums[:, 0])
-        return {
-            "bias": bias,
-            "lower": Drawn(
-                value=bias.value - REACH * spread.value, influence=bias.influence - REACH * spread.influence
-            ),
-            "upper": Drawn(
-                value=bias.value + REACH * spread.value, influence=bias.influence + REACH * spread.influence
-            ),
-            "pearson": _correlation(vx, vy, cxy),
+        vx, vy, cxy = _covariance(xx, x, x), _covariance(yy, y, y), _covariance(xy, x, y)
+        bias = x - y
+        variance = np.maximum(vx.value + vy.value - 2 * cxy.value, 0)  # of the differences
+        variance = np.where(variance > _ROUNDING**2, variance, 0)
+        moved = vx.influence + vy.influence - 2 * cxy.influence
+        count = weights @ self.sums[:, 0]
+        spread = np.sqrt(divided(variance * count, np.maximum(count - 1, 0)))  # n - 1: an unbiased variance
+        influence = np.nan_to_num(divided(moved * spread[:, None], 2 * variance[:, None]))
+        limits = {
+            name: Drawn(value=bias.value + sign * REACH * spread, influence=bias.influence + sign * REACH * influence)
+            for name, sign in (("lower", -1), ("upper", 1))
         }
+        varies = (vx.value > _ROUNDING) & (vy.value > _ROUNDING)
+        root = np.sqrt(np.where(varies, vx.value * vy.value, 0))
+        pearson = np.clip(divided(cxy.value, root), -1, 1)
+        shrunk = sum(divided(v.influence, np.where(varies, v.value, 0)[:, None]) for v in (vx, vy))
+        slopes = np.asarray(divided(cxy.influence, root[:, None]) - pearson[:, None] * shrunk / 2)
+        return {"bias": bias, **limits, "pearson": Drawn(value=pearson, influence=slopes, scale="correlation")}
 
 
 def pair_parts(x: ArrayLike, y: ArrayLike, patients: ArrayLike) -> PairParts:
-    """Sum up pairs of measurements `[n]` by patient."""
+    """Sum up pairs of measurements by patient.
+
+    Parameters
+    ----------
+    x, y
+        The measurements, `[n]`.
+    patients
+        Whose they are, `[n]`.
+
+    Returns
+    -------
+    PairParts
+        The sums.
+    """
     a, b = np.asarray(x, np.float64), np.asarray(y, np.float64)
     return PairParts(sums=by_patient(patients, np.column_stack([np.ones_like(a), a, b, a * a, b * b, a * b])))
 
 
-def _spread(product: Drawn, first: Drawn, second: Drawn) -> Drawn:
+def _covariance(product: Drawn, first: Drawn, second: Drawn) -> Drawn:
     """Return the covariance from the mean of products and the means."""
     moved = first.value[:, None] * second.influence + second.value[:, None] * first.influence
     return Drawn(value=product.value - first.value * second.value, influence=product.influence - moved)
-
-
-def _difference(vx: Drawn, vy: Drawn, cxy: Drawn) -> Drawn:
-    """Return the variance of x less y."""
-    return Drawn(value=vx.value + vy.value - 2 * cxy.value, influence=vx.influence + vy.influence - 2 * cxy.influence)
-
-
-def _root(variance: Drawn, count: Floats) -> Drawn:
-    """Return the standard deviation of `count` pairs from their mean square deviation; NaN of one pair."""
-    known = np.maximum(variance.value, 0)
-    known = np.where(known > _ROUNDING**2, known, 0)
-    value = np.sqrt(divided(known * count, np.maximum(count - 1, 0)))
-    return Drawn(value=value, influence=np.nan_to_num(divided(variance.influence * value[:, None], 2 * known[:, None])))
-
-
-def _correlation(vx: Drawn, vy: Drawn, cxy: Drawn) -> Drawn:
-    """Return Pearson's coefficient; NaN where one of the two does not vary."""
-    varies = (vx.value > _ROUNDING) & (vy.value > _ROUNDING)
-    root = np.sqrt(np.where(varies, vx.value * vy.value, 0))
-    value = np.clip(divided(cxy.value, root), -1, 1)
-    shrunk = sum(divided(one.influence, np.where(varies, one.value, 0)[:, None]) for one in (vx, vy))
-    influence = divided(cxy.influence, root[:, None]) - value[:, None] * shrunk / 2
-    return Drawn(value=value, influence=np.asarray(influence), scale="correlation")

@@ -1,9 +1,11 @@
 """Intervals and tests by drawing patients again, for every statistic that is a function of weights of patients.
 
-`weights`, `[rows, patients]`, say how much each patient counts: the first row is the cohort, all ones; each further row
-is a bootstrap sample, how often it drew each patient. A statistic has a value for each row, and for each row the pull
-of each patient: the derivative of the value by the patient's weight, which gives its standard error. Two statistics
-on the same rows are paired, and so is their difference.
+Tiles of one patient resemble each other, so the patient is what is drawn. `weights`, `[rows, patients]`, say how much
+each patient counts: the first row is the cohort, all ones; each further row is a bootstrap sample, how often it drew
+each patient. What a statistic needs of a patient is mostly a sum over the patient's tiles; thousands of samples are
+then one matrix product. A statistic has a value for each row, and for each row the influence of each patient: the
+derivative of the value by the patient's weight, which gives its standard error. Two statistics on the same rows are
+paired, and so is their difference.
 
 The intervals are symmetric studentised bootstrap intervals (Hall 1988, doi:10.1214/aos/1176350933), of shares on the
 logit scale, of correlations on Fisher's, and never narrower than those of the t distribution. Percentile intervals are
@@ -28,10 +30,11 @@ import numpy as np
 from scipy.special import expit, logit
 from scipy.stats import t as student
 
-from vitrail.metrics.correlation import by_patient, draws
 from vitrail.metrics.scores import divided
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
     from numpy.typing import ArrayLike, NDArray
 
     Floats = NDArray[np.float64]
@@ -40,9 +43,13 @@ if TYPE_CHECKING:
 RESAMPLES = 2000
 """Bootstrap samples of an estimate."""
 
-_FEWEST = 2
 _TAIL = 0.975
 _ROUNDING = 1e-12
+_SCALES: Mapping[Scale, tuple[Callable[[Floats], Floats], Callable[[Floats], Floats], Callable[[Floats], Floats]]] = {
+    "plain": (np.positive, np.positive, np.ones_like),
+    "share": (logit, expit, lambda value: value * (1 - value)),
+    "correlation": (np.arctanh, np.tanh, lambda value: 1 - value**2),
+}  # to the scale, back from it, and the derivative of a value by itself on the scale
 
 
 class Interval(NamedTuple):
@@ -73,7 +80,7 @@ class Drawn:
     ----------
     value
         `[rows]`, NaN where undefined.
-    pull
+    influence
         `[rows, patients]`, the derivative of the value by each patient's weight.
     scale
         Where intervals are symmetric: `share` from 0 to 1 (logit), `correlation` from -1 to 1 (inverse hyperbolic
@@ -100,14 +107,69 @@ class Drawn:
 
 
 def sample(patients: int, resamples: int, seed: int) -> Floats:
-    """Return weights of patients, `[1 + resamples, patients]`; the same arguments draw the same patients."""
-    drawn = draws(patients, resamples, seed) if patients else np.zeros((resamples, 0))
-    return np.concatenate([np.ones((1, patients)), drawn])
+    """Draw as many patients as there are, with replacement, again and again.
+
+    Parameters
+    ----------
+    patients
+        How many there are.
+    resamples
+        How often they are drawn.
+    seed
+        The same arguments draw the same patients.
+
+    Returns
+    -------
+    NDArray[np.float64]
+        The weights, `[1 + resamples, patients]`.
+    """
+    weights = np.ones((1 + resamples, patients))
+    if patients:
+        generator = np.random.default_rng([seed, patients, resamples])
+        weights[1:] = generator.multinomial(patients, np.full(patients, 1 / patients), size=resamples)
+    return weights
 
 
-def ratio(part: ArrayLike, whole: ArrayLike, weights: Floats, scale: Scale = "share") -> Drawn:
-    """Return a sum over patients over another one: `part` and `whole` are what each patient adds, `[patients]`."""
-    top, bottom = np.asarray(part, np.float64), np.asarray(whole, np.float64)
+def by_patient(patients: ArrayLike, parts: ArrayLike) -> Floats:
+    """Add up what belongs to the same patient.
+
+    Parameters
+    ----------
+    patients
+        `[n]`, identifiers.
+    parts
+        `[n, ...]`, what each element adds.
+
+    Returns
+    -------
+    NDArray[np.float64]
+        `[patients, ...]`, in sorted order of the identifiers.
+    """
+    names, numbers = np.unique(np.asarray(patients), return_inverse=True)
+    added = np.asarray(parts)
+    sums = np.zeros((len(names), *added.shape[1:]))
+    np.add.at(sums, numbers, added)
+    return sums
+
+
+def ratio(numerator: ArrayLike, denominator: ArrayLike, weights: Floats, scale: Scale = "share") -> Drawn:
+    """Return a sum over patients divided by another one.
+
+    Parameters
+    ----------
+    numerator, denominator
+        What each patient adds to the two sums, `[patients]`.
+    weights
+        `[rows, patients]`.
+    scale
+        See `Drawn`.
+
+    Returns
+    -------
+    Drawn
+        The ratio, NaN where the denominator is 0.
+    """
+    top, bottom = np.asarray(numerator, np.float64), np.asarray(denominator, np.float64)
     sums = weights @ bottom
     value = divided(weights @ top, sums)
     return Drawn(value=value, influence=divided(top - value[:, None] * bottom, sums[:, None]), scale=scale)
@@ -125,25 +187,28 @@ def interval(drawn: Drawn, weights: Floats) -> Interval:
 
     Returns
     -------
-    NaN where the cohort does not have the statistic; for fewer than two patients, who tell nothing about how patients
-    differ; and where no patient differs from the others, as where a network makes no mistake.
+    Interval
+        NaN where the cohort does not have the statistic; for fewer than two patients, who tell nothing about how
+        patients differ; and where no patient differs from the others, as where a network makes no mistake.
     """
-    found = _studentised(drawn, weights)
-    if found is None:
+    studentised = _studentised(drawn, weights)
+    if studentised is None:
         return Interval(np.nan, np.nan)
-    middle, error, drawn_t, widest = found
+    middle, error, drawn_t, widest = studentised
     quantile = float(np.quantile(drawn_t, 2 * _TAIL - 1)) if len(drawn_t) else 0.0
     reach = max(quantile, widest * float(student.ppf(_TAIL, weights.shape[1] - 1))) * error
-    low, high = _back(np.array([middle - reach, middle + reach]), drawn.scale)
+    low, high = _SCALES[drawn.scale][1](np.array([middle - reach, middle + reach]))
     return Interval(float(low), float(high))
 
 
-def estimate(part: ArrayLike, whole: ArrayLike, patients: ArrayLike, seed: int, scale: Scale = "plain") -> Estimate:
-    """Return a sum over tiles over another one, such as a mean, with its 95 % interval over patients.
+def estimate(
+    numerator: ArrayLike, denominator: ArrayLike, patients: ArrayLike, seed: int, scale: Scale = "plain"
+) -> Estimate:
+    """Return a sum over tiles divided by another one, such as a mean, with its 95 % interval over patients.
 
     Parameters
     ----------
-    part, whole
+    numerator, denominator
         What each tile adds to the two sums, `[tiles]`; of a mean its value, and 1.
     patients
         Whose tile it is, `[tiles]`.
@@ -154,9 +219,10 @@ def estimate(part: ArrayLike, whole: ArrayLike, patients: ArrayLike, seed: int, 
 
     Returns
     -------
-    NaN where `interval` and the ratio are.
+    Estimate
+        NaN where `interval` and the ratio are.
     """
-    tops, bottoms = np.broadcast_arrays(np.asarray(part, np.float64), np.asarray(whole, np.float64))
+    tops, bottoms = np.broadcast_arrays(np.asarray(numerator, np.float64), np.asarray(denominator, np.float64))
     sums = by_patient(patients, np.column_stack([tops, bottoms]))
     weights = sample(len(sums), RESAMPLES, seed)
     drawn = ratio(sums[:, 0], sums[:, 1], weights, scale)
@@ -177,60 +243,63 @@ def crossed_estimate(values: ArrayLike, patients: ArrayLike, shared: ArrayLike, 
 
     Returns
     -------
-    NaN for fewer than two draws or patients, who tell nothing about how others would differ, and where `estimate` is.
+    Estimate
+        NaN for fewer than two draws or patients, who tell nothing about how others would differ, and where `estimate`
+        is.
     """
-    over = [estimate(values, 1, units, seed) for units in (patients, shared)]
-    mean, reach = over[0].value, hypot(*((one.high - one.low) / 2 for one in over))
+    over_patients, over_draws = (estimate(values, 1, units, seed) for units in (patients, shared))
+    mean, reach = over_patients.value, hypot(*((each.high - each.low) / 2 for each in (over_patients, over_draws)))
     return Estimate(mean, mean - reach, mean + reach)
 
 
 def p_value(drawn: Drawn, weights: Floats) -> float:
     """Return the two-sided p-value of the hypothesis that a statistic, such as a difference, is 0.
 
-    It is below 0.05 where 0 is outside `interval`, and at least one over the number of rows. NaN where that is NaN.
+    Parameters
+    ----------
+    drawn, weights
+        As in `interval`.
+
+    Returns
+    -------
+    float
+        Below 0.05 where 0 is outside `interval`, and at least one over the number of rows. NaN where that is NaN.
     """
-    found = _studentised(drawn, weights)
-    if found is None:
+    studentised = _studentised(drawn, weights)
+    if studentised is None:
         return float("nan")
-    middle, error, drawn_t, widest = found
-    seen = abs(middle) / error
-    by_draws = (1 + float((drawn_t >= seen).sum())) / (1 + len(drawn_t))
-    return min(max(by_draws, 2 * float(student.sf(seen / widest, weights.shape[1] - 1))), 1.0)
+    middle, error, drawn_t, widest = studentised
+    observed = abs(middle) / error
+    by_draws = (1 + float((drawn_t >= observed).sum())) / (1 + len(drawn_t))
+    return min(max(by_draws, 2 * float(student.sf(observed / widest, weights.shape[1] - 1))), 1.0)
 
 
 def standard_error(drawn: Drawn, weights: Floats) -> Floats:
-    """Return the linearised standard error of each row, `[rows]`, patients taken for independent."""
+    """Return the linearised standard error of each row, patients taken for independent.
+
+    Parameters
+    ----------
+    drawn, weights
+        As in `interval`.
+
+    Returns
+    -------
+    NDArray[np.float64]
+        `[rows]`.
+    """
     squares = np.einsum("rp,rp,rp->r", weights, drawn.influence, drawn.influence)
     return np.asarray(np.sqrt(np.maximum(squares, 0)))
 
 
 def _studentised(drawn: Drawn, weights: Floats) -> tuple[float, float, Floats, float] | None:
     """Return value and error of the cohort on the scale, the sizes of t of the samples, and what widens t for few."""
-    patients = weights.shape[1]
-    if patients < _FEWEST or np.isnan(drawn.value[0]):
+    patients, (to_scale, _, slope) = weights.shape[1], _SCALES[drawn.scale]
+    if patients < 2 or np.isnan(drawn.value[0]):
         return None
-    errors = divided(standard_error(drawn, weights), _slope(drawn.value, drawn.scale))
+    errors = divided(standard_error(drawn, weights), np.maximum(slope(drawn.value), 0))
     errors[~(errors > _ROUNDING)] = np.nan
     if np.isnan(errors[0]):
         return None
-    on_scale = _to(np.where(np.isnan(errors), np.nan, drawn.value), drawn.scale)
+    on_scale = to_scale(np.where(np.isnan(errors), np.nan, drawn.value))
     sizes = np.abs(on_scale[1:] - on_scale[0]) / errors[1:]
     return float(on_scale[0]), float(errors[0]), sizes[np.isfinite(sizes)], sqrt(patients / (patients - 1))
-
-
-def _slope(value: Floats, scale: Scale) -> Floats:
-    """Return the derivative of a value by itself on the scale."""
-    slopes = {"share": value * (1 - value), "correlation": 1 - value**2, "plain": np.ones_like(value)}
-    return np.maximum(slopes[scale], 0)
-
-
-def _to(value: Floats, scale: Scale) -> Floats:
-    if scale == "share":
-        return np.asarray(logit(value))
-    return np.arctanh(value) if scale == "correlation" else value
-
-
-def _back(value: Floats, scale: Scale) -> Floats:
-    if scale == "share":
-        return np.asarray(expit(value))
-    return np.tanh(value) if scale == "correlation" else value

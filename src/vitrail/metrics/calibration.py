@@ -1,4 +1,4 @@
-"""Whether probabilities mean what they say: reliability, expected calibration error, Brier score, temperature."""
+"""Whether probabilities mean what they say: reliability, expected calibration error, temperature."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float64]
 
 _COLDEST, _HOTTEST = 0.01, 100.0
-_BINARY, _CLASSES = 1, 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -47,12 +46,6 @@ class Reliability:
         return float(np.nansum(gaps * self.count) / total) if total else float("nan")
 
 
-def brier(truth: ArrayLike, probability: ArrayLike) -> float:
-    """Return the mean squared error of probabilities `[n]` (Brier 1950); NaN without any."""
-    positive, values = _checked(truth, probability)
-    return float(np.square(values - positive).mean()) if len(values) else float("nan")
-
-
 def equal_width(bins: int = 10) -> Floats:
     """Return the edges of bins of equal width, `[bins + 1]`."""
     return np.linspace(0, 1, bins + 1)
@@ -77,17 +70,26 @@ def reliability(truth: ArrayLike, probability: ArrayLike, edges: Floats) -> Reli
     edges
         Of the bins, rising from 0 to 1: `equal_width` or `equal_count`.
 
+    Returns
+    -------
+    Reliability
+        The bins.
+
     Raises
     ------
     ValueError
         The two are not vectors of one length, or a probability is not between 0 and 1.
     """
-    positive, values = _checked(truth, probability)
+    positive, values = np.asarray(truth).astype(bool), np.asarray(probability, np.float64)
+    if values.ndim != 1 or positive.shape != values.shape:
+        raise ValueError(f"truth {positive.shape} and probability {values.shape} must be vectors of one length")
+    if not ((values >= 0) & (values <= 1)).all():
+        raise ValueError("a probability is not between 0 and 1")
     bins = len(edges) - 1
     at = np.clip(np.searchsorted(edges, values, side="right") - 1, 0, bins - 1)
     count = np.bincount(at, minlength=bins)
-    sums = (np.asarray(np.bincount(at, found, bins), np.float64) for found in (values, positive))
-    predicted, observed = (divided(found, count.astype(np.float64)) for found in sums)
+    sums = (np.asarray(np.bincount(at, each, bins), np.float64) for each in (values, positive))
+    predicted, observed = (divided(each, count.astype(np.float64)) for each in sums)
     return Reliability(edges=edges, count=count.astype(np.int64), predicted=predicted, observed=observed)
 
 
@@ -106,8 +108,9 @@ def fit_temperature(logits: ArrayLike, truth: ArrayLike) -> float:
 
     Returns
     -------
-    Between 0.01 and 100; an end of it where the data allow no other: logits that are never wrong ask for 0.01, and
-    those that know nothing for 100.
+    float
+        Between 0.01 and 100; an end of it where the data allow no other: logits that are never wrong ask for 0.01, and
+        those that know nothing for 100.
 
     Raises
     ------
@@ -115,31 +118,19 @@ def fit_temperature(logits: ArrayLike, truth: ArrayLike) -> float:
         There are none, their shapes do not fit, a logit is not finite, or a class does not exist.
     """
     values, labels = np.asarray(logits, np.float64), np.asarray(truth).astype(np.int64)
-    if values.ndim == _BINARY:
+    if values.ndim == 1:
         values = np.stack([np.zeros_like(values), values], axis=1)
-    if values.ndim != _CLASSES or labels.shape != values.shape[:1] or not len(labels):
+    if values.ndim != 2 or labels.shape != values.shape[:1] or not len(labels):
         raise ValueError(f"logits {np.shape(logits)} and truth {labels.shape} must be [n] or [n, classes], and [n]")
     if not np.isfinite(values).all() or labels.min() < 0 or labels.max() >= values.shape[1]:
         raise ValueError("logits must be finite, and truth an index of their classes")
-    return _steepest(values - values.max(1, keepdims=True), labels)
-
-
-def _steepest(values: Floats, labels: NDArray[np.int64]) -> float:
-    said = np.take_along_axis(values, labels[:, None], 1)[:, 0]
+    values = values - values.max(1, keepdims=True)
+    of_truth = np.take_along_axis(values, labels[:, None], 1)[:, 0]
 
     def slope(sharpness: float) -> float:
-        return float(((softmax(sharpness * values, axis=1) * values).sum(1) - said).mean())
+        return float(((softmax(sharpness * values, axis=1) * values).sum(1) - of_truth).mean())
 
     low, high = 1 / _HOTTEST, 1 / _COLDEST
     if slope(low) >= 0:
         return _HOTTEST
     return _COLDEST if slope(high) <= 0 else 1 / float(brentq(slope, low, high, xtol=1e-12))
-
-
-def _checked(truth: ArrayLike, probability: ArrayLike) -> tuple[NDArray[np.bool_], Floats]:
-    positive, values = np.asarray(truth).astype(bool), np.asarray(probability, np.float64)
-    if values.ndim != 1 or positive.shape != values.shape:
-        raise ValueError(f"truth {positive.shape} and probability {values.shape} must be vectors of one length")
-    if not ((values >= 0) & (values <= 1)).all():
-        raise ValueError("a probability is not between 0 and 1")
-    return positive, values

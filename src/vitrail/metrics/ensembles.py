@@ -13,8 +13,6 @@ import numpy as np
 from sklearn.linear_model import LogisticRegression
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from numpy.typing import ArrayLike, NDArray
 
     Floats = NDArray[np.float64]
@@ -41,7 +39,8 @@ def stacked(fitted_on: tuple[Floats, Flags], probabilities: Floats) -> Floats | 
 
     Returns
     -------
-    `[n]`, probability of the positive class; None where a class is absent from what it is fitted on.
+    NDArray[np.float64] | None
+        `[n]`, probability of the positive class; None where a class is absent from what it is fitted on.
     """
     features, truth = fitted_on
     if len(np.unique(truth)) < 2 or not len(probabilities):
@@ -50,9 +49,7 @@ def stacked(fitted_on: tuple[Floats, Flags], probabilities: Floats) -> Floats | 
     return np.asarray(model.predict_proba(probabilities)[:, 1], np.float64)
 
 
-def cross_stacked(
-    probabilities: Floats, truth: Flags, patients: ArrayLike, iterations: tuple[int, int]
-) -> list[Floats]:
+def cross_stacked(probabilities: Floats, truth: Flags, patients: ArrayLike, iterations: int, seed: int) -> list[Floats]:
     """Fit and apply by iterated 2-fold cross-validation, folds by patient and drawn anew each iteration.
 
     Folds are drawn again until both hold both classes.
@@ -64,38 +61,30 @@ def cross_stacked(
     truth, patients
         `[n]`.
     iterations
-        How many, and the seed.
+        How many.
+    seed
+        Draws the folds.
 
     Returns
     -------
-    `[n]` for each iteration: of each tile the probability by the model that was fitted on the other fold. Nothing where
-    the patients cannot be divided so that both folds hold both classes.
+    list[NDArray[np.float64]]
+        `[n]` for each iteration: of each tile the probability by the model that was fitted on the other fold. Nothing
+        where the patients cannot be divided so that both folds hold both classes.
     """
-    count, seed = iterations
-    keys, numbers = np.unique(np.asarray(patients), return_inverse=True)
-    found = []
-    for iteration in range(count):
-        generator = np.random.default_rng([seed, iteration, len(keys)])
-        fold = next(_folds(generator, numbers, truth), None)
-        if fold is None:
+    names, numbers = np.unique(np.asarray(patients), return_inverse=True)
+    results = []
+    for iteration in range(iterations):
+        generator = np.random.default_rng([seed, iteration, len(names)])
+        for _ in range(_ATTEMPTS):
+            first = np.isin(numbers, generator.permutation(len(names))[: (len(names) + 1) // 2])
+            if all(len(np.unique(truth[fold])) > 1 for fold in (first, ~first)):
+                break
+        else:
             return []
-        found.append(_both_ways(probabilities, truth, fold))
-    return found
-
-
-def _folds(generator: np.random.Generator, numbers: NDArray[np.intp], truth: Flags) -> Iterator[Flags]:
-    """Draw halves of the patients, and yield which tiles are in the first where both have both classes."""
-    patients = int(numbers.max(initial=-1)) + 1
-    for _ in range(_ATTEMPTS):
-        first = np.isin(numbers, generator.permutation(patients)[: (patients + 1) // 2])
-        if all(len(np.unique(truth[part])) > 1 for part in (first, ~first)):
-            yield first
-
-
-def _both_ways(probabilities: Floats, truth: Flags, fold: Flags) -> Floats:
-    out = np.empty(len(truth))
-    for part in (fold, ~fold):
-        applied = stacked((probabilities[~part], truth[~part]), probabilities[part])
-        if applied is not None:
-            out[part] = applied
-    return out
+        result = np.empty(len(truth))
+        for fold in (first, ~first):
+            applied = stacked((probabilities[~fold], truth[~fold]), probabilities[fold])
+            if applied is not None:
+                result[fold] = applied
+        results.append(result)
+    return results

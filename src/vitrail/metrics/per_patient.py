@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.stats import norm
 
-from vitrail.metrics.bootstrap import Drawn, ratio
-from vitrail.metrics.correlation import bin_of, by_patient
+from vitrail.metrics.bootstrap import Drawn, by_patient, ratio
+from vitrail.metrics.correlation import bin_of
 from vitrail.metrics.scores import divided
 
 if TYPE_CHECKING:
@@ -52,18 +52,25 @@ class TileParts:
     gaps: Floats
 
     def scores(self, weights: Floats) -> dict[str, Drawn]:
-        """Return `accuracy`, `auc`, `sensitivity`, `specificity`, `precision`, `f1`, `brier` and `ece`.
-
-        All are NaN where undefined. The last is the expected calibration error: chance moves every bin, so that it is
-        too high where patients are few, and its interval says how far it varies, not where that of all patients lies.
+        """Score the network, tumor or whatever else is the positive class.
 
         Parameters
         ----------
         weights
-            `[rows, patients]`.
+            `[rows, patients]`, see `vitrail.metrics.bootstrap`.
+
+        Returns
+        -------
+        dict[str, Drawn]
+            `accuracy`, `auc`, `sensitivity`, `specificity`, `precision`, `f1`, `brier` and `ece`, all NaN where
+            undefined. The last is the expected calibration error: chance moves every bin, so that it is too high where
+            patients are few, and its interval says how far it varies, not where that of all patients lies.
         """
         (tn, fp), (fn, tp) = np.moveaxis(self.confusion, 0, -1)
         tiles = self.confusion.sum((1, 2))
+        gaps, total = weights @ self.gaps, weights @ tiles
+        ece = divided(np.abs(gaps).sum(-1), total)
+        influence = divided(np.sign(gaps) @ self.gaps.T - ece[:, None] * tiles, total[:, None])
         return {
             "accuracy": ratio(tn + tp, tiles, weights),
             "auc": self._auc(weights),
@@ -72,7 +79,7 @@ class TileParts:
             "precision": ratio(tp, tp + fp, weights),
             "f1": ratio(2 * tp, 2 * tp + fp + fn, weights),
             "brier": ratio(self.squares, tiles, weights),
-            "ece": self._ece(weights, tiles),
+            "ece": Drawn(value=ece, influence=influence, scale="share"),
         }
 
     def _auc(self, weights: Floats) -> Drawn:
@@ -83,12 +90,6 @@ class TileParts:
         by_positive = divided(divided(weights @ self.wins.T, misses) - positives * value[:, None], hits)
         by_negative = divided(divided(lost, hits) - negatives * value[:, None], misses)
         return Drawn(value=value, influence=by_positive + by_negative, scale="share")
-
-    def _ece(self, weights: Floats, tiles: Floats) -> Drawn:
-        sums, whole = weights @ self.gaps, weights @ tiles
-        value = divided(np.abs(sums).sum(-1), whole)
-        influence = divided(np.sign(sums) @ self.gaps.T - value[:, None] * tiles, whole[:, None])
-        return Drawn(value=value, influence=influence, scale="share")
 
 
 def tile_parts(truth: ArrayLike, score: ArrayLike, patients: ArrayLike, threshold: float) -> TileParts:
@@ -105,6 +106,11 @@ def tile_parts(truth: ArrayLike, score: ArrayLike, patients: ArrayLike, threshol
     threshold
         A tile is called positive when its score reaches this.
 
+    Returns
+    -------
+    TileParts
+        The sums.
+
     Raises
     ------
     ValueError
@@ -113,8 +119,8 @@ def tile_parts(truth: ArrayLike, score: ArrayLike, patients: ArrayLike, threshol
     positive, values, owners = np.asarray(truth).astype(bool), np.asarray(score, np.float64), np.asarray(patients)
     if not positive.shape == values.shape == owners.shape or values.ndim != 1:
         raise ValueError(f"truth {positive.shape}, score {values.shape} and patients {owners.shape} must be alike")
-    keys, numbers = np.unique(owners, return_inverse=True)
-    count, at = len(keys), numbers * BINS + bin_of(values, BINS, (0.0, 1.0))
+    names, numbers = np.unique(owners, return_inverse=True)
+    count, at = len(names), numbers * BINS + bin_of(values, BINS, (0.0, 1.0))
     cells = numbers * 4 + positive * 2 + (values >= threshold)
     return TileParts(
         confusion=np.bincount(cells, minlength=count * 4).reshape(count, 2, 2).astype(np.float64),
@@ -125,10 +131,23 @@ def tile_parts(truth: ArrayLike, score: ArrayLike, patients: ArrayLike, threshol
 
 
 def mean_scores(parts: Sequence[TileParts], weights: Floats) -> dict[str, Drawn]:
-    """Return the mean of each score over several predictions of the same tiles, as of iterated cross-validation."""
+    """Return the mean of each score over several predictions of the same tiles, as of iterated cross-validation.
+
+    Parameters
+    ----------
+    parts
+        Of each prediction.
+    weights
+        `[rows, patients]`.
+
+    Returns
+    -------
+    dict[str, Drawn]
+        By score, see `TileParts.scores`.
+    """
     total = parts[0].scores(weights)
-    for one in parts[1:]:  # one after the other: each holds a pull for each row and patient
-        total = {name: total[name] + score for name, score in one.scores(weights).items()}
+    for part in parts[1:]:  # one after the other: each holds an influence for each row and patient
+        total = {name: total[name] + score for name, score in part.scores(weights).items()}
     return {name: score.over(len(parts)) for name, score in total.items()}
 
 
@@ -141,13 +160,18 @@ def jaccard_scores(matrices: Floats, weights: Floats) -> tuple[list[Drawn], Draw
         `[patients, n, n]`, each patient's confusion matrix of pixels.
     weights
         `[rows, patients]`.
+
+    Returns
+    -------
+    tuple[list[Drawn], Drawn]
+        One for each class, and the mean.
     """
     both = np.diagonal(matrices, axis1=1, axis2=2)
     either = matrices.sum(1) + matrices.sum(2) - both
-    each = [ratio(part, whole, weights) for part, whole in zip(both.T, either.T, strict=True)]
-    values, pulls = np.stack([one.value for one in each]), np.stack([one.influence for one in each])
-    known = np.isfinite(values).sum(0).astype(np.float64)
-    mean, influence = divided(np.nansum(values, 0), known), divided(np.nansum(pulls, 0), known[:, None])
+    each = [ratio(intersection, union, weights) for intersection, union in zip(both.T, either.T, strict=True)]
+    values, influences = np.stack([drawn.value for drawn in each]), np.stack([drawn.influence for drawn in each])
+    defined = np.isfinite(values).sum(0).astype(np.float64)
+    mean, influence = divided(np.nansum(values, 0), defined), divided(np.nansum(influences, 0), defined[:, None])
     return each, Drawn(value=mean, influence=influence, scale="share")
 
 
@@ -157,9 +181,15 @@ def clustered_delong(first: TileParts, second: TileParts) -> float:
     DeLong's test (1988, doi:10.2307/2531595) takes tiles for independent; this is its form for clusters (Obuchowski
     1997, doi:10.2307/2533958). It takes the difference for normal, and so wants many patients.
 
+    Parameters
+    ----------
+    first, second
+        Of the two networks.
+
     Returns
     -------
-    NaN where an area is undefined, fewer than two patients have a class, or the difference does not vary.
+    float
+        NaN where an area is undefined, fewer than two patients have a class, or the difference does not vary.
     """
     by_class = first.confusion.sum(-1)
     sizes = np.array([(by_class[:, 1] > 0).sum(), (by_class[:, 0] > 0).sum(), len(by_class)])
@@ -182,6 +212,7 @@ def _components(parts: TileParts) -> tuple[Floats, float]:
 
 
 def _wins(positive: NDArray[np.bool_], values: Floats, numbers: NDArray[np.intp], patients: int) -> Floats:
+    """Count for each two patients the pairs of tiles that are in the right order, see `TileParts`."""
     order = np.argsort(values, kind="stable")
     positive, values, numbers = positive[order], values[order], numbers[order]
     hits, owners = values[positive], numbers[positive]

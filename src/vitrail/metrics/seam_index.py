@@ -33,29 +33,23 @@ class SeamIndex:
     _across: float = field(default=0.0, init=False)
     _beside: float = field(default=0.0, init=False)
     _row: int = field(default=0, init=False)
-    _kept: list[Floats] = field(default_factory=list, init=False)
+    _last_rows: list[NDArray[np.float64]] = field(default_factory=list, init=False)
 
     def add(self, strip: Floats) -> None:
         """Add the next rows of the map, `[h, width, channels]`."""
-        self._columns(strip)
-        for line in strip:
-            self._kept = [*self._kept[-3:], line.astype(np.float64)]
+        for column in range(2, strip.shape[1] - 1):
+            if (column - self.first) % self.period == 0:
+                self._count(strip[:, column - 2 : column + 2].swapaxes(0, 1).astype(np.float64))
+        for row in strip:
+            self._last_rows = [*self._last_rows[-3:], row.astype(np.float64)]
             self._row += 1
-            if self._row >= 4 and self._border(self._row - 2):
-                self._count(np.stack(self._kept))
+            if self._row >= 4 and (self._row - 2 - self.first) % self.period == 0:
+                self._count(np.stack(self._last_rows))
 
     @property
     def value(self) -> float:
         """The index; NaN where the map is flat beside all borders or has none."""
         return self._across / self._beside if self._beside else float("nan")
-
-    def _border(self, place: int) -> bool:
-        return (place - self.first) % self.period == 0
-
-    def _columns(self, strip: Floats) -> None:
-        for place in range(2, strip.shape[1] - 1):
-            if self._border(place):
-                self._count(strip[:, place - 2 : place + 2].swapaxes(0, 1).astype(np.float64))
 
     def _count(self, four: NDArray[np.float64]) -> None:
         """Count the jumps between four neighbouring lines, `[4, n, channels]`, the border in their middle."""

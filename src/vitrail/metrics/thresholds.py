@@ -24,7 +24,8 @@ def youden(truth: ArrayLike, score: ArrayLike) -> float:
 
     Returns
     -------
-    One of the scores; NaN where a class is absent.
+    float
+        One of the scores; NaN where a class is absent.
     """
     false, true, thresholds = roc_curve(truth, score)
     gain = (true - false)[1:]  # without the threshold that nothing reaches
@@ -32,11 +33,19 @@ def youden(truth: ArrayLike, score: ArrayLike) -> float:
 
 
 def for_sensitivity(truth: ArrayLike, score: ArrayLike, wished: float) -> float:
-    """Return the highest threshold with at least the wished sensitivity, above 0 and up to 1.
+    """Return the highest threshold with at least the wished sensitivity.
+
+    Parameters
+    ----------
+    truth, score
+        As in `youden`.
+    wished
+        Above 0 and up to 1.
 
     Returns
     -------
-    One of the scores; NaN without positives.
+    float
+        One of the scores; NaN without positives.
     """
     _, true, thresholds = roc_curve(truth, score)
     reached = true >= wished - 1e-12  # a share of whole tiles, but for rounding

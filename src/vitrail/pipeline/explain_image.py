@@ -14,7 +14,7 @@ from vitrail.classes import TissueClass
 from vitrail.core.files import exporting, read_regular
 from vitrail.errors import SettingsError, SlideError
 from vitrail.explain.explainer import Explainer
-from vitrail.explain.methods.hrcam import FIT, fitted_head, unfitted
+from vitrail.explain.methods.base import FIT, METHODS, find_heads
 from vitrail.geometry import Region
 from vitrail.inference.predictor import Predictor
 from vitrail.models.classifier import Classifier
@@ -80,9 +80,10 @@ def explain_picture(model_folder: Path, file: Path, corner: str | None, out: Pat
     told = _told(
         Predictor(model, device, engine="torch", precision="float32"), tile
     )  # for one picture compiling takes longer
-    explainer, missing = Explainer(model, device, engine="torch"), unfitted(model_folder)
-    maps = explainer.gradcam(tile[None])
-    maps += [] if missing else explainer.hrcam(tile[None], fitted_head(model_folder))
+    explainer = Explainer(model, device, engine="torch")
+    heads, missing = find_heads(model_folder, METHODS.values())
+    names = [name for name in ("gradcam", "hrcam") if name not in missing]
+    maps = [maps.saliencies()[0] for maps in next(explainer.maps(tile[None], names, heads))]
     out.mkdir(parents=True, exist_ok=True)
     place = corner.replace(" ", "").split(",") if corner else []
     name = "-".join([file.stem, *place, model.spec.task])
@@ -93,7 +94,7 @@ def explain_picture(model_folder: Path, file: Path, corner: str | None, out: Pat
     with exporting(picture) as temporary:
         save_overlay(temporary, shown, maps, f"{file.name}, {model.spec.task}: {told}")
     lines = [f"{model.spec.task}: {told}", *(_line(saliency) for saliency in maps), str(picture)]
-    left_out = [f"no HR-CAM: {missing}; {FIT}"] if missing else []
+    left_out = [f"no {METHODS[name].title}: {reason}; {FIT}" for name, reason in missing.items()]
     return Outcome(lines=lines, warnings=left_out + _warnings(model, tile, maps), skipped=[])
 
 

@@ -18,8 +18,7 @@ from vitrail.classes import ARTEFACTS, TissueClass
 from vitrail.core.files import not_written, read_csv, read_json, read_table, write_csv, write_table, write_text
 from vitrail.core.progress import Silent
 from vitrail.errors import ExchangeError, ModelError, RunError, SettingsError, SlideError
-from vitrail.explain.methods.hrcam import FIT, fitted_head, unfitted
-from vitrail.explain.whole import explained_tiles
+from vitrail.explain.methods.base import FIT, explaining_classifier, find_heads, methods_named
 from vitrail.inference.map_slide import Networks, map_slide
 from vitrail.inference.outputs import MAP_PX, MapFiles
 from vitrail.inference.predictor import Explaining, Predictor
@@ -169,8 +168,9 @@ def _engine(task: str, folder: Path, settings: Settings) -> Predictor:
     if model.spec.task != task:
         raise ModelError(folder, f"holds a {model.spec.task}, not a {task}", f"Give it as --{model.spec.task}")
     if settings.predict.explained and task == "classifier":
-        tiles = explained_tiles(model, MAP_PX, None if unfitted(folder) else fitted_head(folder))
-        explaining = Explaining(module=tiles, methods=tiles.methods)
+        methods = methods_named(settings.explain.methods)
+        module = explaining_classifier(model, MAP_PX, methods, find_heads(folder, methods)[0])
+        explaining = Explaining(module=module, methods=module.methods)
     return Predictor(
         model,
         pick_device(settings.compute.device),
@@ -205,9 +205,11 @@ class _Applied:
 
     def __post_init__(self) -> None:
         self.warnings += check_networks(self.networks, self.job.settings)
-        missing = unfitted(self.job.classifier) if self.explained and self.job.classifier else None
-        if missing:
-            self.warnings.append(f"explained by Grad-CAM alone: {missing}; {FIT}")
+        if self.explained and self.job.classifier:
+            methods = methods_named(self.job.settings.explain.methods)
+            titles = " and ".join(method.title for method in methods if method.name in self.explained.methods)
+            for reason in find_heads(self.job.classifier, methods)[1].values():
+                self.warnings.append(f"explained by {titles} alone: {reason}; {FIT}")
         self.rows = _read_summary(self.job.out / SUMMARY_CSV)
 
     @property

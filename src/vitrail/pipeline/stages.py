@@ -68,14 +68,14 @@ def predict(work: Work) -> None:
 
 def _explaining(run: Run) -> Callable[[Model], Explaining]:
     """Return what makes the run's classifier say why, with what the stage `explain` fitted."""
-    from vitrail.explain.methods.hrcam import fitted_head
-    from vitrail.explain.whole import explained_tiles
+    from vitrail.explain.methods.base import explaining_classifier, fitted_heads, methods_named
     from vitrail.inference.outputs import MAP_PX
     from vitrail.inference.predictor import Explaining
 
     def explaining(model: Model) -> Explaining:
-        tiles = explained_tiles(model, MAP_PX, fitted_head(run.folder / "classifier"))
-        return Explaining(module=tiles, methods=tiles.methods)
+        methods = methods_named(run.settings.explain.methods)
+        module = explaining_classifier(model, MAP_PX, methods, fitted_heads(run.folder / "classifier", methods))
+        return Explaining(module=module, methods=module.methods)
 
     return explaining
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from vitrail.classes import TissueClass
     from vitrail.evaluation.results import Evaluation
-    from vitrail.explain.checks.store import Checked
+    from vitrail.explain.checks.results import Checked
     from vitrail.explain.study.store import Stored
     from vitrail.inference.outputs import MapFiles
     from vitrail.search.results import SearchResult

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
@@ -13,7 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from vitrail import __version__
-from vitrail.classes import CLASSES, NETWORKS, SPLITS
+from vitrail.classes import CLASSES, LABELS, NETWORKS, SPLITS
 from vitrail.core.files import write_csv, write_text
 from vitrail.evaluation.results import as_json
 from vitrail.inference.publish import publish_all
@@ -31,29 +31,9 @@ if TYPE_CHECKING:
 
     from vitrail.inference.outputs import MapFiles
     from vitrail.report.data import ReportData
-    from vitrail.report.figures.spec import FigureSpec
 
 _ROLES = {PAPER: "paper", INK: "ink", MUTED: "muted", LINE: "line", FIRST: "first", SECOND: "second"}
 _UNDEFINED = "\N{EN DASH}"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Drawing:
-    """A figure on the page.
-
-    Attributes
-    ----------
-    spec
-        What it is.
-    svg
-        As a part of the page.
-    caption
-        What stands below it.
-    """
-
-    spec: FigureSpec
-    svg: Markup
-    caption: str | Markup
 
 
 def write_report(data: ReportData, folder: Path) -> Path:
@@ -89,30 +69,27 @@ def write_report(data: ReportData, folder: Path) -> Path:
     tables["mapped"] = publish_all(data.mapped, folder / "qupath", data.threshold)
     for name, table in tables.items():
         write_csv(folder / "tables" / f"{name}.csv", table)
-    drawings: dict[str, list[Drawing]] = {name: [] for name in SECTIONS}
+    drawings: dict[str, list[dict[str, Any]]] = {name: [] for name in SECTIONS}
     with style():
         for spec in specs:
             svg, caption = save(spec.draw(data), folder / "figures", spec.name), spec.caption(data)
-            drawing = Drawing(spec=spec, svg=inline_svg(svg, spec.name, Markup(caption).striptags()), caption=caption)  # noqa: S704 - ours, names escaped
-            drawings[spec.section].append(drawing)
-    page = (
-        _environment()
-        .get_template("page.html")
-        .render(
-            data=data,
-            evaluation=data.evaluation,
-            test=data.evaluation.metrics["test"],
-            parts=cohort_parts(data.evaluation.slides),
-            skipped=data.evaluation.skipped.to_dict("records"),
-            scores=section(data),
-            why=explained_section(data.explained) if data.explained else None,
-            figures=drawings,
-            mapped=_with_links(tables["mapped"], data.mapped, save_explained_figures(data, folder / "figures")),
-            tables=[f"{name}.csv" for name in tables],
-            networks=NETWORKS,
-            classes=CLASSES,
-            version=__version__,
-        )
+            inline = inline_svg(svg, spec.name, Markup(caption).striptags())  # noqa: S704 - ours, names escaped
+            drawings[spec.section].append({"spec": spec, "svg": inline, "caption": caption})
+    template = _environment().get_template("page.html")
+    page = template.render(
+        data=data,
+        evaluation=data.evaluation,
+        test=data.evaluation.metrics["test"],
+        parts=cohort_parts(data.evaluation.slides),
+        skipped=data.evaluation.skipped.to_dict("records"),
+        scores=section(data),
+        why=explained_section(data.explained) if data.explained else None,
+        figures=drawings,
+        mapped=_with_links(tables["mapped"], data.mapped, save_explained_figures(data, folder / "figures")),
+        tables=[f"{name}.csv" for name in tables],
+        networks=NETWORKS,
+        classes=CLASSES,
+        version=__version__,
     )
     write_text(folder / "index.html", page + "\n")
     return folder / "index.html"
@@ -148,29 +125,13 @@ def inline_svg(svg: str, name: str, words: str) -> Markup:
 
 
 def cohort_parts(slides: pd.DataFrame) -> list[dict[str, Any]]:
-    """Count slides, patients and tiles of each split, and of all.
-
-    Parameters
-    ----------
-    slides
-        As in `Evaluation`.
-
-    Returns
-    -------
-    list[dict[str, Any]]
-        The rows of a table: `name`, `slides`, `patients`, `tumor` and `non_tumor`.
-    """
+    """Count slides, patients and tiles of each split, and of all; a row of the page's table each."""
     parts = {split.capitalize(): slides[slides["split"] == split] for split in SPLITS} | {"All": slides}
-    return [
-        {
-            "name": name,
-            "slides": len(rows),
-            "patients": int(rows["patient_id"].nunique()),
-            "tumor": int(rows["tumor_tiles"].sum()),
-            "non_tumor": int(rows["non_tumor_tiles"].sum()),
-        }
-        for name, rows in parts.items()
-    ]
+    counts = []
+    for name, rows in parts.items():
+        tiles = {kind.key: int(rows[f"{kind.key}_tiles"].sum()) for kind in LABELS}
+        counts.append({"name": name, "slides": len(rows), "patients": int(rows["patient_id"].nunique()), **tiles})
+    return counts
 
 
 def _with_links(mapped: pd.DataFrame, files: Sequence[MapFiles], pictures: dict[str, str]) -> list[dict[str, Any]]:

@@ -262,8 +262,12 @@ class PredictSettings(Branch):
 
 
 class ExplainSettings(Branch):
-    """Grad-CAM and HR-CAM of both networks on every test tile."""
+    """Why both networks say what they say, on every test tile."""
 
+    methods: tuple[str, ...] = Field(
+        ("gradcam", "hrcam"),
+        description="methods of explanation, by name; the paper has these two",
+    )
     classifier_layers: tuple[str, ...] = Field(
         (),
         description="layers that HR-CAM looks at, by name; none: the encoder's last map at each stride, and the final "

@@ -1,21 +1,24 @@
-"""Cutting one slide: outlines, choice, pixels, masks. Runs in a process of its own."""
+"""Cutting one slide: outlines, choice, pixels, masks. Runs in a process of its own, and leaves a part on disk."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
 from vitrail.classes import CLASSES, TissueClass
-from vitrail.errors import TileError
+from vitrail.core.files import read_json, read_table, replacing, write_json
+from vitrail.errors import TileError, VitrailError
 from vitrail.geometry import Region
 from vitrail.slides.annotations import ClassNames, read_annotations
 from vitrail.slides.slide import open_slide, read_region
 from vitrail.tiles.grid import inner_grid
-from vitrail.tiles.masks import annotated, complete_mask, shares
+from vitrail.tiles.masks import annotated, class_shares, complete_mask
 from vitrail.tiles.sampling import candidates, choose
+from vitrail.tiles.store import StoredTiles, writing_rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,7 +29,10 @@ if TYPE_CHECKING:
     from vitrail.slides.annotations import Annotations
     from vitrail.slides.cohort import CohortSlide
     from vitrail.slides.slide import Slide
-    from vitrail.tiles.grid import TileGrid
+
+_STRIPE = 8
+"""Tiles across that are read before the next ones: of a wide slide, a reader cannot keep what two whole rows share. On
+82 thousand pixels across, read faithfully, it saves a tenth of the time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,18 +47,14 @@ class TilePlan:
         Its outlines.
     rows
         The slide's rows of the tile table, the shares of classes still missing.
-    whole
+    uniform
         `[n]`, which tiles are all of their label, so that nothing needs drawing.
     """
 
     slide: Slide
     annotations: Annotations
     rows: pd.DataFrame
-    whole: NDArray[np.bool_]
-
-    def with_shares(self, share: NDArray[np.float64]) -> pd.DataFrame:
-        """Return the rows with the shares of each class, `[n, 4]`."""
-        return self.rows.assign(**{label.key: share[:, label] for label in CLASSES})
+    uniform: NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,7 +64,7 @@ class CutTile:
     Attributes
     ----------
     row
-        Its place in the plan.
+        Its row in the plan.
     image
         `[side_px, side_px, 3]`.
     mask
@@ -75,28 +77,31 @@ class CutTile:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CutSlide:
-    """The tiles of one slide, in memory.
+class CutJob:
+    """One slide to be cut, and the path of its part, to which suffixes are added."""
+
+    entry: CohortSlide
+    settings: Settings
+    part: Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What became of one slide.
 
     Attributes
     ----------
-    rows
-        The slide's rows of the tile table.
-    images
-        `[n, side_px, side_px, 3]`.
-    masks
-        `[n, side_px, side_px]`.
     mpp
-        um per level-0 pixel.
+        um per level-0 pixel; NaN where it is not known.
+    skipped
+        Why the slide gave no tiles; empty where it did.
     warnings
-        What was mended or left out on the way, a line each.
+        What was mended on the way, joined by ` | `.
     """
 
-    rows: pd.DataFrame
-    images: NDArray[np.uint8]
-    masks: NDArray[np.uint8]
-    mpp: float
-    warnings: tuple[str, ...]
+    mpp: float = float("nan")
+    skipped: str = ""
+    warnings: str = ""
 
 
 def class_names(settings: Settings) -> ClassNames:
@@ -106,7 +111,19 @@ def class_names(settings: Settings) -> ClassNames:
 
 
 def open_cohort_slide(entry: CohortSlide, settings: Settings) -> Slide:
-    """Open a slide of a cohort: `mpp` in slides.csv wins over the header, `slides.mpp` steps in where both are silent.
+    """Open a slide of a cohort.
+
+    Parameters
+    ----------
+    entry
+        Its line of slides.csv; an `mpp` there wins over the slide's header.
+    settings
+        The study's; `slides.mpp` steps in where both are silent.
+
+    Returns
+    -------
+    Slide
+        The slide.
 
     Raises
     ------
@@ -119,6 +136,18 @@ def open_cohort_slide(entry: CohortSlide, settings: Settings) -> Slide:
 def plan_slide(entry: CohortSlide, settings: Settings) -> TilePlan:
     """Choose the tiles of one slide.
 
+    Parameters
+    ----------
+    entry
+        The slide.
+    settings
+        The study's.
+
+    Returns
+    -------
+    TilePlan
+        The chosen tiles.
+
     Raises
     ------
     SlideError, AnnotationError
@@ -128,12 +157,39 @@ def plan_slide(entry: CohortSlide, settings: Settings) -> TilePlan:
     """
     slide = open_cohort_slide(entry, settings)
     annotations = read_annotations(entry.annotations, class_names(settings))
-    rows, whole = _choose_rows(entry, annotations, inner_grid(slide, settings.tiles.side_um), settings)
-    return TilePlan(slide=slide, annotations=annotations, rows=rows, whole=whole)
+    grid = inner_grid(slide, settings.tiles.side_um)
+    if not grid.rows * grid.columns:
+        raise TileError(entry.slide, f"smaller than one tile of {settings.tiles.side_um} um", "Lower tiles.side_um")
+    tiles = candidates(annotations, grid, settings.tiles.side_px)
+    chosen = choose(tiles, settings.tiles, entry.slide_id, settings.seed)
+    if not len(chosen):
+        most, least = tiles.share.sum(axis=1).max(), settings.tiles.min_annotated
+        problem = f"no tile is annotated enough (at most {most:.0%} of a tile, {least:.0%} wanted)"
+        cure = "Check that the outlines belong to this slide, or lower tiles.min_annotated"
+        raise TileError(entry.slide, problem, cure)
+    labels = [TissueClass(label).key for label in tiles.label[chosen]]
+    rows = pd.DataFrame({
+        "slide_id": entry.slide_id, "patient_id": entry.patient_id,
+        "x": tiles.column[chosen] * grid.side, "y": tiles.row[chosen] * grid.side, "side": grid.side, "label": labels,
+    })  # fmt: skip
+    uniform = tiles.share[chosen].max(axis=1) == 1
+    return TilePlan(slide=slide, annotations=annotations, rows=rows, uniform=uniform)
 
 
 def cut_tiles(plan: TilePlan, settings: Settings) -> Iterator[CutTile]:
     """Yield the pixels and masks of the chosen tiles, one at a time, in an order that is kind to the slide's reader.
+
+    Parameters
+    ----------
+    plan
+        Which tiles.
+    settings
+        The study's.
+
+    Yields
+    ------
+    CutTile
+        By stripes of the slide, and in each from left to right and from top to bottom.
 
     Raises
     ------
@@ -141,65 +197,66 @@ def cut_tiles(plan: TilePlan, settings: Settings) -> Iterator[CutTile]:
         The slide cannot be decoded somewhere.
     """
     side_px, white, inside = settings.tiles.side_px, settings.tiles.white, settings.tiles.white_inside
-    size, masks = (side_px, side_px), {name: np.full((side_px, side_px), label, np.uint8) for name, label in _VALUES}
-    places = list(plan.rows[["x", "y", "side", "label"]].itertuples(index=False))
-    for row in _reading_order(plan.rows):
-        x, y, side, label = places[row]
+    size, masks = (side_px, side_px), {label.key: np.full((side_px, side_px), label, np.uint8) for label in CLASSES}
+    squares = list(plan.rows[["x", "y", "side", "label"]].itertuples(index=False))
+    stripe = plan.rows["x"] // (_STRIPE * plan.rows["side"])
+    for row in np.lexsort((plan.rows["x"], plan.rows["y"], stripe)).tolist():
+        x, y, side, label = squares[row]
         region = Region(x=x, y=y, width=side, height=side)
         image = read_region(plan.slide, region, size)
-        mask = masks[label] if plan.whole[row] else annotated(plan.annotations, region, size)
-        if inside == "background" or not plan.whole[row]:
+        mask = masks[label] if plan.uniform[row] else annotated(plan.annotations, region, size)
+        if inside == "background" or not plan.uniform[row]:
             mask = complete_mask(mask, image, white, inside)
         yield CutTile(row=row, image=image, mask=mask)
 
 
-def cut_slide(entry: CohortSlide, settings: Settings) -> CutSlide:
-    """Cut one slide into its tiles, and hold them all in memory.
+def cut_part(job: CutJob) -> Outcome:
+    """Cut one slide and leave its part on disk, the record of it last.
 
-    Raises
-    ------
-    SlideError, AnnotationError
-        The slide or its outlines cannot be read.
-    TileError
-        It yields no tile; the message says why.
+    Every tile is written as soon as it is cut. The files are written under names of this process, for a worker that
+    outlives its parent must spoil nothing.
+
+    Parameters
+    ----------
+    job
+        Which slide, and where to write.
+
+    Returns
+    -------
+    Outcome
+        What became of it. A slide that cannot be cut leaves no part.
     """
-    plan = plan_slide(entry, settings)
-    tiles = sorted(cut_tiles(plan, settings), key=lambda tile: tile.row)
-    images, masks = np.stack([tile.image for tile in tiles]), np.stack([tile.mask for tile in tiles])
-    rows = plan.with_shares(np.array([shares(mask) for mask in masks]))
-    return CutSlide(rows=rows, images=images, masks=masks, mpp=plan.slide.mpp, warnings=plan.annotations.warnings)
+    part, side_px = job.part, job.settings.tiles.side_px
+    try:
+        plan = plan_slide(job.entry, job.settings)
+        shares = np.empty((len(plan.rows), len(CLASSES)))
+        shape = len(shares), side_px, side_px
+        with (
+            writing_rows(part.with_suffix(".images.npy"), (*shape, 3)) as write_image,
+            writing_rows(part.with_suffix(".masks.npy"), shape) as write_mask,
+        ):
+            for tile in cut_tiles(plan, job.settings):
+                write_image(tile.row, tile.image)
+                write_mask(tile.row, tile.mask)
+                shares[tile.row] = class_shares(tile.mask)
+    except VitrailError as error:
+        # the report is passed on: a folder may hold a name
+        return Outcome(skipped=str(type(error)(Path(error.where).name, error.problem, error.cure)))
+    rows = plan.rows.assign(**{label.key: shares[:, label] for label in CLASSES})
+    with replacing(part.with_suffix(".parquet"), shared=True) as temporary:
+        rows.to_parquet(temporary)
+    outcome = Outcome(mpp=plan.slide.mpp, warnings=" | ".join(plan.annotations.warnings))
+    write_json(part.with_suffix(".json"), asdict(outcome))
+    return outcome
 
 
-_VALUES = tuple((label.key, label) for label in CLASSES)
-_STRIPE = 8
-"""Tiles across that are read before the next ones: of a wide slide, a reader cannot keep what two whole rows share. On
-82 thousand pixels across, read faithfully, it saves a tenth of the time."""
+def finished_part(part: Path) -> Outcome | None:
+    """Return what became of a slide whose part is there already."""
+    record = part.with_suffix(".json")
+    return Outcome(**read_json(record)) if record.is_file() else None
 
 
-def _reading_order(rows: pd.DataFrame) -> list[int]:
-    """Return the rows by stripes of the slide, and in each from left to right and from top to bottom."""
-    stripe = rows["x"] // (_STRIPE * rows["side"])
-    order: list[int] = np.lexsort((rows["x"], rows["y"], stripe)).tolist()
-    return order
-
-
-def _choose_rows(
-    entry: CohortSlide, annotations: Annotations, grid: TileGrid, settings: Settings
-) -> tuple[pd.DataFrame, NDArray[np.bool_]]:
-    """Return the rows of the chosen tiles, and which of these are all of their label."""
-    if not grid.rows * grid.columns:
-        raise TileError(entry.slide, f"smaller than one tile of {settings.tiles.side_um} um", "Lower tiles.side_um")
-    tiles = candidates(annotations, grid, settings.tiles.side_px)
-    chosen = choose(tiles, settings.tiles, entry.slide_id, settings.seed)
-    if not len(chosen):
-        found, wanted = tiles.share.sum(axis=1).max(), settings.tiles.min_annotated
-        problem = f"no tile is annotated enough (at most {found:.0%} of a tile, {wanted:.0%} wanted)"
-        raise TileError(
-            entry.slide, problem, "Check that the outlines belong to this slide, or lower tiles.min_annotated"
-        )
-    names = [TissueClass(label).key for label in tiles.label[chosen]]
-    rows = pd.DataFrame({
-        "slide_id": entry.slide_id, "patient_id": entry.patient_id,
-        "x": tiles.column[chosen] * grid.side, "y": tiles.row[chosen] * grid.side, "side": grid.side, "label": names,
-    })  # fmt: skip
-    return rows, tiles.share[chosen].max(axis=1) == 1
+def read_part(part: Path) -> StoredTiles:
+    """Read a part's rows, and tell where its pixels are."""
+    images, masks = (part.with_suffix(f".{name}.npy") for name in ("images", "masks"))
+    return StoredTiles(rows=read_table(part.with_suffix(".parquet")), images=images, masks=masks)

@@ -10,7 +10,14 @@ from vitrail.errors import SlideError
 from vitrail.geometry import Region
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from vitrail.slides.slide import Slide
+
+_MOST_TILES = 10_000_000
+"""Of a grid: what is stored of each takes some hundred bytes."""
+
+_SLACK = 1e-6  # tiles; a slide of exactly five tiles must not lose one to rounding
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,17 +36,25 @@ class TileGrid:
     rows: int
     columns: int
 
-    def tile(self, row: int, column: int) -> Region:
-        """Return the place of one tile."""
-        return Region(x=column * self.side, y=row * self.side, width=self.side, height=self.side)
-
     def strip(self, row: int, column: int, count: int) -> Region:
-        """Return the place of so many tiles of a row, from a column on."""
+        """Return the region of so many tiles of a row, from a column on."""
         return Region(x=column * self.side, y=row * self.side, width=count * self.side, height=self.side)
 
 
 def inner_grid(slide: Slide, side_um: float) -> TileGrid:
     """Return the grid of the tiles that lie wholly on the slide.
+
+    Parameters
+    ----------
+    slide
+        The slide.
+    side_um
+        Side of a tile.
+
+    Returns
+    -------
+    TileGrid
+        Without rows or columns where the slide is smaller than a tile.
 
     Raises
     ------
@@ -50,7 +65,17 @@ def inner_grid(slide: Slide, side_um: float) -> TileGrid:
 
 
 def covering_grid(slide: Slide, side_um: float) -> TileGrid:
-    """Return the grid that covers the slide; the last row and column may reach beyond it.
+    """Return the grid that covers the slide.
+
+    Parameters
+    ----------
+    slide, side_um
+        As in `inner_grid`.
+
+    Returns
+    -------
+    TileGrid
+        The last row and column may reach beyond the slide.
 
     Raises
     ------
@@ -60,22 +85,10 @@ def covering_grid(slide: Slide, side_um: float) -> TileGrid:
     return _grid(slide, side_um, lambda length: math.ceil(length - _SLACK))
 
 
-_MOST_TILES = 10_000_000
-"""Of a grid: what is known of each takes some hundred bytes."""
-
-_SLACK = 1e-6  # tiles; a slide of exactly five tiles must not lose one to rounding
-
-
-def _grid(slide: Slide, side_um: float, count: _Count) -> TileGrid:
-    side, whole = side_um / slide.mpp, slide.region
-    rows, columns = count(whole.height / side), count(whole.width / side)
+def _grid(slide: Slide, side_um: float, count: Callable[[float], int]) -> TileGrid:
+    side = side_um / slide.mpp
+    rows, columns = count(slide.region.height / side), count(slide.region.width / side)
     if rows * columns > _MOST_TILES:
         problem = f"has {columns:,} x {rows:,} tiles of {side_um:g} um, more than {_MOST_TILES:,}"
         raise SlideError(slide.path, problem, "Take larger tiles, or check its um per pixel")
     return TileGrid(side=side, rows=rows, columns=columns)
-
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    _Count = Callable[[float], int]

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
     from vitrail.slides.cohort import CohortSlide
 
+_SPLIT = 0x5711  # keeps this draw apart from the others of the same seed
+_TRIES = 1000
+
 
 def split_patients(rows: pd.DataFrame, entries: Sequence[CohortSlide], sizes: Sequence[float], seed: int) -> pd.Series:
     """Give each patient a split: the one in slides.csv, or one drawn in the proportions of `sizes`.
@@ -36,22 +39,22 @@ def split_patients(rows: pd.DataFrame, entries: Sequence[CohortSlide], sizes: Se
 
     Returns
     -------
-    Patient to split, sorted by patient.
+    pd.Series
+        Patient to split, sorted by patient.
 
     Raises
     ------
     CohortError
-        Fewer than three patients have tiles, or a given split has none.
+        Fewer than three patients have tiles, or a split of slides.csv has none.
     """
     tiles = pd.crosstab(rows["patient_id"], rows["label"])
-    given = {entry.patient_id: entry.split for entry in entries if entry.split}
-    split = [given[patient] for patient in tiles.index] if given else draw_split(tiles.to_numpy() > 0, sizes, seed)
+    fixed = {entry.patient_id: entry.split for entry in entries if entry.split}
+    split = [fixed[patient] for patient in tiles.index] if fixed else draw_split(tiles.to_numpy() > 0, sizes, seed)
     result = pd.Series(list(split), index=tiles.index, name="split")
     empty = sorted(set(SPLITS) - set(result))
     if empty:
-        raise CohortError(
-            "slides.csv", f"no patient with tiles is in {', '.join(empty)}", "Add slides there, or leave split out"
-        )
+        problem = f"no patient with tiles is in {', '.join(empty)}"
+        raise CohortError("slides.csv", problem, "Add slides there, or leave split out")
     return result
 
 
@@ -69,7 +72,8 @@ def draw_split(holds: NDArray[np.bool_], sizes: Sequence[float], seed: int) -> l
 
     Returns
     -------
-    The split of each patient: of a thousand drawn ones the first with the most classes in its parts.
+    list[str]
+        The split of each patient: of a thousand drawn ones the first with the most classes in its parts.
 
     Raises
     ------
@@ -80,10 +84,10 @@ def draw_split(holds: NDArray[np.bool_], sizes: Sequence[float], seed: int) -> l
         problem = f"only {len(holds)} patients have tiles, and training, validation and test need one each"
         raise CohortError("slides.csv", problem, "Add slides of further patients")
     rng = np.random.default_rng([seed, _SPLIT])
-    parts = np.repeat(np.arange(len(SPLITS)), _counts(len(holds), sizes))
+    parts = np.repeat(np.arange(len(SPLITS)), _sizes(len(holds), sizes))
     drawn = rng.permuted(np.tile(parts, (_TRIES, 1)), axis=1)
-    found = np.stack([(drawn == part).astype(int) @ holds > 0 for part in range(len(SPLITS))])
-    best = drawn[found.sum(axis=(0, 2)).argmax()]
+    classes = np.stack([(drawn == part).astype(int) @ holds > 0 for part in range(len(SPLITS))])
+    best = drawn[classes.sum(axis=(0, 2)).argmax()]
     return [SPLITS[part] for part in best]
 
 
@@ -93,15 +97,26 @@ def write_split(folder: Path, split: pd.Series) -> None:
 
 
 def read_split(folder: Path, rows: pd.DataFrame) -> NDArray[np.str_]:
-    """Read the split of each of the tile table's rows, `[n]`.
+    """Read the split of each of the tile table's rows.
+
+    Parameters
+    ----------
+    folder
+        The folder `split` of a run.
+    rows
+        The tile table's.
+
+    Returns
+    -------
+    NDArray[np.str_]
+        `[n]`.
 
     Raises
     ------
     RunError
         The file is missing or damaged, or lacks a patient.
     """
-    patients = split_of(folder)
-    split = rows["patient_id"].map(patients)
+    split = rows["patient_id"].map(split_of(folder))
     if split.isna().any():
         raise damaged(folder / "patients.csv", f"without patient {rows['patient_id'][split.isna()].iloc[0]}")
     return split.to_numpy(dtype=np.str_)
@@ -122,11 +137,7 @@ def split_of(folder: Path) -> dict[str, str]:
     return {str(patient): part for patient, part in split.items()}
 
 
-_SPLIT = 0x5711  # keeps this draw apart from the others of the same seed
-_TRIES = 1000
-
-
-def _counts(patients: int, sizes: Sequence[float]) -> NDArray[np.int64]:
+def _sizes(patients: int, sizes: Sequence[float]) -> NDArray[np.int64]:
     """Share patients out by largest remainder, at least one to each part."""
     ideal = np.asarray(sizes) / np.sum(sizes) * patients
     counts: NDArray[np.int64] = np.maximum(np.floor(ideal).astype(np.int64), 1)

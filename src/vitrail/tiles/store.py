@@ -8,20 +8,23 @@ from __future__ import annotations
 
 import math
 import os
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 
-from vitrail.core.files import read_table
+from vitrail.core.files import read_table, replacing
 from vitrail.errors import RunError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
     import pandas as pd
     from numpy.typing import NDArray
+
+_BLOCK = 1 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,7 +75,17 @@ class StoredTiles:
 
 
 def read_tiles(folder: Path) -> TileTable:
-    """Open the tile table of a run's `tiles` folder; the arrays are memory maps.
+    """Open a tile table; the arrays are memory maps.
+
+    Parameters
+    ----------
+    folder
+        The folder `tiles` of a run.
+
+    Returns
+    -------
+    TileTable
+        All tiles.
 
     Raises
     ------
@@ -92,9 +105,9 @@ def read_tiles(folder: Path) -> TileTable:
 
 def tiles_of(table: TileTable, slide_id: str) -> TileTable:
     """Return the tiles of one slide, whose rows lie together."""
-    (where,) = (table.rows["slide_id"] == slide_id).to_numpy().nonzero()
-    part = slice(int(where[0]), int(where[-1]) + 1)
-    return TileTable(rows=table.rows[part], images=table.images[part], masks=table.masks[part])
+    (numbers,) = (table.rows["slide_id"] == slide_id).to_numpy().nonzero()
+    span = slice(int(numbers[0]), int(numbers[-1]) + 1)
+    return TileTable(rows=table.rows[span], images=table.images[span], masks=table.masks[span])
 
 
 def tiles_by_slide(folder: Path) -> dict[str, StoredTiles]:
@@ -107,11 +120,72 @@ def tiles_by_slide(folder: Path) -> dict[str, StoredTiles]:
     """
     rows = read_tiles(folder).rows
     files = {name: folder / f"{name}.npy" for name in ("images", "masks")}
-    places = {str(name): (int(where[0]), len(where)) for name, where in rows.groupby("slide_id").indices.items()}
-    return {name: StoredTiles(rows=rows[at : at + count], first=at, **files) for name, (at, count) in places.items()}
+    spans = {str(name): (int(numbers[0]), len(numbers)) for name, numbers in rows.groupby("slide_id").indices.items()}
+    return {name: StoredTiles(rows=rows[at : at + count], first=at, **files) for name, (at, count) in spans.items()}
 
 
-def start_array(file: BinaryIO, shape: tuple[int, ...]) -> None:
+@contextmanager
+def writing_rows(path: Path, shape: tuple[int, ...]) -> Iterator[Callable[[int, NDArray[np.uint8]], None]]:
+    """Write an `.npy` of bytes row by row, in any order; see `vitrail.core.files.replacing`.
+
+    Parameters
+    ----------
+    path
+        The file, which other processes may be writing, too.
+    shape
+        Of the array.
+
+    Yields
+    ------
+    Callable[[int, NDArray[np.uint8]], None]
+        Is given the number of a row and its values.
+    """
+    with replacing(path, shared=True) as temporary, temporary.open("wb") as file:
+        _start_array(file, shape)
+        start = file.tell()
+
+        def write(row: int, values: NDArray[np.uint8]) -> None:
+            file.seek(start + row * values.nbytes)
+            file.write(np.ascontiguousarray(values).data)
+
+        yield write
+
+
+def join_arrays(path: Path, shape: tuple[int, ...], sources: Iterable[tuple[Path, slice]]) -> None:
+    """Write an `.npy` of bytes from rows of others.
+
+    Parameters
+    ----------
+    path
+        The file.
+    shape
+        Of the array.
+    sources
+        Files and which of their rows, in order.
+
+    Raises
+    ------
+    RunError
+        One of them ends before the last of its rows.
+    """
+    block = memoryview(bytearray(_BLOCK))
+    with replacing(path) as temporary, temporary.open("wb") as target:
+        _start_array(target, shape)
+        for source, rows in sources:
+            with source.open("rb", buffering=0) as file:
+                np.lib.format.read_magic(file)
+                stored, _, _ = np.lib.format.read_array_header_1_0(file)
+                row = math.prod(stored[1:])
+                file.seek(rows.start * row, os.SEEK_CUR)
+                left = (rows.stop - rows.start) * row
+                while left and (count := file.readinto(block[: min(left, _BLOCK)])):
+                    target.write(block[:count])
+                    left -= count
+            if left:
+                raise RunError(source, "is cut short", "Remove it and run the same command again")
+
+
+def _start_array(file: BinaryIO, shape: tuple[int, ...]) -> None:
     """Begin an `.npy` of bytes; what is in it follows, row by row, by plain writes.
 
     A memory map would do, too, but what was written to it stays in the process's memory until the system wants it back.
@@ -119,41 +193,22 @@ def start_array(file: BinaryIO, shape: tuple[int, ...]) -> None:
     np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
 
 
-def join_arrays(path: Path, shape: tuple[int, ...], sources: Iterable[tuple[Path, slice]]) -> None:
-    """Write an `.npy` of bytes from rows of others.
-
-    Raises
-    ------
-    RunError
-        One of them ends before the last of its rows.
-    """
-    with path.open("wb") as file:
-        start_array(file, shape)
-        for source, rows in sources:
-            _copy_rows(source, rows, file)
-
-
-def _copy_rows(source: Path, rows: slice, target: BinaryIO) -> None:
-    with source.open("rb", buffering=0) as file:
-        np.lib.format.read_magic(file)
-        shape, _, _ = np.lib.format.read_array_header_1_0(file)
-        row = math.prod(shape[1:])
-        file.seek(rows.start * row, os.SEEK_CUR)
-        left, block = (rows.stop - rows.start) * row, memoryview(bytearray(_BLOCK))
-        while left and (count := file.readinto(block[: min(left, _BLOCK)])):
-            target.write(block[:count])
-            left -= count
-    if left:
-        raise RunError(source, "is cut short", "Remove it and run the same command again")
-
-
-_BLOCK = 1 << 20
-
-
 def new_array(path: Path, shape: tuple[int, ...]) -> NDArray[np.uint8]:
     """Create an `.npy` of bytes on disk to be filled row by row.
 
     Its space is taken at once: a memory map that outgrows the disk would end the process without a word.
+
+    Parameters
+    ----------
+    path
+        The file.
+    shape
+        Of the array.
+
+    Returns
+    -------
+    NDArray[np.uint8]
+        The memory map.
 
     Raises
     ------

@@ -4,8 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from vitrail.explain.checks.localisation import locate, turned, weights_inside
-from vitrail.explain.checks.store import as_table, summarise
+from vitrail.explain.checks.localisation import locate, relevance_mass, turned
+from vitrail.explain.checks.results import as_table, summarise
 from vitrail.explain.saliency import Frame, Saliency
 from vitrail.explain.study.store import KEYS
 
@@ -40,8 +40,8 @@ def truth_of(tiles, patients):
 def test_the_share_counts_the_positive_part_alone():
     values = np.array([[3.0, -100.0], [1.0, 0.0]])
     masks = np.array([[[True, True], [False, False]], [[False, False], [True, True]], [[True] * 2] * 2])
-    assert weights_inside(values, masks).tolist() == [0.75, 0.25, 1]
-    assert np.isnan(weights_inside(-values * [[1, 0], [1, 1]], masks)).all()
+    assert relevance_mass(values, masks).tolist() == [0.75, 0.25, 1]
+    assert np.isnan(relevance_mass(-values * [[1, 0], [1, 1]], masks)).all()
 
 
 def test_a_map_is_turned_into_all_its_symmetries():

@@ -2,40 +2,26 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import torch
-from scipy import ndimage
 from scipy.integrate import trapezoid
 
 from vitrail.explain.checks.perturbation import (
+    BASELINES,
     KINDS,
-    ORDERS,
     PER_SIDE,
-    Scorer,
     block_numbers,
+    block_ranks,
     blurred,
     closeness,
     curves,
     orders,
-    places,
 )
-from vitrail.models.spec import ClassifierSpec, SegmenterSpec
-from vitrail.models.store import Model, build
 
 SIDE = 48
-SHARED = {
-    "encoder": "test_efficientnet", "side_um": 199.1, "side_px": SIDE,
-    "mean": (0.7, 0.5, 0.6), "std": (0.2, 0.25, 0.15),
-}  # fmt: skip
+ORDERS = ("gradcam", "hrcam", *BASELINES)
 
 
 def noise(*shape, seed=0):
     return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
-
-
-def model_of(spec):
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        return Model(spec=spec, module=build(spec).eval())
 
 
 def corner_image():
@@ -67,20 +53,20 @@ def test_blocks_are_squares_that_cover_the_tile(side):
         assert (np.ptp(rows) + 1) * (np.ptp(columns) + 1) == len(rows)
 
 
-def test_places_follow_the_mean_over_the_block():
+def test_ranks_follow_the_mean_over_the_block():
     blocks = block_numbers((24, 36), 2)
     values = np.zeros((24, 36))
     values[5, 20] = 9  # block 1: a single high value
     values[12:, :18] = 0.1  # block 2: all of it a little
     values[:12, :18] = -1
-    ranked = places(values, blocks, np.random.default_rng(0))
+    ranked = block_ranks(values, blocks, np.random.default_rng(0))
     assert [int(ranked[blocks == number][0]) for number in (2, 1, 3, 0)] == [0, 1, 2, 3]
     assert all(len(set(ranked[blocks == number])) == 1 for number in range(4))
 
 
 def test_ties_are_broken_by_the_seed_alone():
     flat, blocks = np.full((24, 24), 3.5), block_numbers((24, 24))
-    first, again, other = (places(flat, blocks, np.random.default_rng(seed)) for seed in (1, 1, 2))
+    first, again, other = (block_ranks(flat, blocks, np.random.default_rng(seed)) for seed in (1, 1, 2))
     assert np.array_equal(first, again)
     assert not np.array_equal(first, other)
     assert set(first.ravel()) == set(range(PER_SIDE**2))
@@ -88,9 +74,9 @@ def test_ties_are_broken_by_the_seed_alone():
 
 def test_the_blob_grows_from_the_centre():
     blocks = block_numbers((SIDE, SIDE))
-    ranked = places(closeness((SIDE, SIDE)), blocks, np.random.default_rng(0))
+    ranked = block_ranks(closeness((SIDE, SIDE)), blocks, np.random.default_rng(0))
     row, column = np.divmod(np.arange(PER_SIDE**2), PER_SIDE) - np.array([[5.5], [5.5]])
-    far = np.hypot(row, column)[[blocks[ranked == place][0] for place in range(PER_SIDE**2)]]
+    far = np.hypot(row, column)[[blocks[ranked == rank][0] for rank in range(PER_SIDE**2)]]
     assert (np.diff(far) >= -1e-9).all()
     assert len(set(ranked[np.isin(blocks, (65, 66, 77, 78))])) == 4
     assert ranked[np.isin(blocks, (65, 66, 77, 78))].max() == 3
@@ -99,15 +85,18 @@ def test_the_blob_grows_from_the_centre():
 def test_the_four_in_the_middle_tie_and_are_drawn():
     blocks = block_numbers((SIDE, SIDE))
     first = {
-        int(blocks[places(closeness((SIDE, SIDE)), blocks, np.random.default_rng(seed)) == 0][0]) for seed in range(40)
+        int(blocks[block_ranks(closeness((SIDE, SIDE)), blocks, np.random.default_rng(seed)) == 0][0])
+        for seed in range(40)
     }
     assert first == {65, 66, 77, 78}
 
 
 def test_orders_differ_from_tile_to_tile_only_where_they_are_drawn():
     values = np.arange(SIDE * SIDE, dtype=float).reshape(SIDE, SIDE)
-    one, other = (orders(values, -values, (0, tile)) for tile in (3, 4))
+    one, other = (orders({"gradcam": values, "hrcam": -values}, (0, tile)) for tile in (3, 4))
     assert tuple(one) == ORDERS
+    more = orders(dict.fromkeys(("gradcam", "hrcam", "third"), values), (0, 3))
+    assert all(np.array_equal(more[name], one[name]) for name in BASELINES)  # whatever methods there are
     assert np.array_equal(one["gradcam"], other["gradcam"])
     assert np.array_equal(one["gradcam"], PER_SIDE**2 - 1 - one["hrcam"])
     assert not np.array_equal(one["random"], other["random"])
@@ -127,7 +116,7 @@ def test_the_true_map_gives_the_curve_that_follows_from_the_score():
     image, steps = corner_image(), 16  # 9 blocks a step; the corner holds exactly 9
     truth = np.zeros((SIDE, SIDE))
     truth[: SIDE // 4, : SIDE // 4] = 1
-    table = curves(corner_score, image, orders(truth, -truth, (0,)), steps)
+    table = curves(corner_score, image, orders({"gradcam": truth, "hrcam": -truth}, (0,)), steps)
     blank = float(corner_score(blurred(image)[None])[0])
     for kind, ends in (("deletion", (1.0, blank)), ("insertion", (blank, 1.0))):
         fraction, score = one_curve(table, "gradcam", kind)
@@ -141,7 +130,7 @@ def test_the_true_map_has_the_least_area_under_deletion_and_the_most_under_inser
     image = corner_image()
     truth = np.zeros((SIDE, SIDE))
     truth[: SIDE // 4, : SIDE // 4] = 1
-    table = curves(corner_score, image, orders(truth, -truth, (0,)), 12)
+    table = curves(corner_score, image, orders({"gradcam": truth, "hrcam": -truth}, (0,)), 12)
     area = {
         (order, kind): trapezoid(*one_curve(table, order, kind)[::-1]) for order in ORDERS for kind in KINDS
     }  # fmt: skip
@@ -152,7 +141,8 @@ def test_the_true_map_has_the_least_area_under_deletion_and_the_most_under_inser
 
 
 def test_the_images_in_between_are_what_they_should_be():
-    image, ranked = noise(SIDE, SIDE, 3), orders(noise(SIDE, SIDE) / 7, noise(SIDE, SIDE, seed=1) / 7, (5,))
+    image, maps = noise(SIDE, SIDE, 3), {"gradcam": noise(SIDE, SIDE) / 7, "hrcam": noise(SIDE, SIDE, seed=1) / 7}
+    ranked = orders(maps, (5,))
     shown = []
 
     def score(images):
@@ -176,22 +166,3 @@ def test_steps_need_not_divide_the_blocks():
     assert fraction[0] == 0
     assert fraction[-1] == 1
     assert np.abs(fraction - np.arange(8) / 7).max() <= 0.5 / PER_SIDE**2
-
-
-def test_the_classifier_scores_by_its_probability():
-    model, images = model_of(ClassifierSpec(**SHARED, dense=8, dropout=0.5)), noise(35, SIDE, SIDE, 3)
-    found = Scorer(model, torch.device("cpu"))(images)
-    standard = (images / 255 - np.array(SHARED["mean"])) / np.array(SHARED["std"])
-    with torch.no_grad():
-        logits = model.module(torch.from_numpy(standard.transpose(0, 3, 1, 2)).float())
-    assert np.allclose(found, torch.sigmoid(logits), atol=1e-5)
-    assert found.std() > 0
-
-
-def test_the_segmenter_scores_by_the_mean_probability_over_the_whole_tile():
-    model, images = model_of(SegmenterSpec(**SHARED, decoder=(16, 8, 8, 8, 8))), noise(3, SIDE, SIDE, 3)
-    images[1] = ndimage.gaussian_filter(images[1], (4, 4, 0))
-    scorer = Scorer(model, torch.device("cpu"))
-    probabilities = torch.softmax(scorer.outputs(images), 1)
-    assert probabilities.shape == (3, 4, SIDE, SIDE)  # what padding adds is cut off
-    assert np.allclose(scorer(images), probabilities[:, 0].mean((1, 2)), atol=1e-6)

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -10,26 +9,24 @@ import torch
 from scipy import ndimage
 from torch import nn
 
-from vitrail.explain.checks.perturbation import Scorer
 from vitrail.explain.checks.randomisation import (
     AUXILIARY,
     UNTOUCHED,
     Step,
-    Subject,
     cascade,
     derangement,
-    forget,
     map_correlation,
     randomisation,
-    redraw,
+    reinitialise,
     settle,
     steps_of,
 )
-from vitrail.explain.checks.store import as_table, summarise
-from vitrail.explain.checks.verdicts import LOST
+from vitrail.explain.checks.results import LOST, as_table, summarise
 from vitrail.explain.explainer import Explainer
 from vitrail.explain.layers import Layers, find_layers
+from vitrail.explain.methods.base import METHODS
 from vitrail.explain.methods.hrcam import HRCamHead
+from vitrail.models.preprocessing import Normalizer, intensities
 from vitrail.models.spec import ClassifierSpec, SegmenterSpec
 from vitrail.models.store import Model, build
 
@@ -59,16 +56,23 @@ def subject_of(network, seed=1):
         weights = torch.randn(sum(layers.channels))
     settle(model, steps_of(model.module, torch.zeros(1, 3, SIDE, SIDE)), tiles(), CPU)
     hrcam_head = HRCamHead(layers=layers, weights=weights, bias=0.0, l2=0.1)
-    return Subject(model=model, hrcam_head=hrcam_head, images=tiles(), device=CPU)
+    return model, hrcam_head
 
 
-def untouched_maps(subject):
-    explainer = Explainer(subject.model, CPU)
-    found = {
-        "gradcam": explainer.gradcam(subject.images),
-        "hrcam": explainer.hrcam(subject.images, subject.hrcam_head),
+def untouched_maps(model, hrcam_head, images):
+    names = ("gradcam", "hrcam")
+    batches = Explainer(model, CPU).maps(images, names, {"hrcam": hrcam_head})
+    return {
+        name: np.stack([each.values for part in maps for each in part.saliencies()])  # noqa: PD011 - no data frame
+        for name, maps in zip(names, zip(*batches, strict=True), strict=True)
     }
-    return {method: np.stack([each.values for each in maps]) for method, maps in found.items()}  # noqa: PD011 - no data frame
+
+
+def randomised(subject, seed, images=None, **options):
+    model, hrcam_head = subject
+    images = tiles() if images is None else images
+    maps = untouched_maps(model, hrcam_head, images)
+    return randomisation(model, images, maps, {"hrcam": hrcam_head}, CPU, seed, **options)
 
 
 @pytest.fixture(scope="module", params=["classifier", "segmenter"])
@@ -83,7 +87,7 @@ def subject(network):
 
 @pytest.fixture(scope="module")
 def found(subject):
-    return randomisation(subject, untouched_maps(subject), (0, 1))
+    return randomised(subject, (0, 1))
 
 
 def summary_of(*tables):
@@ -109,7 +113,7 @@ def rows_of(correlation, chance):
 
 
 def test_steps_go_from_the_top_to_the_stem_and_hold_every_weight(network, subject):
-    module = subject.model.module
+    module = subject[0].module
     steps = steps_of(module, torch.zeros(1, 3, SIDE, SIDE))
     encoder = "encoder" if network == "classifier" else "unet.encoder.model"
     stages = [f"{encoder}.blocks.{i}" for i in (4, 3, 2, 1, 0)]
@@ -125,8 +129,8 @@ def test_steps_go_from_the_top_to_the_stem_and_hold_every_weight(network, subjec
 
 
 def test_looking_for_steps_leaves_no_hook_behind(subject):
-    steps_of(subject.model.module, torch.zeros(1, 3, SIDE, SIDE))
-    assert not any(module._forward_hooks or module._forward_pre_hooks for module in subject.model.module.modules())
+    steps_of(subject[0].module, torch.zeros(1, 3, SIDE, SIDE))
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in subject[0].module.modules())
 
 
 def test_modules_that_do_not_run_belong_to_no_step():
@@ -137,13 +141,13 @@ def test_modules_that_do_not_run_belong_to_no_step():
     assert steps == (Step(name="head", modules=("2",)), Step(name="1", modules=("0",)))
 
 
-def test_forgetting_changes_its_step_alone_and_follows_the_seed(subject):
-    steps = steps_of(subject.model.module, torch.zeros(1, 3, SIDE, SIDE))
-    before = copy.deepcopy(subject.model.module)
+def test_reinitialising_changes_its_step_alone_and_follows_the_seed(subject):
+    steps = steps_of(subject[0].module, torch.zeros(1, 3, SIDE, SIDE))
+    before = copy.deepcopy(subject[0].module)
     state = torch.random.get_rng_state()
-    copies = [copy.deepcopy(subject.model.module) for _ in range(3)]
+    copies = [copy.deepcopy(subject[0].module) for _ in range(3)]
     for module, seed in zip(copies, (7, 7, 8), strict=True):
-        forget(module, steps[1], seed)
+        reinitialise(module, steps[1], seed)
     assert torch.equal(torch.random.get_rng_state(), state)
     inside = {f"{name}.{part}" for name in steps[1].modules for part in ("weight", "bias")}
     for name, old in before.named_parameters():
@@ -167,24 +171,25 @@ def test_values_without_a_way_to_begin_anew_are_mixed():
             return x * self.gamma.sum()
 
     net = nn.Sequential(Scale())
-    forget(net, Step(name="all", modules=("0",)), 0)
+    reinitialise(net, Step(name="all", modules=("0",)), 0)
     assert not torch.equal(net[0].gamma, torch.arange(50.0))
     assert torch.equal(net[0].gamma.sort().values, torch.arange(50.0))
 
 
 def test_settling_gives_batch_norm_the_statistics_of_the_tiles(subject):
-    model = Model(spec=subject.model.spec, module=copy.deepcopy(subject.model.module))
+    model = Model(spec=subject[0].spec, module=copy.deepcopy(subject[0].module))
     steps = steps_of(model.module, torch.zeros(1, 3, SIDE, SIDE))
     for step in steps:
-        forget(model.module, step, 3)
-    settle(model, steps, subject.images, CPU)
+        reinitialise(model.module, step, 3)
+    settle(model, steps, tiles(), CPU)
     norms = [(name, m) for name, m in model.module.named_modules() if isinstance(m, nn.BatchNorm2d)]
     seen = {}
     handles = [
         m.register_forward_pre_hook(lambda _m, args, name=name: seen.update({name: args[0].detach()}))
         for name, m in norms
     ]
-    Scorer(model, CPU).outputs(subject.images)
+    with torch.no_grad():
+        model.module(Normalizer(model.spec, CPU)(intensities(torch.from_numpy(tiles()))))
     for handle in handles:
         handle.remove()
     assert not any(m.training for m in model.module.modules())
@@ -196,7 +201,7 @@ def test_settling_gives_batch_norm_the_statistics_of_the_tiles(subject):
 def test_the_auxiliary_layer_keeps_each_layers_say_and_nothing_else():
     layers = Layers(names=("a", "b"), channels=(400, 600), strides=(2, 4))
     weights = torch.cat([torch.full((400,), 10.0), torch.full((600,), -0.1)])
-    drawn = redraw(HRCamHead(layers=layers, weights=weights, bias=0.0, l2=1.0), 0)
+    drawn = METHODS["hrcam"].redraw(HRCamHead(layers=layers, weights=weights, bias=0.0, l2=1.0), 0)
     a, b = drawn.weights[:400], drawn.weights[400:]
     assert float(a.square().mean().sqrt()) == pytest.approx(10, rel=0.15)
     assert float(b.square().mean().sqrt()) == pytest.approx(0.1, rel=0.15)
@@ -224,7 +229,7 @@ def test_the_untouched_step_is_the_network_itself_and_the_cascade_goes_on(found,
     first = found[found["number"] == 0]
     assert set(first["step"]) == {UNTOUCHED}
     assert first["correlation"].min() > 1 - 1e-6
-    steps = [step.name for step in steps_of(subject.model.module, torch.zeros(1, 3, SIDE, SIDE))]
+    steps = [step.name for step in steps_of(subject[0].module, torch.zeros(1, 3, SIDE, SIDE))]
     for method, top in (("gradcam", steps[0]), ("hrcam", AUXILIARY)):
         part = found[found["method"] == method].drop_duplicates("number")
         assert list(part["step"]) == [UNTOUCHED, top, *steps[1:]]
@@ -242,19 +247,19 @@ def test_maps_of_networks_that_depend_on_their_weights_are_lost(found):
 
 
 def test_the_network_itself_stays_untouched_and_the_seed_decides():
-    subject = replace(subject_of("classifier", 5), images=tiles()[:3])
-    before = {name: value.clone() for name, value in subject.model.module.state_dict().items()}
-    maps, weights = untouched_maps(subject), subject.hrcam_head.weights.clone()
-    first, again, other = (randomisation(subject, maps, (0, seed)) for seed in (1, 1, 2))
-    for name, value in subject.model.module.state_dict().items():
+    subject = subject_of("classifier", 5)
+    before = {name: value.clone() for name, value in subject[0].module.state_dict().items()}
+    weights = subject[1].weights.clone()
+    first, again, other = (randomised(subject, (0, seed), tiles()[:3]) for seed in (1, 1, 2))
+    for name, value in subject[0].module.state_dict().items():
         assert torch.equal(value, before[name]), name
-    assert torch.equal(subject.hrcam_head.weights, weights)
+    assert torch.equal(subject[1].weights, weights)
     assert first.equals(again)
     assert not np.allclose(first["correlation"], other["correlation"])
 
 
 def test_the_last_step_alone_is_that_of_the_whole_cascade(subject, found):
-    alone = randomisation(subject, untouched_maps(subject), (0, 1), every_step=False)
+    alone = randomised(subject, (0, 1), every_step=False)
     last = found[found["number"] == found["number"].max()].reset_index(drop=True)
     pd.testing.assert_frame_equal(alone, last)
 

@@ -13,22 +13,23 @@ from helpers.cohort import tissue, write_tiff
 from vitrail.core.files import write_table
 from vitrail.core.progress import Silent
 from vitrail.errors import RunError
-from vitrail.explain.checks import stage as checks
-from vitrail.explain.checks.perturbation import KINDS, ORDERS
-from vitrail.explain.checks.stage import check_study, choose_tiles
-from vitrail.explain.checks.store import COLUMNS, as_table, open_checked, summarise
-from vitrail.explain.checks.verdicts import verdicts
+from vitrail.explain.checks.perturbation import BASELINES, KINDS
+from vitrail.explain.checks.results import COLUMNS, as_table, open_checked, summarise, verdicts
+from vitrail.explain.checks.stage import check_study, choose_tiles, score_images
 from vitrail.explain.explainer import Explainer
-from vitrail.explain.methods.hrcam import HRCamHead, save_auxiliary
-from vitrail.explain.study.store import AGREEMENT, KEYS, ROWS, Kind, create_file, write_summary
+from vitrail.explain.methods.hrcam import HRCamHead, save_head
+from vitrail.explain.study.store import AGREEMENT, KEYS, ROWS, Kind, create_file, open_stored, write_summary
+from vitrail.geometry import Region
 from vitrail.models.spec import ClassifierSpec, SegmenterSpec
-from vitrail.models.store import Model, build, model_digest, save_model
+from vitrail.models.store import Model, build, load_model, model_digest, save_model
 from vitrail.settings.load import Settings
 from vitrail.slides.cohort import CohortSlide
 from vitrail.stage import Run, Work
 from vitrail.synthetic import write_slide
+from vitrail.synthetic.truth import read_truth
 
 SIDE, TILES = 32, 14
+ORDERS = ("gradcam", "hrcam", *BASELINES)
 SHARED = {
     "encoder": "test_efficientnet", "side_um": 64.0, "side_px": SIDE,
     "mean": (0.7, 0.5, 0.6), "std": (0.2, 0.25, 0.15),
@@ -67,7 +68,7 @@ def write_run(folder):
         weights = torch.randn(sum(explainer.layers.channels))
         own = model_digest(folder / network)
         hrcam_head = HRCamHead(layers=explainer.layers, weights=weights, bias=0.0, l2=0.1, fitted_on=own)
-        save_auxiliary(folder / "explanations" / network, hrcam_head)
+        save_head(folder / "explanations" / network, hrcam_head)
         saliencies[f"{network}_gradcam"] = explainer.gradcam(images)
         saliencies[f"{network}_hrcam"] = explainer.hrcam(images, hrcam_head)
     write_explanations(folder / "explanations", rows, saliencies)
@@ -171,13 +172,13 @@ def test_every_curve_is_there_once(checked):
 
 
 def test_curves_begin_and_end_with_the_networks_own_scores(checked, run):
-    scorer = checks.Scorer(checks.load_model(run / "classifier"), torch.device("cpu"))
+    explainer = Explainer(load_model(run / "classifier"), torch.device("cpu"))
     images = np.load(run / "tiles" / "images.npy")
     table = checked.perturbation[checked.perturbation["network"] == "classifier"]
     begun = table[(table["fraction"] == 0) & (table["kind"] == "deletion")].set_index(["order", "tile"])["score"]
     for order in ORDERS:
         tiles = begun[order].index
-        assert np.allclose(begun[order], scorer(images[tiles]), atol=1e-6)
+        assert np.allclose(begun[order], score_images(explainer, images[tiles]), atol=1e-6)
     assert checked.summary["ends"]["classifier"]["tile"] == pytest.approx(begun["blob"].mean(), abs=1e-9)
 
 
@@ -197,10 +198,10 @@ def test_every_draw_and_step_is_there(checked):
 
 
 def test_the_truth_is_measured_on_the_tile_that_the_map_belongs_to(checked, run, entries):
-    stored, truth = checks.open_stored(run / "explanations"), checks.read_truth(entries[0].slide)
+    stored, truth = open_stored(run / "explanations"), read_truth(entries[0].slide)
     row = checked.truth[(checked.truth["key"] == "classifier_hrcam") & (checked.truth["region"] == "nuclei")].iloc[2]
     place = rows_of().iloc[row["tile"]]
-    region = checks.Region(x=place["x"], y=place["y"], width=64, height=64)
+    region = Region(x=place["x"], y=place["y"], width=64, height=64)
     mask = truth.masks(region, (SIDE, SIDE))["nuclei"]
     values = np.maximum(stored.saliency("classifier_hrcam", row["tile"]).upsample(), 0)
     assert row["area"] == pytest.approx(mask.mean())
@@ -285,6 +286,24 @@ def fields(entry):
     return {name: getattr(entry, name) for name in ("slide_id", "patient_id", "slide", "annotations")}
 
 
+@pytest.mark.parametrize("network", SPECS)
+def test_networks_score_by_the_probability_of_tumor(run, network):
+    model = load_model(run / network)
+    images = np.random.default_rng(1).integers(0, 256, (35, SIDE, SIDE, 3), dtype=np.uint8)
+    images[1] //= 3
+    scores = score_images(Explainer(model, torch.device("cpu")), images)
+    standard = (images / 255 - np.array(SHARED["mean"])) / np.array(SHARED["std"])
+    with torch.no_grad():
+        logits = model.module(torch.from_numpy(standard.transpose(0, 3, 1, 2)).float())
+    if network == "classifier":
+        expected = torch.sigmoid(logits)
+    else:  # the mean over the pixels of the whole tile
+        assert logits.shape == (35, 4, SIDE, SIDE)
+        expected = torch.softmax(logits, 1)[:, 0].mean((1, 2))
+    assert np.allclose(scores, expected, atol=1e-5)
+    assert scores.std() > 0
+
+
 def test_the_choice_is_drawn_with_the_seed_and_sorted():
     rows = pd.concat([rows_of()] * 5, ignore_index=True)
     first, again, other = (choose_tiles(rows, 20, seed) for seed in (1, 1, 2))
@@ -344,5 +363,5 @@ def test_reading_results_needs_no_torch():
     import subprocess  # noqa: PLC0415 - a fresh interpreter
     import sys  # noqa: PLC0415 - the same
 
-    code = "import sys, vitrail.explain.checks.store; assert 'torch' not in sys.modules"
+    code = "import sys, vitrail.explain.checks.results; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, env=os.environ)  # noqa: S603 - fixed text

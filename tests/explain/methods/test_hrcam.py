@@ -14,7 +14,10 @@ from helpers.networks import random_head
 from vitrail.classes import TissueClass
 from vitrail.errors import ModelError, TileError
 from vitrail.explain.explainer import Explainer
+from vitrail.explain.fused import assemble, read_pass
+from vitrail.explain.hooks import frozen
 from vitrail.explain.layers import Layers, default_layers, final_stride, find_layers
+from vitrail.explain.methods.base import METHODS, find_heads
 from vitrail.explain.methods.gradcam import Score, classifier_gradcam, gradcam
 from vitrail.explain.methods.hrcam import (
     HRCamHead,
@@ -23,9 +26,7 @@ from vitrail.explain.methods.hrcam import (
     hrcam,
     load_head,
     pool,
-    save_auxiliary,
-    unfitted,
-    watching,
+    save_head,
 )
 from vitrail.explain.methods.logistic import logistic_regression
 from vitrail.explain.receptive_field import frames
@@ -158,22 +159,22 @@ def test_where_all_layers_have_one_size_the_maps_mean_is_the_logit(network):
     """So its zero parts what speaks for tumor from what speaks against it."""
     x, layers = images(3, 3, 64, 64), find_layers(network, find_layers(network).names[-1:])
     found = hrcam(network, x, random_head(layers))
-    torch.testing.assert_close(found.values.mean((1, 2)), found.output, rtol=1e-4, atol=1e-4)
-    assert found.output.abs().min() > 1e-3
+    torch.testing.assert_close(found.values.mean((1, 2)), found.head_logits, rtol=1e-4, atol=1e-4)
+    assert found.head_logits.abs().min() > 1e-3
 
 
 def test_the_dense_layer_tells_its_logits_along(network):
     x, layers = images(3, 3, 64, 64), find_layers(network)
     hrcam_head = random_head(layers)
     logits = hrcam_head.logits(pool(network, x, layers))
-    torch.testing.assert_close(hrcam(network, x, hrcam_head).output, logits, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(hrcam(network, x, hrcam_head).head_logits, logits, atol=1e-4, rtol=1e-4)
 
 
 def test_non_tumor_is_the_negative(network):
     x, hrcam_head = images(1, 3, 64, 64), random_head(find_layers(network))
     tumor, non_tumor = (hrcam(network, x, hrcam_head, t) for t in (TissueClass.TUMOR, TissueClass.NON_TUMOR))
     assert torch.equal(tumor.values, -non_tumor.values)
-    assert torch.equal(tumor.output, non_tumor.output)
+    assert torch.equal(tumor.head_logits, non_tumor.head_logits)
     with pytest.raises(ValueError, match="not background"):
         hrcam(network, x, hrcam_head, TissueClass.BACKGROUND)
 
@@ -207,22 +208,28 @@ def test_one_pass_serves_both_methods():
     classifier_gradcam(network, x), hrcam(network, x, hrcam_head)  # now it is known where cells look
     passes = []
     handle = network.encoder.conv_stem.register_forward_hook(lambda *_: passes.append(1))
-    with watching(network, hrcam_head) as watched:
-        grad = classifier_gradcam(network, x)
+    readers = [METHODS["gradcam"].reader(network), METHODS["hrcam"].reader(network, hrcam_head)]
+    with frozen(network):
+        logits, sums = read_pass(network, x, readers)
     handle.remove()
     assert len(passes) == 1
-    assert torch.equal(watched.maps((64, 64)).values, hrcam(network, x, hrcam_head).values)
+    grad, hr = (assemble(network, reader, sums[reader.method], (3, 64, 64), output=logits) for reader in readers)
+    assert torch.equal(hr.values, hrcam(network, x, hrcam_head).values)
     assert torch.equal(grad.values, classifier_gradcam(network, x).values)
 
 
 def test_gradients_of_another_method_in_the_same_pass_stay_out():
     network, x = network_of(CLASSIFIER), images(2, 3, 64, 64)
     hrcam_head = random_head(find_layers(network))
-    with watching(network, hrcam_head) as watched:
-        gradcam(network, x, "encoder.blocks.1", Score(name="tumor", of=lambda logits: logits))
-    expected = hrcam(network, x, hrcam_head).saliencies()
-    for found, alone in zip(watched.maps((64, 64)).saliencies(), expected, strict=True):
-        np.testing.assert_array_equal(found.values, alone.values)
+    reader = METHODS["hrcam"].reader(network, hrcam_head)
+
+    def lead():
+        return gradcam(network, x, "encoder.blocks.1", Score(name="tumor", of=lambda logits: logits)).output
+
+    with frozen(network):
+        _, sums = read_pass(network, x, [reader], lead)
+    found = assemble(network, reader, sums["hrcam"], (3, 64, 64))
+    assert torch.equal(found.values, hrcam(network, x, hrcam_head).values)
 
 
 def hooks(network):
@@ -248,11 +255,12 @@ def test_nothing_is_left_behind(network):
     network.eval()
 
 
-def test_a_block_without_a_pass_is_an_error(network):
-    with watching(network, random_head(find_layers(network))) as watched:
-        pass
+def test_a_pass_that_does_not_come_is_an_error(network):
+    reader = METHODS["hrcam"].reader(network, random_head(find_layers(network)))
     with pytest.raises(ModelError, match="did not run"):
-        watched.maps((64, 64))
+        read_pass(network, images(1, 3, 64, 64), [reader], lambda: None)
+    with pytest.raises(ModelError, match=r"^HR-CAM: has no dense layer\."):
+        METHODS["hrcam"].explain(network, images(1, 3, 64, 64))
 
 
 def toy(n=300, c=12, seed=0):
@@ -328,11 +336,15 @@ def test_what_cannot_be_fitted():
 def test_auxiliary_round_trip(tmp_path):
     layers = find_layers(network_of(CLASSIFIER))
     hrcam_head = random_head(layers)
-    save_auxiliary(tmp_path / "hrcam", hrcam_head)
+    save_head(tmp_path / "hrcam", hrcam_head)
     found = load_head(tmp_path / "hrcam")
     assert torch.equal(found.weights, hrcam_head.weights)
     assert (found.layers, found.bias, found.l2) == (layers, 0.25, 0.1)
     assert {path.name for path in (tmp_path / "hrcam").iterdir()} == {"hrcam.json", "hrcam.safetensors"}
+
+
+def unfitted(model_folder):
+    return find_heads(model_folder, [METHODS["hrcam"]])[1].get("hrcam")
 
 
 def test_the_dense_layer_of_a_model_is_that_fitted_on_these_weights(tmp_path):
@@ -341,9 +353,9 @@ def test_the_dense_layer_of_a_model_is_that_fitted_on_these_weights(tmp_path):
     assert "no dense layer" in unfitted(own)
     hrcam_head = random_head(find_layers(network_of(CLASSIFIER)))
     folder = tmp_path / "explanations" / "classifier"
-    save_auxiliary(folder, hrcam_head)
+    save_head(folder, hrcam_head)
     assert "before its file said on which" in unfitted(own)
-    save_auxiliary(folder, replace(hrcam_head, fitted_on=model_digest(own)))
+    save_head(folder, replace(hrcam_head, fitted_on=model_digest(own)))
     assert unfitted(own) is None
     assert torch.equal(fitted_head(own).weights, hrcam_head.weights)
     network = network_of(CLASSIFIER)
@@ -361,7 +373,7 @@ def test_the_dense_layer_of_a_model_is_that_fitted_on_these_weights(tmp_path):
 
 
 def test_a_dense_layer_without_a_penalty_is_read(tmp_path):
-    save_auxiliary(tmp_path, replace(random_head(find_layers(network_of(CLASSIFIER))), l2=0.0))
+    save_head(tmp_path, replace(random_head(find_layers(network_of(CLASSIFIER))), l2=0.0))
     assert load_head(tmp_path).l2 == 0
 
 
@@ -374,7 +386,7 @@ def test_a_dense_layer_without_a_penalty_is_read(tmp_path):
     ],
 )
 def test_spoilt_json(tmp_path, change, problem):
-    save_auxiliary(tmp_path, random_head(find_layers(network_of(CLASSIFIER))))
+    save_head(tmp_path, random_head(find_layers(network_of(CLASSIFIER))))
     path = tmp_path / "hrcam.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     with pytest.raises(ModelError, match=problem) as caught:
@@ -384,7 +396,7 @@ def test_spoilt_json(tmp_path, change, problem):
 
 @pytest.mark.parametrize("name", ["hrcam.json", "hrcam.safetensors"])
 def test_missing_and_broken_files(tmp_path, name):
-    save_auxiliary(tmp_path, random_head(find_layers(network_of(CLASSIFIER))))
+    save_head(tmp_path, random_head(find_layers(network_of(CLASSIFIER))))
     (tmp_path / name).write_bytes(b"nonsense")
     with pytest.raises(ModelError, match=rf"{name}: not "):
         load_head(tmp_path)
@@ -400,12 +412,12 @@ def test_tiles_are_explained_in_batches():
     pooled = explainer.pool(tiles)
     hrcam_head = fit(explainer.layers, pooled, np.arange(5) > 2, 0.1)
     alone = explainer.hrcam(tiles, hrcam_head)
-    pairs = list(explainer.both(tiles, hrcam_head))
+    pairs = list(explainer.maps(tiles, ("gradcam", "hrcam"), {"hrcam": hrcam_head}))
     together = [(a, b) for grad, hr in pairs for a, b in zip(grad.saliencies(), hr.saliencies(), strict=True)]
     assert len(alone) == len(together) == 5
     for expected, (grad, hr) in zip(alone, together, strict=True):
         np.testing.assert_array_equal(hr.values, expected.values)
         assert (grad.method, hr.method, grad.values.shape, hr.values.shape) == ("gradcam", "hrcam", (2, 2), (32, 32))
-    logits = torch.cat([hr.output for _, hr in pairs])
+    logits = torch.cat([hr.head_logits for _, hr in pairs])
     torch.testing.assert_close(logits, hrcam_head.logits(pooled), atol=1e-4, rtol=1e-4)
     assert explainer.pool(tiles[:0]).shape == (0, pooled.shape[1])

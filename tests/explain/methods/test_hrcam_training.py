@@ -9,7 +9,7 @@ from vitrail.core.progress import Silent
 from vitrail.errors import ModelError
 from vitrail.explain.explainer import Explainer
 from vitrail.explain.layers import find_layers
-from vitrail.explain.methods.hrcam import fit
+from vitrail.explain.methods.hrcam import HRCamHead, fit
 from vitrail.explain.methods.hrcam_training import Course, Examples, retrain
 from vitrail.metrics.correlation import pearson
 from vitrail.models.spec import ClassifierSpec
@@ -43,6 +43,11 @@ def examples(explainer):
 
 def course(**changes):
     return Course(**{"epochs": 25, "learning_rate": 0.05, "batch": 32, "l2": L2, "seed": (7,)} | changes)
+
+
+def trained(explainer, examples, course, **rest):
+    weights, bias = retrain(explainer, examples, course, **rest)
+    return HRCamHead(layers=explainer.layers, weights=weights, bias=bias, l2=course.l2)
 
 
 def flips(generator):
@@ -88,7 +93,7 @@ def test_the_maps_are_those_of_the_exact_solution(explainer, examples, tmp_path,
         pooled = torch.cat([pooled, explainer.pool(examples.images[:TILES, ::-1])])
         tumor = np.tile(tumor, 2)
     exact = fit(explainer.layers, pooled, tumor, L2)
-    epochs = retrain(explainer, examples, course(augmenter=augmenter), checkpoint=tmp_path / "state")
+    epochs = trained(explainer, examples, course(augmenter=augmenter), checkpoint=tmp_path / "state")
     correlations = pearson(*(values(explainer, hrcam_head, examples.images) for hrcam_head in (exact, epochs)))
     assert np.median(correlations) > least
     assert correlations.min() > 0.9
@@ -102,7 +107,7 @@ def test_many_epochs_end_at_scikit_learns_solution(explainer, examples, tmp_path
     mean, std = pooled.mean(0), pooled.std(0)
     theirs = LogisticRegression(C=1 / (TILES * 1.0), tol=1e-8, max_iter=5000).fit((pooled - mean) / std, examples.tumor)
     long = course(epochs=150, learning_rate=0.03, batch=TILES, l2=1.0)
-    ours = retrain(Known(examples, explainer.layers), examples, long, checkpoint=tmp_path / "state")
+    ours = trained(Known(examples, explainer.layers), examples, long, checkpoint=tmp_path / "state")
     np.testing.assert_allclose(ours.weights.numpy() * std, theirs.coef_[0], atol=1e-4)
     np.testing.assert_allclose(ours.bias + ours.weights.numpy() @ mean, theirs.intercept_[0], atol=1e-4)
 
@@ -123,11 +128,11 @@ class Known:
 
 def test_interrupted_anywhere_the_weights_are_the_same(explainer, examples, tmp_path):
     short = course(epochs=4, augmenter=flips)
-    whole = retrain(explainer, examples, short, checkpoint=tmp_path / "whole")
+    whole = trained(explainer, examples, short, checkpoint=tmp_path / "whole")
     kills = 0
     while True:
         try:
-            parts = retrain(explainer, examples, short, checkpoint=tmp_path / "parts", progress=Killed(5))
+            parts = trained(explainer, examples, short, checkpoint=tmp_path / "parts", progress=Killed(5))
             break
         except KeyboardInterrupt:
             kills += 1
@@ -139,7 +144,7 @@ def test_interrupted_anywhere_the_weights_are_the_same(explainer, examples, tmp_
 
 def test_seeds_draw_order_and_augmentation(explainer, examples, tmp_path):
     first, other = (
-        retrain(explainer, examples, course(epochs=1, augmenter=flips, seed=seed), checkpoint=tmp_path / f"{seed}")
+        trained(explainer, examples, course(epochs=1, augmenter=flips, seed=seed), checkpoint=tmp_path / f"{seed}")
         for seed in ((7,), (8,))
     )
     assert not torch.equal(first.weights, other.weights)
@@ -157,7 +162,7 @@ def test_every_epoch_augments_every_tile_anew(explainer, examples, tmp_path):
 
         return change
 
-    retrain(explainer, examples, course(epochs=2, batch=40, augmenter=watched), checkpoint=tmp_path / "state")
+    trained(explainer, examples, course(epochs=2, batch=40, augmenter=watched), checkpoint=tmp_path / "state")
     assert [count for count, _ in seen] == [40, 40, 16] * 2
     assert len({drawn for _, drawn in seen}) == 6
 
@@ -165,7 +170,7 @@ def test_every_epoch_augments_every_tile_anew(explainer, examples, tmp_path):
 def test_the_network_is_left_as_it_was(explainer, examples, tmp_path):
     before = {key: value.clone() for key, value in explainer.network.state_dict().items()}
     explainer.network.train()
-    retrain(explainer, examples, course(epochs=1), checkpoint=tmp_path / "state")
+    trained(explainer, examples, course(epochs=1), checkpoint=tmp_path / "state")
     assert all(torch.equal(value, before[key]) for key, value in explainer.network.state_dict().items())
     assert explainer.network.training
     explainer.network.eval()
@@ -175,7 +180,7 @@ def test_features_that_do_not_vary_get_no_weight(explainer, examples, tmp_path):
     pooled = examples.pooled.clone()
     pooled[:, 3] = 0.1
     given = Examples(images=examples.images, rows=examples.rows, tumor=examples.tumor, pooled=pooled)
-    found = retrain(explainer, given, course(epochs=1), checkpoint=tmp_path / "state")
+    found = trained(explainer, given, course(epochs=1), checkpoint=tmp_path / "state")
     assert found.weights[3] == 0
     assert found.weights.isfinite().all()
 
@@ -184,4 +189,4 @@ def test_a_loss_that_is_not_finite_is_told(explainer, examples, tmp_path):
     broken = course(augmenter=lambda _: lambda images: images * torch.nan)
     expected = r"^HR-CAM's dense layer: the loss is no longer finite in epoch 1\. Lower explain\.learning_rate"
     with pytest.raises(ModelError, match=expected):
-        retrain(explainer, examples, broken, checkpoint=tmp_path / "state")
+        trained(explainer, examples, broken, checkpoint=tmp_path / "state")

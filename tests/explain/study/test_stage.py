@@ -150,7 +150,9 @@ def test_the_folder_holds_what_is_promised_and_nothing_else(folder, stored):
         "min_share",
         "patients",
         "layers",
+        "methods",
     }
+    assert stored.summary["methods"] == stored.methods == {"gradcam": "Grad-CAM", "hrcam": "HR-CAM"}
 
 
 @pytest.mark.parametrize("key", KEYS)
@@ -369,9 +371,9 @@ def test_what_is_finished_is_not_computed_again(run, folder, tmp_path, monkeypat
     assert [path.name for path in (tmp_path / "killed" / "unfinished" / "cpu" / "blocks").iterdir()] == [
         "000000000.parquet"
     ]
-    asked, both = [], Explainer.both
+    asked, maps = [], Explainer.maps
     monkeypatch.setattr(
-        Explainer, "both", lambda self, images, *rest: asked.append(len(images)) or both(self, images, *rest)
+        Explainer, "maps", lambda self, images, *rest: asked.append(len(images)) or maps(self, images, *rest)
     )
     monkeypatch.setattr(Explainer, "pool", None)
     monkeypatch.setattr(study.Sources, "check", lambda _: None)
@@ -419,7 +421,7 @@ def test_batches_that_do_not_fit_are_halved(run, folder, test_images, most):
     for found, whole in ((stack(grad), stack(expected[1])), (stack(hr), stack(expected[2]))):
         np.testing.assert_allclose(found, whole, atol=1e-4 * np.abs(whole).max())
     assert tried[:3] == [32, 16, 8]
-    assert explainer.batch == {15: 8, 5: 4}[most]
+    assert explainer.batches.size == {15: 8, 5: 4}[most]
     assert sum(n > most for n in tried) == {15: 2, 5: 3}[most]  # halved once and for all
 
 
@@ -428,9 +430,7 @@ def test_too_little_memory_for_one_tile_is_told(run, folder, test_images):
     limit_memory(explainer.network, 0, [])
     expected = r"^explanation: cpu has too little memory for a single tile\. Free its memory"
     with pytest.raises(ModelError, match=expected):
-        list(explainer.both(test_images, load_head(folder / "classifier")))
-    with pytest.raises(ModelError, match="too little memory for 2 tiles at once"):
-        explainer.gradcam_maps(standardised(test_images[:2]), TissueClass.TUMOR)
+        list(explainer.maps(test_images, ("gradcam", "hrcam"), {"hrcam": load_head(folder / "classifier")}))
 
 
 def limit_memory(network, most, tried):
@@ -452,7 +452,7 @@ def test_intensities_are_pooled_like_the_tiles_that_they_come_from(run, test_ima
 def test_shares_decide_which_tiles_hrcam_learns_from(run, tmp_path):
     """A tile may be labelled by few pixels; what counts here is the share of all of its pixels."""
     work = work_on(run, tmp_path / "shares")
-    sources = study._sources(work)
+    sources = study.Sources.open(work, work.folder / "unfinished")
     found = sources.clear("train")
     expected = [i for i, row in clear(tile_rows()).iterrows() if row["patient_id"] in {"P0", "P2", "P6"}]
     assert found.tolist() == expected

@@ -5,8 +5,8 @@ import pytest
 
 from helpers.explained import TITLES, explained, write_checks
 from vitrail.evaluation.explanations import truth_table
-from vitrail.explain.checks.store import COLUMNS as CHECK_COLUMNS
-from vitrail.explain.checks.store import open_checked, summarise
+from vitrail.explain.checks.results import COLUMNS as CHECK_COLUMNS
+from vitrail.explain.checks.results import open_checked, summarise
 from vitrail.report.figures.checks import truth_figure
 from vitrail.report.sections.explanations import sentences
 from vitrail.report.style import style

@@ -1,6 +1,6 @@
-"""How much of a map's weight lies on the cause, where that is known: on synthetic slides.
+"""How much of a map lies on the cause, where that is known: on synthetic slides.
 
-More weight than the region's area would give is no proof: maps may favour the middle of a tile or keep clear of its
+More relevance than the region's area would give is no proof: maps may favour the middle of a tile or keep clear of its
 border whatever it shows, and so may nuclei. What a map knows of its own tile is what it has beyond maps that know
 nothing of it: those of other tiles, and itself turned and mirrored.
 """
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from typing import Any
 
     from numpy.typing import NDArray
@@ -20,18 +20,22 @@ if TYPE_CHECKING:
     from vitrail.explain.saliency import Saliency
 
     Values = NDArray[np.floating[Any]]
-    Masks = Mapping[str, NDArray[np.bool_]]
 
 
-def weights_inside(values: Values, inside: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Return the share of a map's positive part that lies in each region, `[regions]`; NaN where the map has none.
-
-    Of a map that is not signed what lies above its lowest value is meant; see `locate`.
+def relevance_mass(values: Values, inside: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Return the share of a map's positive part that lies in each region (Arras et al. 2022, arXiv:2003.07258).
 
     Parameters
     ----------
-    values, inside
-        `[h, w]` and `[regions, h, w]`.
+    values
+        The map, `[h, w]`. Of one that is not signed, what lies above its lowest value; see `locate`.
+    inside
+        The regions, `[regions, h, w]`.
+
+    Returns
+    -------
+    NDArray[np.float64]
+        `[regions]`; NaN where the map has no positive part.
     """
     positive = np.maximum(values, 0).astype(np.float64).ravel()
     total = positive.sum()
@@ -41,13 +45,12 @@ def weights_inside(values: Values, inside: NDArray[np.bool_]) -> NDArray[np.floa
 
 def turned(values: Values) -> Iterator[Values]:
     """Yield the seven other ways in which a square map `[side, side]` can lie: turned, mirrored, or both."""
-    for turns in range(8):
-        if turns:
-            yield np.rot90(values if turns < 4 else values.T, turns % 4)
+    for turns in range(1, 8):
+        yield np.rot90(values if turns < 4 else values.T, turns % 4)
 
 
 def locate(
-    saliencies: Mapping[str, Saliency], masks: Masks, others: Mapping[str, Sequence[Saliency]]
+    saliencies: Mapping[str, Saliency], masks: Mapping[str, NDArray[np.bool_]], others: Mapping[str, Sequence[Saliency]]
 ) -> Iterator[dict[str, Any]]:
     """Measure how much of each map of one square tile lies in each region.
 
@@ -62,31 +65,21 @@ def locate(
 
     Yields
     ------
-    `key`, `region`, `weight` (share of the map's positive part inside), `others` and `turned` (the mean of the same
-    share of other tiles' maps, and of this one turned and mirrored), and `area` (share of the tile's area).
+    dict[str, Any]
+        `key`, `region`, `weight` (share of the map's positive part inside), `others` and `turned` (the mean of the same
+        share of other tiles' maps, and of this one turned and mirrored), and `area` (share of the tile's area).
     """
-    (size,) = {mask.shape for mask in masks.values()}
     inside = np.stack(list(masks.values()))
+    size = inside.shape[1], inside.shape[2]
     for key, saliency in saliencies.items():
-        values = _weights(saliency, size)
-        weights = weights_inside(values, inside)
-        strangers = _mean_weights((_weights(other, size) for other in others[key]), inside)
-        turns = _mean_weights(turned(values), inside)
+        maps = [each.upsample(size) for each in (saliency, *others[key])]
+        if not saliency.signed:  # such a map counts from its lowest value, for its zero means nothing
+            maps = [values - values.min() for values in maps]
+        mean_mass = {}
+        for name, compared in (("weight", maps[:1]), ("others", maps[1:]), ("turned", turned(maps[0]))):
+            masses = np.array([relevance_mass(values, inside) for values in compared]).reshape(-1, len(inside))
+            defined = masses[~np.isnan(masses).any(1)]  # maps that point anywhere
+            mean_mass[name] = defined.mean(0) if len(defined) else np.full(len(inside), np.nan)
         for number, (region, mask) in enumerate(masks.items()):
-            yield {
-                "key": key, "region": region, "weight": float(weights[number]), "others": float(strangers[number]),
-                "turned": float(turns[number]), "area": float(mask.mean()),
-            }  # fmt: skip
-
-
-def _weights(saliency: Saliency, size: tuple[int, ...]) -> Values:
-    """Return a map over its tile; one that is not signed counts from its lowest value, for its zero means nothing."""
-    values = saliency.upsample((size[0], size[1]))
-    return values if saliency.signed else values - values.min()
-
-
-def _mean_weights(maps: Iterable[Values], inside: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Return the mean of `weights_inside` over the maps that point anywhere; NaN where none does."""
-    weights = np.array([weights_inside(values, inside) for values in maps]).reshape(-1, len(inside))
-    known = weights[~np.isnan(weights).any(1)]
-    return known.mean(0) if len(known) else np.full(len(inside), np.nan)
+            numbers = {name: float(mass[number]) for name, mass in mean_mass.items()}
+            yield {"key": key, "region": region, **numbers, "area": float(mask.mean())}

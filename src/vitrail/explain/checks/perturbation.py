@@ -4,7 +4,7 @@ Source: RISE, arXiv:1806.07421. The tile is cut into blocks. Deletion blurs them
 first: the sooner the score falls, the smaller the area under its curve, and the better the map. Insertion brings them
 back into the blurred tile: the larger the area, the better.
 
-Every order works on the same blocks, so that a coarse map loses nothing against a fine one, and both are compared with
+Every order works on the same blocks, so that a coarse map loses nothing against a fine one, and all are compared with
 two orders that know nothing of the network: a random one, and one that begins in the tile's centre.
 """
 
@@ -14,88 +14,27 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-import torch
 from scipy import ndimage
-
-from vitrail.classes import TissueClass
-from vitrail.errors import ModelError
-from vitrail.models.classifier import Classifier
-from vitrail.models.preprocessing import Normalizer, intensities
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from numpy.typing import NDArray
-    from torch import Tensor
-
-    from vitrail.models.store import Model
 
     Image = NDArray[np.uint8]
     Floats = NDArray[np.float64]
-    Places = NDArray[np.int64]
-    Score = Callable[[Image], Floats]
+    Ranks = NDArray[np.int64]
 
-ORDERS = ("gradcam", "hrcam", "random", "blob")
-"""What decides which blocks come first; the last two know nothing of the network."""
+BASELINES = ("random", "blob")
+"""Orders that know nothing of the network; the others are methods of explanation."""
 
 KINDS = ("deletion", "insertion")
 
 PER_SIDE = 12
 """Blocks along each side of a tile."""
 
-_BATCH = 32
 
-
-class Scorer:
-    """Asks a network how much tumor there is, in float32.
-
-    Parameters
-    ----------
-    model
-        What `load_model` returns; it is moved to the device.
-    device
-        Where to run.
-    """
-
-    def __init__(self, model: Model, device: torch.device) -> None:
-        self._device = device
-        self._network = model.module.to(device).to(memory_format=torch.channels_last).eval()
-        self._standardise = Normalizer(model.spec, device)
-
-    @torch.inference_mode()
-    def outputs(self, images: Image) -> Tensor:
-        """Return the logits for images `[n, h, w, 3]`: `[n]` of a classifier, `[n, classes, h, w]` of a segmenter.
-
-        Raises
-        ------
-        ModelError
-            The device's memory is too small.
-        """
-        try:
-            return torch.cat([self._pass(images[at : at + _BATCH]) for at in range(0, len(images), _BATCH)])
-        except torch.cuda.OutOfMemoryError:
-            problem = f"{self._device.type} has too little memory for {_BATCH} tiles at once"
-            raise ModelError("check", problem, 'Free its memory, or set compute.device = "cpu" in study.toml') from None
-
-    def _pass(self, images: Image) -> Tensor:
-        batch = torch.tensor(np.asarray(images), device=self._device)
-        output: Tensor = self._network(self._standardise(intensities(batch)))
-        return output.float().cpu()
-
-    def __call__(self, images: Image) -> Floats:
-        """Return each image's score, `[n]`, 0 to 1.
-
-        Of a classifier the probability of tumor; of a segmenter the mean of the pixels' probabilities of tumor.
-        """
-        outputs = self.outputs(images).double()
-        if isinstance(self._network, Classifier):
-            scores: Floats = torch.sigmoid(outputs).numpy()
-        else:
-            scores = torch.softmax(outputs, 1)[:, TissueClass.TUMOR].mean((1, 2)).numpy()
-        return scores
-
-
-def block_numbers(size: tuple[int, int], per_side: int = PER_SIDE) -> Places:
+def block_numbers(size: tuple[int, int], per_side: int = PER_SIDE) -> NDArray[np.int64]:
     """Return the number of each pixel's block in an image of a height and width, `[h, w]`.
 
     Where the sides do not divide, some blocks are one pixel longer than others.
@@ -104,7 +43,7 @@ def block_numbers(size: tuple[int, int], per_side: int = PER_SIDE) -> Places:
     return rows[:, None] * per_side + columns
 
 
-def places(values: Floats, blocks: Places, rng: np.random.Generator) -> Places:
+def block_ranks(values: Floats, blocks: NDArray[np.int64], rng: np.random.Generator) -> Ranks:
     """Rank blocks by the mean of a map.
 
     Parameters
@@ -118,7 +57,8 @@ def places(values: Floats, blocks: Places, rng: np.random.Generator) -> Places:
 
     Returns
     -------
-    `[h, w]`: the place of each pixel's block, 0 for the highest mean.
+    NDArray[np.int64]
+        `[h, w]`: the rank of each pixel's block, 0 for the highest mean.
     """
     means = ndimage.mean(values, blocks, np.arange(blocks.max() + 1))
     order = np.lexsort((rng.random(len(means)), -means))
@@ -133,21 +73,28 @@ def closeness(size: tuple[int, int]) -> Floats:
     return -(rows[:, None] + columns).astype(np.float64)  # whole numbers: blocks equally far away tie exactly
 
 
-def orders(gradcam: Floats, hrcam: Floats, seed: tuple[int, ...]) -> dict[str, Places]:
-    """Rank the blocks of one image in each of `ORDERS`.
+def orders(maps: Mapping[str, Floats], seed: tuple[int, ...]) -> dict[str, Ranks]:
+    """Rank the blocks of one image by each method's map, and in each of `BASELINES`.
 
     Parameters
     ----------
-    gradcam, hrcam
-        The maps, at the image's resolution, `[h, w]`.
+    maps
+        By method the map, at the image's resolution, `[h, w]`.
     seed
         Numbers that decide the random order and how ties are broken.
+
+    Returns
+    -------
+    dict[str, NDArray[np.int64]]
+        By order, what `block_ranks` returns.
     """
-    size = gradcam.shape[0], gradcam.shape[1]
-    blocks, maps = block_numbers(size), (gradcam, hrcam, np.zeros(size), closeness(size))
+    height, width = next(iter(maps.values())).shape
+    blocks = block_numbers((height, width))
+    # the baselines have numbers of their own, so that they are the same orders whatever methods there are
+    numbered = list(zip((0, 1, *range(4, 4 + len(maps))), maps.items(), strict=False))
+    numbered[2:2] = [(2, ("random", np.zeros((height, width)))), (3, ("blob", closeness((height, width))))]
     return {
-        name: places(values, blocks, np.random.default_rng([*seed, number]))
-        for number, (name, values) in enumerate(zip(ORDERS, maps, strict=True))
+        name: block_ranks(values, blocks, np.random.default_rng([*seed, number])) for number, (name, values) in numbered
     }
 
 
@@ -162,7 +109,7 @@ def blurred(image: Image) -> Image:
     return np.rint(soft).astype(np.uint8)
 
 
-def curves(score: Score, image: Image, ranked: Mapping[str, Places], steps: int) -> pd.DataFrame:
+def curves(score: Callable[[Image], Floats], image: Image, ranked: Mapping[str, Ranks], steps: int) -> pd.DataFrame:
     """Delete and insert the blocks of one image.
 
     Parameters
@@ -172,29 +119,23 @@ def curves(score: Score, image: Image, ranked: Mapping[str, Places], steps: int)
     image
         `[h, w, 3]`.
     ranked
-        By order the place of each pixel's block, `[h, w]`; what `orders` returns.
+        By order the rank of each pixel's block, `[h, w]`; what `orders` returns.
     steps
         Equal steps from none to all of the blocks.
 
     Returns
     -------
-    `order`, `kind`, `fraction` (of the blocks deleted or inserted, 0 to 1) and `score`; `steps + 1` rows each.
+    pd.DataFrame
+        `order`, `kind`, `fraction` (of the blocks deleted or inserted, 0 to 1) and `score`; `steps + 1` rows each.
     """
-    count = 1 + max(int(each.max()) for each in ranked.values())
+    count = 1 + max(int(ranks.max()) for ranks in ranked.values())
     cuts = np.rint(np.linspace(0, count, steps + 1)).astype(np.int64)
     blank = blurred(image)
-    ends = score(np.stack([image, blank]))
     scores = np.empty((len(ranked), len(KINDS), steps + 1))
+    ends = score(np.stack([image, blank]))
     scores[..., 0], scores[..., -1] = ends, ends[::-1]  # all orders share these
-    scores[..., 1:-1] = score(_variants(image, blank, list(ranked.values()), cuts[1:-1])).reshape(
-        scores[..., 1:-1].shape
-    )
+    first = np.stack([[ranks < cut for cut in cuts[1:-1]] for ranks in ranked.values()])[..., None]
+    between = np.stack([np.where(first, blank, image), np.where(first, image, blank)], 1)
+    scores[..., 1:-1] = score(between.reshape(-1, *image.shape)).reshape(scores[..., 1:-1].shape)
     grid = pd.MultiIndex.from_product([list(ranked), KINDS, cuts / count], names=["order", "kind", "fraction"])
     return pd.DataFrame({"score": scores.ravel()}, index=grid).reset_index()
-
-
-def _variants(image: Image, blank: Image, ranked: list[Places], cuts: Places) -> Image:
-    """Return the images between the ends, `[orders * kinds * cuts, h, w, 3]`."""
-    first = np.stack([[each < cut for cut in cuts] for each in ranked])[..., None]
-    both = np.stack([np.where(first, blank, image), np.where(first, image, blank)], 1)
-    return both.reshape(-1, *image.shape)

@@ -7,9 +7,8 @@ as it was shows the image, not the network.
 How a layer forgets: it is initialised as before training, by its own `reset_parameters`; values without such a method
 are permuted, which keeps their scale. Batch normalisation begins anew with weight 1 and bias 0, and takes its running
 statistics from the very tiles under the new weights: with the old ones activations would grow or vanish from layer to
-layer, and a map of rounding errors loses its correlation for the wrong reason. HR-CAM's top is its own dense layer: its
-weights are drawn from normal distributions with each layer's root mean square, so that every layer keeps its say.
-(Permuting all weights instead would keep the mean of each layer's, and with it a part of the map.)
+layer, and a map of rounding errors loses its correlation for the wrong reason. The top of a method that has a head of
+its own, as HR-CAM has, is that head, see `ExplanationMethod.redraw`.
 
 Two maps of few cells correlate by chance, and what all maps share, such as a frame at the border, is no likeness of
 two explanations. So each map is also correlated with the untouched map of another tile. The absolute value counts: a
@@ -19,41 +18,41 @@ random network's map may well be the negative of what it was.
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass, replace
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 import torch
-from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from vitrail.classes import TissueClass
-from vitrail.explain.checks.perturbation import Scorer
+from vitrail.errors import ModelError
 from vitrail.explain.explainer import Explainer
 from vitrail.explain.hooks import frozen
 from vitrail.explain.layers import default_layers
+from vitrail.explain.methods.base import METHODS
 from vitrail.metrics.correlation import pearson
+from vitrail.models.preprocessing import Normalizer, intensities
 from vitrail.models.segmenter import Segmenter
 from vitrail.models.store import Model
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
-    from torch import Tensor
-    from torch.utils.hooks import RemovableHandle
+    from torch import Tensor, nn
 
-    from vitrail.explain.methods.hrcam import HRCamHead
-    from vitrail.explain.saliency import Saliency
+    from vitrail.explain.methods.base import Head, Pixels
 
     Image = NDArray[np.uint8]
-    Maps = Mapping[str, NDArray[np.float32]]
+    Maps = NDArray[np.float32]
 
 UNTOUCHED, AUXILIARY = "untouched", "auxiliary"
-"""Names of the step before the first, and of HR-CAM's first."""
-
-METHODS = ("gradcam", "hrcam")
+"""Names of the step before the first, and of the first of a method that has a head of its own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,30 +71,8 @@ class Step:
     modules: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Subject:
-    """A network whose explanations are put to the test.
-
-    Attributes
-    ----------
-    model
-        The trained model; it is copied and stays as it is.
-    auxiliary
-        The dense layer of its HR-CAM.
-    images
-        Tiles that it is asked about, `[n, h, w, 3]`; at least two, and few enough for one pass.
-    device
-        Where to run.
-    """
-
-    model: Model
-    hrcam_head: HRCamHead
-    images: Image
-    device: torch.device
-
-
 def cascade(network: nn.Module, ends: tuple[str, ...], probe: Tensor, top: str = "head") -> tuple[Step, ...]:
-    """Divide a network into steps, top first.
+    """Divide a network into steps.
 
     Parameters
     ----------
@@ -107,17 +84,29 @@ def cascade(network: nn.Module, ends: tuple[str, ...], probe: Tensor, top: str =
         Images to run it on once, which tells in which stage each module runs. Modules that do not run are left out.
     top
         The first step's name.
+
+    Returns
+    -------
+    tuple[Step, ...]
+        The top first.
     """
     groups: list[list[str]] = [[] for _ in range(len(ends) + 1)]
     ended: list[str] = []
-    handles = [_on_start(network, name, groups, ended) for name, module in network.named_modules() if _weighs(module)]
-    handles += [_on_end(network, name, ended) for name in ends]
-    try:
-        with frozen(network):
-            network(probe)
-    finally:
-        for handle in handles:
-            handle.remove()
+
+    def starts(name: str, *_: object) -> None:
+        if not any(name in group for group in groups):
+            groups[len(ended)].append(name)
+
+    def ends_stage(name: str, *_: object) -> None:
+        ended.append(name)
+
+    with frozen(network), ExitStack() as hooks:
+        for name, module in network.named_modules():
+            if any(True for _ in chain(module.parameters(recurse=False), module.buffers(recurse=False))):
+                hooks.callback(module.register_forward_pre_hook(partial(starts, name)).remove)
+        for name in ends:
+            hooks.callback(network.get_submodule(name).register_forward_hook(partial(ends_stage, name)).remove)
+        network(probe)
     steps = zip((*ends, top), groups, strict=True)
     return tuple(Step(name=name, modules=tuple(group)) for name, group in steps if group)[::-1]
 
@@ -128,80 +117,92 @@ def steps_of(network: nn.Module, images: Tensor) -> tuple[Step, ...]:
     return cascade(network, default_layers(network), images, top)
 
 
-def _weighs(module: nn.Module) -> bool:
-    return any(True for _ in module.parameters(recurse=False)) or any(True for _ in module.buffers(recurse=False))
-
-
-def _on_start(network: nn.Module, name: str, groups: list[list[str]], ended: list[str]) -> RemovableHandle:
-    def hook(_module: nn.Module, _inputs: object) -> None:
-        if not any(name in group for group in groups):
-            groups[len(ended)].append(name)
-
-    return network.get_submodule(name).register_forward_pre_hook(hook)
-
-
-def _on_end(network: nn.Module, name: str, ended: list[str]) -> RemovableHandle:
-    def hook(_module: nn.Module, _inputs: object, _output: object) -> None:
-        ended.append(name)
-
-    return network.get_submodule(name).register_forward_hook(hook)
-
-
 def reinitialise(network: nn.Module, step: Step, seed: int) -> None:
-    """Initialise the modules of one step anew, in place; the network must be on the CPU.
+    """Initialise the modules of one step anew, in place.
 
     The running statistics of batch normalisation are those of no tile yet: see `settle`.
+
+    Parameters
+    ----------
+    network
+        The network; it must be on the CPU.
+    step
+        Which modules.
+    seed
+        Draws the weights.
     """
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would also touch the generators of GPUs
         for name in step.modules:
-            _reset(network.get_submodule(name))
+            module = network.get_submodule(name)
+            reset = getattr(module, "reset_parameters", None)
+            if callable(reset):
+                reset()
+                continue
+            for parameter in module.parameters(recurse=False):
+                parameter.copy_(parameter.flatten()[torch.randperm(parameter.numel())].view_as(parameter))
 
 
-def _reset(module: nn.Module) -> None:
-    reset = getattr(module, "reset_parameters", None)
-    if callable(reset):
-        reset()
-        return
-    with torch.no_grad():
-        for parameter in module.parameters(recurse=False):
-            mixed = parameter.flatten()[torch.randperm(parameter.numel())]
-            parameter.copy_(mixed.view_as(parameter))
+def settle(model: Model, steps: Sequence[Step], images: Image, device: torch.device) -> None:
+    """Give the batch normalisation of some steps the running statistics of images, in place.
 
+    Parameters
+    ----------
+    model
+        The network; it is moved to the device.
+    steps
+        Which modules.
+    images
+        `[n, h, w, 3]`; all of them go through in one pass.
+    device
+        Where to run.
 
-def settle(model: Model, steps: tuple[Step, ...], images: Image, device: torch.device) -> None:
-    """Give the batch normalisation of some steps the running statistics of images `[n, h, w, 3]`, in place."""
-    scorer = Scorer(model, device)
-    modules = [model.module.get_submodule(name) for step in steps for name in step.modules]
+    Raises
+    ------
+    ModelError
+        The device's memory is too small.
+    """
+    network = model.module.to(device).to(memory_format=torch.channels_last).eval()
+    modules = (network.get_submodule(name) for step in steps for name in step.modules)
     norms = [module for module in modules if isinstance(module, _BatchNorm)]
     for norm in norms:
         norm.momentum = 1.0  # the statistics of this one pass
         norm.train()
-    scorer.outputs(images)
+    try:
+        with torch.inference_mode():
+            network(Normalizer(model.spec, device)(intensities(torch.tensor(images, device=device))))
+    except torch.cuda.OutOfMemoryError:
+        problem = f"{device.type} has too little memory for {len(images)} tiles at once"
+        raise ModelError("check", problem, 'Free its memory, or set compute.device = "cpu" in study.toml') from None
     for norm in norms:
         norm.eval()
 
 
-def redraw(hrcam_head: HRCamHead, seed: int) -> HRCamHead:
-    """Draw the dense layer of HR-CAM anew, with each layer's root mean square."""
-    generator = torch.Generator().manual_seed(seed)
-    parts = hrcam_head.layers.parts(hrcam_head.weights.cpu())
-    drawn = [torch.randn(len(part), generator=generator) * part.square().mean().sqrt() for part in parts.values()]
-    return replace(hrcam_head, weights=torch.cat(drawn))
-
-
 def randomise(
-    subject: Subject, seed: int, *, every_step: bool = True
-) -> Iterator[tuple[str, int, str, NDArray[np.float32]]]:
+    model: Model,
+    images: Image,
+    methods: Sequence[str],
+    heads: Mapping[str, Head],
+    device: torch.device,
+    seed: int,
+    *,
+    every_step: bool = True,
+) -> Iterator[tuple[str, int, str, Maps]]:
     """Explain tiles while the network is randomised from the top down, once.
 
-    Of a segmenter, Grad-CAM explains the same pixels at every step, those that the untouched network calls tumor: a
-    random one may call none so, and would have nothing to explain.
+    Of a segmenter, the same pixels are explained at every step, those that the untouched network calls tumor: a random
+    one may call none so, and would have nothing to explain.
 
     Parameters
     ----------
-    subject
-        The network and the tiles.
+    model
+        The trained model; it is copied and stays as it is.
+    images
+        Tiles, `[n, h, w, 3]`; at least two, and few enough for one pass.
+    methods, heads
+        How to explain, and by method what was fitted for it.
+    device
+        Where to run.
     seed
         Draws the new weights.
     every_step
@@ -209,46 +210,35 @@ def randomise(
 
     Yields
     ------
-    Method, the step's number from 0 (untouched) and its name, and the maps `[n, h', w']`.
+    tuple[str, int, str, NDArray[np.float32]]
+        Method, the step's number from 0 (untouched) and its name, and the maps `[n, h', w']`.
     """
-    model = Model(spec=subject.model.spec, module=copy.deepcopy(subject.model.module).cpu().eval())
-    steps = steps_of(model.module, torch.zeros(1, 3, *subject.images.shape[1:3]))
-    pixels = _called_tumor(model, subject)
-    if every_step:
-        yield from _maps(subject, model, pixels, (0, UNTOUCHED, subject.hrcam_head))
-    else:  # where cells look is measured once and kept: as in the cascade, while the weights are still the trained ones
-        Explainer(model, subject.device, engine="torch").hrcam(subject.images[:1], subject.hrcam_head)
-    dense = redraw(subject.hrcam_head, seed)
-    for number, step in enumerate(steps, 1):
-        reinitialise(model.module.cpu(), step, seed + number)
-        if not every_step and number < len(steps):
+    model = Model(spec=model.spec, module=copy.deepcopy(model.module).cpu().eval())
+    steps = steps_of(model.module, torch.zeros(1, 3, *images.shape[1:3]))
+    pixels: Pixels = "predicted"
+    if isinstance(model.module, Segmenter):
+        outputs = Explainer(model, device, engine="torch").outputs(images)
+        pixels = torch.cat([output.argmax(1).cpu() for output in outputs]) == TissueClass.TUMOR
+    redrawn = {name: METHODS[name].redraw(head, seed) for name, head in heads.items()}
+    for number in range(len(steps) + 1):
+        if number:
+            reinitialise(model.module.cpu(), steps[number - 1], seed + number)
+            if not every_step and number < len(steps):
+                continue
+            settle(model, steps[:number], images, device)
+        explainer = Explainer(model, device, engine="torch")  # its weights change
+        if not number and not every_step:
+            # where cells look is measured once and kept: as in the cascade, while the weights are still the trained
+            next(explainer.maps(images[:1], methods, heads, pixels=pixels))
             continue
-        settle(model, steps[:number], subject.images, subject.device)
-        yield from _maps(subject, model, pixels, (number, step.name, dense))
-
-
-def _called_tumor(model: Model, subject: Subject) -> Tensor | None:
-    if not isinstance(model.module, Segmenter):
-        return None
-    return Scorer(model, subject.device).outputs(subject.images).argmax(1) == TissueClass.TUMOR
-
-
-def _maps(
-    subject: Subject, model: Model, pixels: Tensor | None, at: tuple[int, str, HRCamHead]
-) -> Iterator[tuple[str, int, str, NDArray[np.float32]]]:
-    number, name, hrcam_head = at
-    explainer = Explainer(model, subject.device, engine="torch")  # its weights change
-    gradcam = explainer.gradcam(subject.images, pixels="predicted" if pixels is None else pixels)
-    yield METHODS[0], number, name, _stacked(gradcam)
-    yield METHODS[1], number, AUXILIARY if number == 1 else name, _stacked(explainer.hrcam(subject.images, hrcam_head))
-
-
-def _stacked(saliencies: list[Saliency]) -> NDArray[np.float32]:
-    return np.stack([saliency.values for saliency in saliencies])  # noqa: PD011 - no data frames
+        batches = list(explainer.maps(images, methods, redrawn if number else heads, pixels=pixels))
+        for method, maps in zip(methods, zip(*batches, strict=True), strict=True):
+            name = AUXILIARY if number == 1 and method in heads else steps[number - 1].name if number else UNTOUCHED
+            yield method, number, name, torch.cat([batch.values for batch in maps]).cpu().numpy()  # noqa: PD011
 
 
 def derangement(count: int, rng: np.random.Generator) -> NDArray[np.int64]:
-    """Return for each of `count` things another one: all of them in one random cycle."""
+    """Return for each of `count` tiles another one: all of them in one random cycle."""
     cycle = rng.permutation(count)
     others = np.empty(count, np.int64)
     others[cycle] = np.roll(cycle, -1)
@@ -256,7 +246,7 @@ def derangement(count: int, rng: np.random.Generator) -> NDArray[np.int64]:
 
 
 def map_correlation(
-    maps: NDArray[np.float32], untouched: NDArray[np.float32], others: NDArray[np.int64]
+    maps: Maps, untouched: Maps, others: NDArray[np.int64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Correlate maps with those of the untouched network.
 
@@ -269,37 +259,46 @@ def map_correlation(
 
     Returns
     -------
-    The absolute value of Pearson's coefficient with the same tile's untouched map, and with another tile's; `[n]`
-    each, NaN where a map is constant.
+    tuple[NDArray[np.float64], NDArray[np.float64]]
+        The absolute value of Pearson's coefficient with the same tile's untouched map, and with another tile's; `[n]`
+        each, NaN where a map is constant.
     """
     return np.abs(pearson(maps, untouched)), np.abs(pearson(maps, untouched[others]))
 
 
-def randomisation(subject: Subject, untouched: Maps, seed: tuple[int, ...], *, every_step: bool = True) -> pd.DataFrame:
+def randomisation(
+    model: Model,
+    images: Image,
+    untouched: Mapping[str, Maps],
+    heads: Mapping[str, Head],
+    device: torch.device,
+    seed: tuple[int, ...],
+    *,
+    every_step: bool = True,
+) -> pd.DataFrame:
     """Randomise a network once, and tell how much of its maps is left at each step.
 
     Parameters
     ----------
-    subject
-        The network and the tiles.
+    model, images, heads, device, every_step
+        See `randomise`.
     untouched
-        By method the maps of these tiles, `[n, h', w']`, signed.
+        By method the maps of these tiles, `[n, h', w']`.
     seed
         Numbers that decide the new weights, and the other tile of each.
-    every_step
-        See `randomise`.
 
     Returns
     -------
-    `index` (of the tile, 0 to n - 1), `method`, `number`, `step`, `correlation`, `chance`.
+    pd.DataFrame
+        `index` (of the tile, 0 to n - 1), `method`, `number`, `step`, `correlation`, `chance`.
     """
     rng = np.random.default_rng(seed)
-    others = derangement(len(subject.images), rng)
-    parts = []
-    for method, number, step, maps in randomise(subject, int(rng.integers(2**32)), every_step=every_step):
+    others = derangement(len(images), rng)
+    draw, parts = int(rng.integers(2**32)), []
+    for method, number, step, maps in randomise(
+        model, images, [*untouched], heads, device, draw, every_step=every_step
+    ):
         same, chance = map_correlation(maps, untouched[method], others)
-        index = np.arange(len(maps))
-        parts.append(pd.DataFrame({
-            "index": index, "method": method, "number": number, "step": step, "correlation": same, "chance": chance,
-        }))  # fmt: skip
+        columns = {"method": method, "number": number, "step": step, "correlation": same, "chance": chance}
+        parts.append(pd.DataFrame({"index": np.arange(len(maps)), **columns}))
     return pd.concat(parts, ignore_index=True)

@@ -7,29 +7,83 @@ through the encoder.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from vitrail.classes import LABELS, TissueClass
+from vitrail.classes import TissueClass
 from vitrail.errors import ModelError
 from vitrail.explain.decoder_gradient import decode
+from vitrail.explain.fused import Reader
 from vitrail.explain.hooks import frozen, leaf_at, seen
 from vitrail.explain.layers import final_stride
+from vitrail.explain.methods.base import ExplanationMethod
 from vitrail.explain.receptive_field import BOTTLENECK, FEATURES, frames
 from vitrail.explain.saliency import Maps
+from vitrail.models.classifier import Classifier
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from torch import Tensor, nn
 
-    from vitrail.models.classifier import Classifier
+    from vitrail.explain.methods.base import Head, Pixels
     from vitrail.models.segmenter import Segmenter
 
-    Pixels = Literal["predicted", "all"] | Tensor
+_STRIDE = 32  # of the bottleneck; the segmenter pads its images to a multiple
 
-_NAME = "gradcam"
+
+class GradCam(ExplanationMethod):
+    """Grad-CAM of a classifier's final feature maps, and of a segmenter's bottleneck."""
+
+    name, title, colour = "gradcam", "Grad-CAM", (230, 97, 1)
+    on_slides = True
+
+    def reader(self, network: nn.Module, head: Head = None) -> Reader | None:  # noqa: ARG002 - it has none
+        """Return what weighs a classifier's final feature maps by the gradient of its logit; see `classifier_gradcam`.
+
+        Parameters
+        ----------
+        network
+            The network.
+        head
+            Grad-CAM has none.
+
+        Returns
+        -------
+        Reader | None
+            None of a segmenter, whose gradient goes through its decoder.
+        """
+        if not isinstance(network, Classifier):
+            return None
+
+        def read(_layer: str, features: Tensor) -> Tensor:
+            with torch.autocast(features.device.type, enabled=False):  # as the network's own head
+                features = features.float()
+                hidden = network.dense(features.mean((2, 3)))
+                slopes = network.slope(hidden) * network.logit.weight
+                return _weighted(features, slopes @ network.dense.weight / features[0, 0].numel())
+
+        unit = "logit of tumor in a cell of the feature map: a tile's cells add up to its logit, but for the biases"
+        strides = (final_stride(network),)
+        return Reader(method=self.name, layers=(FEATURES,), strides=strides, read=read, unit=unit)
+
+    def explain(
+        self,
+        network: nn.Module,
+        images: Tensor,
+        target: TissueClass = TissueClass.TUMOR,
+        *,
+        head: Head = None,
+        pixels: Pixels = "predicted",
+    ) -> Maps:
+        """Explain images; see `ExplanationMethod.explain`, `classifier_gradcam` and `segmenter_gradcam`."""
+        if isinstance(network, Classifier):
+            return super().explain(network, images, target, head=head)
+        return segmenter_gradcam(network, images, target, pixels)  # type: ignore[arg-type]  # `explains` has said so
+
+
+METHOD = GradCam()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,43 +118,17 @@ def classifier_gradcam(network: Classifier, images: Tensor, target: TissueClass 
     target
         `TUMOR` is the logit, `NON_TUMOR` its negative.
 
+    Returns
+    -------
+    Maps
+        One map an image; its output is the logits.
+
     Raises
     ------
     ValueError
         The target is none of these two.
     """
-    with frozen(network):
-        logits, values = classifier_cam(network, images.detach())
-    return classifier_maps(network, shape_of(images), logits, values, target)
-
-
-def classifier_cam(network: Classifier, images: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the logits `[n]` and the maps of tumor `[n, h', w']` of standardised images; see `classifier_gradcam`.
-
-    The network is in eval mode. Nothing here depends on what the images show, so that it can be recorded.
-    """
-    features = network.features(images)
-    with torch.autocast(features.device.type, enabled=False):  # as the network's own head
-        features = features.float()
-        hidden = network.dense(features.mean((2, 3)))
-        logits = network.logit(network.activated(hidden)).squeeze(1)
-        slopes = network.slope(hidden) * network.logit.weight
-        return logits, _weighted(features, slopes @ network.dense.weight / features[0, 0].numel())
-
-
-def classifier_maps(
-    network: Classifier, shape: tuple[int, int, int], logits: Tensor, values: Tensor, target: TissueClass
-) -> Maps:
-    """Return what `classifier_cam` gave for images of channels, height and width as maps of a target.
-
-    Raises
-    ------
-    ValueError
-        The target is neither tumor nor non-tumor.
-    """
-    sign = sign_of(target)
-    (frame,) = frames(network, shape, (FEATURES,), (final_stride(network),))
-    return Maps(method=_NAME, layers=(FEATURES,), target=target.key, values=values * sign, output=logits, frame=frame)
+    return METHOD.explain(network, images, target)
 
 
 def segmenter_gradcam(
@@ -131,6 +159,11 @@ def segmenter_gradcam(
         `"predicted"`: those whose likeliest class is the target; `"all"`; or a mask `[n, h, w]` of booleans. Where an
         image has none, its map is 0 everywhere.
 
+    Returns
+    -------
+    Maps
+        One map an image; its output is the logits `[n, classes, h, w]`.
+
     Raises
     ------
     ValueError
@@ -139,12 +172,23 @@ def segmenter_gradcam(
     with frozen(network), torch.no_grad():
         encoded = network.encode(images.detach())
         decoded = decode(network, encoded, (images.shape[2], images.shape[3]))
-        inside = _inside(decoded.logits, target, pixels)
+        shape = decoded.logits[:, 0].shape
+        if isinstance(pixels, torch.Tensor):
+            if pixels.shape != shape or pixels.dtype != torch.bool:
+                problem = f"not {pixels.dtype} {list(pixels.shape)}"
+                raise ValueError(f"a mask must be booleans of shape {list(shape)}, {problem}")
+            inside = pixels.to(decoded.logits.device)
+        elif pixels == "predicted":
+            inside = decoded.logits.argmax(1) == target
+        elif pixels == "all":
+            inside = torch.ones(shape, dtype=torch.bool, device=decoded.logits.device)
+        else:
+            raise ValueError(f"pixels must be 'predicted', 'all' or a mask, not {pixels!r}")
         gradient = decoded.gradient(target, inside / inside.sum((1, 2), keepdim=True).clamp(min=1))
         values = _weighted(encoded[-1], gradient.mean((2, 3)))
-    (frame,) = frames(network, shape_of(images), (BOTTLENECK,), (_STRIDE,))
+    (frame,) = frames(network, (images.shape[1], images.shape[2], images.shape[3]), (BOTTLENECK,), (_STRIDE,))
     return Maps(
-        method=_NAME,
+        method=METHOD.name,
         layers=(BOTTLENECK,),
         target=target.key,
         values=values,
@@ -152,9 +196,6 @@ def segmenter_gradcam(
         frame=frame,
         signed=network.activated,
     )
-
-
-_STRIDE = 32  # of the bottleneck; the segmenter pads its images to a multiple
 
 
 def gradcam(network: nn.Module, images: Tensor, layer: str, score: Score) -> Maps:
@@ -174,57 +215,30 @@ def gradcam(network: nn.Module, images: Tensor, layer: str, score: Score) -> Map
     score
         What to explain.
 
+    Returns
+    -------
+    Maps
+        One map an image.
+
     Raises
     ------
     ModelError
         There is no such layer, it runs twice or not at all, it gives no feature maps, or the score does not depend on
         it.
     """
-    with frozen(network), leaf_at(network, layer) as found:
+    with frozen(network), leaf_at(network, layer) as leaves:
         output = network(images.detach())
-        total, leaf = score.of(output).sum(), seen(found, layer)
+        total, leaf = score.of(output).sum(), seen(leaves, layer)
         gradient = torch.autograd.grad(total, leaf, allow_unused=True)[0] if total.requires_grad else None
     if gradient is None:
         raise ModelError(f"layer {layer!r}", f"score {score.name!r} does not depend on it", "Name an earlier layer")
     values = _weighted(leaf.detach(), gradient.mean((2, 3)))
-    told = output.detach() if isinstance(output, torch.Tensor) else output
-    (frame,) = frames(network, shape_of(images), (layer,))
-    return Maps(method=_NAME, layers=(layer,), target=score.name, values=values, output=told, frame=frame)
-
-
-def sign_of(target: TissueClass) -> int:
-    """Return 1 for tumor and -1 for non-tumor, which is what the one logit of a classifier says.
-
-    Raises
-    ------
-    ValueError
-        The target is another class.
-    """
-    if target not in LABELS:
-        raise ValueError(f"a classifier tells tumor from non_tumor, not {target.key}")
-    return 1 if target is TissueClass.TUMOR else -1
-
-
-def shape_of(images: Tensor) -> tuple[int, int, int]:
-    """Return channels, height and width of images `[n, c, h, w]`."""
-    return images.shape[1], images.shape[2], images.shape[3]
+    output = output.detach() if isinstance(output, torch.Tensor) else output
+    (frame,) = frames(network, (images.shape[1], images.shape[2], images.shape[3]), (layer,))
+    return Maps(method=METHOD.name, layers=(layer,), target=score.name, values=values, output=output, frame=frame)
 
 
 def _weighted(features: Tensor, weights: Tensor) -> Tensor:
     """Add up feature maps `[n, c, h, w]` with weights `[n, c]`; returns `[n, h, w]`."""
     rows = features.movedim(1, 3).flatten(1, 2)
     return (rows @ weights[:, :, None]).view(-1, *features.shape[2:])
-
-
-def _inside(logits: Tensor, target: TissueClass, pixels: Pixels) -> Tensor:
-    shape = logits[:, 0].shape
-    if isinstance(pixels, torch.Tensor):
-        if pixels.shape != shape or pixels.dtype != torch.bool:
-            raise ValueError(f"a mask must be booleans of shape {list(shape)}, not {pixels.dtype} {list(pixels.shape)}")
-        return pixels.to(logits.device)
-    match pixels:
-        case "predicted":
-            return logits.argmax(1) == target
-        case "all":
-            return torch.ones(shape, dtype=torch.bool, device=logits.device)
-    raise ValueError(f"pixels must be 'predicted', 'all' or a mask, not {pixels!r}")

@@ -14,9 +14,8 @@ zero would mean nothing, for most of the feature maps are linear projections.
 from __future__ import annotations
 
 import json
-from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Literal
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -27,26 +26,28 @@ from safetensors.torch import load_file
 from vitrail import __version__
 from vitrail.classes import TissueClass
 from vitrail.core.files import read_regular, regular_file, write_text
+from vitrail.core.resume import Parts
 from vitrail.errors import ModelError, TileError
+from vitrail.explain.fused import Reader, assemble, read_pass
 from vitrail.explain.hooks import frozen, record_activations, seen
 from vitrail.explain.layers import Layers, run
-from vitrail.explain.methods.gradcam import sign_of
+from vitrail.explain.methods.base import ExplanationMethod, TrainingTiles, fitted_heads
+from vitrail.explain.methods.hrcam_training import Course, Examples, retrain
 from vitrail.explain.methods.logistic import logistic_regression
-from vitrail.explain.receptive_field import frames
-from vitrail.explain.saliency import Maps
-from vitrail.models.store import model_digest, save_tensors
+from vitrail.models.store import save_tensors
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from numpy.typing import NDArray
     from torch import Tensor, nn
 
-    from vitrail.explain.saliency import Frame, Size
+    from vitrail.explain.saliency import Maps
 
-_NAME = "hrcam"
 _WEIGHTS, _JSON = "hrcam.safetensors", "hrcam.json"
+
+BLOCK = 512
+"""Tiles that are pooled in one go: what a killed run loses at most."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -80,6 +81,133 @@ class HRCamHead:
     def accuracy(self, pooled: Tensor, tumor: NDArray[np.bool_]) -> float:
         """Return the share of rows whose class it tells. A heatmap of a classifier that fails explains nothing."""
         return float(np.mean((self.logits(pooled) > 0).cpu().numpy() == tumor))
+
+
+class HRCam(ExplanationMethod):
+    """HR-CAM of a classifier and of a segmenter's encoder; its head is the dense layer on pooled features."""
+
+    name, title, colour = "hrcam", "HR-CAM", (94, 60, 153)
+    needs_head = on_slides = True
+
+    def reader(self, network: nn.Module, head: HRCamHead | None = None) -> Reader:
+        """Return what weighs the feature maps of the head's layers and adds them up.
+
+        Weighting comes first, as a 1x1 convolution: both steps are linear, so the result is the same, and one map a
+        layer is enlarged, not hundreds.
+
+        Parameters
+        ----------
+        network
+            That the head was fitted on.
+        head
+            The dense layer.
+
+        Returns
+        -------
+        Reader
+            It raises `ModelError` where a layer has other channels.
+
+        Raises
+        ------
+        ModelError
+            There is no head.
+        """
+        if head is None:
+            raise ModelError("HR-CAM", "has no dense layer", "Fit one, or leave HR-CAM out")
+        parts = head.layers.parts(head.weights.to(next(network.parameters()).device))
+
+        def read(name: str, maps: Tensor) -> Tensor:
+            if maps.shape[1] != len(parts[name]):
+                problem = f"gives {maps.shape[1]} feature maps, but HR-CAM was fitted on {len(parts[name])}"
+                raise ModelError(f"layer {name!r}", problem, "Fit HR-CAM on this network")
+            with torch.autocast(maps.device.type, enabled=False):
+                # a 1x1 convolution; as a product it costs a fifth
+                return maps.detach().float().movedim(1, 3) @ parts[name].to(maps.device)
+
+        layers, unit = head.layers, "logit of tumor of HR-CAM's dense layer, from the feature maps at each place alone"
+        return Reader(
+            method=self.name, layers=layers.names, strides=layers.strides, read=read, unit=unit, bias=head.bias
+        )
+
+    def fit(self, tiles: TrainingTiles) -> tuple[HRCamHead, dict[str, Any]]:
+        """Train the dense layer, to convergence or for epochs, as `explain.training` says.
+
+        Parameters
+        ----------
+        tiles
+            The network and its training tiles; they are pooled in blocks that survive a kill.
+
+        Returns
+        -------
+        tuple[HRCamHead, dict[str, Any]]
+            The layer, and its `train_accuracy` on the `train_tiles`.
+
+        Raises
+        ------
+        ModelError
+            A feature map or the loss is not finite, or the device's memory is too small.
+        """
+        settings, explainer, rows = tiles.settings.explain, tiles.explainer, tiles.rows
+        parts, blocks = Parts(tiles.unfinished / "pooled"), []
+        with tiles.progress.task("pool", len(rows)) as step:
+            for start in range(0, len(rows), BLOCK):
+                block = rows[start : start + BLOCK]
+
+                def make(block: NDArray[np.int64] = block) -> NDArray[np.float32]:
+                    return explainer.pool(tiles.images[block]).numpy()
+
+                blocks.append(parts.array(f"{tiles.task}-{start:09d}", make))
+                step(len(block), tiles.task)
+        pooled = torch.from_numpy(np.concatenate(blocks))
+        if settings.training == "exact":
+            head = fit(explainer.layers, pooled, tiles.tumor, settings.l2)
+        else:
+            own = tiles.settings.classifier if tiles.task == "classifier" else tiles.settings.segmenter
+            course = Course(
+                epochs=settings.epochs,
+                learning_rate=settings.learning_rate,
+                batch=own.batch,
+                l2=settings.l2,
+                seed=(tiles.settings.seed, *tiles.task.encode()),
+                augmenter=tiles.augmenter,
+            )
+            examples = Examples(images=tiles.images, rows=rows, tumor=tiles.tumor, pooled=pooled)
+            checkpoint = tiles.unfinished / f"{tiles.task}-epochs.safetensors"
+            weights, bias = retrain(explainer, examples, course, checkpoint=checkpoint, progress=tiles.progress)
+            head = HRCamHead(layers=explainer.layers, weights=weights, bias=bias, l2=settings.l2)
+        return head, {"train_accuracy": head.accuracy(pooled, tiles.tumor), "train_tiles": len(rows)}
+
+    def save(self, folder: Path, head: HRCamHead) -> None:
+        """Write a dense layer; see `save_head`."""
+        save_head(folder, head)
+
+    def load(self, folder: Path) -> HRCamHead:
+        """Read a dense layer; see `load_head`."""
+        return load_head(folder)
+
+    def redraw(self, head: HRCamHead, seed: int) -> HRCamHead:
+        """Draw the dense layer anew from normal distributions, with each layer's root mean square.
+
+        Parameters
+        ----------
+        head
+            The dense layer.
+        seed
+            Draws the weights.
+
+        Returns
+        -------
+        HRCamHead
+            Every layer keeps its say. Permuting all weights instead would keep the mean of each layer's, and with it a
+            part of the map.
+        """
+        generator = torch.Generator().manual_seed(seed)
+        parts = head.layers.parts(head.weights.cpu())
+        drawn = [torch.randn(len(part), generator=generator) * part.square().mean().sqrt() for part in parts.values()]
+        return replace(head, weights=torch.cat(drawn))
+
+
+METHOD = HRCam()
 
 
 def pool(network: nn.Module, images: Tensor, layers: Layers) -> Tensor:
@@ -163,84 +291,11 @@ def hrcam(network: nn.Module, images: Tensor, hrcam_head: HRCamHead, target: Tis
     ValueError
         The target is none of these two.
     """
-    with watching(network, hrcam_head, images.shape[1]) as watched:
-        run(network, images.detach())
-    return watched.maps((images.shape[2], images.shape[3]), target)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Watched:
-    """What one forward pass left behind for HR-CAM.
-
-    Attributes
-    ----------
-    network
-        The network that ran.
-    auxiliary
-        The dense layer.
-    channels
-        Of its images.
-    weighted
-        Each layer's feature maps, weighted and added up, `[n, h, w]`.
-    """
-
-    network: nn.Module
-    hrcam_head: HRCamHead
-    channels: int
-    weighted: dict[str, Tensor]
-
-    def maps(self, image_px: Size, target: TissueClass = TissueClass.TUMOR) -> Maps:
-        """Enlarge and add up the layers for images of a height and width; see `hrcam`."""
-        sign, layers = sign_of(target), self.hrcam_head.layers
-        parts = [seen(self.weighted, name) for name in layers.names]
-        places = frames(self.network, (self.channels, *image_px), layers.names, layers.strides)
-        values = sum((_onto(parts[0], places[0], *each) for each in zip(parts[1:], places[1:], strict=True)), parts[0])
-        bias = self.hrcam_head.bias
-        logits = torch.stack([part.mean((1, 2)) for part in parts]).sum(0) + bias
-        values = (values + bias) * sign
-        return Maps(method=_NAME, layers=layers.names, target=target.key, values=values, output=logits, frame=places[0])
-
-
-@contextmanager
-def watching(network: nn.Module, hrcam_head: HRCamHead, channels: int = 3) -> Iterator[Watched]:
-    """Collect what HR-CAM needs from whatever forward pass runs inside the block, for instance that of Grad-CAM.
-
-    Parameters
-    ----------
-    network, auxiliary
-        As for `hrcam`.
-    channels
-        Of the images.
-
-    Raises
-    ------
-    ModelError
-        As for `hrcam`.
-    """
-    weigh = weight_maps(hrcam_head, next(network.parameters()).device)
-    with frozen(network), record_activations(network, hrcam_head.layers.names, weigh) as weighted:
-        yield Watched(network=network, hrcam_head=hrcam_head, channels=channels, weighted=weighted)
-
-
-def weight_maps(hrcam_head: HRCamHead, device: torch.device) -> Callable[[str, Tensor], Tensor]:
-    """Return what weighs a layer's feature maps `[n, c, h, w]` and adds them up, `[n, h, w]`."""
-    parts = hrcam_head.layers.parts(hrcam_head.weights.to(device))
-
-    def weigh(name: str, maps: Tensor) -> Tensor:
-        if maps.shape[1] != len(parts[name]):
-            problem = f"gives {maps.shape[1]} feature maps, but HR-CAM was fitted on {len(parts[name])}"
-            raise ModelError(f"layer {name!r}", problem, "Fit HR-CAM on this network")
-        with torch.autocast(maps.device.type, enabled=False):
-            return maps.detach().float().movedim(1, 3) @ parts[name]  # a 1x1 convolution; as a product it costs a fifth
-
-    return weigh
-
-
-def _onto(finest: Tensor, frame: Frame, values: Tensor, own: Frame) -> Tensor:
-    """Enlarge maps `[n, h, w]` to the places that the cells of the finest ones look at."""
-    at = frame.centres((finest.shape[1], finest.shape[2]))
-    rows, columns = (torch.from_numpy(each).to(values) for each in own.onto((values.shape[1], values.shape[2]), *at))
-    return rows @ values @ columns.T
+    reader = METHOD.reader(network, hrcam_head)
+    with frozen(network):
+        output, sums = read_pass(network, images.detach(), [reader])
+    shape = images.shape[1], images.shape[2], images.shape[3]
+    return assemble(network, reader, sums[reader.method], shape, target, output)
 
 
 class _File(BaseModel):
@@ -264,7 +319,7 @@ class _File(BaseModel):
         return self
 
 
-def save_auxiliary(folder: Path, hrcam_head: HRCamHead) -> None:
+def save_head(folder: Path, hrcam_head: HRCamHead) -> None:
     """Write `hrcam.safetensors` and, last, `hrcam.json` into a folder."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / _JSON).unlink(missing_ok=True)
@@ -282,7 +337,7 @@ def save_auxiliary(folder: Path, hrcam_head: HRCamHead) -> None:
 
 
 def load_head(folder: Path) -> HRCamHead:
-    """Read what `save_auxiliary` wrote.
+    """Read what `save_head` wrote.
 
     Raises
     ------
@@ -303,41 +358,7 @@ def load_head(folder: Path) -> HRCamHead:
     return HRCamHead(layers=layers, weights=weights, bias=content.bias, l2=content.l2, fitted_on=content.fitted_on)
 
 
-FIT = "remove RUN/explanations, if it is there, and fit it with: vitrail explain RUN"
-"""What to do where `unfitted` has a reason."""
-
-
 def fitted_head(model_folder: Path) -> HRCamHead:
-    """Read HR-CAM's dense layer for a model from the run that it belongs to.
-
-    Raises
-    ------
-    ModelError
-        There is none, it was fitted on other weights (see `unfitted`), or it cannot be read.
-    """
-    folder, reason = _beside(model_folder), unfitted(model_folder)
-    if reason:  # a run's own stages find one, unless files were exchanged by hand
-        raise ModelError(model_folder, reason, f"Remove {folder.parent}, if it is there, and run: vitrail explain RUN")
-    return load_head(folder)
-
-
-def unfitted(model_folder: Path) -> str | None:
-    """Say why there is no HR-CAM of a model; None where its run has a dense layer that was fitted on these weights.
-
-    Raises
-    ------
-    ModelError
-        The layer is there, but cannot be read.
-    """
-    folder = _beside(model_folder)
-    if not folder.is_dir():
-        return "its run has no dense layer for HR-CAM"
-    if load_head(folder).fitted_on != model_digest(model_folder):
-        return "HR-CAM's dense layer was fitted on other weights, or before its file said on which"
-    return None
-
-
-def _beside(model_folder: Path) -> Path:
-    """Return the folder of a model's dense layer in the run that the model is in."""
-    own = model_folder.resolve()
-    return own.parent / "explanations" / own.name
+    """Read HR-CAM's dense layer for a model from the run that it belongs to; see `fitted_heads`."""
+    head: HRCamHead = fitted_heads(model_folder, [METHOD])[METHOD.name]
+    return head

@@ -19,7 +19,6 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from vitrail.core.progress import Silent
 from vitrail.errors import ModelError
-from vitrail.explain.methods.hrcam import HRCamHead
 from vitrail.models.preprocessing import intensities
 from vitrail.models.store import save_tensors
 
@@ -92,7 +91,7 @@ def retrain(
     *,
     checkpoint: Path,
     progress: Progress | None = None,
-) -> HRCamHead:
+) -> tuple[Tensor, float]:
     """Train the dense layer for a number of epochs.
 
     Weights start at 0. The same tiles, course and device give the same weights, whether or not the training was
@@ -109,6 +108,11 @@ def retrain(
     progress
         Told of every batch.
 
+    Returns
+    -------
+    tuple[Tensor, float]
+        Weights `[sum of channels]`, float32, and bias for features as they are, not standardised.
+
     Raises
     ------
     ModelError
@@ -121,7 +125,9 @@ def retrain(
         for number in range(done + 1, course.epochs + 1):
             lesson.epoch(number, step)
             lesson.save(checkpoint, number)
-    return lesson.hrcam_head()
+    solution = lesson.parameters.detach()
+    weights = solution[:-1] / lesson.std
+    return weights.float(), float(solution[-1] - weights @ lesson.mean)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -201,10 +207,3 @@ class _Trainer:
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": {0: tensors}, "param_groups": groups})
         return number
-
-    def hrcam_head(self) -> HRCamHead:
-        """Return the layer for features as they are, not standardised."""
-        found = self.parameters.detach()
-        weights = found[:-1] / self.std
-        bias = float(found[-1] - weights @ self.mean)
-        return HRCamHead(layers=self.explainer.layers, weights=weights.float(), bias=bias, l2=self.course.l2)

@@ -260,12 +260,9 @@ def columns_of(kinds: Mapping[str, Kind]) -> list[tuple[str, str, bool]]:
 
     Maps that are not signed do not.
     """
-    columns = [(f"{pair}_relu" if relu else pair, pair, relu) for pair in PAIRS for relu in (False, True)]
-    return [(name, pair, relu) for name, pair, relu in columns if not relu or _all_signed(kinds, pair)]
-
-
-def _all_signed(kinds: Mapping[str, Kind], pair: str) -> bool:
-    return all(kinds[key].signed for key in PAIRS[pair])
+    found = pairs(kinds)
+    columns = [(f"{pair}_relu" if relu else pair, pair, relu) for pair in found for relu in (False, True)]
+    return [column for column in columns if not column[2] or all(kinds[key].signed for key in found[column[1]])]
 
 
 def write_summary(folder: Path, summary: Mapping[str, Any]) -> None:

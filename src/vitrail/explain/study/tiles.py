@@ -1,4 +1,4 @@
-"""Every test tile through both networks, both methods in one pass, straight into the file of the maps."""
+"""Every test tile through both networks, methods sharing passes, straight into the file of the maps."""
 
 from __future__ import annotations
 
@@ -8,21 +8,17 @@ import numpy as np
 import pandas as pd
 import torch
 
-from vitrail.classes import TissueClass
-from vitrail.core.files import read_table, write_table
 from vitrail.errors import ModelError
 from vitrail.explain.study.store import Kind
+from vitrail.models.batches import tumor_score
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from pathlib import Path
 
     from numpy.typing import NDArray
-    from torch import Tensor
 
-    from vitrail.classes import Task
     from vitrail.core.progress import Step
-    from vitrail.explain.saliency import Maps
+    from vitrail.core.resume import Parts
     from vitrail.explain.study.networks import Network, Sources
     from vitrail.explain.study.store import SaliencyFile
 
@@ -33,85 +29,95 @@ BLOCK = 256
 
 
 def kinds_of(networks: Sequence[Network], image: Images) -> dict[str, Kind]:
-    """Find the shape and the frame of all maps by explaining one tile, `[h, w, 3]`."""
-    kinds = {}
-    for network in networks:
-        for maps in next(network.explainer.both(image[None], network.hrcam_head)):
-            kinds[f"{network.task}_{maps.method}"] = _kind(maps)
-    return kinds
+    """Find the shape and the frame of all maps by explaining one tile.
 
-
-def _kind(maps: Maps) -> Kind:
-    _, height, width = maps.values.shape  # noqa: PD011 - no data frame
-    return Kind(
-        method=maps.method,
-        layers=maps.layers,
-        target=maps.target,
-        frame=maps.frame,
-        size=(height, width),
-        signed=maps.signed,
-    )
-
-
-def blocks_of(sources: Sources) -> Path:
-    """Return the folder of the marks of finished blocks."""
-    return sources.unfinished / "blocks"
-
-
-def explain_tiles(networks: Sequence[Network], sources: Sources, file: SaliencyFile) -> pd.DataFrame:
-    """Explain all test tiles; blocks that an interrupted run has finished are not explained again.
+    Parameters
+    ----------
+    networks
+        The networks.
+    image
+        `[h, w, 3]`.
 
     Returns
     -------
-    One row a test tile: by task what the network said (see `vitrail.explain.study.store`), and as `<task>_hrcam` the
-    logit of HR-CAM's dense layer.
+    dict[str, Kind]
+        By key, `<network>_<method>`.
+    """
+    return {
+        f"{network.task}_{maps.method}": Kind(
+            method=maps.method,
+            layers=maps.layers,
+            target=maps.target,
+            frame=maps.frame,
+            size=(maps.values.shape[1], maps.values.shape[2]),  # noqa: PD011 - no data frame
+            signed=maps.signed,
+        )
+        for network in networks
+        for maps in next(network.explainer.maps(image[None], network.methods, network.heads))
+    }
+
+
+def explain_tiles(networks: Sequence[Network], sources: Sources, file: SaliencyFile, blocks: Parts) -> pd.DataFrame:
+    """Explain all test tiles; blocks that an interrupted run has finished are not explained again.
+
+    Parameters
+    ----------
+    networks
+        The networks.
+    sources
+        Whose test tiles are explained.
+    file
+        Where the maps go.
+    blocks
+        What is not maps, block by block.
+
+    Returns
+    -------
+    pd.DataFrame
+        One row a test tile: by task the network's tumor score, see `vitrail.explain.study.store`, and as
+        `<task>_<method>` the logit of the method's head.
 
     Raises
     ------
     ModelError
         A map is not finite, or the device's memory is too small.
     """
-    rows, folder = sources.rows("test"), blocks_of(sources)
-    folder.mkdir(exist_ok=True)
+    rows, tables = sources.rows("test"), []
     parts = [slice(start, min(start + BLOCK, len(rows))) for start in range(0, len(rows), BLOCK)]
-    paths = [folder / f"{part.start:09d}.parquet" for part in parts]
-    with sources.progress.task("explain", len(rows) * len(networks)) as step:
-        for part, path in zip(parts, paths, strict=True):
-            if path.is_file():
-                step((part.stop - part.start) * len(networks))
-                continue
-            images, maps = sources.tiles.images[rows[part]], {key: file.maps(key)[part] for key in file.kinds}
-            told = [_explain(network, images, maps, step) for network in networks]
-            file.flush()
-            write_table(path, pd.concat(told, axis=1))
-    return pd.concat([read_table(path) for path in paths], ignore_index=True)
+    done = sum(p.stop - p.start for p in parts if (blocks.folder / f"{p.start:09d}.parquet").is_file())
+    with sources.progress.task("explain", len(rows) * len(networks), done * len(networks)) as step:
+        for part in parts:
+
+            def explain(part: slice = part) -> pd.DataFrame:
+                images, maps = sources.tiles.images[rows[part]], {key: file.maps(key)[part] for key in file.kinds}
+                scores = [_explain_block(network, images, maps, step) for network in networks]
+                file.flush()  # before the block counts as finished
+                return pd.concat(scores, axis=1)
+
+            tables.append(blocks.table(f"{part.start:09d}", explain))
+    return pd.concat(tables, ignore_index=True)
 
 
-def _explain(network: Network, images: Images, into: Mapping[str, NDArray[np.float32]], step: Step) -> pd.DataFrame:
-    """Explain a block with one network and write its maps; returns what network and dense layer said."""
-    told, at = [], 0
-    for gradcam, hrcam in network.explainer.both(images, network.hrcam_head):
-        part = slice(at, at + len(gradcam.values))
-        for maps in (gradcam, hrcam):
-            into[f"{network.task}_{maps.method}"][part] = _finite(maps, network.task)
-        said = {network.task: _said(network.task, gradcam.output), f"{network.task}_hrcam": hrcam.output.cpu().numpy()}
-        told.append(pd.DataFrame(said))
-        at = part.stop
+def _explain_block(
+    network: Network, images: Images, into: Mapping[str, NDArray[np.float32]], step: Step
+) -> pd.DataFrame:
+    """Explain a block with one network and write its maps; returns the scores of network and heads."""
+    tables, start = [], 0
+    for batch in network.explainer.maps(images, network.methods, network.heads):
+        part = slice(start, start + len(batch[0].values))
+        outputs = [maps.output for maps in batch if maps.output is not None]
+        # where no method has run the network to its end
+        output = outputs[0] if outputs else torch.cat(list(network.explainer.outputs(images[part])))
+        scores: dict[str, NDArray[np.floating]] = {network.task: tumor_score(output)}
+        for maps in batch:
+            values = maps.values.cpu().numpy()  # noqa: PD011 - no data frame
+            if not np.isfinite(values).all():
+                cure = f"Train it again, with {network.task}.learning_rate lower"
+                raise ModelError(network.task, f"its {maps.method} maps are not finite", cure)
+            into[f"{network.task}_{maps.method}"][part] = values
+            if maps.head_logits is not None:
+                scores[f"{network.task}_{maps.method}"] = maps.head_logits.cpu().numpy()
+        tables.append(pd.DataFrame(scores))
+        start = part.stop
         step(part.stop - part.start)
-    return pd.concat(told, ignore_index=True)
-
-
-def _finite(maps: Maps, task: Task) -> NDArray[np.float32]:
-    values: NDArray[np.float32] = maps.values.cpu().numpy()  # noqa: PD011 - no data frame
-    if not np.isfinite(values).all():
-        raise ModelError(
-            task, f"its {maps.method} maps are not finite", f"Train it again, with {task}.learning_rate lower"
-        )
-    return values
-
-
-def _said(task: Task, output: Tensor) -> NDArray[np.float64]:
-    """Return the tumor probability of each tile, or its fraction of pixels called tumor, `[n]`."""
-    if task == "classifier":
-        return torch.sigmoid(output.cpu().double()).numpy()
-    return np.asarray((output.argmax(1) == TissueClass.TUMOR).cpu().numpy().mean((1, 2)))
+    return pd.concat(tables, ignore_index=True)

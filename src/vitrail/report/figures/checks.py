@@ -13,7 +13,7 @@ from matplotlib.ticker import PercentFormatter
 
 from vitrail.classes import NETWORK_COLOURS, NETWORKS
 from vitrail.evaluation.explanations import perturbation_curves, randomisation_curves, truth_table
-from vitrail.explain.checks.store import CASCADES
+from vitrail.explain.checks.results import CASCADES
 from vitrail.explain.study.store import split_key
 from vitrail.report.figures.gallery import map_titles
 from vitrail.report.figures.spec import NO_SUCH_FIGURE, FigureSpec

@@ -172,9 +172,7 @@ def _draw_matrix(axes: Axes, counts: NDArray[np.int64], names: Sequence[str]) ->
 
 FIGURES = (
     FigureSpec(
-        name="cohort",
-        number="Figure 1",
-        section="cohort",
+        name="cohort", number="Figure 1", section="cohort",
         draw=lambda data: cohort_figure(data.evaluation),
         caption=lambda _: (
             "Slides and tiles in each part of the cohort, and the patients' characteristics where slides.csv gives "
@@ -182,10 +180,7 @@ FIGURES = (
         ),
     ),
     FigureSpec(
-        name="confusion",
-        number="Figure 3 d\N{EN DASH}f",
-        section="scores",
-        order=1,
+        name="confusion", number="Figure 3 d\N{EN DASH}f", section="scores", order=1,
         draw=lambda data: confusion_figure(data.evaluation),
         caption=lambda _: (
             "Confusion matrices on the test data; each row sums to 100 %, counts below. (d) Classification network, "
@@ -194,13 +189,11 @@ FIGURES = (
         ),
     ),
     FigureSpec(
-        name="training",
-        number="Figure E",
-        section="training",
+        name="training", number="Figure E", section="training",
         draw=lambda data: training_figure(data.evaluation.history),
         caption=lambda _: (
             "Loss and validation score of each epoch. The dotted line marks the epoch whose weights were kept, the one "
             f"with the lowest validation loss. {NO_SUCH_FIGURE}"
         ),
     ),
-)
+)  # fmt: skip

@@ -214,9 +214,7 @@ def _written(value: float, pattern: str = ".3f") -> str:
 
 FIGURES = (
     FigureSpec(
-        name="roc",
-        number="Figure 3 a\N{EN DASH}c",
-        section="scores",
+        name="roc", number="Figure 3 a\N{EN DASH}c", section="scores",
         draw=lambda data: roc_figure(data.evaluation),
         caption=lambda data: (
             "Receiver operating characteristic on the test tiles, and the area under each curve (AUC) with its 95 % "
@@ -227,9 +225,7 @@ FIGURES = (
         ),
     ),
     FigureSpec(
-        name="calibration",
-        number="Figure A",
-        section="calibration",
+        name="calibration", number="Figure A", section="calibration",
         applies=has_test_tiles,
         draw=lambda data: calibration_figure(data.evaluation),
         caption=lambda _: (
@@ -241,9 +237,7 @@ FIGURES = (
         ),
     ),
     FigureSpec(
-        name="shares",
-        number="Figure B",
-        section="per-slide",
+        name="shares", number="Figure B", section="per-slide",
         applies=has_test_tiles,
         draw=lambda data: shares_figure(data.evaluation),
         caption=lambda _: (
@@ -255,9 +249,7 @@ FIGURES = (
         ),
     ),
     FigureSpec(
-        name="patients",
-        number="Figure C",
-        section="per-patient",
+        name="patients", number="Figure C", section="per-patient",
         applies=lambda data: 0 < len(data.evaluation.patient_table) <= _MOST_PATIENTS,
         draw=lambda data: patients_figure(data.evaluation),
         caption=lambda _: (
@@ -266,9 +258,7 @@ FIGURES = (
         ),
     ),
     FigureSpec(
-        name="groups",
-        number="Figure D",
-        section="groups",
+        name="groups", number="Figure D", section="groups",
         applies=lambda data: has_test_tiles(data) and bool(data.evaluation.patient_groups),
         draw=lambda data: groups_figure(data.evaluation),
         caption=lambda _: (
@@ -277,4 +267,4 @@ FIGURES = (
             f"network's value on all test tiles. {NO_SUCH_FIGURE}"
         ),
     ),
-)
+)  # fmt: skip

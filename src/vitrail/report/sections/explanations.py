@@ -15,7 +15,7 @@ from vitrail.evaluation.explanations import (
     verdict_table,
 )
 from vitrail.evaluation.groups import FEWEST_PATIENTS
-from vitrail.explain.checks.verdicts import CAUSE, LEAST_FALL, LOST, fall
+from vitrail.explain.checks.results import CAUSE, LEAST_FALL, LOST, fall
 from vitrail.explain.study.store import split_key
 from vitrail.report.figures.agreement import pair_titles
 from vitrail.report.figures.checks import REGIONS

@@ -6,21 +6,21 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from vitrail.explain.checks import store as checked
-from vitrail.explain.checks.localisation import turned, weights_inside
-from vitrail.explain.checks.store import as_table
-from vitrail.explain.checks.verdicts import LEAST_FALL, LOST, beyond, verdicts
+from vitrail.explain.checks.localisation import relevance_mass, turned
+from vitrail.explain.checks.results import COLUMNS, LEAST_FALL, LOST, as_table, summarise, verdict, verdicts
 from vitrail.explain.study.store import KEYS
+from vitrail.metrics.bootstrap import crossed_estimate, estimate
 
 COHORTS = 200
 MOST = 0.05
 """Share of cohorts in which a map that knows nothing may pass, or one at its limit."""
 
 NO = [None, None, None]
+EMPTY = {name: as_table(name, []) for name in COLUMNS}
 
 
 @pytest.mark.parametrize(
-    ("estimates", "verdict"),
+    ("estimates", "expected"),
     [
         (([2, 1, 3],), "passes"),
         (([-2, -3, -1],), "fails"),
@@ -35,10 +35,15 @@ NO = [None, None, None]
         (([1, 0.0, 2],), "undecided"),
     ],
 )
-def test_the_rule(estimates, verdict):
-    assert beyond(*estimates) == verdict
+def test_the_rule(estimates, expected):
+    assert verdict(*estimates) == expected
     shifted = [[None if end is None else end + 5 for end in each] for each in estimates]
-    assert beyond(*shifted, limit=5) == verdict
+    assert verdict(*shifted, limit=5) == expected
+
+
+def summary_of(**tables):
+    """The summary of one kind of maps, from tables of which some are empty."""
+    return summarise(EMPTY | {name: as_table(name, [table]) for name, table in tables.items()}, 0, KEYS[:1])
 
 
 def summary_with(excess=NO, ends=None, truth=None):
@@ -52,13 +57,13 @@ def summary_with(excess=NO, ends=None, truth=None):
 
 
 def test_what_is_lost_is_below_the_limit():
-    for excess, verdict in (
+    for excess, expected in (
         ([0.05, 0.01, LOST - 0.01], "passes"),
         ([0.05, -0.01, LOST + 0.01], "undecided"),
         ([0.5, LOST + 0.01, 0.9], "fails"),
         (NO, "undecided"),
     ):
-        assert verdicts(summary_with(excess))["segmenter_hrcam"]["randomisation"] == verdict
+        assert verdicts(summary_with(excess))["segmenter_hrcam"]["randomisation"] == expected
 
 
 def test_curves_of_a_network_that_blur_does_not_disturb_decide_nothing():
@@ -92,13 +97,13 @@ def blind_cohort(rng, patients):
     how_many = rng.uniform(0.2, 0.9, patients)[np.unique(owners, return_inverse=True)[1]]
     maps = rng.normal(size=(len(owners), SIDE, SIDE)) + 1.5 * middle
     nuclei = rng.random(maps.shape) < how_many[:, None, None] * middle
-    shares = np.array([weights_inside(values, nuclei) for values in maps])  # [maps, tiles]
+    shares = np.array([relevance_mass(values, nuclei) for values in maps])  # [maps, tiles]
     own = np.eye(len(owners), dtype=bool)
     return pd.DataFrame({
         "tile": np.arange(len(owners)), "patient_id": owners, "key": KEYS[0], "region": "atypical_nuclei",
         "weight": shares[own], "others": np.ma.array(shares, mask=own).mean(0).filled(),
         "turned": [
-            np.mean([weights_inside(way, inside[None])[0] for way in turned(values)])
+            np.mean([relevance_mass(way, inside[None])[0] for way in turned(values)])
             for values, inside in zip(maps, nuclei, strict=True)
         ],
         "area": nuclei.mean((1, 2)),
@@ -109,9 +114,9 @@ def test_maps_that_know_nothing_of_the_nuclei_seldom_pass():
     rng, counts, beyond_area = np.random.default_rng(0), dict.fromkeys(("passes", "fails", "undecided"), 0), 0
     for cohort in range(COHORTS // 2):
         table = blind_cohort(rng, 3 + cohort % 6)
-        found = checked._located(as_table("truth", [table]), 0)
-        counts[verdicts(summary_with(truth=dict.fromkeys(KEYS, found)))[KEYS[0]]["localisation"]] += 1
-        beyond_area += found["atypical_nuclei"]["interval"][0] > 1
+        summary = summary_of(truth=table)
+        counts[summary["verdicts"][KEYS[0]]["localisation"]] += 1
+        beyond_area += summary["truth"][KEYS[0]]["atypical_nuclei"]["interval"][0] > 1
     assert beyond_area > 0.3 * COHORTS / 2  # by the area alone these would be called more than chance
     assert counts["passes"] <= MOST * COHORTS / 2
     assert counts["undecided"] > 0.85 * COHORTS / 2
@@ -123,12 +128,12 @@ def test_random_maps_seldom_beat_a_random_order():
     for cohort in range(COHORTS // 2):
         owners = pd.Series(owners_of(rng, 3 + cohort % 6, 6), name="patient_id")
         shift = dict(zip(np.unique(owners), rng.normal(0, 0.05, len(set(owners))), strict=True))
-        areas = pd.DataFrame({
-            ("classifier", order, "deletion"): bias + sign * owners.map(shift) + rng.normal(0, 0.1, len(owners))
-            for order, bias, sign in (("gradcam", 0, 1), ("random", 0, -1), ("blob", 0.9, 0))
-        }).set_index(owners)  # fmt: skip
-        curve = checked._area(areas, KEYS[0], "deletion", 0)
-        counts[beyond(curve["over_random"], curve["over_blob"])] += 1
+        own, random, blob = (
+            bias + sign * owners.map(shift) + rng.normal(0, 0.1, len(owners))
+            for bias, sign in ((0, 1), (0, -1), (0.9, 0))
+        )
+        over_random, over_blob = (estimate(other - own, 1, owners, 0).json for other in (random, blob))
+        counts[verdict(over_random, over_blob)] += 1
     assert counts["passes"] <= MOST * COHORTS / 2
     assert counts["undecided"] > 0.85 * COHORTS / 2
 
@@ -144,11 +149,7 @@ def test_at_the_limit_of_randomisation_few_pass_and_few_fail(patients, draws):
         )
         excess = LOST + effects[tiles] + rng.normal(0, 0.05, (len(tiles), draws))
         tile, draw = (axis.ravel() for axis in np.indices(excess.shape))
-        table = pd.DataFrame({
-            "tile": tile, "patient_id": [f"P{i}" for i in tiles[tile]], "draw": draw, "network": "classifier",
-            "method": "gradcam", "number": 1, "step": "head", "correlation": 0.5 + excess.ravel(), "chance": 0.5,
-        })  # fmt: skip
-        excess = checked._randomisation(table, KEYS[0], 0)["excess"]
-        counts[verdicts(summary_with(excess))[KEYS[0]]["randomisation"]] += 1
+        found = crossed_estimate(excess.ravel(), tiles[tile], draw, 0).json
+        counts[verdicts(summary_with(found))[KEYS[0]]["randomisation"]] += 1
     assert counts["passes"] <= MOST * COHORTS
     assert counts["fails"] <= MOST * COHORTS

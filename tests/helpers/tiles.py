@@ -1,0 +1,21 @@
+"""One slide cut into tiles, and these in memory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+
+from vitrail.tiles.extract import CutJob, cut_part, read_part
+from vitrail.tiles.store import TileTable
+
+
+def cut_slide(entry, settings):
+    """Return the tiles of a slide as a worker process leaves them."""
+    with TemporaryDirectory() as folder:
+        job = CutJob(entry=entry, settings=settings, part=Path(folder) / "part")
+        outcome = cut_part(job)
+        assert not outcome.skipped, outcome.skipped
+        part = read_part(job.part)
+        return TileTable(rows=part.rows, images=np.load(part.images), masks=np.load(part.masks))
