@@ -116,10 +116,7 @@ def write_checks(folder, *, phantom=True, patients=6, tiles=12, draws=4, methods
     tables = {name: pd.DataFrame(rows, columns=list(COLUMNS[name])) for name, rows in names.items()}
     for name, table in tables.items():
         table.astype(COLUMNS[name]).to_parquet(folder / f"{name}.parquet")
-    summary = summarise(tables, 0)
-    for network, method in product(NETWORKS, [name for name in methods if name not in METHODS]):
-        for part in ("perturbation", "randomisation", "truth", "verdicts"):
-            summary[part].setdefault(f"{network}_{method}", summary[part][f"{network}_gradcam"])
+    summary = summarise(tables, 0, [f"{network}_{method}" for network, method in product(NETWORKS, methods)])
     (folder / "summary.json").write_text(json.dumps(summary))
     return folder
 

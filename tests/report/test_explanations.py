@@ -239,6 +239,7 @@ def test_a_third_method_is_on_the_page(third):
     shown = Page(third[1].read_text())
     assert any(words.startswith("Toy, classification network: passes deletion") for words in shown.words)
     assert {"Classification network: Grad-CAM and Toy", "Toy: both networks"} < set(shown.words)
+    assert any(words.startswith("3 methods show for each of 36 test tiles") for words in shown.words)
     captions = " ".join(shown.labels)
     assert "tumor tiles with HR-CAM and Toy" in captions
     assert "all maps of both networks" in captions

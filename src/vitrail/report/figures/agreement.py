@@ -51,8 +51,8 @@ def figures_of(data: ReportData) -> tuple[FigureSpec, ...]:
 def pair_titles(stored: Stored) -> dict[str, tuple[str, str]]:
     """Return how each pair of maps is called in the figure, and in the table; the paper's first, in its order."""
     titles = {}
-    for pair, (one, other) in pairs(stored.keys).items():
-        (network, method), (other_network, other_method) = split_key(one), split_key(other)
+    for pair, (first, second) in pairs(stored.keys).items():
+        (network, method), (other_network, other_method) = split_key(first), split_key(second)
         if network == other_network:
             methods = f"{stored.methods[method]} and {stored.methods[other_method]}"
             titles[pair] = f"{SHORT[network]}: {methods}", f"{SHORT[network]} network: {methods}"

@@ -48,6 +48,7 @@ def section(explained: Explained) -> dict[str, Any]:
         "layers": {network: layers[layers["network"] == network].to_dict("records") for network in NETWORKS},
         "empty": empty_table(summary).to_dict("records"),
         "kinds": titles,
+        "methods": stored.methods,
         "wrong": bool(explained.examples.wrong),
         "checks": None,
     }
