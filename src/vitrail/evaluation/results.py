@@ -12,10 +12,19 @@ import numpy as np
 import pandas as pd
 
 from vitrail.classes import CLASSES, LABELS, NETWORKS
-from vitrail.evaluation.explanations import explanation_metrics
+from vitrail.evaluation.explanations import check_tables, explanation_metrics, explanation_tables
 from vitrail.evaluation.groups import patient_groups, too_small
 from vitrail.evaluation.names import ALL_SCORES, CALIBRATION, DIFFERENCES, ENSEMBLES, ROWS, SINGLE
-from vitrail.evaluation.tables import tables
+from vitrail.evaluation.tables import (
+    agreement_table,
+    calibration_table,
+    confusion_tables,
+    differences_table,
+    groups_table,
+    jaccard_table,
+    networks_table,
+    thresholds_table,
+)
 from vitrail.evaluation.tiles import at_temperature, is_tumor, patients_table, pixel_counts, slides_table
 from vitrail.metrics.bland_altman import pair_parts
 from vitrail.metrics.bootstrap import by_patient, interval, p_value, sample
@@ -128,7 +137,25 @@ class Evaluation:
     @cached_property
     def tables(self) -> dict[str, pd.DataFrame]:
         """The tables of the report by the names of their files, without `.csv`."""
-        return tables(self)
+        test = self.metrics["test"]
+        return {
+            "cohort": self.slides,
+            "skipped": self.skipped,
+            "networks": networks_table(test),
+            "jaccard": jaccard_table(test),
+            "differences": differences_table(test),
+            "operating": thresholds_table(test),
+            "calibration": calibration_table(self.reliability),
+            "slides": self.slide_table,
+            "slide_agreement": agreement_table(test),
+            "patients": self.patient_table,
+            "groups": groups_table(test),
+            **{f"confusion_{name}": table for name, table in confusion_tables(test).items()},
+            **{f"roc_{name}": self.roc[name] for name in ROWS if len(self.probabilities[name]) == 1},
+            **{f"training_{name}": table for name, table in self.history.items()},
+            **(explanation_tables(self.explanations) if self.explanations is not None else {}),
+            **(check_tables(self.checks) if self.checks is not None else {}),
+        }
 
     @cached_property
     def test(self) -> pd.DataFrame:

@@ -8,52 +8,17 @@ import numpy as np
 import pandas as pd
 
 from vitrail.classes import CLASSES, LABELS, NETWORKS
-from vitrail.evaluation.explanations import check_tables, explanation_tables
 from vitrail.evaluation.names import ALL_SCORES, ROWS, SINGLE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from vitrail.evaluation.results import Evaluation
+    from vitrail.metrics.calibration import Reliability
 
     Metrics = Mapping[str, Any]
 
 AGREEMENTS = {"bias": "bias", "lower": "lower limit", "upper": "upper limit", "pearson": "correlation"}
 """What is said of the agreement of tumor shares, and what it is called."""
-
-
-def tables(evaluation: Evaluation) -> dict[str, pd.DataFrame]:
-    """Make every table.
-
-    Parameters
-    ----------
-    evaluation
-        The numbers of a study.
-
-    Returns
-    -------
-    dict[str, pd.DataFrame]
-        By the name of its file.
-    """
-    test = evaluation.metrics["test"]
-    return {
-        "cohort": evaluation.slides,
-        "skipped": evaluation.skipped,
-        "networks": networks_table(test),
-        "jaccard": jaccard_table(test),
-        "differences": differences_table(test),
-        "operating": thresholds_table(test),
-        "calibration": calibration_table(evaluation),
-        "slides": evaluation.slide_table,
-        "slide_agreement": agreement_table(test),
-        "patients": evaluation.patient_table,
-        "groups": groups_table(test),
-        **{f"confusion_{name}": table for name, table in confusion_tables(test).items()},
-        **{f"roc_{name}": evaluation.roc[name] for name in ROWS if len(evaluation.probabilities[name]) == 1},
-        **{f"training_{name}": table for name, table in evaluation.history.items()},
-        **(explanation_tables(evaluation.explanations) if evaluation.explanations is not None else {}),
-        **(check_tables(evaluation.checks) if evaluation.checks is not None else {}),
-    }
 
 
 def networks_table(test: Metrics) -> pd.DataFrame:
@@ -98,11 +63,11 @@ def thresholds_table(test: Metrics) -> pd.DataFrame:
     )
 
 
-def calibration_table(evaluation: Evaluation) -> pd.DataFrame:
-    """Return the bins of the reliability diagrams, of equal width and of equal count."""
+def calibration_table(diagrams: Mapping[str, Mapping[str, Reliability]]) -> pd.DataFrame:
+    """Return the bins of the reliability diagrams, of equal width and of equal count; see `Evaluation.reliability`."""
     parts = []
     for name in SINGLE:
-        for kind, bins in evaluation.reliability[name].items():
+        for kind, bins in diagrams[name].items():
             columns = {"network": name, "bins": kind, "from": bins.edges[:-1], "to": bins.edges[1:]}
             columns |= {"tiles": bins.count, "predicted": bins.predicted, "observed": bins.observed}
             parts.append(pd.DataFrame(columns))

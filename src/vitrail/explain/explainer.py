@@ -11,9 +11,8 @@ import torch
 from vitrail.classes import TissueClass
 from vitrail.explain.fused import ExplainingClassifier, assemble, read_pass
 from vitrail.explain.hooks import frozen
-from vitrail.explain.layers import find_layers
+from vitrail.explain.layers import find_layers, pool
 from vitrail.explain.methods.base import METHODS
-from vitrail.explain.methods.hrcam import pool
 from vitrail.explain.receptive_field import FEATURES
 from vitrail.models.batches import Batches
 from vitrail.models.classifier import Classifier

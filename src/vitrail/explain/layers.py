@@ -150,3 +150,28 @@ def _feature_info(encoder: nn.Module) -> list[dict[str, Any]]:
 def _black(network: nn.Module) -> Tensor:
     weights = next(network.parameters())
     return torch.zeros(1, 3, _PROBE_PX, _PROBE_PX, device=weights.device, dtype=weights.dtype)
+
+
+def pool(network: nn.Module, images: Tensor, layers: Layers) -> Tensor:
+    """Average the feature maps of several layers over the image.
+
+    Parameters
+    ----------
+    network
+        The network, in either mode; of a segmenter only the encoder runs.
+    images
+        `[n, 3, h, w]`, standardised.
+    layers
+        What `find_layers` returns.
+
+    Returns
+    -------
+    Tensor
+        `[n, sum of channels]`, in the order of `layers`.
+    """
+    with (
+        frozen(network),
+        record_activations(network, layers.names, lambda _, maps: maps.detach().float().mean((2, 3))) as means,
+    ):
+        run(network, images.detach())
+    return torch.cat([seen(means, name) for name in layers.names], 1)

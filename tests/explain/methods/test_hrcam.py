@@ -15,16 +15,14 @@ from vitrail.errors import ModelError, TileError
 from vitrail.explain.explainer import Explainer
 from vitrail.explain.fused import assemble, read_pass
 from vitrail.explain.hooks import frozen
-from vitrail.explain.layers import Layers, default_layers, final_stride, find_layers
-from vitrail.explain.methods.base import METHODS, find_heads
+from vitrail.explain.layers import Layers, default_layers, final_stride, find_layers, pool
+from vitrail.explain.methods.base import METHODS, find_heads, fitted_heads
 from vitrail.explain.methods.gradcam import Score, classifier_gradcam, gradcam
 from vitrail.explain.methods.hrcam import (
     HRCamHead,
     fit,
-    fitted_head,
     hrcam,
     load_head,
-    pool,
     save_head,
 )
 from vitrail.explain.receptive_field import frames
@@ -352,7 +350,7 @@ def test_the_dense_layer_of_a_model_is_that_fitted_on_these_weights(tmp_path):
     assert "before its file said on which" in unfitted(own)
     save_head(folder, replace(hrcam_head, fitted_on=model_digest(own)))
     assert unfitted(own) is None
-    assert torch.equal(fitted_head(own).weights, hrcam_head.weights)
+    assert torch.equal(fitted_heads(own, [METHODS["hrcam"]])["hrcam"].weights, hrcam_head.weights)
     network = network_of(CLASSIFIER)
     with torch.no_grad():
         network.logit.bias += 1
@@ -364,7 +362,7 @@ def test_the_dense_layer_of_a_model_is_that_fitted_on_these_weights(tmp_path):
         ModelError,
         match=r"classifier: HR-CAM's dense layer was fitted on other weights.* Remove .*run: vitrail explain",
     ):
-        fitted_head(own)
+        fitted_heads(own, [METHODS["hrcam"]])["hrcam"]
 
 
 def test_a_dense_layer_without_a_penalty_is_read(tmp_path):

@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator, MutableMapping
 from dataclasses import dataclass
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias
 
 from vitrail.classes import TissueClass
 from vitrail.errors import ModelError, SettingsError
@@ -31,13 +31,14 @@ if TYPE_CHECKING:
     from typing import Literal
 
     import numpy as np
+    import torch
     from numpy.typing import NDArray
     from torch import Generator, Tensor, nn
 
     from vitrail.classes import Task
     from vitrail.core.progress import Progress
-    from vitrail.explain.explainer import Explainer
     from vitrail.explain.fused import Reader
+    from vitrail.explain.layers import Layers
     from vitrail.explain.saliency import Maps
     from vitrail.models.store import Model
     from vitrail.settings.load import Settings
@@ -51,15 +52,28 @@ FIT = "remove RUN/explanations, if it is there, and fit it with: vitrail explain
 """What to do where a head is missing."""
 
 
+class PoolingNetwork(Protocol):
+    """A network on its device whose feature maps can be averaged over images: what an `Explainer` is."""
+
+    device: torch.device
+
+    @property
+    def layers(self) -> Layers:
+        """The layers that are pooled."""
+
+    def pool(self, images: NDArray[np.uint8] | Tensor) -> Tensor:
+        """Average feature maps over images, see `Explainer.pool`."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class TrainingTiles:
+class HeadTiles:
     """What a method may fit its head on: the clear training tiles of a study, for one network.
 
     Attributes
     ----------
     task
         The network.
-    explainer
+    network
         It, on its device, and the layers that heads look at.
     images
         `[all, h, w, 3]`, bytes, a memory map.
@@ -78,7 +92,7 @@ class TrainingTiles:
     """
 
     task: Task
-    explainer: Explainer
+    network: PoolingNetwork
     images: NDArray[np.uint8]
     rows: NDArray[np.int64]
     tumor: NDArray[np.bool_]
@@ -173,7 +187,7 @@ class ExplanationMethod:
         shape = images.shape[1], images.shape[2], images.shape[3]
         return assemble(network, reader, sums[self.name], shape, target, output)
 
-    def fit(self, tiles: TrainingTiles) -> tuple[Head, dict[str, Any]]:
+    def fit(self, tiles: HeadTiles) -> tuple[Head, dict[str, Any]]:
         """Fit the head on a network.
 
         Parameters

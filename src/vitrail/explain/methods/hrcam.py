@@ -29,9 +29,8 @@ from vitrail.core.files import read_regular, regular_file, write_text
 from vitrail.core.resume import Parts
 from vitrail.errors import ModelError, TileError
 from vitrail.explain.fused import Reader
-from vitrail.explain.hooks import frozen, record_activations, seen
-from vitrail.explain.layers import Layers, run
-from vitrail.explain.methods.base import ExplanationMethod, TrainingTiles, fitted_heads
+from vitrail.explain.layers import Layers
+from vitrail.explain.methods.base import ExplanationMethod, HeadTiles
 from vitrail.explain.methods.hrcam_training import Course, Examples, retrain
 from vitrail.models.store import save_tensors
 
@@ -128,7 +127,7 @@ class HRCam(ExplanationMethod):
             method=self.name, layers=layers.names, strides=layers.strides, read=read, unit=unit, bias=head.bias
         )
 
-    def fit(self, tiles: TrainingTiles) -> tuple[HRCamHead, dict[str, Any]]:
+    def fit(self, tiles: HeadTiles) -> tuple[HRCamHead, dict[str, Any]]:
         """Train the dense layer, to convergence or for epochs, as `explain.training` says.
 
         Parameters
@@ -146,20 +145,20 @@ class HRCam(ExplanationMethod):
         ModelError
             A feature map or the loss is not finite, or the device's memory is too small.
         """
-        settings, explainer, rows = tiles.settings.explain, tiles.explainer, tiles.rows
+        settings, network, rows = tiles.settings.explain, tiles.network, tiles.rows
         parts, blocks = Parts(tiles.unfinished / "pooled"), []
         with tiles.progress.task("pool", len(rows)) as step:
             for start in range(0, len(rows), BLOCK):
                 block = rows[start : start + BLOCK]
 
                 def make(block: NDArray[np.int64] = block) -> NDArray[np.float32]:
-                    return explainer.pool(tiles.images[block]).numpy()
+                    return network.pool(tiles.images[block]).numpy()
 
                 blocks.append(parts.array(f"{tiles.task}-{start:09d}", make))
                 step(len(block), tiles.task)
         pooled = torch.from_numpy(np.concatenate(blocks))
         if settings.training == "exact":
-            head = fit(explainer.layers, pooled, tiles.tumor, settings.l2)
+            head = fit(network.layers, pooled, tiles.tumor, settings.l2)
         else:
             own = tiles.settings.classifier if tiles.task == "classifier" else tiles.settings.segmenter
             course = Course(
@@ -172,8 +171,8 @@ class HRCam(ExplanationMethod):
             )
             examples = Examples(images=tiles.images, rows=rows, tumor=tiles.tumor, pooled=pooled)
             checkpoint = tiles.unfinished / f"{tiles.task}-epochs.safetensors"
-            weights, bias = retrain(explainer, examples, course, checkpoint=checkpoint, progress=tiles.progress)
-            head = HRCamHead(layers=explainer.layers, weights=weights, bias=bias, l2=settings.l2)
+            weights, bias = retrain(network, examples, course, checkpoint=checkpoint, progress=tiles.progress)
+            head = HRCamHead(layers=network.layers, weights=weights, bias=bias, l2=settings.l2)
         return head, {"train_accuracy": head.accuracy(pooled, tiles.tumor), "train_tiles": len(rows)}
 
     def save(self, folder: Path, head: HRCamHead) -> None:
@@ -207,31 +206,6 @@ class HRCam(ExplanationMethod):
 
 
 METHOD = HRCam()
-
-
-def pool(network: nn.Module, images: Tensor, layers: Layers) -> Tensor:
-    """Average the feature maps of several layers over the image.
-
-    Parameters
-    ----------
-    network
-        The network, in either mode; of a segmenter only the encoder runs.
-    images
-        `[n, 3, h, w]`, standardised.
-    layers
-        What `find_layers` returns.
-
-    Returns
-    -------
-    Tensor
-        `[n, sum of channels]`, in the order of `layers`.
-    """
-    with (
-        frozen(network),
-        record_activations(network, layers.names, lambda _, maps: maps.detach().float().mean((2, 3))) as means,
-    ):
-        run(network, images.detach())
-    return torch.cat([seen(means, name) for name in layers.names], 1)
 
 
 def fit(layers: Layers, pooled: Tensor, tumor: NDArray[np.bool_], l2: float) -> HRCamHead:
@@ -384,9 +358,3 @@ def load_head(folder: Path) -> HRCamHead:
         raise ModelError(folder / _WEIGHTS, f"does not fit {_JSON}", cure)
     layers = Layers(names=content.layers, channels=content.channels, strides=content.strides)
     return HRCamHead(layers=layers, weights=weights, bias=content.bias, l2=content.l2, fitted_on=content.fitted_on)
-
-
-def fitted_head(model_folder: Path) -> HRCamHead:
-    """Read HR-CAM's dense layer for a model from the run that it belongs to; see `fitted_heads`."""
-    head: HRCamHead = fitted_heads(model_folder, [METHOD])[METHOD.name]
-    return head

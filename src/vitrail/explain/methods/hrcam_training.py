@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from torch import Generator, Tensor
 
     from vitrail.core.progress import Progress
-    from vitrail.explain.explainer import Explainer
+    from vitrail.explain.methods.base import PoolingNetwork
 
     Augment = Callable[[Tensor], Tensor]
     """Changes intensities 0 to 1, `[n, 3, h, w]`."""
@@ -85,7 +85,7 @@ class Examples:
 
 
 def retrain(
-    explainer: Explainer,
+    network: PoolingNetwork,
     examples: Examples,
     course: Course,
     *,
@@ -99,7 +99,7 @@ def retrain(
 
     Parameters
     ----------
-    explainer
+    network
         The network, which stays in eval mode, and the layers that are pooled.
     examples, course
         What to learn from, and how.
@@ -134,8 +134,8 @@ def retrain(
             for start in range(0, count, course.batch):
                 part = shuffled[start : start + course.batch]
                 tiles = torch.from_numpy(np.asarray(examples.images[examples.rows[part]]))
-                images = intensities(tiles.to(explainer.device))
-                features = (explainer.pool(augment(images) if augment else images).double() - mean) / std
+                images = intensities(tiles.to(network.device))
+                features = (network.pool(augment(images) if augment else images).double() - mean) / std
                 logits = features @ parameters[:-1] + parameters[-1]
                 loss = binary_cross_entropy_with_logits(logits, torch.from_numpy(examples.tumor[part]).double())
                 loss = loss + course.l2 / 2 * parameters[:-1].square().sum()

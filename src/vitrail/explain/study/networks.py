@@ -14,7 +14,7 @@ from vitrail.errors import ModelError, SettingsError, TileError
 from vitrail.explain.explainer import Explainer
 from vitrail.explain.hooks import record_activations
 from vitrail.explain.layers import find_layers
-from vitrail.explain.methods.base import TrainingTiles, methods_named
+from vitrail.explain.methods.base import HeadTiles, methods_named
 from vitrail.models.device import pick_device
 from vitrail.models.store import load_model, model_digest
 from vitrail.tiles.split import read_split
@@ -211,9 +211,9 @@ def fitted_network(task: Task, sources: Sources, augmentation: Augmentation | No
 
         def fit(method: ExplanationMethod = method) -> dict[str, Any]:
             rows = sources.clear("train")
-            tiles = TrainingTiles(
+            tiles = HeadTiles(
                 task=task,
-                explainer=explainer,
+                network=explainer,
                 images=sources.tiles.images,
                 rows=rows,
                 tumor=sources.tumor(rows),
