@@ -21,22 +21,18 @@ default_role = "code"
 myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3
 numpydoc_show_class_members = False
-numpydoc_validation_checks = {"PR01", "PR02", "PR04", "RT02", "YD01", "GL06", "GL07", "SS01"}
+numpydoc_validation_checks = {"PR01", "PR02", "RT02", "RT03", "YD01", "GL06", "GL07", "SS01"}
 numpydoc_validation_exclude = {r"\.__init__$", r"\._"}
 autodoc_typehints = "signature"
 autodoc_member_order = "bysource"
 python_use_unqualified_type_names = True
-html_theme = "pydata_sphinx_theme"
+html_theme = "furo"
 html_title = "Vitrail"
-html_theme_options: dict[str, Any] = {
-    "show_prev_next": False,
-    "secondary_sidebar_items": ["page-toc"],
-    "navbar_end": ["theme-switcher"],
-    "footer_start": ["copyright"],
-    "footer_end": [],
-    "show_toc_level": 2,
+html_theme_options = {
+    "sidebar_hide_name": False,
+    "light_css_variables": {"color-brand-primary": "#8a3d00", "color-brand-content": "#0b5f8a"},
+    "dark_css_variables": {"color-brand-primary": "#f0a060", "color-brand-content": "#7cc0e8"},
 }
-html_sidebars = {"index": []}
 html_show_sourcelink = False
 
 
@@ -61,7 +57,7 @@ def settings_page() -> str:
             value = getattr(default, name)
             shown = "none" if value is None else repr(list(value) if isinstance(value, tuple) else value)
             meaning = (entry.description or "").replace("|", "\\|").replace("\n", " ")
-            lines.append(f"| `{group}.{name}` | `{shown}` | {meaning[:1].upper()}{meaning[1:]} |")
+            lines.append(f"| `{group}.{name}` | `{shown}` | {meaning} |")
         lines.append("")
     return "\n".join(lines)
 

@@ -1,3 +1,75 @@
-"""Vitrail: train, check, apply and explain networks that find head and neck cancer in H&E whole slides."""
+"""Train, check, apply and explain convolutional networks that find head and neck cancer in H&E whole slides.
+
+The names below are the public face; each is loaded when it is first used, so that `import vitrail` is quick. Everything
+else may change from version to version.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from vitrail.errors import (
+        AnnotationError,
+        CohortError,
+        ExchangeError,
+        ModelError,
+        RunError,
+        SettingsError,
+        SlideError,
+        TileError,
+        VitrailError,
+    )
+    from vitrail.evaluation.load import evaluate
+    from vitrail.explain.explainer import Explainer
+    from vitrail.explain.methods.gradcam import gradcam
+    from vitrail.explain.methods.hrcam import hrcam
+    from vitrail.explain.saliency import Saliency
+    from vitrail.geometry import Region
+    from vitrail.inference.predictor import Predictor
+    from vitrail.models.store import load_model
+    from vitrail.pipeline.library import cut_tiles, predict_slides, run_study
+    from vitrail.quality.artefacts import find_artefacts
+    from vitrail.quality.tissue import find_tissue
+    from vitrail.slides.cohort import read_cohort
+    from vitrail.slides.slide import Slide, open_slide, read_region
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "AnnotationError", "CohortError", "ExchangeError", "Explainer", "ModelError", "Predictor", "Region", "RunError",
+    "Saliency", "SettingsError", "Slide", "SlideError", "TileError", "VitrailError", "cut_tiles", "evaluate",
+    "find_artefacts", "find_tissue", "gradcam", "hrcam", "load_model", "open_slide", "predict_slides", "read_cohort",
+    "read_region", "run_study",
+]  # fmt: skip
+
+_MODULES = {
+    "evaluation.load": ("evaluate",),
+    "explain.explainer": ("Explainer",),
+    "explain.methods.gradcam": ("gradcam",),
+    "explain.methods.hrcam": ("hrcam",),
+    "explain.saliency": ("Saliency",),
+    "geometry": ("Region",),
+    "inference.predictor": ("Predictor",),
+    "models.store": ("load_model",),
+    "pipeline.library": ("cut_tiles", "predict_slides", "run_study"),
+    "quality.artefacts": ("find_artefacts",),
+    "quality.tissue": ("find_tissue",),
+    "slides.cohort": ("read_cohort",),
+    "slides.slide": ("Slide", "open_slide", "read_region"),
+}
+"""Where each name lives; errors live in `vitrail.errors`."""
+
+
+def __getattr__(name: str) -> Any:
+    """Load a name of the public face (PEP 562)."""
+    if name not in __all__:
+        raise AttributeError(f"module 'vitrail' has no attribute {name!r}")
+    module = next((module for module, names in _MODULES.items() if name in names), "errors")
+    value = globals()[name] = getattr(import_module(f"vitrail.{module}"), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

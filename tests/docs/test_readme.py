@@ -1,4 +1,4 @@
-"""The README stays true: its tree, its commands, its code."""
+"""README and documentation stay true: every command works, every example runs, every link leads somewhere."""
 
 from __future__ import annotations
 
@@ -16,39 +16,57 @@ from vitrail import demo
 from vitrail.settings.load import change_settings
 
 ROOT = Path(__file__).parents[2]
-TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
+README = ROOT / "README.md"
+PAGES = [README, *(ROOT / "docs" / f"{name}.md" for name in ("start", "study", "why", "slides", "library", "extend"))]
+WRITTEN = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]
 
 
-def blocks(language):
-    return re.findall(rf"```{language}\n(.*?)```", TEXT, re.DOTALL)
+def blocks(page, language):
+    return re.findall(rf"```{language}\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
 
 
-def test_every_command_of_the_readme_works(tmp_path, monkeypatch):
+def test_every_command_and_example_works(tmp_path, monkeypatch):
+    """One folder for all pages: what a page begins, the next one finds finished."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(demo, "PATIENTS", 4)
-    monkeypatch.setattr(demo, "SIDE_PX", 1024)
-    monkeypatch.setattr(demo, "NEW_PX", 1024)
-    monkeypatch.setattr(demo, "SETTINGS", FAST)
+    for name, value in {"PATIENTS": 4, "SIDE_PX": 1024, "NEW_PX": 1024, "SETTINGS": FAST}.items():
+        monkeypatch.setattr(demo, name, value)
     write_cohort(tmp_path)
     Image.fromarray(tissue(0, 32)).save(tmp_path / "tile.png")
-    commands = [
-        line.partition("#")[0] for block in blocks("sh") for line in block.splitlines() if line.startswith("vitrail")
-    ]
-    assert len(commands) >= 10
-    for command in commands:
-        assert vitrail(*shlex.split(command)[1:]) == 0, command
-        if " init " in command:
-            change_settings(tmp_path / "study" / "study.toml", FAST)
-    names = {}
-    for block in blocks("python"):
-        exec(compile(block, "README.md", "exec"), names)  # noqa: S102 - our own README
-    told = re.search(r"A run is a folder\n\n```\n(.*?)```", TEXT, re.DOTALL).group(1)
-    for folder in re.findall(r"^(\w+)/ ", told, re.MULTILINE):
-        assert (tmp_path / "study" / folder / "stage.json").is_file()
+    ran = set()
+    for page in PAGES:
+        lines = [line.partition("#")[0].strip() for block in blocks(page, "sh") for line in block.splitlines()]
+        for command in [line for line in lines if line.startswith("vitrail") and line not in ran]:
+            ran.add(command)
+            assert vitrail(*shlex.split(command)[1:]) == 0, f"{page.name}: {command}"
+            if " init " in command:
+                change_settings(tmp_path / "study" / "study.toml", FAST)
+        names = {}
+        for block in blocks(page, "python"):
+            exec(compile(block, page.name, "exec"), names)  # noqa: S102 - our own pages
+    assert len(ran) >= 15
+    table = (ROOT / "docs" / "outputs.md").read_text(encoding="utf-8")
+    for folder in re.findall(r"^\| `(\w+)/`", table, re.MULTILINE):
+        assert (tmp_path / "study" / folder / "stage.json").is_file(), folder
 
 
-@pytest.mark.parametrize("target", ["demo", "test"])
-def test_makes_two_commands_are_there(target):
-    assert f"make {target}" in TEXT
+def test_the_readme_is_a_page_and_its_examples_are_short():
+    assert len(README.read_text(encoding="utf-8").splitlines()) <= 150
+    assert len(blocks(README, "python")) == 3
+    assert all(len(block.splitlines()) <= 10 for block in blocks(README, "python"))
+
+
+@pytest.mark.parametrize("page", WRITTEN, ids=[page.name for page in WRITTEN])
+def test_every_link_to_a_file_leads_somewhere(page):
+    links = re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8"))
+    made = {"_generated/settings.md"}  # by `make docs`
+    # CONTRIBUTING.md is read as a page of docs/, too
+    folders = [page.parent, ROOT / "docs"]
+    files = [link for link in links if ":" not in link and link not in made]
+    assert [link for link in files if not any((folder / link).exists() for folder in folders)] == []
+
+
+@pytest.mark.parametrize("target", ["demo", "test", "docs"])
+def test_the_commands_of_make_are_there(target):
+    assert f"make {target}" in README.read_text(encoding="utf-8")
     shown = subprocess.run(["make", "-n", target], cwd=ROOT, capture_output=True, text=True, check=True)  # noqa: S603, S607 - our own
-    assert {"demo": "vitrail demo", "test": "pytest"}[target] in shown.stdout
+    assert {"demo": "vitrail demo", "test": "pytest", "docs": "sphinx"}[target] in shown.stdout

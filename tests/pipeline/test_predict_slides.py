@@ -225,7 +225,7 @@ def test_a_full_disk_is_one_line_and_the_work_goes_on_later(bench, slide, tmp_pa
         target = {
             "strips": ("vitrail.inference.sliding.np.save", full),
             "class map": ("vitrail.interop.ome_tiff._Spool.add", full),
-            "geojson": ("vitrail.interop.qupath._write_lines", full),
+            "geojson": ("vitrail.interop.qupath._features", full),
             "figure": ("vitrail.report.style.FigureCanvasAgg.print_figure", full),
             "facts": ("vitrail.pipeline.predict_slides.write_text", full),
         }[where]

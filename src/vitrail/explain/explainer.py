@@ -16,6 +16,7 @@ from vitrail.explain.methods.base import METHODS
 from vitrail.explain.receptive_field import FEATURES
 from vitrail.models.batches import Batches
 from vitrail.models.classifier import Classifier
+from vitrail.models.device import pick_device
 from vitrail.models.openvino import Compiled, use_openvino
 from vitrail.models.preprocessing import FromBytes
 
@@ -51,7 +52,7 @@ class Explainer:
     model
         What `load_model` returns; it is moved to the device.
     device
-        Where to run.
+        Where to run; None takes a CUDA GPU where there is one, else the CPU.
     batch
         Images in one pass.
     layers
@@ -69,13 +70,14 @@ class Explainer:
     def __init__(
         self,
         model: Model,
-        device: torch.device,
+        device: torch.device | None = None,
         batch: int = BATCH,
         *,
         layers: Layers | None = None,
         engine: EngineName = "auto",
     ) -> None:
-        self.device, self._layers = device, layers
+        self.device = device = device or pick_device("auto")
+        self._layers = layers
         self.network = model.module.to(device).to(memory_format=torch.channels_last)
         self._spec = model.spec
         self.batches = Batches(model.spec, device, batch, "explanation")

@@ -63,7 +63,7 @@ class Predictor:
     model
         What `load_model` returns; it is moved to the device and set to evaluation.
     device
-        Where to run.
+        Where to run; None takes a CUDA GPU where there is one, else the CPU.
     calibrated
         Whether probabilities are of logits divided by the model's temperature; no class depends on it.
     engine
@@ -85,14 +85,15 @@ class Predictor:
     def __init__(
         self,
         model: Model,
-        device: torch.device,
+        device: torch.device | None = None,
         *,
         calibrated: bool = True,
         engine: EngineName = "auto",
         precision: PrecisionName = "auto",
         explaining: Explaining | None = None,
     ) -> None:
-        self.spec, self.device = model.spec, device
+        self.device = device = device or pick_device("auto")
+        self.spec = model.spec
         self.methods = explaining.methods if explaining else {}
         self.channels = explaining.channels if explaining else {}
         self._sharpness = 1 / model.spec.temperature if calibrated else 1.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from safetensors import SafetensorError, safe_open
@@ -16,8 +17,6 @@ from vitrail.models.segmenter import Segmenter
 from vitrail.models.spec import ClassifierSpec, SegmenterSpec, read_spec
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from torch import Tensor
 
     from vitrail.models.spec import ModelSpec
@@ -96,7 +95,7 @@ def model_digest(folder: Path) -> str:
     return combined_digest(file_digest(folder / name) for name in (JSON, WEIGHTS))
 
 
-def load_model(folder: Path) -> Model:
+def load_model(folder: str | Path) -> Model:
     """Read a model folder.
 
     Parameters
@@ -114,6 +113,7 @@ def load_model(folder: Path) -> Model:
     ModelError
         `model.json` is missing or not valid, or the weights are missing, unreadable or of another network.
     """
+    folder = Path(folder)
     spec = read_spec(folder / JSON)
     module = build(spec)
     cure = "Copy the whole model folder, or train it again"

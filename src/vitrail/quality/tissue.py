@@ -20,13 +20,13 @@ from scipy import ndimage
 
 from vitrail.quality.areas import EIGHT, MaskSums, drop_small_pieces
 from vitrail.quality.background import find_glass, local_std, optical_density
+from vitrail.settings.schema import TissueSettings
 from vitrail.slides.slide import read_region
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from vitrail.geometry import Region
-    from vitrail.settings.schema import TissueSettings
     from vitrail.slides.slide import Slide
 
 
@@ -164,7 +164,7 @@ _LARGEST_CRUMB = 0.05
 """Share of the picture that no crumb has, so that the only piece of a tiny slide stays."""
 
 
-def find_tissue(slide: Slide, settings: TissueSettings) -> Tissue:
+def find_tissue(slide: Slide, settings: TissueSettings | None = None) -> Tissue:
     """Find the tissue of a slide, from a low-resolution picture of it.
 
     Parameters
@@ -172,7 +172,7 @@ def find_tissue(slide: Slide, settings: TissueSettings) -> Tissue:
     slide
         The slide.
     settings
-        Thresholds to impose, and how those left empty are found.
+        Thresholds to impose, and how those left empty are found; by default those of `TissueSettings`.
 
     Returns
     -------
@@ -184,6 +184,7 @@ def find_tissue(slide: Slide, settings: TissueSettings) -> Tissue:
     SlideError
         If the file cannot be decoded.
     """
+    settings = settings or TissueSettings()
     width_um, height_um = slide.region.width * slide.mpp, slide.region.height * slide.mpp
     px_um = max(settings.um_per_px, math.sqrt(width_um * height_um / _MOST_PX))
     size = max(1, round(width_um / px_um)), max(1, round(height_um / px_um))

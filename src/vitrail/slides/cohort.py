@@ -72,7 +72,7 @@ class CohortSlide:
     attributes: dict[str, str] = field(default_factory=dict)
 
 
-def read_cohort(path: Path) -> tuple[CohortSlide, ...]:
+def read_cohort(path: str | Path) -> tuple[CohortSlide, ...]:
     """Read and check a `slides.csv`; separated by commas, semicolons or tabs.
 
     Letter case does not matter in the names of the columns that have a meaning. Columns and rows without any text are
@@ -95,6 +95,7 @@ def read_cohort(path: Path) -> tuple[CohortSlide, ...]:
         run's own tables, a cell is empty or wrong, a name or a slide is there twice, patients differ by letter case
         alone, a patient is in two splits, or only some of the patients have a split.
     """
+    path = Path(path)
     slides = tuple(_slide(path, line, row) for line, row in _read_rows(path))
     repeated = _first_repeated(slide.slide_id.casefold() for slide in slides)
     if repeated:
