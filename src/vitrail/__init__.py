@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     )
     from vitrail.evaluation.load import evaluate
     from vitrail.explain.explainer import Explainer
-    from vitrail.explain.methods.gradcam import gradcam
+    from vitrail.explain.methods.gradcam import Score, gradcam
     from vitrail.explain.methods.hrcam import hrcam
     from vitrail.explain.saliency import Saliency
     from vitrail.geometry import Region
@@ -39,7 +39,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "AnnotationError", "CohortError", "ExchangeError", "Explainer", "ModelError", "Predictor", "Region", "RunError",
-    "Saliency", "SettingsError", "Slide", "SlideError", "TileError", "VitrailError", "cut_tiles", "evaluate",
+    "Saliency", "Score", "SettingsError", "Slide", "SlideError", "TileError", "VitrailError", "cut_tiles", "evaluate",
     "find_artefacts", "find_tissue", "gradcam", "hrcam", "load_model", "open_slide", "predict_slides", "read_cohort",
     "read_region", "run_study",
 ]  # fmt: skip
@@ -47,7 +47,7 @@ __all__ = [
 _MODULES = {
     "evaluation.load": ("evaluate",),
     "explain.explainer": ("Explainer",),
-    "explain.methods.gradcam": ("gradcam",),
+    "explain.methods.gradcam": ("Score", "gradcam"),
     "explain.methods.hrcam": ("hrcam",),
     "explain.saliency": ("Saliency",),
     "geometry": ("Region",),

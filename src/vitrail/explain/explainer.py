@@ -163,13 +163,43 @@ class Explainer:
     def gradcam(
         self, images: Images, target: TissueClass = TissueClass.TUMOR, pixels: Pixels = "predicted"
     ) -> list[Saliency]:
-        """Explain images `[n, h, w, 3]` with Grad-CAM; `pixels` is for the segmenter, see `segmenter_gradcam`."""
+        """Explain images with Grad-CAM (Selvaraju et al. 2017, doi 10.1109/ICCV.2017.74).
+
+        Parameters
+        ----------
+        images
+            `[n, h, w, 3]`, bytes.
+        target
+            The class to explain.
+        pixels
+            Of a segmenter: which pixels' class is explained, see `segmenter_gradcam`.
+
+        Returns
+        -------
+        list[Saliency]
+            One map an image.
+        """
         return [
             each for (maps,) in self.maps(images, ["gradcam"], {}, target, pixels=pixels) for each in maps.saliencies()
         ]
 
     def hrcam(self, images: Images, hrcam_head: HRCamHead, target: TissueClass = TissueClass.TUMOR) -> list[Saliency]:
-        """Explain images `[n, h, w, 3]` with HR-CAM."""
+        """Explain images with HR-CAM.
+
+        Parameters
+        ----------
+        images
+            `[n, h, w, 3]`, bytes.
+        hrcam_head
+            The dense layer that was fitted on this network.
+        target
+            The class to explain.
+
+        Returns
+        -------
+        list[Saliency]
+            One map an image.
+        """
         heads = {"hrcam": hrcam_head}
         return [each for (maps,) in self.maps(images, ["hrcam"], heads, target) for each in maps.saliencies()]
 

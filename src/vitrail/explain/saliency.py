@@ -131,9 +131,19 @@ class Saliency:
         return bool(np.ptp(self.values) == 0)
 
     def upsample(self, size: Size | None = None) -> Floats:
-        """Return the values over the image at `size` (height, width), or at the image's own, interpolated bilinearly.
+        """Return the values over the image, interpolated bilinearly.
 
         Every value lies where its cell looks; beyond the outermost ones the map goes on unchanged.
+
+        Parameters
+        ----------
+        size
+            Height and width; None takes the image's own.
+
+        Returns
+        -------
+        NDArray[np.float32]
+            `[height, width]`.
         """
         rows, columns = self.frame.matrices((self.values.shape[0], self.values.shape[1]), size or self.frame.image_px)
         return (rows @ self.values.astype(np.float64) @ columns.T).astype(np.float32)

@@ -186,7 +186,18 @@ class Predictor:
         return tumor_score(torch.from_numpy(logits), self._sharpness)
 
     def tumor_probability(self, images: NDArray[np.uint8]) -> NDArray[np.float64]:
-        """Return the tumor probability of images `[n, h, w, 3]`, `[n]`; of a segmenter the share of tumor pixels."""
+        """Return the tumor probability of images; of a segmenter the share of the pixels that it calls tumor.
+
+        Parameters
+        ----------
+        images
+            `[n, h, w, 3]`, bytes.
+
+        Returns
+        -------
+        NDArray[np.float64]
+            `[n]`, from 0 to 1.
+        """
         return np.concatenate([np.empty(0), *(tumor_score(out, self._sharpness) for out in self.outputs(images))])
 
     def pixel_classes(self, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
