@@ -3,29 +3,23 @@
 from __future__ import annotations
 
 import inspect
-import sys
 from pathlib import Path
 from typing import Any
 
 import vitrail
 from vitrail.settings.load import Settings
 
-sys.path.insert(0, str(Path(__file__).parent))
-
 project, author, release = "Vitrail", "The Vitrail developers", vitrail.__version__
 copyright = "2026, The Vitrail developers"  # noqa: A001 - the name that Sphinx reads
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.autosummary", "numpydoc"]
-exclude_patterns = ["_build", "_generated/README.md"]
-nitpicky = False
+extensions = ["myst_parser", "sphinx.ext.autodoc", "numpydoc"]
+exclude_patterns = ["_build"]
 default_role = "code"
 myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3
 numpydoc_show_class_members = False
 numpydoc_validation_checks = {"PR02", "RT02", "RT03", "YD01", "GL06", "GL07", "SS01"}
-numpydoc_validation_exclude = {r"\.__init__$", r"\._"}
 autodoc_typehints = "signature"
 autodoc_member_order = "bysource"
-python_use_unqualified_type_names = True
 html_theme = "furo"
 html_title = "Vitrail"
 html_theme_options = {

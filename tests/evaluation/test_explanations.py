@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from helpers.explained import explained, write_explanations
+from helpers.kinds import PAIRS
 from vitrail.evaluation.explanations import (
     accuracy_table,
     agreement_table,
@@ -12,7 +13,6 @@ from vitrail.evaluation.explanations import (
     randomisation_curves,
     verdict_table,
 )
-from vitrail.explain.study.store import PAIRS
 from vitrail.metrics.correlation import mode
 
 

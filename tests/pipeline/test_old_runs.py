@@ -7,6 +7,7 @@ search; without its pictures and its page.
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import tarfile
 from pathlib import Path
@@ -18,8 +19,10 @@ from PIL import Image
 
 from helpers.cohort import tissue
 from helpers.command import vitrail
+from vitrail.explain.methods.base import METHODS
 
-ARCHIVE = Path(__file__).parents[1] / "fixtures" / "run-2026-11.tar.xz"
+ROOT = Path(__file__).parents[2]
+ARCHIVE = ROOT / "tests" / "fixtures" / "run-2026-11.tar.xz"
 STAGES = ("tiles", "split", "classifier", "segmenter", "predict", "explain", "check")
 
 
@@ -67,3 +70,32 @@ def test_its_models_explain_a_picture(run, tmp_path):
     for network in ("classifier", "segmenter"):
         assert vitrail("explain", tmp_path / "tile.png", "--model", run / network, "--out", tmp_path / "why") == 0
         assert (tmp_path / "why" / f"tile-{network}-hrcam.npy").is_file()
+
+
+DOCUMENTED = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "extend.md").read_text(encoding="utf-8"), re.DOTALL)[0]
+
+
+@pytest.mark.parametrize("methods", [("gradcam",), ("gradcam", "hrcam", "input_gradient")], ids=len)
+def test_it_can_be_explained_by_one_method_or_by_one_more(run, monkeypatch, methods):
+    monkeypatch.setattr(METHODS, "_methods", dict(METHODS))  # what the page registers is gone again
+    exec(compile(DOCUMENTED, "extend.md", "exec"), {})  # noqa: S102 - our own page
+    wished = f"explain.methods={list(methods)}".replace("'", '"')
+    assert vitrail("run", run, "--set", wished, "--set", "predict.explained=false") == 0
+    tables = {name: pd.read_csv(run / "report" / "tables" / f"{name}.csv") for name in ("agreement", "checks")}
+    keys = {f"{network}_{method}" for network in ("classifier", "segmenter") for method in methods}
+    assert set(tables["checks"]["maps"]) == keys
+    assert {f"{method}_classifier_segmenter" for method in methods} <= set(tables["agreement"]["pair"])
+    page = (run / "report" / "index.html").read_text()
+    assert ("Input gradient" in page) == ("input_gradient" in methods)
+    assert ("HR-CAM puts a classifier of its own" in page) == ("hrcam" in methods)
+
+
+@pytest.mark.usefixtures("undrawn")
+@pytest.mark.parametrize(("folder", "key"), [("checks", "verdicts"), ("explanations", "agreement")])
+def test_a_summary_without_a_key_is_one_line(run, capsys, folder, key):
+    path = run / folder / "summary.json"
+    path.write_text(json.dumps({name: value for name, value in json.loads(path.read_text()).items() if name != key}))
+    shutil.rmtree(run / "report")
+    assert vitrail("report", run) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert f"{folder}/summary.json: is damaged (without '{key}'). Remove the folder" in error

@@ -12,9 +12,10 @@ import pytest
 from matplotlib.text import Text
 
 from helpers.explained import METHODS, THREE, TITLES, explained, explained_rows
+from helpers.kinds import PAIRS
 from helpers.report import Page, changed, report_data
 from vitrail.evaluation.explanations import PAPER_MODES, check_tables, explanation_metrics, explanation_tables
-from vitrail.explain.study.store import PAIRS, pairs
+from vitrail.explain.study.store import pairs
 from vitrail.report import page
 from vitrail.report import style as look
 from vitrail.report.figures import figures_of

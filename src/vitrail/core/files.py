@@ -299,8 +299,26 @@ def read_table(path: Path) -> pd.DataFrame:
         raise damaged(path, error) from None
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object of a run; one that is missing, too large or damaged is a RunError."""
+def read_json(path: Path, keys: Collection[str] = ()) -> dict[str, Any]:
+    """Read a JSON object of a run.
+
+    Parameters
+    ----------
+    path
+        Its path.
+    keys
+        Those that must be there; others may be.
+
+    Returns
+    -------
+    dict[str, Any]
+        The object.
+
+    Raises
+    ------
+    RunError
+        The file is missing, too large or damaged, or lacks a key.
+    """
     content = read_regular(path, RunError, _again(path))
     try:
         values = json.loads(content)
@@ -308,6 +326,9 @@ def read_json(path: Path) -> dict[str, Any]:
         raise damaged(path, error) from None
     if not isinstance(values, dict):
         raise damaged(path, "no JSON object")
+    missing = [key for key in keys if key not in values]
+    if missing:
+        raise damaged(path, f"without {missing[0]!r}")
     return values
 
 

@@ -70,12 +70,14 @@ def explanation_metrics(stored: Stored, checked: Checked | None) -> dict[str, An
     Returns
     -------
     dict[str, Any]
-        `agreement` and `agreement_relu` by pair of maps, `hrcam_accuracy` by network, `min_share` (the tiles it learnt
-        from hold at least this share of one class), `empty` (maps that are 0 everywhere after ReLU) by kind, the
-        numbers of `tiles` and `patients`, and `checks`, None where nobody has checked.
+        `agreement` and `agreement_relu` by pair of maps, `hrcam_accuracy` by network where there is HR-CAM,
+        `min_share` (the tiles it learnt from hold at least this share of one class), `empty` (maps that are 0
+        everywhere after ReLU) by kind, the numbers of `tiles` and `patients`, and `checks`, None where nobody has
+        checked.
     """
     names = ("agreement", "agreement_relu", "hrcam_accuracy", "min_share", "empty", "tiles", "patients")
-    return {name: stored.summary[name] for name in names} | {"checks": checked.summary if checked else None}
+    measured = {name: stored.summary[name] for name in names if name in stored.summary}  # HR-CAM may not be among them
+    return measured | {"checks": checked.summary if checked else None}
 
 
 def explanation_tables(stored: Stored) -> dict[str, pd.DataFrame]:
@@ -116,13 +118,15 @@ def agreement_table(summary: dict[str, Any]) -> pd.DataFrame:
 
 
 def accuracy_table(summary: dict[str, Any]) -> pd.DataFrame:
-    """Return the accuracy of HR-CAM's own classifier over each network."""
+    """Return the accuracy of HR-CAM's own classifier over each network; no row without HR-CAM."""
     rows = []
-    for network, measured in summary["hrcam_accuracy"].items():
+    for network, measured in summary.get("hrcam_accuracy", {}).items():
         low, high = measured["interval"]
         others = {name: value for name, value in measured.items() if name not in {"accuracy", "interval"}}
         rows.append({"network": network, "accuracy": measured["accuracy"], "low": low, "high": high} | others)
-    return pd.DataFrame(rows).astype(dict.fromkeys(("accuracy", "low", "high", "train_accuracy"), np.float64))
+    columns = ["network", "accuracy", "low", "high", "tiles", "train_accuracy", "train_tiles"]
+    numbers = dict.fromkeys(("accuracy", "low", "high", "train_accuracy"), np.float64)
+    return pd.DataFrame(rows, columns=columns).astype(numbers)
 
 
 def layers_table(summary: dict[str, Any]) -> pd.DataFrame:

@@ -4,10 +4,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from helpers.kinds import KEYS
 from vitrail.explain.checks.localisation import locate, relevance_mass, turned
 from vitrail.explain.checks.results import as_table, summarise
 from vitrail.explain.saliency import Frame, Saliency
-from vitrail.explain.study.store import KEYS
 
 SIDE = 32
 
@@ -34,7 +34,7 @@ def truth_of(tiles, patients):
         for i, ((_, masks), patient) in enumerate(zip(tiles, patients, strict=True))
     ]
     tables = {name: as_table(name, []) for name in ("perturbation", "randomisation")}
-    return summarise(tables | {"truth": as_table("truth", parts)}, 0)
+    return summarise(tables | {"truth": as_table("truth", parts)}, 0, KEYS)
 
 
 def test_the_share_counts_the_positive_part_alone():
@@ -132,4 +132,4 @@ def test_coarse_maps_are_enlarged_to_the_tile():
 
 def test_without_synthetic_slides_there_is_no_truth():
     empty = {name: as_table(name, []) for name in ("perturbation", "randomisation", "truth")}
-    assert summarise(empty, 0)["truth"] is None
+    assert summarise(empty, 0, KEYS)["truth"] is None

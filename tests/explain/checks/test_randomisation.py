@@ -9,6 +9,7 @@ import torch
 from scipy import ndimage
 from torch import nn
 
+from helpers.kinds import KEYS
 from vitrail.explain.checks.randomisation import (
     AUXILIARY,
     UNTOUCHED,
@@ -100,7 +101,7 @@ def summary_of(*tables):
     ]
     tables = {name: as_table(name, []) for name in ("perturbation", "truth")}
     tables["randomisation"] = as_table("randomisation", drawn)
-    summary = summarise({name: tables[name] for name in ("perturbation", "randomisation", "truth")}, 0)
+    summary = summarise({name: tables[name] for name in ("perturbation", "randomisation", "truth")}, 0, KEYS)
     key = "classifier_gradcam"
     return summary["randomisation"][key], summary["verdicts"][key]["randomisation"]
 

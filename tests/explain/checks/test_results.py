@@ -6,9 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from helpers.kinds import KEYS
 from vitrail.explain.checks.localisation import relevance_mass, turned
 from vitrail.explain.checks.results import COLUMNS, LEAST_FALL, LOST, as_table, summarise, verdict, verdicts
-from vitrail.explain.study.store import KEYS
 from vitrail.metrics.bootstrap import crossed_estimate, estimate
 
 COHORTS = 200

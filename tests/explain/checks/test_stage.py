@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from helpers.cohort import tissue, write_tiff
+from helpers.kinds import KEYS
 from vitrail.core.files import write_table
 from vitrail.core.progress import Silent
 from vitrail.errors import RunError
@@ -18,7 +19,7 @@ from vitrail.explain.checks.results import COLUMNS, as_table, open_checked, summ
 from vitrail.explain.checks.stage import check_study, choose_tiles, score_images
 from vitrail.explain.explainer import Explainer
 from vitrail.explain.methods.hrcam import HRCamHead, save_head
-from vitrail.explain.study.store import AGREEMENT, KEYS, ROWS, Kind, create_file, open_stored, write_summary
+from vitrail.explain.study.store import AGREEMENT, ROWS, Kind, create_file, open_stored, write_summary
 from vitrail.geometry import Region
 from vitrail.models.spec import ClassifierSpec, SegmenterSpec
 from vitrail.models.store import Model, build, load_model, model_digest, save_model
@@ -87,7 +88,8 @@ def write_explanations(folder, rows, saliencies):
         file.maps(key)[:] = np.stack([saliency.values for saliency in found])  # noqa: PD011 - no data frame
     write_table(folder / ROWS, rows.assign(tile=np.arange(TILES)))
     write_table(folder / AGREEMENT, rows[["slide_id", "patient_id"]].assign(tile=np.arange(TILES)))
-    write_summary(folder, {})
+    keys = ("agreement", "agreement_relu", "empty", "tiles", "patients", "min_share", "layers")
+    write_summary(folder, dict.fromkeys(keys))
 
 
 class Watch(Silent):
@@ -216,7 +218,7 @@ def test_the_truth_is_measured_on_the_tile_that_the_map_belongs_to(checked, run,
 def test_the_summary_follows_from_the_tables(checked):
     summary = checked.summary
     tables = {name: getattr(checked, name) for name in COLUMNS}
-    assert json.loads(json.dumps({"tiles": 10, **summarise(tables, 0)})) == summary
+    assert json.loads(json.dumps({"tiles": 10, **summarise(tables, 0, KEYS)})) == summary
     assert list(summary["perturbation"]) == list(summary["randomisation"]) == list(summary["truth"]) == list(KEYS)
     entry = summary["perturbation"]["segmenter_hrcam"]["deletion"]
     assert entry["over_blob"][0] == pytest.approx(entry["blob"] - entry["area"])
@@ -336,7 +338,7 @@ def test_better_than_both_in_all_patients_passes_and_one_of_two_does_not():
 
     def summary(own, random, blob):
         empty = {name: as_table(name, []) for name in ("randomisation", "truth")}
-        found = summarise({"perturbation": table(own, random, blob), **empty}, 0)
+        found = summarise({"perturbation": table(own, random, blob), **empty}, 0, KEYS)
         found["ends"] = {}
         return found
 

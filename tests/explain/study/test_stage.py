@@ -12,6 +12,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score
 
 from helpers.explained_run import CLASSIFIER, CPU, EACH, PATIENTS, standardised, tile_rows, work_on, write_run
+from helpers.kinds import KEYS, PAIRS
 from vitrail.classes import TissueClass
 from vitrail.core.progress import Silent
 from vitrail.errors import ModelError, SettingsError, TileError
@@ -22,7 +23,7 @@ from vitrail.explain.study import networks as study_fit
 from vitrail.explain.study import stage as study
 from vitrail.explain.study import tiles as study_tiles
 from vitrail.explain.study.stage import explain_study
-from vitrail.explain.study.store import KEYS, PAIRS, open_stored
+from vitrail.explain.study.store import open_stored
 from vitrail.models.preprocessing import intensities
 from vitrail.models.store import Model, load_model, save_model
 

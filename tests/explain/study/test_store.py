@@ -8,15 +8,17 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from helpers.kinds import KEYS, PAIRS
 from vitrail.core.files import write_table
 from vitrail.errors import RunError
 from vitrail.explain.saliency import Frame
 from vitrail.explain.study import store as stored
-from vitrail.explain.study.store import KEYS, PAIRS, Kind, columns_of, create_file, open_stored, write_summary
+from vitrail.explain.study.store import Kind, columns_of, create_file, open_stored, write_summary
 
 FRAME = Frame(image_px=(40, 40), span_px=(64, 64))
 SIZES = ((2, 2), (20, 20), (2, 2), (32, 24))
 COUNT = 3
+SUMMARY = dict.fromkeys(("agreement", "agreement_relu", "empty", "patients", "min_share", "layers")) | {"tiles": COUNT}
 
 
 def kinds():
@@ -40,13 +42,13 @@ def folder(tmp_path):
     rows = pd.DataFrame({"tile": [4, 5, 9], "patient_id": ["a", "a", "b"]})
     write_table(tmp_path / "tiles.parquet", rows)
     write_table(tmp_path / "agreement.parquet", rows.assign(**{name: 0.5 for name, _, _ in columns_of(kinds())}))
-    write_summary(tmp_path, {"tiles": COUNT})
+    write_summary(tmp_path, SUMMARY)
     return tmp_path
 
 
 def test_what_is_stored_is_read(folder):
     found = open_stored(folder)
-    assert (len(found), found.summary, found.rows["tile"].tolist()) == (COUNT, {"tiles": COUNT}, [4, 5, 9])
+    assert (len(found), found.summary, found.rows["tile"].tolist()) == (COUNT, SUMMARY, [4, 5, 9])
     assert list(found.agreement)[2:] == [f"{pair}{end}" for pair in PAIRS for end in ("", "_relu")]
     for key in KEYS:
         assert isinstance(found.maps(key), np.memmap)

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from helpers.explained import explained
-from vitrail.explain.study.store import KEYS
+from helpers.kinds import KEYS
 from vitrail.report import style
 from vitrail.report.figures import gallery
 from vitrail.report.figures.heatmap import Scale

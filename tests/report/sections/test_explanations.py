@@ -4,6 +4,7 @@ import pandas as pd
 import pytest
 
 from helpers.explained import TITLES, explained, write_checks
+from helpers.kinds import KEYS
 from vitrail.evaluation.explanations import truth_table
 from vitrail.explain.checks.results import COLUMNS as CHECK_COLUMNS
 from vitrail.explain.checks.results import open_checked, summarise
@@ -64,7 +65,7 @@ def test_tiles_without_the_cause_decide_nothing_about_it(tmp_path):
     tables = {name: pd.read_parquet(tmp_path / f"{name}.parquet") for name in CHECK_COLUMNS}
     nuclei = tables["truth"]["region"] == "atypical_nuclei"
     tables["truth"].loc[nuclei, ["weight", "others", "turned", "area"]] = 0.0
-    summary = summarise(tables, 0)
+    summary = summarise(tables, 0, KEYS)
     assert summary["verdicts"]["classifier_gradcam"]["localisation"] == "undecided"
     lines = sentences(summary, TITLES)[0]
     assert lines.endswith("undecided on localisation; no checked tile holds atypical nuclei.")

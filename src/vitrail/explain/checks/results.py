@@ -27,7 +27,7 @@ from scipy.integrate import trapezoid
 from vitrail.core.files import read_json, read_table
 from vitrail.errors import RunError
 from vitrail.explain.checks.perturbation import BASELINES, KINDS
-from vitrail.explain.study.store import KEYS, split_key
+from vitrail.explain.study.store import split_key
 from vitrail.metrics.bootstrap import crossed_estimate, estimate
 
 if TYPE_CHECKING:
@@ -51,6 +51,7 @@ COLUMNS: dict[str, dict[str, str]] = {
 """Tables of the folder, their columns and types."""
 
 SUMMARY = "summary.json"
+_SUMMARY_KEYS = ("patients", "perturbation", "ends", "randomisation", "truth", "verdicts")
 
 CASCADES = 2
 """Draws of random weights that are explained step by step; the verdict needs only the last step, of many draws."""
@@ -99,7 +100,7 @@ def open_checked(folder: Path) -> Checked:
     except KeyError as error:
         problem = f"no complete checks ({' '.join(str(error).split())[:200]})"
         raise RunError(folder, problem, f"Remove this folder, and run: vitrail explain {folder.parent}") from None
-    return Checked(**tables, summary=read_json(folder / SUMMARY))
+    return Checked(**tables, summary=read_json(folder / SUMMARY, _SUMMARY_KEYS))
 
 
 def as_table(name: str, parts: Iterable[pd.DataFrame]) -> pd.DataFrame:
@@ -109,7 +110,7 @@ def as_table(name: str, parts: Iterable[pd.DataFrame]) -> pd.DataFrame:
     return table[list(COLUMNS[name])].astype(COLUMNS[name])
 
 
-def summarise(tables: Mapping[str, pd.DataFrame], seed: int, keys: Sequence[str] = KEYS) -> dict[str, Any]:
+def summarise(tables: Mapping[str, pd.DataFrame], seed: int, keys: Sequence[str]) -> dict[str, Any]:
     """Sum up the tables, and decide; means and differences are over tiles, intervals 95 % ones over patients.
 
     Parameters

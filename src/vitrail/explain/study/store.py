@@ -35,17 +35,6 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float32]
 
-KEYS = ("classifier_gradcam", "classifier_hrcam", "segmenter_gradcam", "segmenter_hrcam")
-"""The kinds of maps: network and method."""
-
-PAIRS = {
-    "classifier_gradcam_hrcam": ("classifier_gradcam", "classifier_hrcam"),
-    "segmenter_gradcam_hrcam": ("segmenter_gradcam", "segmenter_hrcam"),
-    "gradcam_classifier_segmenter": ("classifier_gradcam", "segmenter_gradcam"),
-    "hrcam_classifier_segmenter": ("classifier_hrcam", "segmenter_hrcam"),
-}
-"""The pairs of kinds whose agreement is measured: two methods on one network, and two networks under one method."""
-
 TITLES = {"gradcam": "Grad-CAM", "hrcam": "HR-CAM"}
 """What the paper's two methods are called; explanations made since say so themselves, in their summary's `methods`."""
 
@@ -82,6 +71,8 @@ def pairs(keys: Iterable[str]) -> dict[str, tuple[str, str]]:
         if method == other
     }
 
+
+_SUMMARY_KEYS = ("agreement", "agreement_relu", "empty", "tiles", "patients", "min_share", "layers")
 
 VALUES, INDEX, ROWS = "saliency.npy", "saliency.json", "tiles.parquet"
 AGREEMENT, SUMMARY = "agreement.parquet", "summary.json"
@@ -209,7 +200,7 @@ def open_stored(folder: Path) -> Stored:
     cure = f"Remove this folder, and run: vitrail explain {folder.parent}"
     try:
         rows, agreement = (read_table(folder / name) for name in (ROWS, AGREEMENT))
-        summary = read_json(folder / SUMMARY)
+        summary = read_json(folder / SUMMARY, _SUMMARY_KEYS)
         file = open_file(folder)
     except (OSError, ValueError, KeyError, TypeError) as error:
         problem = f"no complete explanations ({' '.join(str(error).split())[:200]})"
