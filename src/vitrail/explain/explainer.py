@@ -29,9 +29,10 @@ if TYPE_CHECKING:
 
     from vitrail.explain.fused import Reader
     from vitrail.explain.layers import Layers
-    from vitrail.explain.methods.base import ExplanationMethod, Head, Pixels
+    from vitrail.explain.methods.base import ExplanationMethod, Head
     from vitrail.explain.methods.hrcam import HRCamHead
     from vitrail.explain.saliency import Maps, Saliency
+    from vitrail.explain.target import Pixels
     from vitrail.models.store import Model
     from vitrail.settings.schema import EngineName
 
@@ -137,7 +138,9 @@ class Explainer:
             def run(method: ExplanationMethod) -> Tensor | None:
                 chosen = pixels[part] if isinstance(pixels, torch.Tensor) else pixels
                 head = heads.get(method.name)
-                maps[method.name] = method.explain(self.network, batch, target, head=head, pixels=chosen)
+                maps[method.name] = method.explain(
+                    self.network, batch, target, head=head, pixels=chosen, mpp=self._spec.mpp
+                )
                 return maps[method.name].output
 
             if readers:

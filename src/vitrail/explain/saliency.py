@@ -164,6 +164,9 @@ class Maps:
         `[n, classes, h, w]`.
     head_logits
         Of a method that has fitted a head: the head's logits of tumor, `[n]`.
+    residue
+        Of a method that is `complete`: the map's sum minus the difference of the scores that it claims to be, `[n]`,
+        in logits.
     """
 
     method: str
@@ -174,6 +177,7 @@ class Maps:
     frame: Frame
     signed: bool = True
     head_logits: Tensor | None = None
+    residue: Tensor | None = None
 
     def saliencies(self) -> list[Saliency]:
         """Return the maps one by one, as arrays."""

@@ -46,7 +46,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor, nn
 
-    from vitrail.explain.methods.base import Head, Pixels
+    from vitrail.explain.methods.base import Head
+    from vitrail.explain.target import Pixels
 
     Image = NDArray[np.uint8]
     Maps = NDArray[np.float32]

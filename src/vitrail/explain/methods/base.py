@@ -28,7 +28,6 @@ from vitrail.models.store import model_digest
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
     from pathlib import Path
-    from typing import Literal
 
     import numpy as np
     import torch
@@ -40,10 +39,9 @@ if TYPE_CHECKING:
     from vitrail.explain.fused import Reader
     from vitrail.explain.layers import Layers
     from vitrail.explain.saliency import Maps
+    from vitrail.explain.target import Pixels
     from vitrail.models.store import Model
     from vitrail.settings.load import Settings
-
-    Pixels = Literal["predicted", "all"] | Tensor
 
 Head: TypeAlias = Any
 """What a method fits is its own business; it has `fitted_on`, the digest of the model that it was fitted on."""
@@ -114,8 +112,13 @@ class ExplanationMethod:
     colour
         Of its channel in an OME-TIFF, red, green and blue, 0 to 255.
     passes
-        Forward passes of the network an image. With 1, it runs the network exactly once on the images as they are, and
-        methods that have a `reader` may listen to that pass.
+        Forward passes of the network an image, at most. With 1, it runs the network exactly once on the images as they
+        are, and methods that have a `reader` may listen to that pass.
+    gradients
+        Passes back through the network an image, at most.
+    complete
+        Whether it claims that a map's sum is the difference of the score to that of a reference; then its maps say in
+        `Maps.residue` how far they are off.
     needs_head
         Whether something has to be fitted on a network before it can be explained.
     on_slides
@@ -126,6 +129,8 @@ class ExplanationMethod:
     title: ClassVar[str]
     colour: ClassVar[tuple[int, int, int]] = (102, 102, 102)
     passes: ClassVar[int] = 1
+    gradients: ClassVar[int] = 0
+    complete: ClassVar[bool] = False
     needs_head: ClassVar[bool] = False
     on_slides: ClassVar[bool] = False
 
@@ -158,6 +163,7 @@ class ExplanationMethod:
         *,
         head: Head = None,
         pixels: Pixels = "predicted",  # noqa: ARG002 - for those who explain segmenters
+        mpp: float | None = None,  # noqa: ARG002 - for those whose windows have a size
     ) -> Maps:
         """Explain images.
 
@@ -172,7 +178,9 @@ class ExplanationMethod:
         head
             What was fitted on the network.
         pixels
-            Of a segmenter: which pixels' class is explained, see `segmenter_gradcam`.
+            Of a segmenter: which pixels' class is explained, see `target_pixels`.
+        mpp
+            Micrometres per pixel of the images, where they are known.
 
         Returns
         -------

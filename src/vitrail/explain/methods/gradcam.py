@@ -20,6 +20,7 @@ from vitrail.explain.layers import final_stride
 from vitrail.explain.methods.base import ExplanationMethod
 from vitrail.explain.receptive_field import BOTTLENECK, FEATURES, frames
 from vitrail.explain.saliency import Maps
+from vitrail.explain.target import target_pixels
 from vitrail.models.classifier import Classifier
 
 if TYPE_CHECKING:
@@ -27,7 +28,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
-    from vitrail.explain.methods.base import Head, Pixels
+    from vitrail.explain.methods.base import Head
+    from vitrail.explain.target import Pixels
     from vitrail.models.segmenter import Segmenter
 
 _STRIDE = 32  # of the bottleneck; the segmenter pads its images to a multiple
@@ -76,10 +78,11 @@ class GradCam(ExplanationMethod):
         *,
         head: Head = None,
         pixels: Pixels = "predicted",
+        mpp: float | None = None,
     ) -> Maps:
         """Explain images; see `ExplanationMethod.explain`, `classifier_gradcam` and `segmenter_gradcam`."""
         if isinstance(network, Classifier):
-            return super().explain(network, images, target, head=head)
+            return super().explain(network, images, target, head=head, mpp=mpp)
         return segmenter_gradcam(network, images, target, pixels)  # type: ignore[arg-type]  # `explains` has said so
 
 
@@ -156,8 +159,7 @@ def segmenter_gradcam(
     target
         The class.
     pixels
-        `"predicted"`: those whose likeliest class is the target; `"all"`; or a mask `[n, h, w]` of booleans. Where an
-        image has none, its map is 0 everywhere.
+        See `target_pixels`. Where an image has none, its map is 0 everywhere.
 
     Returns
     -------
@@ -172,18 +174,7 @@ def segmenter_gradcam(
     with frozen(network), torch.no_grad():
         encoded = network.encode(images.detach())
         decoded = decode(network, encoded, (images.shape[2], images.shape[3]))
-        shape = decoded.logits[:, 0].shape
-        if isinstance(pixels, torch.Tensor):
-            if pixels.shape != shape or pixels.dtype != torch.bool:
-                problem = f"not {pixels.dtype} {list(pixels.shape)}"
-                raise ValueError(f"a mask must be booleans of shape {list(shape)}, {problem}")
-            inside = pixels.to(decoded.logits.device)
-        elif pixels == "predicted":
-            inside = decoded.logits.argmax(1) == target
-        elif pixels == "all":
-            inside = torch.ones(shape, dtype=torch.bool, device=decoded.logits.device)
-        else:
-            raise ValueError(f"pixels must be 'predicted', 'all' or a mask, not {pixels!r}")
+        inside = target_pixels(decoded.logits, target, pixels)
         gradient = decoded.gradient(target, inside / inside.sum((1, 2), keepdim=True).clamp(min=1))
         values = _weighted(encoded[-1], gradient.mean((2, 3)))
     (frame,) = frames(network, (images.shape[1], images.shape[2], images.shape[3]), (BOTTLENECK,), (_STRIDE,))
