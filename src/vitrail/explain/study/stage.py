@@ -118,6 +118,7 @@ def _explain(sources: Sources, networks: Sequence[Network]) -> None:
         "patients": rows["patient_id"].nunique(),
         "min_share": sources.min_share,
         "layers": {network.task: network.layers(image) for network in networks if network.heads},
+        "dense": networks[0].explainer.dense.geometry if networks[0].explainer.dense else {},
         "methods": {method.name: method.title for method in sources.methods},
     }
     write_summary(sources.folder, summary)
