@@ -67,8 +67,10 @@ def test_the_weights_are_shared_and_the_network_stays_as_it_was():
 def test_without_margin_and_stride_there_is_none_and_a_coarse_one_changes_nothing():
     network = random_network(CLASSIFIER)
     assert dense_network(network, 0, 0) is None
+    assert dense_network(network, 32, 0) is None
     dense = dense_network(network, 32, 16)
-    assert dense.network is network
+    images = torch.rand(2, 3, 64, 64)
+    assert torch.equal(final_maps(dense.network, images), final_maps(network, images))
     assert (dense.stride, dense.closer) == (32, 1)
 
 

@@ -145,17 +145,20 @@ def dense_network(network: nn.Module, stride: int, margin_px: int) -> DenseNetwo
     Returns
     -------
     DenseNetwork | None
-        None where both are 0. An encoder that halves its maps by anything but convolutions and pooling of maxima keeps
-        its strides.
+        None where that leaves everything as it is. An encoder that halves its maps by anything but convolutions and
+        pooling of maxima keeps its strides.
     """
     if not stride and not margin_px:
         return None
     own = _final_stride(network)
-    if not 0 < stride < own:
-        return DenseNetwork(network=network, stride=own, closer=1, margin_px=margin_px)
+    if not margin_px and not 0 < stride < own:
+        return None
     # the weights are shared, so that only the geometry is copied
     memo = {id(each): each for each in chain(network.parameters(), network.buffers())}
     dense = copy.deepcopy(network, memo).eval()  # for good: in training it would change the statistics that it shares
+    # a copy even where the strides stay: who looks into the network may not see it run twice
+    if not 0 < stride < own:
+        return DenseNetwork(network=dense, stride=own, closer=1, margin_px=margin_px)
     halving: dict[nn.Conv2d | nn.MaxPool2d, tuple[int, int]] = {}
 
     def note(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
@@ -178,7 +181,8 @@ def dense_network(network: nn.Module, stride: int, margin_px: int) -> DenseNetwo
         if not isinstance(module.padding, str):
             module.padding = _times(spread, module.padding)
     if _final_stride(dense) != stride:
-        return DenseNetwork(network=network, stride=own, closer=1, margin_px=margin_px)
+        unchanged = copy.deepcopy(network, memo).eval()
+        return DenseNetwork(network=unchanged, stride=own, closer=1, margin_px=margin_px)
     return DenseNetwork(network=dense, stride=stride, closer=own // stride, margin_px=margin_px)
 
 
