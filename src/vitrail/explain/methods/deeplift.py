@@ -160,6 +160,8 @@ class Secants(TorchFunctionMode):
         dependent = [each for each in (*args, *call.values()) if isinstance(each, torch.Tensor) and each.requires_grad]
         if not dependent:
             return func(*args, **call)
+        if not torch.is_grad_enabled():  # in a function with a gradient of its own, or where gradients are switched off
+            raise no_rule(f"{name} out of autograd's sight")
         key, x, rest = name.strip("_"), args[0], args[1:]
         if key == "div" and dependent[-1] is args[1]:
             func, key, args = torch.mul, "mul", (x, self.secant(torch.reciprocal, args[1]))

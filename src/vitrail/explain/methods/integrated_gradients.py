@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from vitrail.explain.saliency import Maps
     from vitrail.explain.target import Pixels
 
-STEPS = 20
+STEPS = 24
 """Nodes on the way."""
 
 
