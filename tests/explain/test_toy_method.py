@@ -68,7 +68,7 @@ class Toy(ExplanationMethod):
 
         return Reader(method="toy", layers=(FEATURES,), strides=(final_stride(network),), read=read, unit="mean")
 
-    def explain(self, network, images, target=TissueClass.TUMOR, *, head=None, pixels="predicted"):
+    def explain(self, network, images, target=TissueClass.TUMOR, *, head=None, pixels="predicted", mpp=None):
         if isinstance(network, Classifier):
             return super().explain(network, images, target)
         with frozen(network):

@@ -172,6 +172,31 @@ def test_the_residue_is_rounding(task, encoder, most) -> None:
     close(alone.values[0], found.values[1])
 
 
+@pytest.mark.filterwarnings("ignore:.*(hooks|gradients).*:UserWarning")
+def test_where_captum_takes_gradients_without_a_word_its_maps_add_up_to_something_else() -> None:
+    """SiLU and squeeze and excitation; only functions that work in place have to be changed for captum."""
+    spec = ClassifierSpec(**SHARED, dense=16, dropout=0.5)
+    network, x = random_network(spec, most=1.6).eval(), noise(4, 3, 64, 64)
+    start = blurred(x)
+    difference = (network(x) - network(start)).detach()
+    found = deeplift(network, x)
+    for module in network.modules():
+        if hasattr(module, "inplace"):
+            module.inplace = False
+
+    class Scored(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.network = network
+
+        def forward(self, images):
+            return self.network(images)[:, None]
+
+    theirs = DeepLift(Scored()).attribute(x, start, target=0).sum((1, 2, 3)).detach()
+    assert (theirs - difference).abs().mean() > 0.01 * difference.abs().mean()
+    assert found.residue.abs().max() < 1e-4 * difference.abs().mean()
+
+
 def test_more_images_than_run_at_once_and_a_mask() -> None:
     network, x = small_network(nn.SiLU, pixels=True), noise(PAIRS + 3, 3, 16, 16)
     mask = noise(len(x), 16, 16, seed=2) > 0
