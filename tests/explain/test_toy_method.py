@@ -111,14 +111,14 @@ def stored(run):
 
 
 def test_it_is_found_by_itself():
-    assert set(METHODS) == set(NAMES)
+    assert set(NAMES) <= set(METHODS)
     assert [method.title for method in methods_named(("toy", "gradcam"))] == ["Toy map", "Grad-CAM"]
 
 
 @pytest.mark.parametrize(
     ("names", "problem"),
     [
-        (("lime",), r"^explain\.methods: there is no method 'lime'\. There are gradcam, hrcam, toy\."),
+        (("lime",), r"^explain\.methods: there is no method 'lime'\. There are .*gradcam, hrcam.*, toy\."),
         (("toy", "toy"), "a method is named twice"),
         ((), "names no method"),
     ],
@@ -148,7 +148,7 @@ def passes_of(explainer, images, names, heads):
 def test_methods_share_passes_and_give_what_each_gives_alone(run, network, names, count):
     explainer = Explainer(load_model(run / network), CPU, engine="torch")
     images = np.load(run / "tiles" / "images.npy")[:8]
-    heads, missing = find_heads(run / network, METHODS.values())
+    heads, missing = find_heads(run / network, methods_named(NAMES))
     assert (set(heads), missing) == ({"hrcam"}, {})
     list(explainer.maps(images, names, heads))  # now it is known where cells look
     batch, passes = passes_of(explainer, images, names, heads)
@@ -212,7 +212,7 @@ def test_a_picture_is_explained_with_it(run, tmp_path, capsys):
 
 def test_whole_slides_are_explained_with_it(run, tmp_path):
     model = load_model(run / "classifier")
-    heads, _ = find_heads(run / "classifier", METHODS.values())
+    heads, _ = find_heads(run / "classifier", methods_named(NAMES))
     explaining = explaining_classifier(model, 32, methods_named(NAMES), heads)
     predictor = Predictor(model, CPU, engine="torch", explaining=explaining)
     files = MapFiles(base=tmp_path / "slide")

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from vitrail.explain.layers import Layers
     from vitrail.explain.saliency import Maps
     from vitrail.explain.target import Pixels
+    from vitrail.models.batches import Batches
     from vitrail.models.store import Model
     from vitrail.settings.load import Settings
 
@@ -55,6 +56,7 @@ class PoolingNetwork(Protocol):
     """A network on its device whose feature maps can be averaged over images: what an `Explainer` is."""
 
     device: torch.device
+    batches: Batches
 
     @property
     def layers(self) -> Layers:
