@@ -83,7 +83,10 @@ def test_the_folder_holds_what_is_promised_and_nothing_else(folder, stored):
         "patients",
         "layers",
         "methods",
+        "described",
     }
+    assert stored.summary["described"]["gradcam"]["passes"] == 1
+    assert all(of["describes"] for of in stored.summary["described"].values())
     assert stored.summary["methods"] == stored.methods == {"gradcam": "Grad-CAM", "hrcam": "HR-CAM"}
 
 

@@ -122,6 +122,10 @@ def _explain(sources: Sources, networks: Sequence[Network]) -> None:
         "min_share": sources.min_share,
         "layers": {network.task: network.layers(image) for network in networks if network.heads},
         "methods": {method.name: method.title for method in sources.methods},
+        "described": {
+            method.name: {"describes": method.describes, "passes": method.passes, "gradients": method.gradients}
+            for method in sources.methods
+        },
     }
     write_summary(sources.folder, summary)
 
