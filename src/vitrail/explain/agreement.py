@@ -36,6 +36,7 @@ GRID = 32
 TOP = 0.1
 """The share of a tile that counts as a map's strongest places."""
 
+_WIDEST = 2.0  # no two coefficients differ by more, as the interval over two or three patients may claim
 _OTHERS = 0x07E5  # keeps draws of the same seed apart
 _CHUNK = 64
 _ROUNDING = 1e-12  # of a map's highest value: one that varies by less is constant
@@ -280,7 +281,10 @@ def beyond_others(values: Floats, null: Floats, patients: NDArray[Any], seed: in
     defined = ~np.isnan(values) & ~np.isnan(null)
     value, chance, owners = values[defined], null[defined], np.asarray(patients)[defined]
     means = [float(each.mean()) if defined.any() else None for each in (value, chance)]
-    return {"value": means[0], "null": means[1], "beyond": estimate(value - chance, 1, owners, seed).json}
+    beyond = [end if end is None else float(np.clip(end, -_WIDEST, _WIDEST)) for end in estimate(
+        value - chance, 1, owners, seed
+    ).json]  # fmt: skip
+    return {"value": means[0], "null": means[1], "beyond": beyond}
 
 
 def agreement(correlations: Floats, patients: NDArray[Any], seed: int) -> Agreement:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from vitrail.classes import NETWORK_COLOURS, NETWORKS
 from vitrail.evaluation.explanations import perturbation_curves, randomisation_curves, truth_table
@@ -85,7 +85,10 @@ def figures_of(data: ReportData) -> list[FigureSpec]:
         ),
         FigureSpec(
             name="why-truth", number="Figure I", section="checks", order=2,
-            draw=lambda _: truth_figure(checked.summary, map_titles(stored)),
+            draw=lambda _: truth_figure(
+                checked.summary,
+                {key: title for key, title in map_titles(stored).items() if key in (checked.summary["truth"] or {})},
+            ),
             caption=lambda _: "On synthetic slides the cause of tumor is known: atypical nuclei. The share of a map's "
             "positive weight (of a map without a zero: above its lowest value) inside these, inside all nuclei and in "
             "stroma, over the share of the area that they fill. Bars: 95 % intervals over patients, cut off at the "
@@ -207,6 +210,7 @@ def truth_figure(summary: dict[str, Any], titles: Mapping[str, str]) -> Figure:
         bare(axes)
         axes.grid(visible=True, axis="x")
         axes.set_yticks(range(len(titles)), list(titles.values()))
+        axes.xaxis.set_major_locator(MaxNLocator(4))
         limits = (0, max(1.4, highest))  # wider intervals are cut off
         axes.set(xlim=limits, xlabel="Share of weight over share of area", ylim=(len(titles) - 0.5, -0.5))
         axes.set_title(name)
