@@ -301,13 +301,13 @@ def overlay_figure(picture: Image, saliencies: Sequence[Saliency], title: str) -
             show(axes, image)
             axes.set_title(heading, fontsize=9.5, pad=4)
             if column == 1:
-                draw_contours(axes, saliency, contour_scale([saliency]), 1.2)
+                draw_contours(axes, saliency, contour_scale([saliency]))
                 mark_square(axes, left, top, side)
         colour_bar(inch_axes(figure, 0.2 + 2 * (across + 0.08), bottom - 0.2, across, 0.1), scale, "")
         if scale.empty:
             note = "the map is the same everywhere" if saliency.values.any() else "the map is 0 everywhere"
         elif scale.low is None:
-            note = f"full colour: the {PERCENTILE}th percentile of this map's magnitudes"
+            note = f"full colour: the {PERCENTILE}th percentile of this map's magnitudes; lines: a third and two thirds"
         else:
             note = f"of this map's values the {100 - PERCENTILE}st to {PERCENTILE}th percentile; its zero means nothing"
         figure.text(0.2 / 12.6, (bottom - 0.15) / total, note, fontsize=7.5, color=MUTED, va="center")
