@@ -51,7 +51,7 @@ def figures_of(data: ReportData) -> tuple[FigureSpec, ...]:
             applies=lambda _: bool(pairs(explained.stored.keys)),
         ),
         FigureSpec(
-            name="why-matrix", number="Figure J", section="agreement", order=1,
+            name="why-matrix", number="Figure K", section="agreement", order=1,
             draw=lambda _: matrix_figure(explained.stored),
             caption=lambda _: "How far the maps of any two methods agree on a network, and those of one method on the "
             "two networks. Above the diagonal: the mean of Pearson's coefficient, as the paper has it, which also "

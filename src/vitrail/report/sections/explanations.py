@@ -58,7 +58,6 @@ def section(explained: Explained) -> dict[str, Any]:
         "agreement": papers_first(agreement_table(summary)),
         "beyond": papers_first(agreement_table(summary).dropna(subset=["spearman"])),
         "long": LONG,
-        "reliance": checked.summary.get("reliance", {}) if checked else {},
         "described": described(summary),
         "coarse": coarse(explained),
         "shared": [],
