@@ -3,11 +3,22 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from scipy.stats import spearmanr
 
-from vitrail.explain.agreement import agreement, correlate
+from vitrail.explain.agreement import (
+    GRID,
+    agreement,
+    beyond_others,
+    correlate,
+    other_tiles,
+    rank_agreement,
+    rank_points,
+)
 from vitrail.explain.saliency import Frame, Saliency
 from vitrail.metrics.bootstrap import interval, ratio, sample
 from vitrail.metrics.correlation import mode, pearson
+
+POINTS = GRID * GRID
 
 
 def maps(seed, *shape):
@@ -152,3 +163,84 @@ def test_values_that_are_not_finite_are_refused():
     broken[1, 0, 0] = np.nan
     with pytest.raises(ValueError, match="not finite"):
         correlate(maps(0, 2, 3, 3), broken, (TILE, TILE))
+
+
+def test_ranks_are_compared_at_the_points_of_one_grid():
+    coarse, fine = maps(0, 70, 3, 3), maps(1, 70, 12, 12)  # more than one chunk
+    frames = TILE, Frame(image_px=(24, 48), span_px=(32, 64), shift_px=(1.5, -2.0))
+    found, top = rank_agreement(*(rank_points(each, frame) for each, frame in zip((coarse, fine), frames, strict=True)))
+    for i in (0, 33, 69):
+        pair = [
+            Saliency(method="m", layers=("l",), target="tumor", values=each[i], frame=frame).upsample((GRID, GRID))
+            for each, frame in zip((coarse, fine), frames, strict=True)
+        ]
+        assert found[i] == pytest.approx(spearmanr(*(each.ravel() for each in pair))[0], abs=1e-4)
+        strongest = [set(np.argsort(each.ravel())[-round(0.1 * POINTS) :]) for each in pair]
+        assert top[i] == pytest.approx(len(strongest[0] & strongest[1]) / round(0.1 * POINTS), abs=0.03)
+
+
+def test_ranks_heed_no_rising_function_of_a_map():
+    fine = maps(0, 4, 9, 9)
+    ranks = rank_points(fine, TILE)
+    np.testing.assert_allclose(ranks.mean(1), POINTS + 1)  # twice the mean of 1, 2, 3 ...
+    same = rank_agreement(ranks, rank_points(1e-20 * fine - 3e-20, TILE))
+    np.testing.assert_allclose(same, 1, atol=0.01)  # the shifted maps are rounded
+    spearman, top = rank_agreement(ranks, rank_points(-fine, TILE))
+    np.testing.assert_allclose(spearman, -1, atol=1e-9)
+    assert (top == 0).all()
+
+
+def test_places_that_tie_for_the_last_of_the_strongest_count_in_part():
+    """A map of zeros but for one cell in 64: the rest of its tenth lies anywhere else, in equal parts."""
+    frame = Frame(image_px=(GRID, GRID), span_px=(GRID, GRID))
+    first, second = np.zeros((2, 1, GRID, GRID), np.float32)
+    first[0, :4, :4], second[0, 16:, 16:] = 1, np.arange(1, 257).reshape(16, 16)
+    (top,) = rank_agreement(*(rank_points(each, frame) for each in (first, second)))[1]
+    count = round(0.1 * POINTS)
+    assert top == pytest.approx((count - 16) / (POINTS - 16))
+
+
+def test_constant_maps_have_no_ranks():
+    fine = maps(0, 3, 7, 7)
+    fine[1] = 0.1
+    for pair in ((fine, maps(1, 3, 3, 3)), (maps(1, 3, 3, 3), fine)):
+        found = rank_agreement(*(rank_points(each, TILE) for each in pair))
+        np.testing.assert_array_equal(np.isnan(found), [[False, True, False]] * 2)
+
+
+def test_every_tile_has_another_and_is_that_of_another():
+    for n in (2, 3, 100):
+        others = other_tiles(n, 0)
+        assert sorted(others) == list(range(n))
+        assert (others != np.arange(n)).all()
+    np.testing.assert_array_equal(other_tiles(100, 0), other_tiles(100, 0))
+    assert (other_tiles(100, 0) != other_tiles(100, 1)).any()
+    assert other_tiles(1, 0).tolist() == [0]
+    assert other_tiles(0, 0).tolist() == []
+
+
+def test_maps_of_other_tiles_are_what_chance_gives():
+    coarse, fine, others = maps(0, 70, 3, 3), maps(1, 70, 12, 12), other_tiles(70, 3)
+    found = correlate(coarse, fine, (TILE, TILE), others=others)
+    np.testing.assert_array_equal(found, correlate(coarse, fine[others], (TILE, TILE)))
+
+
+def test_a_pattern_that_all_maps_share_is_no_agreement():
+    """The interval beyond chance covers 0 where two methods share but a pattern, in nearly all small cohorts."""
+    pattern, patients = np.linspace(-1, 1, 25).reshape(5, 5), np.repeat(np.arange(4), 10)
+    covered = 0
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        weights = 1 + rng.uniform(-0.5, 0.5, (2, 4))[:, patients, None, None]
+        first, second = weights * pattern + 0.4 * rng.normal(size=(2, 40, 5, 5))
+        others = other_tiles(40, seed)
+        ranks = [rank_points(each, TILE) for each in (first, second)]
+        values, null = rank_agreement(*ranks)[0], rank_agreement(ranks[0], ranks[1][others])[0]
+        result = beyond_others(values, null, patients, seed)
+        assert result["value"] > 0.3
+        assert result["beyond"][0] == pytest.approx(result["value"] - result["null"])
+        covered += result["beyond"][1] <= 0 <= result["beyond"][2]
+    assert covered >= 36
+    assert beyond_others(np.full(2, np.nan), np.zeros(2), np.arange(2), 0) == {
+        "value": None, "null": None, "beyond": [None, None, None],
+    }  # fmt: skip

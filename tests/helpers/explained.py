@@ -8,7 +8,14 @@ from itertools import product
 import numpy as np
 import pandas as pd
 
-from vitrail.explain.agreement import agreement, correlate
+from vitrail.explain.agreement import (
+    agreement,
+    beyond_others,
+    correlate,
+    other_tiles,
+    rank_agreement,
+    rank_points,
+)
 from vitrail.explain.checks.results import COLUMNS, open_checked, summarise
 from vitrail.explain.saliency import Frame, Saliency
 from vitrail.explain.study.store import Kind, create_file, open_stored, pairs
@@ -25,6 +32,12 @@ TITLES = {
     "classifier_hrcam": "HR-CAM, classification network",
     "segmenter_gradcam": "Grad-CAM, segmentation network",
     "segmenter_hrcam": "HR-CAM, segmentation network",
+}
+
+DESCRIBED = {
+    "gradcam": {"describes": "", "passes": 1, "gradients": 1},
+    "hrcam": {"describes": "looks at many layers", "passes": 1, "gradients": 0},
+    "toy": {"describes": "hides places", "passes": 100, "gradients": 0},
 }
 
 SIDE = 32
@@ -60,11 +73,21 @@ def write_explanations(folder, n=36, rows=None, methods=METHODS):
         file.maps(key)[:] = rng.normal(0, 1, (n, *kind.size))
     file.maps("segmenter_gradcam")[::6] = 0
     table = rows[["tile", "slide_id", "patient_id"]].copy()
+    table["other"] = others = other_tiles(n, 0)
     summaries = {"agreement": {}, "agreement_relu": {}}
     for (pair, keys), relu in product(pairs(kinds).items(), (False, True)):
         r = correlate(*(file.maps(key) for key in keys), (FRAME, FRAME), relu=relu)
         table[f"{pair}_relu" if relu else pair] = r
-        summaries["agreement_relu" if relu else "agreement"][pair] = agreement(r, rows["patient_id"], 0).summary()
+        result = agreement(r, rows["patient_id"], 0).summary()
+        summaries["agreement_relu" if relu else "agreement"][pair] = result
+        if not relu:
+            ranks = [rank_points(file.maps(key), FRAME) for key in keys]
+            values, null = (rank_agreement(ranks[0], ranks[1][of]) for of in (np.arange(n), others))
+            for statistic, *both in zip(("spearman", "top10"), values, null, strict=True):
+                table[f"{pair}_{statistic}"], table[f"{pair}_{statistic}_null"] = both
+                result[statistic] = beyond_others(*both, rows["patient_id"], 0)
+            table[f"{pair}_null"] = correlate(*(file.maps(key) for key in keys), (FRAME, FRAME), others=others)
+            result["pearson"] = beyond_others(r, table[f"{pair}_null"].to_numpy(), rows["patient_id"], 0)
     layer = {"name": "encoder.blocks.0", "stride": 2, "channels": 16, "size_px": 16}
     accuracy = {"accuracy": 0.9, "interval": [0.8, None], "tiles": n, "train_accuracy": None, "train_tiles": 0}
     summary = summaries | {
@@ -75,7 +98,7 @@ def write_explanations(folder, n=36, rows=None, methods=METHODS):
         "min_share": 0.8,
         "layers": {"classifier": [layer, layer], "segmenter": [layer]},
     }
-    summary |= {} if methods == METHODS else {"methods": methods}
+    summary |= {} if methods == METHODS else {"methods": methods, "described": DESCRIBED}
     rows.to_parquet(folder / "tiles.parquet")
     table.to_parquet(folder / "agreement.parquet")
     (folder / "summary.json").write_text(json.dumps(summary))

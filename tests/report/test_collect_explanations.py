@@ -10,7 +10,8 @@ from helpers.cohort import write_tiff
 from helpers.explained import SIDE, explained_rows, shares_of, write_checks, write_explanations
 from helpers.numbers import evaluation_data
 from vitrail.evaluation.explanations import open_explanations
-from vitrail.report.collect_explanations import PICTURE_PX, collect_explained
+from vitrail.explain.checks.results import open_checked
+from vitrail.report.collect_explanations import PICTURE_PX, collect_explained, methods_to_show
 from vitrail.settings.load import Settings
 from vitrail.slides.cohort import CohortSlide
 from vitrail.stage import Run
@@ -38,6 +39,14 @@ def test_tiles_are_read_again_from_their_slides(tmp_path):
             assert picture.shape == (PICTURE_PX, PICTURE_PX, 3)
             small = np.asarray(Image.fromarray(picture).reduce(PICTURE_PX // 32)).astype(float)
             assert np.abs(small - pixels[y : y + 32, x : x + 32]).mean() < 3
+    for row, closeup in found.closeups.items():
+        x, y = table["x"].iloc[row] + closeup.left * SIDE, table["y"].iloc[row] + closeup.top * SIDE
+        if table["slide_id"].iloc[row] != "P2":
+            middle = pixels[round(y + closeup.side * SIDE / 2), round(x + closeup.side * SIDE / 2)]
+            assert np.abs(closeup.picture.mean((0, 1)) - middle).max() < 4  # the slide is a slope in every channel
+        else:
+            assert (closeup.picture == 7).all()
+    assert set(found.closeups) == set(found.pictures)
     assert found.checked is not None
     assert {row.shape for row in found.pictures.values()} == {(SIDE, SIDE, 3), (PICTURE_PX, PICTURE_PX, 3)}
 
@@ -55,3 +64,12 @@ def run_with_slides(folder):
     np.save(folder / "tiles" / "images.npy", np.full((36, SIDE, SIDE, 3), 7, np.uint8))
     np.save(folder / "tiles" / "masks.npy", np.zeros((36, SIDE, SIDE), np.uint8))
     return Run(folder=folder, settings=Settings()), slide
+
+
+def test_the_setting_decides_what_is_shown_and_then_the_recommendation(tmp_path):
+    checked = open_checked(write_checks(tmp_path))
+    assert methods_to_show((), None) == methods_to_show((), checked) == ()  # checks of before rank nothing
+    ranking = {"classifier": {"recommended": ["hrcam", "toy"]}, "segmenter": {"recommended": ["gradcam", "toy"]}}
+    ranked = replace(checked, summary=checked.summary | {"ranking": ranking})
+    assert methods_to_show((), ranked) == ("hrcam", "toy", "gradcam")
+    assert methods_to_show(("gradcam",), ranked) == ("gradcam",)

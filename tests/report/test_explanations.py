@@ -78,7 +78,7 @@ def test_page_metrics_and_tables_say_the_same(written):
 
 def table_rows(page_text, caption):
     """The cells of the body of the one table of a page whose caption begins so."""
-    (table,) = [part for part in page_text.split("<table")[1:] if f"<caption>{caption}" in part]
+    table = next(part for part in page_text.split("<table")[1:] if f"<caption>{caption}" in part)
     rows = re.findall(r"<tr>(.*?)</tr>", table.partition("<tbody>")[2].partition("</tbody>")[0], re.DOTALL)
     cells = [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row, re.DOTALL) for row in rows]
     return [[html.unescape(re.sub(r"<[^>]*>", "", cell)).strip() for cell in row] for row in cells]
@@ -230,7 +230,10 @@ def test_a_third_method_is_in_every_table(third):
     assert set(tables["checks_truth"]["maps"]) == set(keys)
     assert set(tables["checks_perturbation"]["order"]) == {*THREE, "random", "blob"}
     assert set(tables["checks_randomisation"]["method"]) == set(THREE)
-    assert "correct tumor, HR-CAM and Toy" in set(tables["explained_examples"]["shown_as"])
+    spearman = made.stored.agreement["segmenter_hrcam_toy_spearman"].mean()
+    row = tables["agreement"].query("maps == 'as they are' and pair == 'segmenter_hrcam_toy'").iloc[0]
+    assert row["spearman"] == pytest.approx(spearman)
+    assert row["spearman_beyond"] == pytest.approx(row["spearman"] - row["spearman_null"])
     metrics = json.loads((path.parent / "metrics.json").read_text())["explanations"]
     assert set(metrics["agreement"]) == set(pairs(keys))
     assert set(metrics["checks"]["verdicts"]) == set(keys)
@@ -242,8 +245,14 @@ def test_a_third_method_is_on_the_page(third):
     assert {"Classification network: Grad-CAM and Toy", "Toy: both networks"} < set(shown.words)
     assert any(words.startswith("3 methods show for each of 36 test tiles") for words in shown.words)
     captions = " ".join(shown.labels)
-    assert "tumor tiles with HR-CAM and Toy" in captions
-    assert "all maps of both networks" in captions
+    assert "Grad-CAM, HR-CAM and Toy. Test tiles" in captions
+    assert "where Toy of the classification network" not in captions  # nothing is enlarged here
+    assert "Spearman's coefficient" in captions
+    text = third[1].read_text()
+    assert "<b>Toy</b> hides places; it costs at most 100 forward passes an image." in text
+    assert "<b>Grad-CAM</b> costs at most 1 forward pass and 1 backward pass an image." in text
+    assert "Toy, classification network (3 x 3 cells)" in text
+    assert len(table_rows(text, "Agreement of the two maps of a tile")[0]) == 7
 
 
 def test_a_third_method_is_in_every_figure(third, data):
@@ -255,12 +264,45 @@ def test_a_third_method_is_in_every_figure(third, data):
             figure.draw_without_rendering()
             texts = figure.findobj(Text) + [text for legend in figure.legends for text in legend.get_texts()]
             words[name] = {text.get_text() for text in texts}
-    assert "b  Correctly called tumor: HR-CAM and Toy of the classification network" in words["why-correct"]
-    assert {"Classification\nToy", "Segmentation\nToy"} < words["why-wrong"]
-    assert {"Toy, classification network", "Toy, segmentation network"} < words["why-wrong"]  # a colour bar each
-    assert {"b  Grad-CAM: classification and segmentation", "e  Classification: Grad-CAM and Toy"} < (
-        words["why-agreement"]
-    )
+    assert {"a  Correctly called tumor by the classification network", "Toy"} < words["why-correct"]
+    assert {"Toy, classification", "Toy, segmentation"} < words["why-wrong"]  # a colour bar each
+    assert {"Toy, classification", "Toy, segmentation"} < words["why-disagreement"]
+    assert "b  Grad-CAM: classification and segmentation" in words["why-agreement"]
+    assert not any("Toy" in word for word in words["why-agreement"])  # the paper's four pairs
+    assert {"Grad-CAM", "HR-CAM", "Toy"} < words["why-matrix"]
     assert {"Toy", "Centred blob", "Random order"} < words["why-perturbation"]
     assert {"Toy", "Toy, chance"} < words["why-randomisation"]
     assert "Toy, segmentation network" in words["why-truth"]
+
+
+def test_the_table_says_which_method_to_believe(whole, quick, tmp_path):
+    """Methods and floors by their mean rank, what is recommended in words and in bold; and what is no test."""
+    values = {"gradcam": {"deletion_blur": 0.25}, "hrcam": {"deletion_blur": 0.5}, "random": {"deletion_blur": None}}
+    ranks = {"gradcam": {"deletion_blur": 1.0}, "hrcam": {"deletion_blur": 2.0}, "random": {"deletion_blur": None}}
+    ranking = {
+        "metrics": ["deletion_blur"], "values": values, "ranks": ranks, "mean_rank": {"hrcam": 2.0, "gradcam": 1.0},
+        "floors": ["random"], "concordance": None, "recommended": ["gradcam"], "sentence": "We recommend Grad-CAM.",
+    }  # fmt: skip
+    refused = {"blur": {"test": False, "sentence": "it leaves too much"}, "tissue": {"test": True, "sentence": None}}
+    summary = whole.checked.summary | {"ranking": {"classifier": ranking}, "replacements": {"segmenter": refused}}
+    summary |= {"shared": {"classifier_gradcam": [0.75, 0.5, 0.9]}}
+    quick(replace(whole, checked=replace(whole.checked, summary=summary)))
+    text = (tmp_path / "report" / "index.html").read_text()
+    assert "We recommend Grad-CAM." in text
+    rows = table_rows(text, "Classification network: what each metric gives")
+    assert [row[0] for row in rows] == ["Grad-CAM (recommended)", "HR-CAM", "Random order"]
+    assert rows[0][1:] == ["0.2501", "1.000"]  # the value, and its rank below it
+    assert rows[2][1:] == ["\N{EN DASH}", "\N{EN DASH}"]
+    assert "Segmentation network: it leaves too much." in text
+    assert ["Grad-CAM, classification network", "0.750"] in table_rows(text, "How much maps of different tiles share")
+    table = pd.read_csv(tmp_path / "report" / "tables" / "checks_ranking.csv")
+    assert table.query("recommended")["method"].tolist() == ["gradcam"]
+    assert table.query("floor")["method"].tolist() == ["random"]
+
+
+def test_many_pairs_are_folded(third):
+    text = third[1].read_text()
+    assert "Pearson's coefficient of further pairs, 10" in html.unescape(text)
+    assert [row[0] for row in table_rows(text, "Pearson's coefficient of the two maps")][:2] == [
+        "Classification network: Grad-CAM and HR-CAM", "Segmentation network: Grad-CAM and HR-CAM",
+    ]  # fmt: skip

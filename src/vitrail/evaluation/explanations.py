@@ -29,6 +29,10 @@ PAPER_MODES = {
 }
 """The modes of agreement that the paper gives for its own data (Additional file 1, Fig. S4 a to d)."""
 
+STATISTICS = ("pearson", "spearman", "top10")
+"""What is measured of two maps beside maps of other tiles: Pearson's and Spearman's coefficient, and the share of the
+strongest tenth of their places that they have in common."""
+
 COMPARISONS = {
     "deletion": ("over_random", "over_blob"),
     "insertion": ("over_random", "over_blob"),
@@ -97,6 +101,8 @@ def check_tables(checked: Checked) -> dict[str, pd.DataFrame]:
         "checks_perturbation": perturbation_curves(checked.perturbation),
         "checks_randomisation": randomisation_curves(checked.randomisation),
     }
+    if checked.summary.get("ranking"):
+        tables["checks_ranking"] = ranking_table(checked.summary)
     return tables | ({"checks_truth": truth_table(checked.summary)} if checked.summary["truth"] else {})
 
 
@@ -104,17 +110,58 @@ def agreement_table(summary: dict[str, Any]) -> pd.DataFrame:
     """Return the agreement of each pair of maps, signed and after ReLU, and the paper's mode beside it.
 
     Pairs with a kind of maps whose zero means nothing have no row after ReLU; pairs that the paper lacks have no mode.
+    Of each statistic of `STATISTICS` there are the mean, what maps of other tiles give (`_null`), and what is beyond
+    that with its interval; NaN in rows after ReLU, and in runs of before these were measured.
     """
-    rows = [
-        {
-            "pair": pair, "maps": maps, "mode": measured["mode"], "mean": measured["mean"],
-            "mean_low": measured["interval"][0], "mean_high": measured["interval"][1], "n": measured["n"],
-            "constant": measured["constant"], "mode_in_the_paper": PAPER_MODES.get(pair, np.nan),
-        }
-        for maps, name in (("as they are", "agreement"), ("relu", "agreement_relu"))
-        for pair, measured in summary[name].items()
-    ]  # fmt: skip
-    return pd.DataFrame(rows).astype(dict.fromkeys(("mode", "mean", "mean_low", "mean_high"), np.float64))
+    rows, numbers = [], ["mode", "mean", "mean_low", "mean_high"]
+    for maps, name in (("as they are", "agreement"), ("relu", "agreement_relu")):
+        for pair, measured in summary[name].items():
+            row = {
+                "pair": pair, "maps": maps, "mode": measured["mode"], "mean": measured["mean"],
+                "mean_low": measured["interval"][0], "mean_high": measured["interval"][1], "n": measured["n"],
+                "constant": measured["constant"], "mode_in_the_paper": PAPER_MODES.get(pair, np.nan),
+            }  # fmt: skip
+            for statistic in STATISTICS:
+                own = measured.get(statistic, {"value": None, "null": None, "beyond": [None] * 3})
+                row |= {statistic: own["value"], f"{statistic}_null": own["null"]}
+                row |= dict(zip(_beyond(statistic), own["beyond"], strict=True))
+            rows.append(row)
+    numbers += [name for each in STATISTICS for name in (each, f"{each}_null", *_beyond(each))]
+    return pd.DataFrame(rows).astype(dict.fromkeys(numbers, np.float64) if rows else {})
+
+
+def _beyond(statistic: str) -> tuple[str, str, str]:
+    """Name the columns of what a statistic has beyond chance, and of the ends of its interval."""
+    return f"{statistic}_beyond", f"{statistic}_beyond_low", f"{statistic}_beyond_high"
+
+
+def ranking_table(summary: dict[str, Any]) -> pd.DataFrame:
+    """Return how the metrics rank the methods and floors of each network, best first; no row in checks of before.
+
+    One row a `network`, `method` and `metric`, with `value` and `rank`, NaN where a method has none, the method's
+    `mean_rank`, and whether it is a `floor`, which no network has made, or `recommended`.
+    """
+    rows = []
+    for network, ranked in summary.get("ranking", {}).items():
+        order = sorted(ranked["values"], key=lambda name: ranked["mean_rank"].get(name, np.inf))
+        rows += [
+            {
+                "network": network, "method": method, "metric": metric, "value": ranked["values"][method].get(metric),
+                "rank": ranked["ranks"].get(method, {}).get(metric), "mean_rank": ranked["mean_rank"].get(method),
+                "floor": method in ranked["floors"], "recommended": method in ranked["recommended"],
+            }
+            for method in order
+            for metric in ranked["metrics"]
+        ]  # fmt: skip
+    columns = ["network", "method", "metric", "value", "rank", "mean_rank", "floor", "recommended"]
+    return pd.DataFrame(rows, columns=columns).astype(dict.fromkeys(("value", "rank", "mean_rank"), np.float64))
+
+
+def shared_by_kind(summary: dict[str, Any]) -> dict[str, float | None]:
+    """Return how much maps of different tiles share, by kind of map: their mean correlation, null where undefined."""
+    older = {key: measured["shared"] for key, measured in summary["randomisation"].items()}
+    newer = {key: value[0] if isinstance(value, list) else value for key, value in summary.get("shared", {}).items()}
+    return {key: newer.get(key, value) for key, value in older.items()}
 
 
 def accuracy_table(summary: dict[str, Any]) -> pd.DataFrame:
@@ -142,8 +189,13 @@ def empty_table(summary: dict[str, Any]) -> pd.DataFrame:
 
 
 def perturbation_curves(perturbation: pd.DataFrame) -> pd.DataFrame:
-    """Return the mean score over the tiles by `network`, `kind`, `order` and `fraction`."""
-    return perturbation.groupby(["network", "kind", "order", "fraction"], sort=True, as_index=False)[["score"]].mean()
+    """Return the mean score over the tiles by `network`, `replacement`, `kind`, `order` and `fraction`.
+
+    Checks of before know one replacement, the blurred tile.
+    """
+    table = perturbation if "replacement" in perturbation else perturbation.assign(replacement="blur")
+    by = ["network", "replacement", "kind", "order", "fraction"]
+    return table.groupby(by, sort=True, as_index=False)[["score"]].mean()
 
 
 def randomisation_curves(randomisation: pd.DataFrame) -> pd.DataFrame:

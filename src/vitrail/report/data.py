@@ -72,8 +72,8 @@ class Examples:
 
     Attributes
     ----------
-    tumor_mixed, tumor
-        Correctly called tumor, the first with tissue beside it where there is any; no tile is in both.
+    tumor
+        Correctly called tumor, those with other tissue beside it first.
     non_tumor
         Correctly called non-tumor.
     disagreement
@@ -82,7 +82,6 @@ class Examples:
         Wrongly called by at least one network.
     """
 
-    tumor_mixed: tuple[int, ...]
     tumor: tuple[int, ...]
     non_tumor: tuple[int, ...]
     disagreement: tuple[int, ...]
@@ -91,8 +90,26 @@ class Examples:
     @property
     def all(self) -> tuple[int, ...]:
         """Every row once, in order."""
-        rows = (*self.tumor_mixed, *self.tumor, *self.non_tumor, *self.disagreement, *self.wrong)
+        rows = (*self.tumor, *self.non_tumor, *self.disagreement, *self.wrong)
         return tuple(sorted(set(rows)))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class CloseUp:
+    """A square of a tile, enlarged.
+
+    Attributes
+    ----------
+    left, top, side
+        Where it lies, as shares of the tile's side.
+    picture
+        `[h, h, 3]`, RGB.
+    """
+
+    left: float
+    top: float
+    side: float
+    picture: NDArray[np.uint8]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -113,6 +130,10 @@ class Explained:
         The tiles to show.
     pictures
         `[h, w, 3]`, RGB, by row: these tiles as a pathologist would want to see them.
+    closeups
+        By row, the place where a map is strongest.
+    show
+        Methods that figures of tiles show beside the paper's, best first; none shows all.
     """
 
     stored: Stored
@@ -121,6 +142,8 @@ class Explained:
     side_um: float
     examples: Examples
     pictures: dict[int, NDArray[np.uint8]]
+    closeups: dict[int, CloseUp] = field(default_factory=dict)
+    show: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

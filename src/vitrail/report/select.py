@@ -23,8 +23,14 @@ if TYPE_CHECKING:
     from vitrail.explain.study.store import Stored
     from vitrail.report.data import Explained
 
-COLUMNS = 6
-"""Tiles of each kind in a figure."""
+COLUMNS = 4
+"""Tiles of each kind in a figure, at most."""
+
+PAPER_METHODS = ("gradcam", "hrcam")
+"""Those that stand in every figure of tiles."""
+
+MOST = 4
+"""Kinds of maps in a figure of tiles, so that nuclei can still be seen."""
 
 MIXED = 0.2
 """A tile holds two kinds of tissue when tumor, and tissue that is not tumor, each fill this share of it."""
@@ -37,10 +43,50 @@ def network_pair(stored: Stored) -> str | None:
     )
 
 
-def classifier_keys(stored: Stored) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return the kinds of the classifier's maps for the first, and for further, correctly called tumor tiles."""
-    keys = tuple(key for key in stored.keys if split_key(key)[0] == "classifier")
-    return keys[:1], keys[1:] or keys
+def shown_methods(stored: Stored, show: Sequence[str] = ()) -> list[str]:
+    """Return the methods that figures of tiles show: the paper's two, and beside them those to show, `MOST` at most.
+
+    Parameters
+    ----------
+    stored
+        The explanations.
+    show
+        Names of methods, best first; none takes all.
+    """
+    paper = [name for name in PAPER_METHODS if name in stored.methods]
+    others = [name for name in show or stored.methods if name in stored.methods and name not in paper]
+    return (paper + others)[:MOST]
+
+
+def shown_keys(explained: Explained) -> tuple[str, ...]:
+    """Return the kinds of the classifier's maps that the figure of correctly called tiles shows."""
+    keys = tuple(f"classifier_{method}" for method in shown_methods(explained.stored, explained.show))
+    return tuple(key for key in keys if key in explained.stored.keys)
+
+
+def compared_keys(explained: Explained, pair: Sequence[str] = ()) -> tuple[str, ...]:
+    """Return the kinds of both networks' maps that a figure compares, `MOST` at most.
+
+    Parameters
+    ----------
+    explained
+        What the report shows.
+    pair
+        The kinds that come first; beside them stands the best method that the paper lacks, if there is one. Without
+        them the methods are Grad-CAM or the first there is, and that method or the last.
+    """
+    stored, methods = explained.stored, shown_methods(explained.stored, explained.show)
+    further = [name for name in methods if name not in PAPER_METHODS][:1]
+    names = [split_key(pair[0])[1], *further] if pair else [methods[0], *(further or methods[1:2])]
+    keys = [f"{network}_{name}" for name in dict.fromkeys(names) for network in NETWORKS]
+    return tuple(key for key in keys if key in stored.keys)[:MOST]
+
+
+def closeup_key(stored: Stored, show: Sequence[str]) -> str:
+    """Return the kind of map whose strongest place is enlarged: the classifier's by the best method, else the last."""
+    methods = shown_methods(stored, show)
+    name = next((name for name in show if name in methods), methods[-1])
+    return next((key for key in (f"classifier_{name}", *stored.keys) if key in stored.keys), "")
 
 
 def listed(words: Sequence[str]) -> str:
@@ -66,15 +112,12 @@ def choose_examples(stored: Stored, shares: pd.DataFrame, threshold: float) -> E
     called = probability >= threshold
     beside = shares["non_tumor"].to_numpy() + shares["other"].to_numpy()
     mixed = (shares["tumor"].to_numpy() >= MIXED) & (beside >= MIXED)
-    tumor_mixed = spread(patients, tumor & called, np.stack([~mixed, -probability]))
-    others = tumor & called & ~np.isin(np.arange(len(rows)), tumor_mixed)
     r = stored.agreement[pair].to_numpy(np.float64) if pair else np.full(len(rows), np.nan)
     both = rows[list(NETWORKS)].to_numpy(np.float64)
     wrong = (both >= threshold) != tumor[:, None]
     error = np.where(wrong, np.abs(both - tumor[:, None]), 0).max(1)  # of the network that errs more
     return Examples(
-        tumor_mixed=tumor_mixed,
-        tumor=spread(patients, others, -probability[None]),
+        tumor=spread(patients, tumor & called, np.stack([~mixed, -probability])),
         non_tumor=spread(patients, ~tumor & ~called, probability[None]),
         disagreement=spread(patients, np.isfinite(r), r[None]),
         wrong=spread(patients, wrong.any(1), -error[None]),
@@ -115,17 +158,10 @@ def spread(
 def examples_table(explained: Explained) -> pd.DataFrame:
     """Return the tiles that the figures show, so that each can be found again."""
     stored, chosen = explained.stored, explained.examples
-    first, further = (listed(titles) for titles in classifier_titles(stored))
     groups = [
-        (f"correct tumor, {first}", chosen.tumor_mixed), (f"correct tumor, {further}", chosen.tumor),
-        ("correct non-tumor", chosen.non_tumor), ("disagreement", chosen.disagreement), ("wrong", chosen.wrong),
+        ("correct tumor", chosen.tumor), ("correct non-tumor", chosen.non_tumor),
+        ("disagreement", chosen.disagreement), ("wrong", chosen.wrong),
     ]  # fmt: skip
     table = stored.rows.iloc[[row for _, rows in groups for row in rows]].reset_index(drop=True)
     table.insert(0, "shown_as", [name for name, rows in groups for _ in rows])
     return table
-
-
-def classifier_titles(stored: Stored) -> tuple[list[str], list[str]]:
-    """Return the titles of the methods of `classifier_keys`."""
-    first, further = ([stored.methods[split_key(key)[1]] for key in keys] for keys in classifier_keys(stored))
-    return first, further

@@ -16,7 +16,7 @@ from helpers.kinds import KEYS, PAIRS
 from vitrail.classes import TissueClass
 from vitrail.core.progress import Silent
 from vitrail.errors import ModelError, SettingsError, TileError
-from vitrail.explain.agreement import agreement
+from vitrail.explain.agreement import agreement, correlate, rank_agreement, rank_points
 from vitrail.explain.explainer import Explainer
 from vitrail.explain.methods.hrcam import load_head
 from vitrail.explain.study import networks as study_fit
@@ -84,7 +84,10 @@ def test_the_folder_holds_what_is_promised_and_nothing_else(folder, stored):
         "layers",
         "dense",
         "methods",
+        "described",
     }
+    assert stored.summary["described"]["gradcam"]["passes"] == 1
+    assert all(of["describes"] for of in stored.summary["described"].values())
     assert stored.summary["methods"] == stored.methods == {"gradcam": "Grad-CAM", "hrcam": "HR-CAM"}
 
 
@@ -140,6 +143,18 @@ def test_agreement_is_that_of_numpy(stored, pair, relu):
         assert found[i] == pytest.approx(np.corrcoef(first[i].ravel(), second[i].ravel())[0, 1], abs=1e-9)
 
 
+def test_the_null_takes_the_second_map_of_the_tile_that_is_named(stored):
+    table, (first, second) = stored.agreement, PAIRS["classifier_gradcam_hrcam"]
+    others = table["other"].to_numpy()
+    assert (others != np.arange(len(stored))).all()
+    maps = np.array(stored.maps(first)), np.array(stored.maps(second))[others]
+    frames = stored.frame(first), stored.frame(second)
+    np.testing.assert_array_equal(table["classifier_gradcam_hrcam_null"], correlate(*maps, frames))
+    spearman, top = rank_agreement(*(rank_points(*each) for each in zip(maps, frames, strict=True)))
+    np.testing.assert_array_equal(table["classifier_gradcam_hrcam_spearman_null"], spearman)
+    np.testing.assert_array_equal(table["classifier_gradcam_hrcam_top10_null"], top)
+
+
 def test_the_summary_sums_up_the_table(stored):
     patients = stored.rows["patient_id"].to_numpy()
     assert {name: set(stored.summary[name]) for name in ("agreement", "agreement_relu")} == {
@@ -149,9 +164,19 @@ def test_the_summary_sums_up_the_table(stored):
     for name, end in (("agreement", ""), ("agreement_relu", "_relu")):
         for pair, summary in stored.summary[name].items():
             values = stored.agreement[f"{pair}{end}"].to_numpy()
-            assert summary == agreement(values, patients, 0).summary()
+            own = {"pearson", "spearman", "top10"} if not end else set()
+            assert own < set(summary)
+            assert {name: value for name, value in summary.items() if name not in own} == (
+                agreement(values, patients, 0).summary()
+            )
             assert summary["constant"] == np.isnan(values).sum()
             assert summary["mean"] == pytest.approx(np.nanmean(values))
+            for statistic, ending in (("pearson", ""), ("spearman", "_spearman"), ("top10", "_top10")):
+                if statistic in own:
+                    columns = stored.agreement[[f"{pair}{ending}", f"{pair}{ending}_null"]].dropna()
+                    assert [summary[statistic][of] for of in ("value", "null")] == pytest.approx(
+                        columns.mean().tolist()
+                    )
     empty = {key: int((np.array(stored.maps(key)).max((1, 2)) <= 0).sum()) for key in KEYS}
     assert empty.pop("segmenter_gradcam") >= 5  # tiles where the segmenter sees no tumor
     assert stored.summary["empty"] == empty

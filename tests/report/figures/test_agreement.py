@@ -3,9 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from helpers.explained import explained
+from helpers.explained import THREE, explained
 from vitrail.evaluation.explanations import PAPER_MODES
-from vitrail.report.figures.agreement import agreement_figure
+from vitrail.report.figures.agreement import agreement_figure, matrix_figure
 from vitrail.report.style import style
 
 
@@ -29,3 +29,19 @@ def test_the_histograms_are_numpys(whole):
         constant = int(stored.agreement[pair].isna().sum())
         assert f"n = {36 - constant}, constant {constant}" in axes.texts[0].get_text()
     assert stored.agreement["gradcam_classifier_segmenter"].isna().sum() == 6
+
+
+def test_a_matrix_holds_both_statistics_of_every_pair(tmp_path):
+    stored = explained(tmp_path, methods=THREE).stored
+    with style():
+        figure = matrix_figure(stored)
+        figure.draw_without_rendering()
+    summary, names = stored.summary["agreement"], list(THREE)
+    for axes, network in zip(figure.axes, ("classifier", "segmenter"), strict=False):
+        cells = {text.get_position()[::-1]: text.get_text() for text in axes.texts}
+        assert set(cells) == {(row, column) for row in range(3) for column in range(3) if row != column}
+        for (row, column), text in cells.items():
+            measured = summary[f"{network}_{names[min(row, column)]}_{names[max(row, column)]}"]
+            value = measured["mean"] if row < column else measured["spearman"]["beyond"][0]
+            assert float(text.replace("\N{MINUS SIGN}", "-")) == pytest.approx(value, abs=0.005)
+    assert len(figure.axes[2].texts) == 6

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
 from helpers.explained import SIDE, saliency
@@ -64,7 +65,7 @@ def test_stronger_evidence_is_always_darker(ramp):
 def test_tissue_shows_where_a_map_says_nothing_and_even_where_it_says_most():
     image = np.random.default_rng(0).integers(0, 256, (SIDE, SIDE, 3), np.uint8)
     nothing = heatmap.overlay(image, saliency(np.zeros((2, 2))), Scale(limit=0.0))
-    np.testing.assert_array_equal(nothing, np.rint(heatmap.grey(image)))
+    np.testing.assert_array_equal(nothing, np.rint(heatmap.grey(image, heatmap.SHADOW)))
     most = heatmap.overlay(image, saliency(np.ones((2, 2))), Scale(limit=0.5))
     assert np.corrcoef(most[..., 0].ravel(), nothing[..., 0].ravel())[0, 1] > 0.99
 
@@ -94,4 +95,44 @@ def test_a_single_picture_is_saved_with_its_maps(tmp_path):
     words = [text.get_text() for text in figure.texts]
     assert "said 0.93" in words
     assert any("0 everywhere" in word for word in words)
-    assert [axes.get_title(loc="left") for axes in figure.axes[:3]] == ["Picture", "HR-CAM of tumor", "Both"]
+    titles = [axes.get_title(loc="left") for axes in figure.axes[:4]]
+    assert titles == ["Picture", "Its strongest places", "HR-CAM of tumor", "The strongest enlarged"]
+
+
+def test_contours_surround_the_strongest_places():
+    """A bump of known width: each contour is a circle about its middle, as wide as the level says."""
+    y, x = np.mgrid[0.5:32, 0.5:32]
+    bump = saliency(np.exp(-((x - 20) ** 2 + (y - 12) ** 2) / (2 * 5.0**2)))
+    figure = Figure()
+    axes = figure.add_axes((0, 0, 1, 1))
+    heatmap.show(axes, np.full((64, 64, 3), 255, np.uint8))  # the picture has twice the pixels
+    scale = Scale(limit=float(heatmap.smoothed(bump).max()))
+    heatmap.draw_contours(axes, bump, scale)
+    (lines,) = axes.collections
+    width = 2 * np.hypot(5.0, heatmap.SMOOTH * 32)
+    for path, level in zip(lines.get_paths(), heatmap.LEVELS, strict=True):
+        radii = np.hypot(path.vertices[:, 0] + 0.5 - 40, path.vertices[:, 1] + 0.5 - 24)
+        np.testing.assert_allclose(radii, width * np.sqrt(-2 * np.log(level)), rtol=0.06)
+
+
+def test_both_signs_have_contours_and_an_empty_map_has_none():
+    figure = Figure()
+    axes = figure.add_axes((0, 0, 1, 1))
+    heatmap.show(axes, np.full((64, 64, 3), 255, np.uint8))
+    heatmap.draw_contours(axes, saliency(np.zeros((4, 4))), Scale(limit=0.0))
+    assert not axes.collections
+    heatmap.draw_contours(axes, saliency(np.diag([1.0, 0, 0, -1])), Scale(limit=0.5))
+    colours = [tuple(lines.get_edgecolor()[0][:3]) for lines in axes.collections]
+    assert colours == [tuple(c / 255 for c in ramp[1]) for ramp in (heatmap.FOR, heatmap.AGAINST)]
+
+
+def test_the_strongest_place_lies_within_the_image():
+    side = heatmap.ENLARGED * SIDE
+    for row, column in ((3, 3), (31, 0), (16, 20)):
+        values = np.zeros((32, 32))
+        values[row, column] = 1
+        left, top = heatmap.strongest_place(saliency(values))
+        assert 0 <= left <= column + 0.5 <= left + side <= SIDE + 1e-9
+        assert 0 <= top <= row + 0.5 <= top + side <= SIDE + 1e-9
+        assert heatmap.strongest_place(saliency(-values), against=True) == (left, top)
+    assert heatmap.strongest_place(saliency(np.ones((2, 2)))) == pytest.approx(((SIDE - side) / 2,) * 2)

@@ -126,10 +126,13 @@ class ExplanationMethod:
         Whether something has to be fitted on a network before it can be explained.
     on_slides
         Whether it can run in the pass that predicts a whole slide; then it has a `reader` for classifiers.
+    describes
+        What it asks, as the rest of a sentence that begins with its title; none leaves the report without it.
     """
 
     name: ClassVar[str]
     title: ClassVar[str]
+    describes: ClassVar[str] = ""
     colour: ClassVar[tuple[int, int, int]] = (102, 102, 102)
     passes: ClassVar[int] = 1
     gradients: ClassVar[int] = 0

@@ -40,6 +40,7 @@ class GradCam(ExplanationMethod):
     """Grad-CAM of a classifier's final feature maps, and of a segmenter's bottleneck."""
 
     name, title, colour = "gradcam", "Grad-CAM", (230, 97, 1)
+    describes = "weighs the network's last feature maps, which are coarse, by how far each raises the score"
     on_slides = True
 
     def reader(self, network: nn.Module, head: Head = None) -> Reader | None:  # noqa: ARG002 - it has none

@@ -85,6 +85,7 @@ class HRCam(ExplanationMethod):
     """HR-CAM of a classifier and of a segmenter's encoder; its head is the dense layer on pooled features."""
 
     name, title, colour = "hrcam", "HR-CAM", (94, 60, 153)
+    describes = "weighs feature maps of many layers, fine and coarse, by a classifier of its own that is fitted on them"
     needs_head = on_slides = True
 
     def reader(self, network: nn.Module, head: HRCamHead | None = None) -> Reader:

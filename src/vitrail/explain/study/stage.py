@@ -10,11 +10,19 @@ import shutil
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 
 from vitrail.classes import TASKS
 from vitrail.core.files import write_table
 from vitrail.core.resume import Parts
-from vitrail.explain.agreement import agreement, correlate
+from vitrail.explain.agreement import (
+    agreement,
+    beyond_others,
+    correlate,
+    other_tiles,
+    rank_agreement,
+    rank_points,
+)
 from vitrail.explain.study.networks import Sources, fitted_network
 from vitrail.explain.study.store import (
     AGREEMENT,
@@ -36,6 +44,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from vitrail.explain.study.networks import Augmentation, Network
+    from vitrail.explain.study.store import SaliencyFile
     from vitrail.stage import Work
 
 _CHUNK = 256
@@ -90,17 +99,11 @@ def _explain(sources: Sources, networks: Sequence[Network]) -> None:
     rows = rows.assign(**{task: scores[task] for task in TASKS})
     write_table(sources.folder / ROWS, rows)
 
-    correlations, summary = rows[["tile", "slide_id", "patient_id"]].copy(), dict[str, Any]()
-    summary |= {"agreement": {}, "agreement_relu": {}}
-    patients = rows["patient_id"].to_numpy()
-    for column, pair, relu in columns_of(kinds):
-        first, second = pairs(kinds)[pair]
-        frames = kinds[first].frame, kinds[second].frame
-        correlations[column] = correlate(file.maps(first), file.maps(second), frames, relu=relu)
-        result = agreement(correlations[column].to_numpy(), patients, seed).summary()
-        summary["agreement_relu" if relu else "agreement"][pair] = result
+    owners = rows[["tile", "slide_id", "patient_id"]]
+    correlations, agreements = _agree(file, owners, seed)
     write_table(sources.folder / AGREEMENT, correlations)
 
+    summary: dict[str, Any] = dict(agreements)
     clear = sources.clear("test")
     for method in sources.methods:
         # not every head tells tumor from non-tumor
@@ -121,8 +124,37 @@ def _explain(sources: Sources, networks: Sequence[Network]) -> None:
         "layers": {network.task: network.layers(image) for network in networks if network.heads},
         "dense": networks[0].explainer.dense.geometry if networks[0].explainer.dense else {},
         "methods": {method.name: method.title for method in sources.methods},
+        "described": {
+            method.name: {"describes": method.describes, "passes": method.passes, "gradients": method.gradients}
+            for method in sources.methods
+        },
     }
     write_summary(sources.folder, summary)
+
+
+def _agree(file: SaliencyFile, owners: pd.DataFrame, seed: int) -> tuple[pd.DataFrame, dict[str, dict[str, Any]]]:
+    """Compare each pair of kinds: the table `agreement.parquet`, and what the summary holds of it."""
+    kinds, patients, others = file.kinds, owners["patient_id"].to_numpy(), other_tiles(len(owners), seed)
+    ranks = {key: rank_points(file.maps(key), kind.frame) for key, kind in kinds.items()}
+    columns: dict[str, NDArray[np.float64]] = {}
+    agreements: dict[str, dict[str, Any]] = {"agreement": {}, "agreement_relu": {}}
+    for column, pair, relu in columns_of(kinds):
+        first, second = pairs(kinds)[pair]
+        maps, frames = (file.maps(first), file.maps(second)), (kinds[first].frame, kinds[second].frame)
+        columns[column] = correlate(*maps, frames, relu=relu)
+        result = agreement(columns[column], patients, seed).summary()
+        agreements["agreement_relu" if relu else "agreement"][pair] = result
+        if relu:  # the paper's; ranks and the strongest places are the same without what speaks against tumor
+            continue
+        columns[f"{pair}_null"] = correlate(*maps, frames, others=others)
+        for ending, partners in (("", np.arange(len(others))), ("_null", others)):
+            spearman, top = rank_agreement(ranks[first], ranks[second][partners])
+            columns |= {f"{pair}_spearman{ending}": spearman, f"{pair}_top10{ending}": top}
+        result |= {
+            name: beyond_others(columns[f"{pair}{ending}"], columns[f"{pair}{ending}_null"], patients, seed)
+            for name, ending in (("pearson", ""), ("spearman", "_spearman"), ("top10", "_top10"))
+        }
+    return pd.concat([owners.assign(other=others), pd.DataFrame(columns)], axis=1), agreements
 
 
 def _accuracy(logits: NDArray[np.float32], clear: NDArray[np.int64], sources: Sources) -> dict[str, Any]:

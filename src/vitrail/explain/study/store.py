@@ -6,7 +6,9 @@
   `side`, `label` as there; `classifier`, the probability of tumor, uncalibrated, and `segmenter`, the fraction of
   pixels called tumor, both from the pass that made the maps.
 - `agreement.parquet`: Pearson's coefficient of each tile and pair of kinds, and with `_relu` of the maps without what
-  speaks against tumor, where both are signed; NaN where a map is constant.
+  speaks against tumor, where both are signed; with `_spearman` that of ranks, and with `_top10` the share of the
+  strongest tenth of the places that both maps have. With `_null`, `_spearman_null` and `_top10_null` the same with the
+  second map of another tile: that of row `other`. NaN where a map is constant.
 - `classifier/` and `segmenter/`: what methods have fitted, such as the dense layer of HR-CAM.
 - `summary.json`: what they come to.
 """

@@ -1,4 +1,4 @@
-"""How far maps agree: the paper's Fig. S4."""
+"""How far maps agree: the paper's Fig. S4, and a matrix of all methods."""
 
 from __future__ import annotations
 
@@ -6,15 +6,17 @@ from string import ascii_lowercase
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from vitrail.classes import NETWORKS
 from vitrail.evaluation.explanations import PAPER_MODES
 from vitrail.explain.study.store import pairs, split_key
 from vitrail.metrics.correlation import histogram
 from vitrail.report.figures.gallery import SHORT
-from vitrail.report.figures.spec import FigureSpec
-from vitrail.report.style import CITED, INK, MUTED
+from vitrail.report.figures.spec import NO_SUCH_FIGURE, FigureSpec
+from vitrail.report.style import CITED, INK, MUTED, bare
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -28,6 +30,9 @@ BINS = 30
 
 _EDGES = np.linspace(-1, 1, BINS + 1)
 _FILL, _OUTLINE = "#8fb8d8", "#b35000"
+_CELLS = LinearSegmentedColormap.from_list("agreement", ["#7b3294", "#f7f5f7", "#1b7837"])  # of -1, 0 and 1
+_FEWEST = 3  # methods that a matrix is worth its place for
+_DARK, _PALE = "#101418", "#7a8590"  # on the cells, whatever the page's colours
 
 
 def figures_of(data: ReportData) -> tuple[FigureSpec, ...]:
@@ -45,7 +50,22 @@ def figures_of(data: ReportData) -> tuple[FigureSpec, ...]:
             f"Triangles mark the modes that {CITED} report for their own data. Corresponds to Fig. S4 there.",
             applies=lambda _: bool(pairs(explained.stored.keys)),
         ),
+        FigureSpec(
+            name="why-matrix", number="Figure K", section="agreement", order=1,
+            draw=lambda _: matrix_figure(explained.stored),
+            caption=lambda _: "How far the maps of any two methods agree on a network, and those of one method on the "
+            "two networks. Above the diagonal: the mean of Pearson's coefficient, as the paper has it, which also "
+            "counts what maps of all tiles share. Below: Spearman's coefficient, of the ranks at 32 x 32 points of a "
+            "tile, beyond that with the second map of another tile; pale where its 95 % interval over patients holds "
+            f"0. The share of the strongest tenth that two maps have in common is in the table. {NO_SUCH_FIGURE}",
+            applies=lambda _: len(explained.stored.methods) >= _FEWEST and has_null(explained.stored),
+        ),
     )  # fmt: skip
+
+
+def has_null(stored: Stored) -> bool:
+    """Tell whether agreement was measured beside maps of other tiles; older runs have not."""
+    return any("spearman" in measured for measured in stored.summary["agreement"].values())
 
 
 def pair_titles(stored: Stored) -> dict[str, tuple[str, str]]:
@@ -63,11 +83,13 @@ def pair_titles(stored: Stored) -> dict[str, tuple[str, str]]:
 
 
 def agreement_figure(stored: Stored) -> Figure:
-    """Draw the distribution of Pearson's coefficient for each pair of maps (the paper's Fig. S4).
+    """Draw the distribution of Pearson's coefficient for the paper's pairs of maps (its Fig. S4); else the first four.
 
     Call it within `style()`.
     """
     titles, summary = pair_titles(stored), stored.summary["agreement"]
+    own = [pair for pair in titles if pair in PAPER_MODES] or list(titles)[: len(PAPER_MODES)]
+    titles = {pair: titles[pair] for pair in own}
     rows = -(-len(titles) // 2)
     figure = Figure(figsize=(10, 3.3 * rows), layout="constrained")
     panels = figure.subplots(rows, 2, squeeze=False).ravel()
@@ -127,4 +149,58 @@ def _draw_marks(axes: Axes, measured: dict[str, Any], paper_mode: float | None) 
     axes.annotate(
         f"{mode:.2f}".replace("-", "\N{MINUS SIGN}"), (mode, 0.76 * top), (0, 4), textcoords="offset points",
         ha="center", fontsize=8.5, weight="bold",
+    )  # fmt: skip
+
+
+def matrix_figure(stored: Stored) -> Figure:
+    """Draw how far each two methods agree on either network, and each method on both; call it within `style()`."""
+    summary, methods = stored.summary["agreement"], list(stored.methods)
+    side = max(0.42 * len(methods), 2.6)
+    figure = Figure(figsize=(2 * side + 4.6, side + 1.7), layout="constrained")
+    panels = figure.subplots(1, 3, sharey=True, width_ratios=[len(methods), len(methods), 2])
+    names = [stored.methods[method] for method in methods]
+    for axes, (network, title) in zip(panels, NETWORKS.items(), strict=False):
+        _start_cells(axes, (len(methods), len(methods)), f"{title}: Pearson above,\nSpearman beyond chance below")
+        for row, column in np.ndindex(len(methods), len(methods)):
+            first, second = methods[min(row, column)], methods[max(row, column)]
+            measured = summary.get(f"{network}_{first}_{second}")
+            if row != column and measured is not None:
+                _draw_cell(axes, row, column, _cell(measured, beyond=row > column))
+        axes.set_xticks(range(len(methods)), names, rotation=45, ha="right")
+        axes.set_yticks(range(len(methods)), names)
+    _start_cells(panels[2], (len(methods), 2), "Both\nnetworks")
+    for row, method in enumerate(methods):
+        pair = next((name for name in summary if name.startswith(f"{method}_") and name in pairs(stored.keys)), None)
+        for column in range(2):
+            if pair is not None:
+                _draw_cell(panels[2], row, column, _cell(summary[pair], beyond=column == 1))
+    panels[2].set_xticks(range(2), ["Pearson", "Spearman\nbeyond"], rotation=45, ha="right")
+    return figure
+
+
+def _start_cells(axes: Axes, cells: tuple[int, int], title: str) -> None:
+    bare(axes)
+    axes.set(xlim=(-0.5, cells[1] - 0.5), ylim=(cells[0] - 0.5, -0.5), aspect="equal")
+    axes.set_title(title, fontsize=8.5, pad=5)
+
+
+def _cell(measured: dict[str, Any], *, beyond: bool) -> tuple[float | None, bool]:
+    """Return what a cell shows, and whether chance explains it."""
+    if not beyond:
+        return measured["mean"], False
+    value, low, high = measured.get("spearman", {}).get("beyond", [None] * 3)
+    return value, low is None or high is None or low <= 0 <= high
+
+
+def _draw_cell(axes: Axes, row: int, column: int, content: tuple[float | None, bool]) -> None:
+    value, chance = content
+    if value is None:
+        axes.text(column, row, "\N{EN DASH}", ha="center", va="center", fontsize=7, color=MUTED)
+        return
+    colour = _CELLS((value + 1) / 2)
+    axes.fill_between([column - 0.48, column + 0.48], row - 0.48, row + 0.48, color=colour, linewidth=0)
+    dark = sum(colour[:3]) > 1.6
+    axes.text(
+        column, row, f"{round(value, 2) + 0.0:.2f}".replace("-", "\N{MINUS SIGN}"), ha="center", va="center",
+        fontsize=6.5, color=(_PALE if chance else _DARK) if dark else "#ffffff",
     )  # fmt: skip

@@ -11,7 +11,7 @@ from vitrail.core.files import exporting, read_json
 from vitrail.inference.context import looked_up
 from vitrail.inference.publish import SPOILT
 from vitrail.interop.class_map import read_class_map
-from vitrail.report.figures.heatmap import PERCENTILE, colour_bar, grey, paint, scale_of
+from vitrail.report.figures.heatmap import PERCENTILE, SHADOW, colour_bar, grey, paint, scale_of
 from vitrail.report.figures.slide_maps import Panel, panel_figure, probability_panels, slide_panels
 from vitrail.report.style import MUTED, drawable, save_png, style
 
@@ -136,7 +136,7 @@ def explained_figure(
     scales = {name: scale_of([values]) for name, values in explained.items()}
     panels = slide_panels(maps)
     for name, values in explained.items():
-        picture = paint(grey(maps.thumbnail), values.astype(np.float64), scales[name])
+        picture = paint(grey(maps.thumbnail, SHADOW), values.astype(np.float64), scales[name])
         panels.append(Panel(title=name, picture=picture, tiles=False))
     panels += probability_panels(maps)[:1]
     figure = panel_figure(maps, panels, f"Slide {drawable(maps.slide_id, 48)}: why the classifier says so")

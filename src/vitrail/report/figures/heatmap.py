@@ -1,7 +1,8 @@
 """From a map of values to a picture. The colours of maps belong here, and only here.
 
 The colours of a map depend on its values and on a scale that is given, never on the map's own range: a map 1000 times
-weaker looks 1000 times paler. Tissue beneath is shown in grey, so that a colour says nothing but evidence.
+weaker looks 1000 times paler. Tissue beneath a map is but a shadow of grey, so that a colour says nothing but evidence.
+What a pathologist reads, the tissue's own colours, is never veiled: there contours say where a map is strongest.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
+from scipy import ndimage
 
 from vitrail.explain.study.store import TITLES
 from vitrail.report.style import INK, LINE, MUTED, drawable, save_png, style
@@ -42,7 +45,22 @@ AGAINST: Ramp = ((70, 180, 240), (0, 84, 166))
 LESS_TO_MORE: Ramp = ((255, 214, 92), (238, 98, 42), (140, 0, 84))
 """Yellow to violet, of maps whose zero means nothing: those of a segmenter's linear bottleneck (layout `timm`)."""
 
-_STRONGEST = 0.72  # the tissue beneath shows through even the strongest evidence
+SMOOTH = 1 / 24
+"""Of an image's longer side: the standard deviation of the smoothing before contours are drawn. Maps whose cells are
+coarser hardly change; those of single pixels get contours that an eye can follow."""
+
+LEVELS = (1 / 3, 2 / 3)
+"""Where contours run, as shares of their scale: the strongest places lie within thick lines."""
+
+ENLARGED = 0.4
+"""The side of an enlarged place, as a share of the image's shorter side."""
+
+SHADOW = 0.3
+"""Contrast of the tissue beneath a map, 0 to 1."""
+
+_STRONGEST = 0.85  # the shadow of the tissue shows through even the strongest evidence
+_SQUARE = "#101418"
+_CONTOUR_PX = 128  # points along the longer side of what contours are drawn from
 _LIGHT = np.array([0.299, 0.587, 0.114])
 _BAR_PX = 256
 
@@ -135,15 +153,97 @@ def ramp_colours(ramp: Ramp, strength: Floats) -> Floats:
 
 
 def overlay(image: Image, saliency: Saliency, scale: Scale) -> Image:
-    """Lay a map, interpolated bilinearly, over a picture `[h, w, 3]` of what it explains, in grey."""
+    """Lay a map, interpolated bilinearly, over the shadow of a picture `[h, w, 3]` of what it explains."""
     height, width = image.shape[:2]
-    return paint(grey(image), saliency.upsample((height, width)).astype(np.float64), scale)
+    return paint(grey(image, SHADOW), saliency.upsample((height, width)).astype(np.float64), scale)
 
 
 def grey(image: Image, contrast: float = 0.9) -> Floats:
-    """Take the colour out of a picture and a little contrast, `[h, w, 3]`, 0 to 255; white stays white."""
+    """Take the colour out of a picture and some contrast, `[h, w, 3]`, 0 to 255; white stays white."""
     light = np.asarray(image @ _LIGHT, np.float64)
     return np.repeat((255 - (255 - light) * contrast)[..., None], 3, axis=2)
+
+
+def smoothed(saliency: Saliency) -> Floats:
+    """Return a map at the points that its contours are drawn from, see `SMOOTH`."""
+    height, width = saliency.frame.image_px
+    longer = max(height, width)
+    size = max(round(height / longer * _CONTOUR_PX), 2), max(round(width / longer * _CONTOUR_PX), 2)
+    values = saliency.upsample(size).astype(np.float64)
+    return np.asarray(ndimage.gaussian_filter(values, SMOOTH * _CONTOUR_PX, mode="nearest"))
+
+
+def contour_scale(saliencies: Iterable[Saliency]) -> Scale:
+    """Return one scale for the contours of several maps of one kind, as `common_scale` for what is smoothed."""
+    maps = list(saliencies)
+    return scale_of([smoothed(saliency) for saliency in maps], signed=all(saliency.signed for saliency in maps))
+
+
+def draw_contours(axes: Axes, saliency: Saliency, scale: Scale, thickness: float = 1.0) -> None:
+    """Draw where a map is strongest onto a picture that `show` has drawn: thin lines in a white halo.
+
+    Parameters
+    ----------
+    axes
+        With the picture of what the map explains.
+    saliency
+        The map.
+    scale
+        Of its contours, see `contour_scale`; lines run at `LEVELS` of it, in the colour of their sign.
+    thickness
+        Of the lines.
+    """
+    if scale.empty:
+        return
+    values, (left, right, bottom, top) = smoothed(saliency), axes.get_images()[0].get_extent()
+    rows, columns = ((np.arange(count) + 0.5) / count for count in values.shape)
+    x, y = left + columns * (right - left), top + rows * (bottom - top)
+    if scale.low is None:
+        sides = [(values, scale.limit, FOR[1]), (-values, scale.limit, AGAINST[1])]
+    else:
+        sides = [(values - scale.low, scale.limit - scale.low, LESS_TO_MORE[2])]
+    for side, limit, colour in sides:
+        levels = [share * limit for share in LEVELS if side.min() < share * limit < side.max()]
+        if not levels:
+            continue
+        widths = [thickness * (0.8 if level < LEVELS[1] * limit else 1.5) for level in levels]
+        lines = axes.contour(x, y, side, levels, colors=[tuple(channel / 255 for channel in colour)], linewidths=widths)
+        lines.set_path_effects([withStroke(linewidth=thickness * 2.6, foreground="white", alpha=0.85)])
+
+
+def strongest_place(saliency: Saliency, *, against: bool = False) -> tuple[float, float]:
+    """Return the square of an image on which a map lays most, `ENLARGED` of the shorter side wide.
+
+    Parameters
+    ----------
+    saliency
+        The map.
+    against
+        Look for what speaks against the target.
+
+    Returns
+    -------
+    tuple[float, float]
+        Left and top, in the image's pixels; the square lies within the image. A constant map gives its middle.
+    """
+    height, width = saliency.frame.image_px
+    side = ENLARGED * min(height, width)
+    if saliency.constant:
+        return (width - side) / 2, (height - side) / 2
+    values = smoothed(saliency) * (-1 if against else 1)
+    points = [max(round(side / length * count), 1) for length, count in zip((height, width), values.shape, strict=True)]
+    means = ndimage.uniform_filter(values, points, mode="nearest")
+    margins = [count // 2 for count in points]
+    inner = means[margins[0] : means.shape[0] - margins[0], margins[1] : means.shape[1] - margins[1]]
+    row, column = np.unravel_index(inner.argmax(), inner.shape)
+    middle = (
+        (float(row) + margins[0]) / values.shape[0] * height,
+        (float(column) + margins[1]) / values.shape[1] * width,
+    )
+    top, left = (
+        float(np.clip(at - side / 2, 0, length - side)) for at, length in zip(middle, (height, width), strict=True)
+    )
+    return left, top
 
 
 def colour_bar(axes: Axes, scale: Scale, title: str) -> None:
@@ -176,37 +276,49 @@ def _two_digits(value: float) -> str:
 
 
 def overlay_figure(picture: Image, saliencies: Sequence[Saliency], title: str) -> Figure:
-    """Draw a picture, its maps and its overlays side by side, one row a map, each with a scale of its own.
+    """Draw a picture in its own colours, with the contours of a map, the map, and its strongest place enlarged.
 
-    Call it within `style()`.
+    One row a map, each with a scale of its own. Call it within `style()`.
     """
-    tall = 3.9 * min(picture.shape[0] / picture.shape[1], 1.6)
+    across = 3.0
+    tall = across * min(picture.shape[0] / picture.shape[1], 1.6)
     figure = Figure(figsize=(12.6, 0.55 + len(saliencies) * (tall + 0.85)))
     total = figure.get_figheight()
     figure.text(0.02, 1 - 0.26 / total, drawable(title, 110), va="center", fontsize=11, weight="bold")
     for row, saliency in enumerate(saliencies):
         bottom, scale = total - 0.55 - (row + 1) * (tall + 0.85) + 0.62, common_scale([saliency])
-        values = saliency.upsample((picture.shape[0], picture.shape[1])).astype(np.float64)
+        place, scaling = strongest_place(saliency), picture.shape[0] / saliency.frame.image_px[0]
+        left, top, side = (round(scaling * length) for length in (*place, ENLARGED * min(saliency.frame.image_px)))
+        name = TITLES.get(saliency.method, saliency.method)
         pictures = {
             "Picture": picture,
-            f"{TITLES.get(saliency.method, saliency.method)} of {saliency.target}": paint(
-                np.full(picture.shape, 255.0), values, scale
-            ),
-            "Both": paint(grey(picture), values, scale),
+            "Its strongest places": picture,
+            f"{name} of {saliency.target}": overlay(picture, saliency, scale),
+            "The strongest enlarged": picture[top : top + max(side, 1), left : left + max(side, 1)],
         }
-        for column, (name, image) in enumerate(pictures.items()):
-            axes = inch_axes(figure, 0.25 + column * 4.1, bottom, 3.9, tall)
+        for column, (heading, image) in enumerate(pictures.items()):
+            axes = inch_axes(figure, 0.2 + column * (across + 0.08), bottom, across, tall)
             show(axes, image)
-            axes.set_title(name, fontsize=9.5, pad=4)
-        colour_bar(inch_axes(figure, 4.35, bottom - 0.2, 3.9, 0.1), scale, "")
+            axes.set_title(heading, fontsize=9.5, pad=4)
+            if column == 1:
+                draw_contours(axes, saliency, contour_scale([saliency]))
+                mark_square(axes, left, top, side)
+        colour_bar(inch_axes(figure, 0.2 + 2 * (across + 0.08), bottom - 0.2, across, 0.1), scale, "")
         if scale.empty:
             note = "the map is the same everywhere" if saliency.values.any() else "the map is 0 everywhere"
         elif scale.low is None:
-            note = f"full colour: the {PERCENTILE}th percentile of this map's magnitudes"
+            note = f"full colour: the {PERCENTILE}th percentile of this map's magnitudes; lines: a third and two thirds"
         else:
             note = f"of this map's values the {100 - PERCENTILE}st to {PERCENTILE}th percentile; its zero means nothing"
-        figure.text(8.45 / 12.6, (bottom - 0.15) / total, note, fontsize=7.5, color=MUTED, va="center")
+        figure.text(0.2 / 12.6, (bottom - 0.15) / total, note, fontsize=7.5, color=MUTED, va="center")
     return figure
+
+
+def mark_square(axes: Axes, left: float, top: float, side: float) -> None:
+    """Mark the square that is enlarged, in the pixels of the picture that `show` has drawn."""
+    across, down = [left, left + side, left + side, left, left], [top, top, top + side, top + side, top]
+    for colour, width in (("#ffffff", 2.4), (_SQUARE, 1.0)):
+        axes.plot(across, down, color=colour, linewidth=width, scalex=False, scaley=False)
 
 
 def save_overlay(path: Path, picture: Image, saliencies: Sequence[Saliency], title: str) -> None:

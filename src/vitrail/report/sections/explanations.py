@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from vitrail.classes import NETWORKS
 from vitrail.evaluation.explanations import (
     COMPARISONS,
+    PAPER_MODES,
     accuracy_table,
     agreement_table,
     empty_table,
     layers_table,
+    ranking_table,
+    shared_by_kind,
     truth_table,
     verdict_table,
 )
@@ -18,17 +23,25 @@ from vitrail.evaluation.groups import FEWEST_PATIENTS
 from vitrail.explain.checks.results import CAUSE, LEAST_FALL, LOST, fall
 from vitrail.explain.study.store import split_key
 from vitrail.report.figures.agreement import pair_titles
-from vitrail.report.figures.checks import REGIONS
+from vitrail.report.figures.checks import FLOORS, REGIONS
 from vitrail.report.figures.gallery import map_titles
 from vitrail.report.select import listed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    import pandas as pd
+
     from vitrail.report.data import Explained
 
-ALIKE = 0.6
-"""Where maps of different tiles correlate by this much, they are mostly one pattern, and losing it proves little."""
+ALIKE = 0.2
+"""Where maps of different tiles correlate by more, they are partly one pattern, and losing it proves little."""
+
+FINE = 7
+"""Cells along a side, as the paper's own maps have: maps with fewer show hardly more than where on a tile they lie."""
+
+LONG = 8
+"""Rows of the table of agreement that stand open; further ones are folded."""
 
 _WORDS = {"passes": "passes", "fails": "fails", "undecided": "undecided on"}
 
@@ -42,7 +55,13 @@ def section(explained: Explained) -> dict[str, Any]:
         "patients": summary["patients"],
         "fewest": FEWEST_PATIENTS,
         "min_share": summary["min_share"],
-        "agreement": agreement_table(summary).to_dict("records"),
+        "agreement": papers_first(agreement_table(summary)),
+        "beyond": papers_first(agreement_table(summary).dropna(subset=["spearman"])),
+        "long": LONG,
+        "described": described(summary),
+        "coarse": coarse(explained),
+        "shared": [],
+        "alike": ALIKE,
         "pairs": {pair: title for pair, (_, title) in pair_titles(stored).items()},
         "accuracy": accuracy_table(summary).to_dict("records"),
         "layers": {network: layers[layers["network"] == network].to_dict("records") for network in NETWORKS},
@@ -68,8 +87,97 @@ def section(explained: Explained) -> dict[str, Any]:
             "names": {name: name.capitalize() for name in COMPARISONS},
             "truth": truth_table(checked.summary).to_dict("records"),
             "regions": REGIONS,
+            "rankings": rankings(checked.summary, stored.methods),
+            "no_tests": no_test_sentences(checked.summary),
         }
+        shared = shared_by_kind(checked.summary)
+        result["shared"] = [{"maps": key, "shared": value} for key, value in shared.items() if value is not None]
     return result
+
+
+def papers_first(agreement: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return the rows of the table of agreement, those of the paper's pairs first."""
+    order = np.argsort([pair not in PAPER_MODES for pair in agreement["pair"]], kind="stable")
+    return [dict(zip(agreement.columns, agreement.iloc[row], strict=True)) for row in order]
+
+
+def described(summary: dict[str, Any]) -> list[dict[str, str]]:
+    """Say of each method what it asks and what it costs; runs of before do not know.
+
+    Parameters
+    ----------
+    summary
+        That of the explanations.
+
+    Returns
+    -------
+    list[dict[str, str]]
+        `title`, `asks` and `costs`, the rest of a sentence each.
+    """
+    lines = []
+    for name, own in summary.get("described", {}).items():
+        counts = {"forward": own["passes"], "backward": own["gradients"]}
+        costs = [f"{n} {way} {'pass' if n == 1 else 'passes'}" for way, n in counts.items() if n]
+        title = summary.get("methods", {}).get(name, name)
+        lines.append({"title": title, "asks": own["describes"], "costs": listed(costs) or "no pass of its own"})
+    return lines
+
+
+def coarse(explained: Explained) -> list[str]:
+    """Return the kinds of maps that have fewer than `FINE` cells along a side, with how many they have."""
+    stored, titles = explained.stored, map_titles(explained.stored)
+    sizes = {key: kind.size for key, kind in stored.file.kinds.items()}
+    return [f"{titles[key]} ({size[0]} x {size[1]} cells)" for key, size in sizes.items() if min(size) < FINE]
+
+
+def rankings(summary: dict[str, Any], titles: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Return how the metrics rank the methods of each network, for a table each; none in checks of before.
+
+    Parameters
+    ----------
+    summary
+        As in `Checked`.
+    titles
+        The title of each method, by its name.
+
+    Returns
+    -------
+    list[dict[str, Any]]
+        By network its `title`, `sentence`, `metrics`, Kendall's W as `concordance`, and `rows`, best first: `title`,
+        `cells` (value and rank by metric), `mean_rank`, `floor` and `recommended`.
+    """
+    table, result = ranking_table(summary), []
+    for network, ranked in summary.get("ranking", {}).items():
+        own = table[table["network"] == network]
+        rows = [
+            {
+                "title": titles.get(str(method), FLOORS.get(str(method), str(method))),
+                "cells": list(zip(cells["value"], cells["rank"], strict=True)),
+                **cells[["mean_rank", "floor", "recommended"]].iloc[0],
+            }
+            for method, cells in own.groupby("method", sort=False)
+        ]
+        metrics = [metric.replace("_", ", ").capitalize() for metric in ranked["metrics"]]
+        result.append(
+            {
+                "title": NETWORKS[network],
+                "sentence": ranked["sentence"],
+                "metrics": metrics,
+                "rows": rows,
+                "concordance": float("nan") if ranked["concordance"] is None else ranked["concordance"],
+            }
+        )
+    return result
+
+
+def no_test_sentences(summary: dict[str, Any]) -> list[str]:
+    """Return why replacements of deleted blocks are no test, a sentence for each network and replacement."""
+    return [
+        f"{NETWORKS[network]}: {entry['sentence']}."
+        for network, entries in summary.get("replacements", {}).items()
+        for entry in entries.values()
+        if not entry.get("test", True) and entry.get("sentence")
+    ]
 
 
 def sentences(summary: dict[str, Any], titles: Mapping[str, str]) -> list[str]:
@@ -95,7 +203,7 @@ def sentences(summary: dict[str, Any], titles: Mapping[str, str]) -> list[str]:
                 f"blurring whole tiles moves the network's mean score from {ends['tile']:.2f} to only "
                 f"{ends['blurred']:.2f}, so that its curves say nothing about maps"
             )
-        shared = summary["randomisation"][key]["shared"]
+        shared = shared_by_kind(summary)[key]
         if shared is not None and shared > ALIKE:
             parts.append(f"maps of different tiles correlate at {shared:.2f}, so that randomisation says little")
         truth = (summary["truth"] or {}).get(key, {}).get(CAUSE)
