@@ -1,4 +1,4 @@
-"""What the networks of a study rely on: candidates on all their test tiles, known causes on synthetic slides."""
+"""What the networks of a study rely on: every candidate, on test tiles that they call correctly."""
 
 from __future__ import annotations
 
