@@ -218,7 +218,7 @@ def test_the_truth_is_measured_on_the_tile_that_the_map_belongs_to(checked, run,
 def test_the_summary_follows_from_the_tables(checked):
     summary = checked.summary
     tables = {name: getattr(checked, name) for name in COLUMNS}
-    assert json.loads(json.dumps({"tiles": 10, **summarise(tables, 0, KEYS)})) == summary
+    assert json.loads(json.dumps({"tiles": 10, **summarise(tables, 0, KEYS), "reliance": {}})) == summary
     assert list(summary["perturbation"]) == list(summary["randomisation"]) == list(summary["truth"]) == list(KEYS)
     entry = summary["perturbation"]["segmenter_hrcam"]["deletion"]
     assert entry["over_blob"][0] == pytest.approx(entry["blob"] - entry["area"])

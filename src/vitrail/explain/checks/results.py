@@ -27,6 +27,7 @@ from scipy.integrate import trapezoid
 from vitrail.core.files import read_json, read_table
 from vitrail.errors import RunError
 from vitrail.explain.checks.perturbation import BASELINES, KINDS
+from vitrail.explain.checks.reliance import Reliance, read_reliance
 from vitrail.explain.study.store import split_key
 from vitrail.metrics.bootstrap import crossed_estimate, estimate
 
@@ -79,12 +80,15 @@ class Checked:
         The content of the tables.
     summary
         The content of `summary.json`.
+    reliance
+        What the networks rely on, tile by tile; None for checks of before.
     """
 
     perturbation: pd.DataFrame
     randomisation: pd.DataFrame
     truth: pd.DataFrame
     summary: dict[str, Any]
+    reliance: Reliance | None = None
 
 
 def open_checked(folder: Path) -> Checked:
@@ -100,7 +104,7 @@ def open_checked(folder: Path) -> Checked:
     except KeyError as error:
         problem = f"no complete checks ({' '.join(str(error).split())[:200]})"
         raise RunError(folder, problem, f"Remove this folder, and run: vitrail explain {folder.parent}") from None
-    return Checked(**tables, summary=read_json(folder / SUMMARY, _SUMMARY_KEYS))
+    return Checked(**tables, summary=read_json(folder / SUMMARY, _SUMMARY_KEYS), reliance=read_reliance(folder))
 
 
 def as_table(name: str, parts: Iterable[pd.DataFrame]) -> pd.DataFrame:

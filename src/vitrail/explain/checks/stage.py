@@ -15,6 +15,7 @@ from vitrail.core.resume import Parts
 from vitrail.explain.checks.localisation import locate
 from vitrail.explain.checks.perturbation import curves, orders
 from vitrail.explain.checks.randomisation import randomisation
+from vitrail.explain.checks.reliance_study import check_reliance
 from vitrail.explain.checks.results import CASCADES, SUMMARY, as_table, summarise
 from vitrail.explain.explainer import Explainer
 from vitrail.explain.methods.base import fitted_heads, methods_named
@@ -132,10 +133,11 @@ def check_study(work: Work, entries: tuple[CohortSlide, ...]) -> None:
                 "randomisation": as_table("randomisation", _randomised(check)),
                 "truth": as_table("truth", _located(check, entries)),
             }
+            reliance = check_reliance(work, parts, check.models, stored.rows, check.device)
         for name, table in tables.items():
             write_table(work.folder / f"{name}.parquet", table)
         summary = summarise(tables, settings.seed, stored.keys)
-        write_json(work.folder / SUMMARY, {"tiles": len(check.chosen), **summary})
+        write_json(work.folder / SUMMARY, {"tiles": len(check.chosen), **summary, "reliance": reliance})
     parts.discard()
 
 

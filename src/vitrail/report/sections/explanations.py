@@ -25,6 +25,7 @@ from vitrail.explain.study.store import split_key
 from vitrail.report.figures.agreement import pair_titles
 from vitrail.report.figures.checks import FLOORS, REGIONS
 from vitrail.report.figures.gallery import map_titles
+from vitrail.report.sections.reliance import reliance_section
 from vitrail.report.select import listed
 
 if TYPE_CHECKING:
@@ -70,8 +71,10 @@ def section(explained: Explained) -> dict[str, Any]:
         "methods": stored.methods,
         "wrong": bool(explained.examples.wrong),
         "checks": None,
+        "reliance": None,
     }
     if checked is not None:
+        result["reliance"] = reliance_section(checked.summary)
         # a row for each kind of map and check, with what decides side by side
         verdicts = [
             {"maps": maps, "check": check, "verdict": rows["verdict"].iloc[0], "against": rows.to_dict("records")}
