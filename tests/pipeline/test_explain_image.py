@@ -27,6 +27,9 @@ SPECS = {
     "segmenter": SegmenterSpec(**SHARED, decoder=(8, 8, 8, 8, 8)),
 }
 
+DENSE = {"stride": None, "margin_px": 32}
+"""As the settings have it."""
+
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory):
@@ -37,7 +40,7 @@ def study(tmp_path_factory):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             save_model(folder / name, build(spec), spec, "fingerprint")
-    explainer = Explainer(load_model(folder / "classifier"), torch.device("cpu"), engine="torch")
+    explainer = Explainer(load_model(folder / "classifier"), torch.device("cpu"), engine="torch", **DENSE)
     tiles = rng.integers(0, 255, (8, 64, 64, 3), np.uint8)
     pooled = explainer.pool(tiles)
     fitted = fit(explainer.layers, pooled, np.arange(8) % 2 == 0, 1.0)
@@ -60,7 +63,7 @@ def test_a_picture_is_explained_by_both_methods(study, picture, tmp_path, capsys
     assert said.strip().endswith("nest-classifier.png")
     drawn = np.asarray(Image.open(tmp_path / "out" / "nest-classifier.png"))
     assert min(drawn.shape[:2]) > 100  # at the resolution of these tests
-    explainer = Explainer(load_model(study / "classifier"), torch.device("cpu"), engine="torch")
+    explainer = Explainer(load_model(study / "classifier"), torch.device("cpu"), engine="torch", **DENSE)
     expected = explainer.gradcam(np.asarray(Image.open(picture))[None])[0].values
     np.testing.assert_array_equal(np.load(tmp_path / "out" / "nest-classifier-gradcam.npy"), expected)
     assert (tmp_path / "out" / "nest-classifier-hrcam.npy").is_file()
@@ -94,7 +97,7 @@ def test_a_tile_of_a_slide_is_read_at_the_models_resolution(study, tmp_path):
     slide = write_tiff(tmp_path / "s.tif", image, mpp=0.5)
     assert vitrail("explain", slide, "--model", study / "classifier", "--at", "64,128", "-o", tmp_path) == 0
     found = np.load(tmp_path / "s-64-128-classifier-gradcam.npy")
-    explainer = Explainer(load_model(study / "classifier"), torch.device("cpu"), engine="torch")
+    explainer = Explainer(load_model(study / "classifier"), torch.device("cpu"), engine="torch", **DENSE)
     np.testing.assert_array_equal(found, explainer.gradcam(image[None, 128:192, 64:128])[0].values)
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, cast
 import torch
 
 from vitrail.classes import TissueClass
+from vitrail.explain.dense import FEWEST_CELLS, STRIDES, dense_network
 from vitrail.explain.fused import ExplainingClassifier, assemble, read_pass
 from vitrail.explain.hooks import frozen
 from vitrail.explain.layers import find_layers, pool
@@ -61,6 +62,10 @@ class Explainer:
     engine
         What computes the maps of a classifier. OpenVINO, which `"auto"` takes on a CPU where it is installed, compiles
         the network with the weights it has when it is first asked; a segmenter's maps are always torch's.
+    stride, margin_px
+        Of the cells of methods that show feature maps, and by how much images are continued for them; see
+        `dense_network`. 0 and 0 are the network's own maps, as in the paper; None is the coarsest stride that gives a
+        tile `FEWEST_CELLS` along a side.
 
     Raises
     ------
@@ -76,11 +81,16 @@ class Explainer:
         *,
         layers: Layers | None = None,
         engine: EngineName = "auto",
+        stride: int | None = 0,
+        margin_px: int = 0,
     ) -> None:
         self.device = device = device or pick_device("auto")
         self._layers = layers
         self.network = model.module.to(device).to(memory_format=torch.channels_last)
         self._spec = model.spec
+        if stride is None:
+            stride = next((each for each in STRIDES if model.spec.side_px >= FEWEST_CELLS * each), STRIDES[-1])
+        self.dense = dense_network(self.network, stride, margin_px)
         self.batches = Batches(model.spec, device, batch, "explanation")
         self._openvino = isinstance(self.network, Classifier) and use_openvino(engine, device)
         self._compiled: list[tuple[list[tuple[str, Head]], Compiled]] = []
@@ -139,20 +149,26 @@ class Explainer:
                 chosen = pixels[part] if isinstance(pixels, torch.Tensor) else pixels
                 head = heads.get(method.name)
                 maps[method.name] = method.explain(
-                    self.network, batch, target, head=head, pixels=chosen, mpp=self._spec.mpp
+                    self.network, batch, target, head=head, pixels=chosen, mpp=self._spec.mpp, dense=self.dense
                 )
                 return maps[method.name].output
 
             if readers:
                 with frozen(self.network):
                     if compiled is None:
-                        output, sums = read_pass(self.network, batch, readers, partial(run, leader) if leader else None)
+                        lead = partial(run, leader) if leader else None
+                        output, sums = read_pass(self.network, batch, readers, lead, self.dense)
                     else:
                         output, *flat = (torch.from_numpy(array) for array in compiled(images[part]))
-                        sums = {reader.method: [flat.pop(0) for _ in reader.layers] for reader in readers}
+                        sums = {
+                            reader.method: [flat.pop(0) for _ in range(len(reader.layers) + (reader.bias is not None))]
+                            for reader in readers
+                        }
                 shape = 3, images.shape[1], images.shape[2]
                 for reader in readers:
-                    maps[reader.method] = assemble(self.network, reader, sums[reader.method], shape, target, output)
+                    maps[reader.method] = assemble(
+                        self.network, reader, sums[reader.method], shape, target, output=output, dense=self.dense
+                    )
             for method in alone:
                 if method.name not in maps:
                     run(method)
@@ -238,6 +254,6 @@ class Explainer:
         for other, graph in self._compiled:
             if len(other) == len(key) and all(a[0] == b[0] and a[1] is b[1] for a, b in zip(other, key, strict=True)):
                 return graph
-        module = ExplainingClassifier(cast("Classifier", self.network), readers)
+        module = ExplainingClassifier(cast("Classifier", self.network), readers, dense=self.dense)
         self._compiled.append((key, Compiled(FromBytes(module, self._spec))))
         return self._compiled[-1][1]

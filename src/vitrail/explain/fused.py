@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from vitrail.explain.dense import DenseNetwork
+
     Sums = dict[str, list[Tensor]]
 
 POINTS = 8
@@ -51,26 +53,34 @@ class Reader:
     strides
         Pixels of the image between two cells of each layer.
     read
-        Maps a layer's name and its feature maps `[n, c, h, w]` to their weighted sum, `[n, h, w]`. What it does may not
-        depend on what the images show, so that it can be recorded.
+        Maps a layer's name, its feature maps `[n, c, h, w]` and the network's own ones to the weighted sum of the
+        former, `[n, h, w]`. The two differ where the former are a `DenseNetwork`'s; gradients belong to the latter.
+        What it does may not depend on what the images show, so that it can be recorded.
     unit
         What a value of the map is, in words.
     bias
         Of a method with a head; None of one without.
+    adds_up
+        Whether a map's cells are parts of a sum, and so each holds less where there are more; else they are answers.
     """
 
     method: str
     layers: tuple[str, ...]
     strides: tuple[int, ...]
-    read: Callable[[str, Tensor], Tensor]
+    read: Callable[[str, Tensor, Tensor], Tensor]
     unit: str
     bias: float | None = None
+    adds_up: bool = False
 
 
 def read_pass(
-    network: nn.Module, images: Tensor, readers: Sequence[Reader], lead: Callable[[], Tensor | None] | None = None
+    network: nn.Module,
+    images: Tensor,
+    readers: Sequence[Reader],
+    lead: Callable[[], Tensor | None] | None = None,
+    dense: DenseNetwork | None = None,
 ) -> tuple[Tensor | None, Sums]:
-    """Run a network once, for all readers.
+    """Run a network once, for all readers; and its dense one once more, where their maps shall be of that.
 
     Parameters
     ----------
@@ -83,31 +93,53 @@ def read_pass(
     lead
         Runs the network, once and on these images, in place of the plain pass, and returns its output. No reader may
         want `FEATURES` then.
+    dense
+        Whose feature maps are weighed, of the images continued; None takes the network's own.
 
     Returns
     -------
     tuple[Tensor | None, dict[str, list[Tensor]]]
         What `lead` returned; else a classifier's logits `[n]`, or None of any other network, of which only so much runs
-        as its feature maps need. And by method what was read of each of its layers, `[n, h, w]`.
+        as its feature maps need. And by method what was read of each of its layers, `[n, h, w]`; behind them, of a
+        method with a head, the sum of the means of what was read of the images as they are, `[n]`.
     """
     readers_of = {layer: [r for r in readers if layer in r.layers] for reader in readers for layer in reader.layers}
+    named = tuple(layer for layer in readers_of if layer != FEATURES)
+    # a head's logit is that of the images as they are
+    plain = tuple(n for n in named if any(r.bias is not None for r in readers_of[n])) if dense else named
+    own: dict[str, Tensor] = {}
 
     def read(layer: str, maps: Tensor) -> dict[str, Tensor]:
-        return {reader.method: reader.read(layer, maps) for reader in readers_of[layer]}
+        return {reader.method: reader.read(layer, maps, own.get(layer, maps)) for reader in readers_of[layer]}
 
-    named = tuple(layer for layer in readers_of if layer != FEATURES)
-    with record_activations(network, named, read) as sums:
+    with record_activations(network, plain, read) as sums:
         if lead is not None:
             output = lead()
         elif isinstance(network, Classifier):
-            features = network.features(images)
-            if FEATURES in readers_of:
+            features = own[FEATURES] = network.features(images)
+            if FEATURES in readers_of and not dense:
                 sums[FEATURES] = read(FEATURES, features)
             output = network.head(features)
         else:
             output = None
-            run(network, images)
-    return output, {reader.method: [seen(sums, name)[reader.method] for name in reader.layers] for reader in readers}
+            if plain:
+                run(network, images)
+    pooled = {
+        reader.method: [torch.stack([seen(sums, name)[reader.method].mean((1, 2)) for name in reader.layers]).sum(0)]
+        for reader in readers
+        if reader.bias is not None
+    }
+    if dense and readers:
+        with record_activations(dense.network, named, read) as sums:
+            maps = run(dense.network, dense.continued(images))
+            if FEATURES in readers_of:
+                sums[FEATURES] = read(FEATURES, cast("Tensor", maps))
+    result = {}
+    for reader in readers:
+        share = dense.closer**2 if dense and reader.adds_up else 1
+        parts = [seen(sums, name)[reader.method] / share for name in reader.layers]
+        result[reader.method] = [*parts, *pooled.get(reader.method, [])]
+    return output, result
 
 
 def assemble(
@@ -116,7 +148,9 @@ def assemble(
     sums: Sequence[Tensor],
     shape: tuple[int, int, int],
     target: TissueClass = TissueClass.TUMOR,
+    *,
     output: Tensor | None = None,
+    dense: DenseNetwork | None = None,
 ) -> Maps:
     """Enlarge and add up what was read from the layers.
 
@@ -127,13 +161,15 @@ def assemble(
     reader
         Who read.
     sums
-        Of each of its layers, `[n, h, w]`.
+        As `read_pass` returns them.
     shape
         Channels, height and width of the images.
     target
         `TUMOR`, or `NON_TUMOR` for the negative.
     output
         The network's, for `Maps.output`.
+    dense
+        As for `read_pass`.
 
     Returns
     -------
@@ -147,16 +183,20 @@ def assemble(
     """
     if target not in LABELS:  # one logit has but two sides
         raise ValueError(f"a classifier tells tumor from non_tumor, not {target.key}")
+    image_px = shape[1:]
+    if dense is not None:
+        network, reader = dense.network, dense.read_by(reader)
+        shape = shape[0], *dense.continued_px(image_px)
     positions = frames(network, shape, reader.layers, reader.strides)
     values, head_logits = sums[0], None
     at = positions[0].centres((values.shape[1], values.shape[2]))
-    for part, frame in zip(sums[1:], positions[1:], strict=True):
+    for part, frame in zip(sums[1 : len(positions)], positions[1:], strict=True):
         rows, columns = (torch.from_numpy(each).to(part) for each in frame.onto((part.shape[1], part.shape[2]), *at))
         values = values + rows @ part @ columns.T
     if reader.bias is not None:
-        head_logits = torch.stack([part.mean((1, 2)) for part in sums]).sum(0) + reader.bias
+        head_logits = sums[-1] + reader.bias
         values = values + reader.bias
-    return Maps(
+    maps = Maps(
         method=reader.method,
         layers=reader.layers,
         target=target.key,
@@ -165,6 +205,7 @@ def assemble(
         frame=positions[0],
         head_logits=head_logits,
     )
+    return dense.cut(maps, image_px) if dense else maps
 
 
 class ExplainingClassifier(nn.Module):
@@ -180,6 +221,8 @@ class ExplainingClassifier(nn.Module):
         Side of a tile, for maps on a grid of pixels.
     pixels
         Of the maps, along a tile. None leaves what was read as it is.
+    dense
+        As for `read_pass`.
 
     Attributes
     ----------
@@ -188,10 +231,15 @@ class ExplainingClassifier(nn.Module):
     """
 
     def __init__(
-        self, network: Classifier, readers: Sequence[Reader], side_px: int = 0, pixels: int | None = None
+        self,
+        network: Classifier,
+        readers: Sequence[Reader],
+        side_px: int = 0,
+        pixels: int | None = None,
+        dense: DenseNetwork | None = None,
     ) -> None:
         super().__init__()
-        self.network, self.readers, self._pixels = network, tuple(readers), pixels
+        self.network, self.readers, self._pixels, self._dense = network, tuple(readers), pixels, dense
         self.methods: dict[str, dict[str, Any]] = {}
         if pixels is None:
             return
@@ -227,7 +275,7 @@ class ExplainingClassifier(nn.Module):
             The logits; then with `pixels` the maps `[n, methods, pixels, pixels]`, without them what was read from each
             layer of each reader, `[n, h, w]`.
         """
-        logits, sums = read_pass(self.network, images, self.readers)
+        logits, sums = read_pass(self.network, images, self.readers, dense=self._dense)
         logits = cast("Tensor", logits)  # of a classifier
         if self._pixels is None:
             return (logits, *(part for parts in sums.values() for part in parts))
@@ -237,7 +285,7 @@ class ExplainingClassifier(nn.Module):
                 placed = [
                     self.get_buffer(f"rows_{reader.method}_{number}")
                     @ (part @ self.get_buffer(f"columns_{reader.method}_{number}"))
-                    for number, part in enumerate(sums[reader.method])
+                    for number, part in enumerate(sums[reader.method][: len(reader.layers)])
                 ]
                 total = torch.stack(placed).sum(0) if len(placed) > 1 else placed[0]
                 maps.append(total if reader.bias is None else total + reader.bias)

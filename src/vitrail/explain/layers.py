@@ -68,7 +68,7 @@ def find_layers(network: nn.Module, names: tuple[str, ...] | None = None, probe:
         The encoder does not say where its stages end, or has no layer of a name, or a layer gives no feature maps.
     """
     names = default_layers(network) if names is None else names
-    image = _black(network) if probe is None else probe
+    image = black(network) if probe is None else probe
     with frozen(network), record_activations(network, names, lambda _, maps: maps.shape) as recorded:
         run(network, image)
     shapes = {name: seen(recorded, name) for name in names}
@@ -120,7 +120,7 @@ def default_layers(network: nn.Module) -> tuple[str, ...]:
                 outputs[name] = output
 
             stack.callback(module.register_forward_hook(keep).remove)
-        image = _black(network)
+        image = black(network)
         final = network.features(image) if isinstance(network, Classifier) else network.encode(image)[-1]
     same = [name for name, output in outputs.items() if name and output is final]
     last = [] if set(same) & set(names) else same[-1:]  # the outermost layer ends last
@@ -147,9 +147,10 @@ def _feature_info(encoder: nn.Module) -> list[dict[str, Any]]:
     return list(info.get_dicts() if hasattr(info, "get_dicts") else info)  # cut down to its stages it is an object
 
 
-def _black(network: nn.Module) -> Tensor:
+def black(network: nn.Module, side_px: int = _PROBE_PX) -> Tensor:
+    """Return an image of zeros to try a network on, `[1, 3, side, side]`."""
     weights = next(network.parameters())
-    return torch.zeros(1, 3, _PROBE_PX, _PROBE_PX, device=weights.device, dtype=weights.dtype)
+    return torch.zeros(1, 3, side_px, side_px, device=weights.device, dtype=weights.dtype)
 
 
 def pool(network: nn.Module, images: Tensor, layers: Layers) -> Tensor:

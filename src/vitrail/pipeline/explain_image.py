@@ -85,7 +85,7 @@ def explain_picture(
         A result cannot be written.
     """
     model, study = load_model(model_folder), model_folder.resolve().parent / "study.toml"
-    settings = read_settings(study).explain if study.is_file() and not methods else ExplainSettings()
+    settings = read_settings(study).explain if study.is_file() else ExplainSettings()
     chosen = methods_named(methods or settings.methods, "--method" if methods else "explain.methods")
     heads, missing = find_heads(model_folder, chosen)
     task, side_px = model.spec.task, model.spec.side_px
@@ -103,7 +103,8 @@ def explain_picture(
     predictor = Predictor(model, device, engine="torch", precision="float32")  # compiling takes longer than one picture
     score = float(tumor_score(next(predictor.outputs(tile[None])), 1 / model.spec.temperature)[0])
     answer = f"tumor probability {score:.3f}" if task == "classifier" else f"{score:.1%} of the pixels called tumor"
-    (batch,) = Explainer(model, device, engine="torch").maps(tile[None], able, heads)
+    explainer = Explainer(model, device, engine="torch", stride=settings.stride, margin_px=settings.margin_px)
+    (batch,) = explainer.maps(tile[None], able, heads)
     maps = [each.saliencies()[0] for each in batch]
 
     out.mkdir(parents=True, exist_ok=True)

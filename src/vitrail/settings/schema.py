@@ -312,6 +312,19 @@ class ExplainSettings(Branch):
         description="methods of explanation, by name; the paper has these two",
         json_schema_extra={"since": "0.1.0"},
     )
+    stride: Literal[4, 8, 16, 32] | None = Field(
+        None,
+        description="pixels between two cells of Grad-CAM and of other methods that show feature maps, where the "
+        "network's own lie further apart: its last strides are taken out, its weights stay. Empty: as many as give a "
+        "tile 12 cells along a side, or more. 32, and a margin of 0: the paper's maps (of 224 pixels 7 x 7 cells)",
+        json_schema_extra={"since": "0.2.0"},
+    )
+    margin_px: Annotated[int, Field(ge=0, le=512)] = Field(
+        32,
+        description="by how much tiles are continued by their mirror image for these maps. 0, as in the paper: cells "
+        "at the border see zeros, and maps are blobs in the middle",
+        json_schema_extra={"since": "0.2.0"},
+    )
     classifier_layers: tuple[str, ...] = Field(
         (),
         description="layers that HR-CAM looks at, by name; none: the encoder's last map at each stride, and the final "

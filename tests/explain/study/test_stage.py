@@ -82,6 +82,7 @@ def test_the_folder_holds_what_is_promised_and_nothing_else(folder, stored):
         "min_share",
         "patients",
         "layers",
+        "dense",
         "methods",
     }
     assert stored.summary["methods"] == stored.methods == {"gradcam": "Grad-CAM", "hrcam": "HR-CAM"}
@@ -90,7 +91,7 @@ def test_the_folder_holds_what_is_promised_and_nothing_else(folder, stored):
 @pytest.mark.parametrize("key", KEYS)
 def test_maps_are_those_of_the_library(run, folder, stored, test_images, key):
     name, method = key.split("_")
-    explainer, hrcam_head = Explainer(load_model(run / name), CPU), load_head(folder / name)
+    explainer, hrcam_head = Explainer(load_model(run / name), CPU, **stored.dense), load_head(folder / name)
     found = explainer.gradcam(test_images) if method == "gradcam" else explainer.hrcam(test_images, hrcam_head)
     expected = stack(found)
     assert stored.maps(key).shape == expected.shape

@@ -22,7 +22,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
-from typing import TYPE_CHECKING
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -188,6 +189,7 @@ def randomise(
     seed: int,
     *,
     every_step: bool = True,
+    dense: Mapping[str, Any] = MappingProxyType({}),
 ) -> Iterator[tuple[str, int, str, Maps]]:
     """Explain tiles while the network is randomised from the top down, once.
 
@@ -208,6 +210,8 @@ def randomise(
         Draws the new weights.
     every_step
         Explain at each step; otherwise only at the last, where all weights are random.
+    dense
+        `stride` and `margin_px` of the maps, see `Explainer`.
 
     Yields
     ------
@@ -227,7 +231,7 @@ def randomise(
             if not every_step and number < len(steps):
                 continue
             settle(model, steps[:number], images, device)
-        explainer = Explainer(model, device, engine="torch")  # its weights change
+        explainer = Explainer(model, device, engine="torch", **dense)  # its weights change
         if not number and not every_step:
             # where cells look is measured once and kept: as in the cascade, while the weights are still the trained
             next(explainer.maps(images[:1], methods, heads, pixels=pixels))
@@ -276,12 +280,13 @@ def randomisation(
     seed: tuple[int, ...],
     *,
     every_step: bool = True,
+    dense: Mapping[str, Any] = MappingProxyType({}),
 ) -> pd.DataFrame:
     """Randomise a network once, and tell how much of its maps is left at each step.
 
     Parameters
     ----------
-    model, images, heads, device, every_step
+    model, images, heads, device, every_step, dense
         See `randomise`.
     untouched
         By method the maps of these tiles, `[n, h', w']`.
@@ -297,7 +302,7 @@ def randomisation(
     others = derangement(len(images), rng)
     draw, parts = int(rng.integers(2**32)), []
     for method, number, step, maps in randomise(
-        model, images, [*untouched], heads, device, draw, every_step=every_step
+        model, images, [*untouched], heads, device, draw, every_step=every_step, dense=dense
     ):
         same, chance = map_correlation(maps, untouched[method], others)
         columns = {"method": method, "number": number, "step": step, "correlation": same, "chance": chance}

@@ -235,6 +235,7 @@ def _cascade(check: _Check, network: str, draw: int, few: Positions) -> pd.DataF
         check.device,
         (check.work.run.settings.seed, _WEIGHTS, TASKS.index(network), draw),
         every_step=draw < CASCADES,
+        dense=check.stored.dense,
     )
     owners = rows[["tile", "patient_id"]].iloc[table.pop("index")].reset_index(drop=True)
     return pd.concat([owners, table], axis=1).assign(network=network, draw=draw)

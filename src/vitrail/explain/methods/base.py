@@ -36,10 +36,12 @@ if TYPE_CHECKING:
 
     from vitrail.classes import Task
     from vitrail.core.progress import Progress
+    from vitrail.explain.dense import DenseNetwork
     from vitrail.explain.fused import Reader
     from vitrail.explain.layers import Layers
     from vitrail.explain.saliency import Maps
     from vitrail.explain.target import Pixels
+    from vitrail.models.batches import Batches
     from vitrail.models.store import Model
     from vitrail.settings.load import Settings
 
@@ -54,6 +56,7 @@ class PoolingNetwork(Protocol):
     """A network on its device whose feature maps can be averaged over images: what an `Explainer` is."""
 
     device: torch.device
+    batches: Batches
 
     @property
     def layers(self) -> Layers:
@@ -164,6 +167,7 @@ class ExplanationMethod:
         head: Head = None,
         pixels: Pixels = "predicted",  # noqa: ARG002 - for those who explain segmenters
         mpp: float | None = None,  # noqa: ARG002 - for those whose windows have a size
+        dense: DenseNetwork | None = None,
     ) -> Maps:
         """Explain images.
 
@@ -181,6 +185,8 @@ class ExplanationMethod:
             Of a segmenter: which pixels' class is explained, see `target_pixels`.
         mpp
             Micrometres per pixel of the images, where they are known.
+        dense
+            The same network with more cells, for methods that show feature maps; None takes the network's own.
 
         Returns
         -------
@@ -191,9 +197,9 @@ class ExplanationMethod:
         if reader is None:
             raise NotImplementedError(f"{self.name} neither reads a pass nor explains")
         with frozen(network):
-            output, sums = read_pass(network, images.detach(), [reader])
+            output, sums = read_pass(network, images.detach(), [reader], dense=dense)
         shape = images.shape[1], images.shape[2], images.shape[3]
-        return assemble(network, reader, sums[self.name], shape, target, output)
+        return assemble(network, reader, sums[self.name], shape, target, output=output, dense=dense)
 
     def fit(self, tiles: HeadTiles) -> tuple[Head, dict[str, Any]]:
         """Fit the head on a network.

@@ -7,7 +7,7 @@ through the encoder.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
+    from vitrail.explain.dense import DenseNetwork
     from vitrail.explain.methods.base import Head
     from vitrail.explain.target import Pixels
     from vitrail.models.segmenter import Segmenter
@@ -59,16 +60,15 @@ class GradCam(ExplanationMethod):
         if not isinstance(network, Classifier):
             return None
 
-        def read(_layer: str, features: Tensor) -> Tensor:
+        def read(_layer: str, features: Tensor, own: Tensor) -> Tensor:
             with torch.autocast(features.device.type, enabled=False):  # as the network's own head
-                features = features.float()
-                hidden = network.dense(features.mean((2, 3)))
+                hidden = network.dense(own.float().mean((2, 3)))
                 slopes = network.slope(hidden) * network.logit.weight
-                return _weighted(features, slopes @ network.dense.weight / features[0, 0].numel())
+                return _weighted(features.float(), slopes @ network.dense.weight / own[0, 0].numel())
 
         unit = "logit of tumor in a cell of the feature map: a tile's cells add up to its logit, but for the biases"
         strides = (final_stride(network),)
-        return Reader(method=self.name, layers=(FEATURES,), strides=strides, read=read, unit=unit)
+        return Reader(method=self.name, layers=(FEATURES,), strides=strides, read=read, unit=unit, adds_up=True)
 
     def explain(
         self,
@@ -79,11 +79,12 @@ class GradCam(ExplanationMethod):
         head: Head = None,
         pixels: Pixels = "predicted",
         mpp: float | None = None,
+        dense: DenseNetwork | None = None,
     ) -> Maps:
         """Explain images; see `ExplanationMethod.explain`, `classifier_gradcam` and `segmenter_gradcam`."""
         if isinstance(network, Classifier):
-            return super().explain(network, images, target, head=head, mpp=mpp)
-        return segmenter_gradcam(network, images, target, pixels)  # type: ignore[arg-type]  # `explains` has said so
+            return super().explain(network, images, target, head=head, mpp=mpp, dense=dense)
+        return segmenter_gradcam(network, images, target, pixels, dense)  # type: ignore[arg-type]  # `explains` said so
 
 
 METHOD = GradCam()
@@ -139,6 +140,7 @@ def segmenter_gradcam(
     images: Tensor,
     target: TissueClass = TissueClass.TUMOR,
     pixels: Pixels = "predicted",
+    dense: DenseNetwork | None = None,
 ) -> Maps:
     """Explain a segmenter by the feature maps of its bottleneck.
 
@@ -160,6 +162,8 @@ def segmenter_gradcam(
         The class.
     pixels
         See `target_pixels`. Where an image has none, its map is 0 everywhere.
+    dense
+        Whose feature maps are weighed, of the images continued; None takes the network's own.
 
     Returns
     -------
@@ -176,9 +180,16 @@ def segmenter_gradcam(
         decoded = decode(network, encoded, (images.shape[2], images.shape[3]))
         inside = target_pixels(decoded.logits, target, pixels)
         gradient = decoded.gradient(target, inside / inside.sum((1, 2), keepdim=True).clamp(min=1))
-        values = _weighted(encoded[-1], gradient.mean((2, 3)))
-    (frame,) = frames(network, (images.shape[1], images.shape[2], images.shape[3]), (BOTTLENECK,), (_STRIDE,))
-    return Maps(
+        weights, features, source = gradient.mean((2, 3)), encoded[-1], network
+        height, width = images.shape[2], images.shape[3]
+        if dense is not None:
+            source = cast("Segmenter", dense.network)
+            features = source.encode(dense.continued(images.detach()))[-1]
+            height, width = dense.continued_px((height, width))
+        values = _weighted(features, weights)
+    strides = (dense.stride if dense else _STRIDE,)
+    (frame,) = frames(source, (images.shape[1], height, width), (BOTTLENECK,), strides)
+    maps = Maps(
         method=METHOD.name,
         layers=(BOTTLENECK,),
         target=target.key,
@@ -187,6 +198,7 @@ def segmenter_gradcam(
         frame=frame,
         signed=network.activated,
     )
+    return dense.cut(maps, (images.shape[2], images.shape[3])) if dense else maps
 
 
 def gradcam(network: nn.Module, images: Tensor, layer: str, score: Score) -> Maps:

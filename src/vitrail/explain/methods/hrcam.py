@@ -114,7 +114,7 @@ class HRCam(ExplanationMethod):
             raise ModelError("HR-CAM", "has no dense layer", "Fit one, or leave HR-CAM out")
         parts = head.layers.parts(head.weights.to(next(network.parameters()).device))
 
-        def read(name: str, maps: Tensor) -> Tensor:
+        def read(name: str, maps: Tensor, _own: Tensor) -> Tensor:
             if maps.shape[1] != len(parts[name]):
                 problem = f"gives {maps.shape[1]} feature maps, but HR-CAM was fitted on {len(parts[name])}"
                 raise ModelError(f"layer {name!r}", problem, "Fit HR-CAM on this network")

@@ -205,7 +205,14 @@ def fitted_network(task: Task, sources: Sources, augmentation: Augmentation | No
     methods = [method for method in sources.methods if method.explains(model.module)]
     fitted = [method for method in methods if method.needs_head]
     layers = chosen_layers(model.module, task, settings.explain) if fitted else None
-    explainer = Explainer(model, sources.device, layers=layers, engine=settings.compute.engine)
+    explainer = Explainer(
+        model,
+        sources.device,
+        layers=layers,
+        engine=settings.compute.engine,
+        stride=settings.explain.stride,
+        margin_px=settings.explain.margin_px,
+    )
     folder, fits = sources.folder / task, {}
     for method in fitted:
 

@@ -103,14 +103,15 @@ def _explain(sources: Sources, networks: Sequence[Network]) -> None:
 
     clear = sources.clear("test")
     for method in sources.methods:
-        if method.needs_head:
+        # not every head tells tumor from non-tumor
+        rated = [network for network in networks if f"{network.task}_{method.name}" in scores]
+        if rated:
             summary[f"{method.name}_accuracy"] = {
                 network.task: {
                     **_accuracy(scores[f"{network.task}_{method.name}"].to_numpy(), clear, sources),
                     **network.fits[method.name],
                 }
-                for network in networks
-                if method.name in network.methods
+                for network in rated
             }
     summary |= {
         "empty": {key: _empty(file.maps(key)) for key, kind in kinds.items() if kind.signed},
@@ -118,6 +119,7 @@ def _explain(sources: Sources, networks: Sequence[Network]) -> None:
         "patients": rows["patient_id"].nunique(),
         "min_share": sources.min_share,
         "layers": {network.task: network.layers(image) for network in networks if network.heads},
+        "dense": networks[0].explainer.dense.geometry if networks[0].explainer.dense else {},
         "methods": {method.name: method.title for method in sources.methods},
     }
     write_summary(sources.folder, summary)

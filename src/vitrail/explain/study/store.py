@@ -158,6 +158,11 @@ class Stored:
         names = dict.fromkeys(split_key(key)[1] for key in self.keys)
         return {name: self.summary.get("methods", TITLES).get(name, name) for name in names}
 
+    @property
+    def dense(self) -> dict[str, int]:
+        """The `stride` and `margin_px` of an `Explainer` that gives these maps; none in runs of before."""
+        return dict(self.summary.get("dense", {}))
+
     def maps(self, key: str) -> Floats:
         """Return all maps of a kind, `[n, h, w]`, left on disk until they are asked for."""
         return self.file.maps(key)
