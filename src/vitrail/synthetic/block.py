@@ -67,6 +67,8 @@ class Block:
         The slide's cell grids.
     mpp
         Micrometres per level-0 pixel.
+    codes
+        The tissue types that may occur; of a part of a block all of the block's, so that it looks the same.
     """
 
     window: Window
@@ -74,15 +76,15 @@ class Block:
     layout: Layout
     grids: dict[str, CellGrid]
     mpp: float
+    codes: tuple[int, ...]
 
     @cached_property
     def types(self) -> NDArray[np.uint8]:
         """The tissue type of every pixel: the layout with its stairs smoothed and its borders slightly ragged."""
-        codes = np.unique(self.layout.types).tolist()
         ragged = 0.1 * self.texture("mottle")
         best = np.full(ragged.shape, -np.inf, np.float32)
         types = np.zeros(ragged.shape, np.uint8)
-        for code in codes:
+        for code in self.codes:
             soft = ndimage.gaussian_filter((self.layout.types == code).astype(np.float32), 0.8)
             score = enlarge(soft, self.frame)
             score += ragged if code % 2 else -ragged
@@ -106,11 +108,34 @@ def _cover(name: str, mpp: float, window: Window) -> Plane:
     return cover
 
 
-def cut_block(window: Window, layout: Layout, grids: dict[str, CellGrid], mpp: float) -> Block:
-    """Prepare a block: cut out the part of the layout that it needs."""
-    top, left = (max(origin // LAYOUT_STEP - _CUT_MARGIN, 0) for origin in (window.y, window.x))
-    reach = window.side // LAYOUT_STEP + 2 * _CUT_MARGIN
-    part = (slice(top, top + reach + 1), slice(left, left + reach + 1))
-    cut = Layout(**{field.name: getattr(layout, field.name)[part] for field in fields(Layout)})
-    frame = Window(x=window.x - left * LAYOUT_STEP, y=window.y - top * LAYOUT_STEP, side=window.side)
-    return Block(window=window, frame=frame, layout=cut, grids=grids, mpp=mpp)
+def cut_block(
+    window: Window, layout: Layout, grids: dict[str, CellGrid], mpp: float, part: Window | None = None
+) -> Block:
+    """Prepare a block, or a part of it: cut out what it needs of the layout.
+
+    Parameters
+    ----------
+    window
+        The block.
+    layout, grids, mpp
+        Of the slide.
+    part
+        A square within the block; it begins a multiple of `LAYOUT_STEP` from the block's corner.
+
+    Returns
+    -------
+    Block
+        Away from its edges, the part's pixels are the block's.
+    """
+    codes = tuple(np.unique(layout.types[_span(window.y, window.side), _span(window.x, window.side)]).tolist())
+    inner = part or window
+    rows, columns = _span(inner.y, inner.side), _span(inner.x, inner.side)
+    cut = Layout(**{field.name: getattr(layout, field.name)[rows, columns] for field in fields(Layout)})
+    frame = Window(x=inner.x - columns.start * LAYOUT_STEP, y=inner.y - rows.start * LAYOUT_STEP, side=inner.side)
+    return Block(window=inner, frame=frame, layout=cut, grids=grids, mpp=mpp, codes=codes)
+
+
+def _span(origin: int, side: int) -> slice:
+    """Return which rows or columns of the layout pixels of a window need."""
+    first = max(origin // LAYOUT_STEP - _CUT_MARGIN, 0)
+    return slice(first, first + side // LAYOUT_STEP + 2 * _CUT_MARGIN + 1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -45,6 +45,8 @@ class NucleusKind:
         Hematoxylin of the nuclear membrane above that of the inside.
     nucleoli
         Mean number of nucleoli.
+    nucleolus
+        Hematoxylin that each of them adds.
     """
 
     truth: str
@@ -56,6 +58,22 @@ class NucleusKind:
     chromatin: float
     rim: float
     nucleoli: float
+    nucleolus: float = 0.55
+
+    def normal(self, without: tuple[str, ...]) -> NucleusKind:
+        """Return the kind with what `without` names as in normal squamous epithelium (`SlideSpec.without` says what).
+
+        The mean number of nucleoli stays, and with it the random numbers that are drawn; they become fainter instead.
+        """
+        norm, kind = KINDS["epithelial"], self
+        if "size" in without:
+            kind = replace(kind, radius_um=norm.radius_um)
+        if "darkness" in without:
+            faint = self.nucleolus * min(norm.nucleoli / max(self.nucleoli, norm.nucleoli), 1)
+            kind = replace(kind, density=norm.density, chromatin=norm.chromatin, rim=norm.rim, nucleolus=faint)
+        if "outline" in without:
+            kind = replace(kind, elongation=norm.elongation, rough=norm.rough, bend=norm.bend)
+        return kind
 
 
 def _kind(truth: str, radius: tuple[float, float], elongation: tuple[float, float], *look: float) -> NucleusKind:
@@ -95,6 +113,9 @@ KINDS = {
 """Every kind; sizes follow textbook histology (a lymphocyte's nucleus is 5 to 6 um wide, a carcinoma's 8 to 15)."""
 
 KIND_NAMES = tuple(KINDS)
+
+ATYPICAL = tuple(k for k, name in enumerate(KIND_NAMES) if KINDS[name].truth == "Nucleus: atypical")
+"""The carcinoma's kinds, as indices into `KIND_NAMES`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,10 +182,29 @@ class _Shapes:
         return np.asarray((self.radius(np.arctan2(q / b, p / a)) - rho) / slope, dtype=np.float32)
 
 
-@lru_cache(maxsize=2)
-def nucleus_banks(mpp: float) -> tuple[Bank, ...]:
-    """Return a bank for each of `KIND_NAMES`, the same for every slide of this resolution."""
-    return tuple(_draw_bank(KINDS[name], mpp, np.random.default_rng([77, k])) for k, name in enumerate(KIND_NAMES))
+@lru_cache(maxsize=8)
+def nucleus_banks(mpp: float, without: tuple[str, ...] = ()) -> tuple[Bank, ...]:
+    """Return a bank for each of `KIND_NAMES`, the same for every slide of this resolution.
+
+    Parameters
+    ----------
+    mpp
+        Micrometres per level-0 pixel.
+    without
+        Of the parts of atypia those that the carcinoma's nuclei lack: `size`, `darkness`, `outline`.
+
+    Returns
+    -------
+    tuple[Bank, ...]
+        Drawing k of a kind is the same nucleus with and without them: its drawings are as large, and all else in it is
+        drawn from the same random numbers.
+    """
+    if not without:
+        return tuple(_draw_bank(KINDS[name], mpp, k) for k, name in enumerate(KIND_NAMES))
+    banks = list(nucleus_banks(mpp))
+    for k in ATYPICAL:
+        banks[k] = _draw_bank(KINDS[KIND_NAMES[k]].normal(without), mpp, k, banks[k].half)
+    return tuple(banks)
 
 
 def turned(angle: Plane, rng: np.random.Generator) -> NDArray[np.int32]:
@@ -173,9 +213,12 @@ def turned(angle: Plane, rng: np.random.Generator) -> NDArray[np.int32]:
     return np.asarray(np.floor(steps).astype(np.int32) % _SHAPES, dtype=np.int32)
 
 
-def _draw_bank(kind: NucleusKind, mpp: float, rng: np.random.Generator) -> Bank:
-    """Draw nuclei of one kind: their contours, then clumped chromatin, a darker membrane and nucleoli within them."""
-    n = _SHAPES
+def _draw_bank(kind: NucleusKind, mpp: float, number: int, half: int | None = None) -> Bank:
+    """Draw nuclei of one kind: their contours, then clumped chromatin, a darker membrane and nucleoli within them.
+
+    `number` seeds its generator; the drawings reach `half` pixels from the middle, by default as far as they must.
+    """
+    n, rng = _SHAPES, np.random.default_rng([77, number])
     radius = np.clip(rng.normal(*kind.radius_um, n), 0.6 * kind.radius_um[0], 1.6 * kind.radius_um[0]) / mpp
     stretch = np.sqrt(np.clip(rng.normal(*kind.elongation, n), 1, 1.6 * kind.elongation[0]))
     falling = kind.rough / np.sqrt(_HARMONICS / 2)
@@ -189,7 +232,7 @@ def _draw_bank(kind: NucleusKind, mpp: float, rng: np.random.Generator) -> Bank:
         angle=(np.arange(n) * np.pi / n).astype(np.float32),
     )
     contour = shapes.contours()
-    half = int(np.ceil(np.abs(contour).max())) + 2
+    half = half or int(np.ceil(np.abs(contour).max())) + 2
     depth = shapes.inside(half)
     grain = rng.standard_normal(depth.shape).astype(np.float32)
     clumps = ndimage.gaussian_filter(grain, (0, 0.55 / mpp, 0.55 / mpp))
@@ -203,6 +246,6 @@ def _draw_bank(kind: NucleusKind, mpp: float, rng: np.random.Generator) -> Bank:
         x, y = rng.normal(0, 0.3 * kind.radius_um[0] / mpp, (2, n, 1, 1))
         square = ((line - x) ** 2 + (line[:, None] - y) ** 2) * mpp**2
         present = np.greater(count, k).astype(np.float32)[:, None, None]
-        nucleoli += present * 0.55 * np.exp(-square / rng.uniform(0.35, 0.9, (n, 1, 1)))
+        nucleoli += present * kind.nucleolus * np.exp(-square / rng.uniform(0.35, 0.9, (n, 1, 1)))
     stain = np.clip(stain + np.minimum(nucleoli, 0.7), 0.15, 2.2).astype(np.float32)
     return Bank(cover=np.clip(depth / 1.4 + 0.5, 0, 1), stain=stain, contour=contour)

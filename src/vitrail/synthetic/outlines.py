@@ -15,7 +15,7 @@ from vitrail.classes import TissueClass
 from vitrail.quality.areas import drop_small_pieces
 from vitrail.synthetic.fields import Mask, smooth_noise
 from vitrail.synthetic.layout import TissueType
-from vitrail.synthetic.nuclei import KIND_NAMES, KINDS, VERTICES, nucleus_banks
+from vitrail.synthetic.nuclei import KIND_NAMES, KINDS, VERTICES
 from vitrail.synthetic.spec import LAYOUT_STEP
 
 if TYPE_CHECKING:
@@ -130,7 +130,7 @@ def nuclei_geojson(scene: Scene) -> Iterator[str]:
     """
     nuclei = scene.nuclei
     corners = np.empty((len(nuclei), VERTICES, 2))
-    for kind, bank in enumerate(nucleus_banks(scene.spec.mpp)):
+    for kind, bank in enumerate(scene.banks):
         mine = nuclei.kind == kind
         corners[mine] = bank.contour[nuclei.drawing[mine]]
     centre = np.stack([nuclei.x, nuclei.y], axis=-1)[:, None] + 0.5

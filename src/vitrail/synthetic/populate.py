@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,7 +11,7 @@ from scipy.spatial import cKDTree
 from vitrail.synthetic.cells import CellGrid
 from vitrail.synthetic.fields import Mask, Plane, sample
 from vitrail.synthetic.layout import Layout, TissueType
-from vitrail.synthetic.nuclei import KIND_NAMES, KINDS, turned
+from vitrail.synthetic.nuclei import ATYPICAL, KIND_NAMES, KINDS, turned
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -21,6 +21,14 @@ if TYPE_CHECKING:
 _NEIGHBOURS_UM = 9.0
 _OVERLAP = 0.72
 _RIM_UM = 5.0
+_APART, _APART_UM = 1.25, 17.0
+"""Where the carcinoma's nuclei are not crowded: the least distance of two in sums of their radii, and the largest."""
+
+_CALM = {"fibroblast": ("fibrocyte", 0.52), "lymphocyte": ("plasma", 0.45)}
+"""What cells of the tumor's stroma are in normal stroma, and how many there are for each of them."""
+
+_ROOM = 10
+"""Number of the generator that takes cells away."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -219,13 +227,34 @@ def populate(spec: SlideSpec, layout: Layout, grids: dict[str, CellGrid]) -> Nuc
     )  # fmt: skip
     depth = np.asarray(sample(layout.surface_um, nuclei.x, nuclei.y), dtype=np.float32)
     nuclei = nuclei.where(depth > _RIM_UM)
-    radius = np.array([KINDS[name].radius_um[0] for name in KIND_NAMES], np.float32)[nuclei.kind] / spec.mpp
+    nuclei = nuclei.where(_apart(nuclei, spec.mpp, _OVERLAP, _NEIGHBOURS_UM))
+    return _without(nuclei, spec, layout) if spec.without else nuclei
+
+
+def _apart(nuclei: Nuclei, mpp: float, radii: float, reach_um: float) -> Mask:
+    """Return which nuclei stay if none may be nearer to an earlier one than their radii's sum times `radii`."""
+    radius = np.array([KINDS[name].radius_um[0] for name in KIND_NAMES], np.float32)[nuclei.kind] / mpp
     tree = cKDTree(np.stack([nuclei.x, nuclei.y], axis=1))
-    pairs = tree.query_pairs(_NEIGHBOURS_UM / spec.mpp, output_type="ndarray")
+    pairs = tree.query_pairs(reach_um / mpp, output_type="ndarray")
     first, second = pairs.T
     distance = np.hypot(nuclei.x[first] - nuclei.x[second], nuclei.y[first] - nuclei.y[second])
-    pairs = pairs[distance < _OVERLAP * (radius[first] + radius[second])]
-    return nuclei.where(_independent(pairs, len(nuclei)))
+    return _independent(pairs[distance < radii * (radius[first] + radius[second])], len(nuclei))
+
+
+def _without(nuclei: Nuclei, spec: SlideSpec, layout: Layout) -> Nuclei:
+    """Take away what `spec.without` names and is a matter of which nuclei there are; none moves."""
+    keep, kind = np.ones(len(nuclei), np.bool_), nuclei.kind.copy()
+    if "crowding" in spec.without:
+        atypical = np.flatnonzero(np.isin(nuclei.kind, ATYPICAL))
+        keep[atypical] = _apart(nuclei.where(atypical), spec.mpp, _APART, _APART_UM)
+    if "stroma" in spec.without:
+        dice = spec.rng(_ROOM).random(len(nuclei))
+        stroma = np.asarray(sample(layout.types, nuclei.x, nuclei.y)) == TissueType.TUMOR_STROMA
+        for name, (calm, share) in _CALM.items():
+            changed = stroma & (nuclei.kind == KIND_NAMES.index(name))
+            kind[changed] = KIND_NAMES.index(calm)
+            keep[changed] = dice[changed] < share
+    return replace(nuclei, kind=kind).where(keep)
 
 
 def _independent(pairs: NDArray[np.intp], count: int) -> Mask:

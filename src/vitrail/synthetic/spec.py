@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 
@@ -22,6 +22,20 @@ ARTEFACT_NAMES = (
     *("fold", "blur", "blood", "dust", "fibre", "text", "bubble"),
 )
 """What `SlideSpec.artefacts` may name."""
+
+CAUSES: dict[str, tuple[str, ...]] = {
+    "size": ("size",),
+    "darkness": ("darkness",),
+    "outline": ("outline",),
+    "atypia": ("size", "darkness", "outline"),
+    "crowding": ("crowding",),
+    "cytoplasm": ("cytoplasm",),
+    "stroma": ("stroma",),
+}
+"""What makes a carcinoma one, by name the parts that `SlideSpec.without` takes away: see there."""
+
+SHORTCUTS = ("ink", "stain", "blur", "mark")
+"""What gives a carcinoma away and is none of it: see `SlideSpec.shortcuts`."""
 
 _SMALLEST_SIDE = 512
 _SIDE_STEP = 64
@@ -46,6 +60,14 @@ class SlideSpec:
     artefacts
         What spoils the slide, each name drawn once: `pen_blue`, `pen_black`, `pen_green`, `pen_red`, `fold`, `blur`,
         `blood`, `dust`, `fibre`, `text`, `bubble`.
+    without
+        Causes taken away from the carcinoma, names of `CAUSES`: its nuclei get the `size`, the `darkness` (with the
+        chromatin and nucleoli) or the `outline` of normal squamous nuclei, or all three (`atypia`); no nucleus is near
+        another (`crowding`); the cells' bodies are pale, with borders, as in squamous epithelium (`cytoplasm`); its
+        stroma is normal connective tissue (`stroma`). Everything else keeps its random numbers, and its bytes.
+    shortcuts
+        What lies in the carcinoma and nowhere else, names of `SHORTCUTS`: strokes of a pen (`ink`), more hematoxylin
+        and less eosin (`stain`), a lack of focus (`blur`), small crosses burnt into the picture (`mark`).
     """
 
     slide_id: str
@@ -54,6 +76,8 @@ class SlideSpec:
     seed: tuple[int, ...] = (0,)
     keratinising: bool = True
     artefacts: tuple[str, ...] = ()
+    without: tuple[str, ...] = ()
+    shortcuts: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.side_px < _SMALLEST_SIDE or self.side_px % _SIDE_STEP:
@@ -63,6 +87,14 @@ class SlideSpec:
             raise SettingsError("mpp", f"nuclei cannot be drawn at {self.mpp} um/px", "Use 0.2 to 1.0 um/px")
         for name in set(self.artefacts) - set(ARTEFACT_NAMES):
             raise SettingsError("artefacts", f"{name!r} cannot be drawn", f"Choose from {', '.join(ARTEFACT_NAMES)}")
+        for name in sorted(set(self.without) - set(CAUSES)):
+            raise SettingsError("without", f"{name!r} cannot be taken away", f"Choose from {', '.join(CAUSES)}")
+        for name in sorted(set(self.shortcuts) - set(SHORTCUTS)):
+            raise SettingsError("shortcuts", f"{name!r} cannot be planted", f"Choose from {', '.join(SHORTCUTS)}")
+        # one way to say it: atypia is its parts, and the order does not count
+        parts = {part for name in self.without for part in CAUSES[name]}
+        object.__setattr__(self, "without", tuple(name for name in CAUSES if name in parts))
+        object.__setattr__(self, "shortcuts", tuple(name for name in SHORTCUTS if name in self.shortcuts))
 
     @property
     def side_um(self) -> float:
@@ -77,9 +109,39 @@ class SlideSpec:
     def description(self) -> str:
         """The spec as written into the slide's header: JSON."""
         record = {"drawing": DRAWING, **asdict(self), "seed": list(self.seed)}
-        if not self.artefacts:  # clean slides keep the header they always had
-            del record["artefacts"]
+        for name in ("artefacts", "without", "shortcuts"):
+            if not record[name]:  # clean slides keep the header they always had
+                del record[name]
         return json.dumps(record, sort_keys=True)
+
+
+def without_cause(spec: SlideSpec, cause: str) -> SlideSpec:
+    """Return the spec of the same slide with one thing less: the other half of a pair.
+
+    Parameters
+    ----------
+    spec
+        The slide.
+    cause
+        One of `CAUSES`, or a shortcut that the slide has.
+
+    Returns
+    -------
+    SlideSpec
+        Every pixel that the cause has no part in stays, byte by byte.
+
+    Raises
+    ------
+    SettingsError
+        There is no such cause, or the slide does not have it.
+    """
+    if cause in SHORTCUTS:
+        if cause not in spec.shortcuts:
+            raise SettingsError("shortcuts", f"{spec.slide_id} has no {cause} to take away", f"Plant {cause} first")
+        return replace(spec, shortcuts=tuple(name for name in spec.shortcuts if name != cause))
+    if cause in CAUSES and set(CAUSES[cause]) <= set(spec.without):
+        raise SettingsError("without", f"{spec.slide_id} has no {cause} any more", "Take away another cause")
+    return replace(spec, without=(*spec.without, cause))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,6 +160,8 @@ class PhantomCohort:
         Micrometres per level-0 pixel.
     seed
         Decides every slide and every attribute; patient 3 is the same in a cohort of 5 and of 50.
+    shortcut
+        One of `SHORTCUTS`, planted into the carcinoma of every slide, so that a network can learn it instead; or None.
     """
 
     patients: int = 12
@@ -105,12 +169,17 @@ class PhantomCohort:
     side_px: int = 4096
     mpp: float = 0.5
     seed: int = 0
+    shortcut: str | None = None
 
     def __post_init__(self) -> None:
         for name in ("patients", "slides_per_patient"):
             if getattr(self, name) < 1:
                 raise SettingsError(name, "a synthetic cohort cannot be empty", "Ask for at least one")
-        SlideSpec(slide_id="", side_px=self.side_px, mpp=self.mpp)
+        SlideSpec(slide_id="", side_px=self.side_px, mpp=self.mpp, shortcuts=self._shortcuts)
+
+    @property
+    def _shortcuts(self) -> tuple[str, ...]:
+        return () if self.shortcut is None else (self.shortcut,)
 
     def slides(self) -> list[tuple[SlideSpec, dict[str, str]]]:
         """Return the spec of every slide with its row of slides.csv."""
@@ -128,6 +197,7 @@ class PhantomCohort:
                     mpp=self.mpp,
                     seed=(self.seed, patient, number),
                     keratinising=p16 != "positive",
+                    shortcuts=self._shortcuts,
                 )
                 row = {
                     "slide_id": slide_id,

@@ -15,7 +15,7 @@ from scipy.special import ndtri
 from vitrail.quality.rules import EOSIN, HEMATOXYLIN
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from numpy.typing import NDArray
 
@@ -80,8 +80,16 @@ def stamp(stains: Plane, nuclei: Nuclei, window: Window, banks: tuple[Bank, ...]
         part[0] += cover * (nuclei.gain[k] * bank.stain[nuclei.drawing[k]] - part[0])
 
 
+def camera_noise(rng: np.random.Generator, side: int) -> NDArray[np.uint8]:
+    """Draw the camera's noise `[side, side, 3]`, as places in a table of 256 normal values.
+
+    A table is several times as fast as normal numbers, and the eye cannot tell.
+    """
+    return np.frombuffer(rng.bytes(side * side * 3), np.uint8).reshape(side, side, 3)
+
+
 def photograph(
-    stains: Plane, stain: Stain, rng: np.random.Generator, veil: Callable[[Plane], None] | None = None
+    stains: Plane, stain: Stain, noise: NDArray[np.uint8], veils: Iterable[Callable[[Plane], None]] = ()
 ) -> NDArray[np.uint8]:
     """Return what the camera sees.
 
@@ -91,10 +99,10 @@ def photograph(
         Concentrations `[3, side, side]`.
     stain
         The slide's staining.
-    rng
-        Source of the camera's noise.
-    veil
-        Changes the light `[side, side, 3]` in place before the camera adds its noise.
+    noise
+        What `camera_noise` returns for these pixels.
+    veils
+        Each changes the light `[side, side, 3]` in place, before the camera adds its noise.
 
     Returns
     -------
@@ -106,11 +114,9 @@ def photograph(
     for channel in range(3):
         density = sum(plane * stain.vectors[k, channel] for k, plane in enumerate(sharp))
         picture[..., channel] = stain.light[channel] * np.exp(density * np.float32(-np.log(10)))
-    if veil is not None:
+    for veil in veils:
         veil(picture)
-    # normal noise from a table of 256 values: several times as fast, and the eye cannot tell
-    grain = _NORMAL[np.frombuffer(rng.bytes(picture.size), np.uint8)].reshape(picture.shape)
-    picture += np.float32(stain.noise) * grain
+    picture += np.float32(stain.noise) * _NORMAL[noise]
     return np.clip(picture + 0.5, 0, 255).astype(np.uint8)
 
 

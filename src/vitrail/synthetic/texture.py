@@ -91,6 +91,13 @@ class _Spot:
         clear = blend(0.93, 0.96, cells.tint) * blend(0.5, 2.0, cells.border_um)
         return blue * (1 - 0.6 * clear), eosin * (1 - 0.55 * clear), _NONE
 
+    def pale(self) -> _Stains:
+        """Cells of the nests as they would be in the spinous layer: pale, with bright borders."""
+        cells = self.cells("tumor")
+        border = blend(1.7, 0.5, cells.border_um)
+        eosin = 0.225 + 0.13 * border + 0.05 * (cells.tint - 0.5) + 0.012 * self.noise("grain")
+        return 0.085 + 0.03 * border, eosin, _NONE
+
     def keratin(self) -> _Stains:
         """Whorls of orange-pink lamellae."""
         depth = self.field("keratin_um") / self.block.mpp
@@ -185,9 +192,22 @@ _MATERIALS: dict[TissueType, Callable[[_Spot], _Stains]] = {
 }
 """How each tissue is stained; glass is not."""
 
+_NORMAL: dict[str, tuple[TissueType, Callable[[_Spot], _Stains]]] = {
+    "cytoplasm": (TissueType.TUMOR_NEST, _Spot.pale),
+    "stroma": (TissueType.TUMOR_STROMA, _Spot.collagen),
+}
+"""What a tissue of the carcinoma is painted as where a cause is taken away."""
 
-def paint(block: Block) -> Plane:
+
+def paint(block: Block, without: tuple[str, ...] = ()) -> Plane:
     """Stain everything but the nuclei.
+
+    Parameters
+    ----------
+    block
+        What to stain.
+    without
+        As `SlideSpec.without`.
 
     Returns
     -------
@@ -195,7 +215,7 @@ def paint(block: Block) -> Plane:
         Concentrations `[3, side, side]`: hematoxylin, eosin, orange.
     """
     stains = np.zeros((3, *block.types.shape), np.float32)
-    for code, material in _MATERIALS.items():
+    for code, material in {**_MATERIALS, **dict(_NORMAL[name] for name in without if name in _NORMAL)}.items():
         mask = block.types == code
         if mask.any():
             spot = _Spot(block=block, mask=mask)
