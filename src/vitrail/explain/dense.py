@@ -32,7 +32,6 @@ from vitrail.models.classifier import Classifier
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from vitrail.explain.fused import Reader
     from vitrail.explain.saliency import Maps
 
 STRIDES = (32, 16, 8, 4)
@@ -97,10 +96,6 @@ class DenseNetwork:
         """Return height and width of continued images."""
         height, width = (-(-(side + 2 * self.margin_px) // _STRIDE) * _STRIDE for side in image_px)
         return height, width
-
-    def read_by(self, reader: Reader) -> Reader:
-        """Return a reader of the network's own maps as a reader of these."""
-        return replace(reader, strides=tuple(min(stride, self.stride) for stride in reader.strides))
 
     def cut(self, maps: Maps, image_px: tuple[int, int]) -> Maps:
         """Cut the cells that look at the image out of maps of the continued one.

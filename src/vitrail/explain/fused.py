@@ -11,7 +11,7 @@ it is linear, and so a product with two small matrices a layer, within the graph
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -185,7 +185,8 @@ def assemble(
         raise ValueError(f"a classifier tells tumor from non_tumor, not {target.key}")
     image_px = shape[1:]
     if dense is not None:
-        network, reader = dense.network, dense.read_by(reader)
+        network = dense.network
+        reader = replace(reader, strides=tuple(min(stride, dense.stride) for stride in reader.strides))
         shape = shape[0], *dense.continued_px(image_px)
     positions = frames(network, shape, reader.layers, reader.strides)
     values, head_logits = sums[0], None
