@@ -15,8 +15,9 @@ from vitrail.evaluation.explanations import (
     verdict_table,
 )
 from vitrail.evaluation.groups import FEWEST_PATIENTS
-from vitrail.explain.checks.results import CAUSE, LEAST_FALL, LOST, fall
-from vitrail.explain.study.store import split_key
+from vitrail.explain.checks.localisation import CAUSE
+from vitrail.explain.checks.ranking import LOST
+from vitrail.explain.checks.results import no_tests
 from vitrail.report.figures.agreement import pair_titles
 from vitrail.report.figures.checks import REGIONS
 from vitrail.report.figures.gallery import map_titles
@@ -89,12 +90,7 @@ def sentences(summary: dict[str, Any], titles: Mapping[str, str]) -> list[str]:
             checks = [check for check, result in verdicts.items() if result == verdict]
             if checks:
                 parts.append(f"{words} {listed(checks)}")
-        if fall(summary, key) < LEAST_FALL:
-            ends = summary["ends"][split_key(key)[0]]
-            parts.append(
-                f"blurring whole tiles moves the network's mean score from {ends['tile']:.2f} to only "
-                f"{ends['blurred']:.2f}, so that its curves say nothing about maps"
-            )
+        parts += no_tests(summary, key)
         shared = summary["randomisation"][key]["shared"]
         if shared is not None and shared > ALIKE:
             parts.append(f"maps of different tiles correlate at {shared:.2f}, so that randomisation says little")
