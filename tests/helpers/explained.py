@@ -16,6 +16,7 @@ from vitrail.explain.agreement import (
     rank_agreement,
     rank_points,
 )
+from vitrail.explain.checks.perturbation import FLOORS
 from vitrail.explain.checks.results import COLUMNS, open_checked, summarise
 from vitrail.explain.saliency import Frame, Saliency
 from vitrail.explain.study.store import Kind, create_file, open_stored, pairs
@@ -23,6 +24,7 @@ from vitrail.report.data import Explained
 from vitrail.report.select import choose_examples
 
 NETWORKS = ("classifier", "segmenter")
+REPLACEMENTS = ("blur", "donor")
 METHODS = {"gradcam": "Grad-CAM", "hrcam": "HR-CAM"}
 THREE = METHODS | {"toy": "Toy"}
 """The paper's two methods, and a made-up one."""
@@ -113,16 +115,33 @@ def write_checks(folder, *, phantom=True, patients=6, tiles=12, draws=4, methods
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(1)
     fractions, curves, forgotten, located = np.linspace(0, 1, 5), [], [], []
+    reference, changed, described = [], [], []
     others = dict.fromkeys(methods, (6.0, 0.1, "head")) | {"hrcam": (1.2, 0.8, "auxiliary")}
     for tile in range(tiles):
         owner = {"tile": tile, "patient_id": f"P{tile % patients}"}
         for network in NETWORKS:
-            orders = {method: speed for method, (speed, _, _) in others.items()} | {"random": 2.0, "blob": 2.5}
+            reference.append(owner | {"network": network, "score": rng.uniform(0, 0.04)})
+            orders = {method: speed for method, (speed, _, _) in others.items()}
+            orders |= {"random": 2.0, "blob": 2.5, "edges": 2.2, "untrained": 1.8}
             for order, speed in orders.items():
                 drop = np.exp(-speed * rng.uniform(0.8, 1.2) * fractions)
-                for kind, scores in (("deletion", drop), ("insertion", 1 - drop)):
-                    row = owner | {"network": network, "order": order, "kind": kind}
-                    curves += [row | {"fraction": f, "score": s} for f, s in zip(fractions, scores, strict=True)]
+                for replacement, (kind, scores) in product(REPLACEMENTS, (("deletion", drop), ("insertion", 1 - drop))):
+                    row = owner | {"network": network, "replacement": replacement, "order": order, "kind": kind}
+                    # the segmenter still sees tumor in blurred tiles
+                    least = 0.9 if replacement == "blur" and network == "segmenter" else 0.0
+                    pairs = zip(fractions, np.maximum(scores, least), strict=True)
+                    curves += [row | {"fraction": f, "score": s, "logit": 5 * s} for f, s in pairs]
+            for method, change in product((*methods, *FLOORS), ("stain", "turn")):
+                row = owner | {"network": network, "method": method, "change": change, "chance": 0.1}
+                row |= (
+                    {"residue": 0.1, "difference": 2.0}
+                    if method == "toy"
+                    else {"residue": np.nan, "difference": np.nan}
+                )
+                changed.append(row | {"correlation": 0.85 + rng.uniform(-0.05, 0.05)})
+            for method in (*methods, *FLOORS):
+                row = owner | {"key": f"{network}_{method}", "gini": 0.5 + rng.uniform(-0.05, 0.05)}
+                described.append(row | {"shared": 0.3 if method == "hrcam" else 0.05 + rng.uniform(-0.02, 0.02)})
             for method, (_, left, top) in others.items():
                 steps = [(0, "untouched"), (1, top), (2, "blocks.0")]
                 for draw, (number, step) in product(range(draws), steps):
@@ -135,11 +154,15 @@ def write_checks(folder, *, phantom=True, patients=6, tiles=12, draws=4, methods
                 chance = {"others": 0.21 + rng.uniform(-0.03, 0.03), "turned": 0.22 + rng.uniform(-0.03, 0.03)}
                 row = owner | {"key": f"{network}_{method}", "region": region, "weight": share, "area": 0.2}
                 located.append(row | chance)
-    names = dict(zip(COLUMNS, (curves, forgotten, located if phantom else []), strict=True))
+    names = {
+        "perturbation": curves, "randomisation": forgotten, "truth": located if phantom else [],
+        "reference": reference, "stability": changed, "maps": described,
+    }  # fmt: skip
     tables = {name: pd.DataFrame(rows, columns=list(COLUMNS[name])) for name, rows in names.items()}
     for name, table in tables.items():
         table.astype(COLUMNS[name]).to_parquet(folder / f"{name}.parquet")
-    summary = summarise(tables, 0, [f"{network}_{method}" for network, method in product(NETWORKS, methods)])
+    keys = [f"{network}_{method}" for network, method in product(NETWORKS, methods)]
+    summary = summarise(tables, 0, keys, methods, dict.fromkeys(keys, (4, 4)))
     (folder / "summary.json").write_text(json.dumps(summary))
     return folder
 

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from vitrail.explain.checks.results import CAUSE, open_checked
+from vitrail.explain.checks.localisation import CAUSE
+from vitrail.explain.checks.results import open_checked
 from vitrail.explain.study.store import open_stored
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ COMPARISONS = {
     "deletion": ("over_random", "over_blob"),
     "insertion": ("over_random", "over_blob"),
     "randomisation": ("excess",),
+    "stability": ("excess",),
     "localisation": ("over_others", "over_turned"),
 }
 """By check, what its verdict rests on: names of estimates in the summary."""
@@ -98,12 +100,20 @@ def check_tables(checked: Checked) -> dict[str, pd.DataFrame]:
     """Return every table about checks, by the name of its file."""
     tables = {
         "checks": verdict_table(checked.summary),
-        "checks_perturbation": perturbation_curves(checked.perturbation),
+        "checks_perturbation": replacement_curves(checked.perturbation),
         "checks_randomisation": randomisation_curves(checked.randomisation),
     }
-    if checked.summary.get("ranking"):
-        tables["checks_ranking"] = ranking_table(checked.summary)
-    return tables | ({"checks_truth": truth_table(checked.summary)} if checked.summary["truth"] else {})
+    if "ranking" in checked.summary:  # not in older runs
+        tables |= {
+            "checks_ranking": ranking_table(checked.summary),
+            "checks_replacements": replacement_table(checked.summary),
+            "checks_stability": stability_table(checked.stability),
+            "checks_maps": maps_table(checked.summary),
+        }
+    if checked.summary["truth"]:
+        floors = checked.summary.get("floors", {}).get("truth") or {}
+        tables["checks_truth"] = truth_table({"truth": checked.summary["truth"] | floors})
+    return tables
 
 
 def agreement_table(summary: dict[str, Any]) -> pd.DataFrame:
@@ -135,7 +145,7 @@ def _beyond(statistic: str) -> tuple[str, str, str]:
     return f"{statistic}_beyond", f"{statistic}_beyond_low", f"{statistic}_beyond_high"
 
 
-def ranking_table(summary: dict[str, Any]) -> pd.DataFrame:
+def metric_ranks(summary: dict[str, Any]) -> pd.DataFrame:
     """Return how the metrics rank the methods and floors of each network, best first; no row in checks of before.
 
     One row a `network`, `method` and `metric`, with `value` and `rank`, NaN where a method has none, the method's
@@ -198,6 +208,12 @@ def perturbation_curves(perturbation: pd.DataFrame) -> pd.DataFrame:
     return table.groupby(by, sort=True, as_index=False)[["score"]].mean()
 
 
+def replacement_curves(perturbation: pd.DataFrame) -> pd.DataFrame:
+    """Return the mean `score` and `logit` by `network`, `replacement`, `kind`, `order` and `fraction`."""
+    by = ["network", "replacement", "kind", "order", "fraction"]
+    return perturbation.groupby(by, sort=True, as_index=False)[["score", "logit"]].mean()
+
+
 def randomisation_curves(randomisation: pd.DataFrame) -> pd.DataFrame:
     """Return the mean magnitude of the correlation by `network`, `method`, `number` and `step`, and that of chance.
 
@@ -224,6 +240,55 @@ def truth_table(summary: dict[str, Any]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=list(types)).astype(types)
 
 
+def ranking_table(summary: dict[str, Any]) -> pd.DataFrame:
+    """Return by network and method or floor every metric and its rank, and what is recommended."""
+    rows = []
+    for network, ranked in summary["ranking"].items():
+        for method, values in ranked["values"].items():
+            faithful = ranked["faithfulness"].get(method, [None] * 3)
+            row = {"network": network, "method": method, "floor": method in ranked["floors"]}
+            row |= {"recommended": method in ranked["recommended"], "mean_rank": ranked["mean_rank"].get(method)}
+            row |= dict(zip(("faithfulness", "faithfulness_low", "faithfulness_high"), faithful, strict=True))
+            ranks = {f"rank_{metric}": ranked["ranks"][method][metric] for metric in ranked["metrics"]}
+            rows.append(row | values | ranks | {"concordance": ranked["concordance"]})
+    table = pd.DataFrame(rows)
+    names = {"network", "method", "floor", "recommended"}
+    return table.astype({name: np.float64 for name in table if name not in names})
+
+
+def replacement_table(summary: dict[str, Any]) -> pd.DataFrame:
+    """Return by network and replacement the scores that decide whether it is a test, and whether it is."""
+    rows = []
+    for network, judged in summary["replacements"].items():
+        for name, entry in judged.items():
+            scores = {each: entry[each] for each in ("tile", "replaced", "without")}
+            left = dict(zip(("left", "left_low", "left_high"), entry["left"], strict=True))
+            rows.append({"network": network, "replacement": name} | scores | left | {"test": entry["test"]})
+    numbers = dict.fromkeys(("tile", "replaced", "without", "left", "left_low", "left_high"), np.float64)
+    table = pd.DataFrame(rows, columns=["network", "replacement", *numbers, "test"])
+    return table.astype(numbers)
+
+
+def stability_table(stability: pd.DataFrame) -> pd.DataFrame:
+    """Return the mean correlation after each change, and that of chance, by `network`, `method` and `change`."""
+    by = ["network", "method", "change"]
+    return stability.groupby(by, sort=True, as_index=False)[["correlation", "chance"]].mean()
+
+
+def maps_table(summary: dict[str, Any]) -> pd.DataFrame:
+    """Return by kind of map, floors included, its cells, its sparseness, what maps share, and the completeness gap."""
+    rows = []
+    for key, correlation in summary["shared"].items():
+        height, width = summary["cells"].get(key, (None, None))
+        row: dict[str, Any] = {"maps": key, "height": height, "width": width}
+        for name, numbers in (("sparseness", summary["sparseness"][key]), ("shared", correlation)):
+            row |= dict(zip((name, f"{name}_low", f"{name}_high"), numbers, strict=True))
+        gaps = summary["completeness"].get(key, {})
+        rows.append(row | {f"gap_{name}": gaps.get(name) for name in ("median", "largest")})
+    table = pd.DataFrame(rows)
+    return table.astype({name: np.float64 for name in table if name != "maps"})
+
+
 def verdict_table(summary: dict[str, Any]) -> pd.DataFrame:
     """Return one row a kind of map, check and comparison: by how much, and the check's verdict."""
     rows = []
@@ -231,8 +296,8 @@ def verdict_table(summary: dict[str, Any]) -> pd.DataFrame:
         for check, verdict in verdicts.items():
             if check == "localisation":
                 measured = summary["truth"][key].get(CAUSE, {})
-            elif check == "randomisation":
-                measured = summary["randomisation"][key]
+            elif check in {"randomisation", "stability"}:
+                measured = summary[check][key]
             else:
                 measured = summary["perturbation"][key][check]
             for name in COMPARISONS[check]:

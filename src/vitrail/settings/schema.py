@@ -37,6 +37,9 @@ Reading = Literal["fast", "faithful"]
 Layout = Literal["paper", "timm"]
 """Where the segmenter takes its encoder's feature maps: see `SegmenterSettings.layout`."""
 
+Replacement = Literal["blur", "tissue", "donor"]
+"""What takes the place of deleted blocks: see `CheckSettings.replacements`."""
+
 Loss = Literal["jaccard", "jaccard_present"]
 """What the segmenter minimises: see `SegmenterSettings.loss`."""
 
@@ -325,6 +328,12 @@ class ExplainSettings(Branch):
         "at the border see zeros, and maps are blobs in the middle",
         json_schema_extra={"since": "0.2.0"},
     )
+    show: tuple[str, ...] = Field(
+        (),
+        description="methods whose maps are shown of example tiles, by name, beside the paper's; none: those that the "
+        "checks recommend",
+        json_schema_extra={"since": "0.1.0"},
+    )
     classifier_layers: tuple[str, ...] = Field(
         (),
         description="layers that HR-CAM looks at, by name; none: the encoder's last map at each stride, and the final "
@@ -357,6 +366,12 @@ class CheckSettings(Branch):
 
     tiles: Count = Field(64, description="test tiles that are called tumor and are, drawn with the seed")
     steps: Annotated[int, Field(ge=2, le=1000)] = Field(12, description="steps of the deletion and insertion curves")
+    replacements: Annotated[tuple[Replacement, ...], Field(min_length=1)] = Field(
+        ("blur", "tissue", "donor"),
+        description="what takes the place of deleted blocks: the tile blurred; its dark half painted over from its "
+        "pale half; another tile that is not tumor, and is called so. Only what takes the evidence away is a test",
+        json_schema_extra={"since": "0.1.0"},
+    )
     draws: Repeats = Field(
         12,
         description="times that the weights are randomised: draws differ as much as patients do, and a verdict needs "

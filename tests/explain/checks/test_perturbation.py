@@ -10,11 +10,11 @@ from vitrail.explain.checks.perturbation import (
     PER_SIDE,
     block_numbers,
     block_ranks,
-    blurred,
     closeness,
     curves,
     orders,
 )
+from vitrail.explain.checks.replacements import blurred
 
 SIDE = 48
 ORDERS = ("gradcam", "hrcam", *BASELINES)
@@ -33,7 +33,12 @@ def corner_image():
 
 def corner_score(images):
     """A network whose score is the mean of the corner."""
-    return images[:, : SIDE // 4, : SIDE // 4].mean((1, 2, 3)) / 255
+    mean = images[:, : SIDE // 4, : SIDE // 4].mean((1, 2, 3)) / 255
+    return np.stack([mean, 10 * mean], 1)
+
+
+def by_blur(image):
+    return {"blur": blurred(image)}
 
 
 def one_curve(table, order, kind):
@@ -102,22 +107,12 @@ def test_orders_differ_from_tile_to_tile_only_where_they_are_drawn():
     assert not np.array_equal(one["random"], other["random"])
 
 
-def test_blurring_leaves_no_nucleus_and_keeps_the_colour():
-    image = np.full((96, 96, 3), (225, 160, 190), np.uint8)
-    rows, columns = np.indices((96, 96))
-    image[(rows % 12 - 6) ** 2 + (columns % 12 - 6) ** 2 <= 5] = (90, 50, 140)
-    soft = blurred(image)
-    assert soft.shape == image.shape
-    assert np.ptp(soft, axis=(0, 1)).max() <= 5  # before: 135
-    assert np.abs(soft.mean((0, 1)) - image.mean((0, 1))).max() < 1
-
-
 def test_the_true_map_gives_the_curve_that_follows_from_the_score():
     image, steps = corner_image(), 16  # 9 blocks a step; the corner holds exactly 9
     truth = np.zeros((SIDE, SIDE))
     truth[: SIDE // 4, : SIDE // 4] = 1
-    table = curves(corner_score, image, orders({"gradcam": truth, "hrcam": -truth}, (0,)), steps)
-    blank = float(corner_score(blurred(image)[None])[0])
+    table = curves(corner_score, image, orders({"gradcam": truth, "hrcam": -truth}, (0,)), steps, by_blur(image))
+    blank = float(corner_score(blurred(image)[None])[0, 0])
     for kind, ends in (("deletion", (1.0, blank)), ("insertion", (blank, 1.0))):
         fraction, score = one_curve(table, "gradcam", kind)
         assert np.allclose(fraction, np.arange(17) / 16)
@@ -130,7 +125,7 @@ def test_the_true_map_has_the_least_area_under_deletion_and_the_most_under_inser
     image = corner_image()
     truth = np.zeros((SIDE, SIDE))
     truth[: SIDE // 4, : SIDE // 4] = 1
-    table = curves(corner_score, image, orders({"gradcam": truth, "hrcam": -truth}, (0,)), 12)
+    table = curves(corner_score, image, orders({"gradcam": truth, "hrcam": -truth}, (0,)), 12, by_blur(image))
     area = {
         (order, kind): trapezoid(*one_curve(table, order, kind)[::-1]) for order in ORDERS for kind in KINDS
     }  # fmt: skip
@@ -147,21 +142,24 @@ def test_the_images_in_between_are_what_they_should_be():
 
     def score(images):
         shown.extend(images)
-        return np.arange(len(shown) - len(images), len(shown), dtype=float)
+        numbers = np.arange(len(shown) - len(images), len(shown), dtype=float)
+        return np.stack([numbers, -numbers], 1)
 
-    table = curves(score, image, ranked, 5)
-    blank = blurred(image)
+    blanks = {"blur": blurred(image), "donor": noise(SIDE, SIDE, 3, seed=2)}
+    table = curves(score, image, ranked, 5, blanks)
     assert np.array_equal(shown[0], image)
-    assert np.array_equal(shown[1], blank)
+    assert (table["logit"] == -table["score"]).all()
+    assert len(table) == 2 * len(ORDERS) * len(KINDS) * 6
     for row in table.itertuples():
+        blank = blanks[row.replacement]
         first = (ranked[row.order] < round(row.fraction * PER_SIDE**2))[..., None]
         expected = np.where(first, blank, image) if row.kind == "deletion" else np.where(first, image, blank)
         assert np.array_equal(shown[int(row.score)], expected)
-    assert len(shown) == 2 + len(ORDERS) * 2 * 4  # the ends are shared
+    assert len(shown) == 3 + 2 * len(ORDERS) * 2 * 4  # the ends are shared, and the tile as it is by both replacements
 
 
 def test_steps_need_not_divide_the_blocks():
-    table = curves(corner_score, corner_image(), {"random": block_numbers((SIDE, SIDE))}, 7)
+    table = curves(corner_score, corner_image(), {"random": block_numbers((SIDE, SIDE))}, 7, by_blur(corner_image()))
     fraction, _ = one_curve(table, "random", "deletion")
     assert fraction[0] == 0
     assert fraction[-1] == 1

@@ -8,7 +8,18 @@ import pytest
 
 from helpers.kinds import KEYS
 from vitrail.explain.checks.localisation import relevance_mass, turned
-from vitrail.explain.checks.results import COLUMNS, LEAST_FALL, LOST, as_table, summarise, verdict, verdicts
+from vitrail.explain.checks.ranking import LOST
+from vitrail.explain.checks.results import (
+    ALIKE,
+    COLUMNS,
+    FOLLOWS,
+    as_table,
+    no_tests,
+    summarise,
+    verdict,
+    verdicts,
+    warnings_of,
+)
 from vitrail.metrics.bootstrap import crossed_estimate, estimate
 
 COHORTS = 200
@@ -46,12 +57,13 @@ def summary_of(**tables):
     return summarise(EMPTY | {name: as_table(name, [table]) for name, table in tables.items()}, 0, KEYS[:1])
 
 
-def summary_with(excess=NO, ends=None, truth=None):
+def summary_with(excess=NO, judged=None, truth=None, stable=NO):
     curve = {"over_random": [0.2, 0.1, 0.3], "over_blob": [0.1, 0.05, 0.2]}
     return {
         "perturbation": {key: {"deletion": curve, "insertion": curve} for key in KEYS},
         "randomisation": {key: {"excess": excess} for key in KEYS},
-        "ends": ends or {},
+        "stability": {key: {"excess": stable} for key in KEYS},
+        "replacements": judged or {},
         "truth": truth,
     }
 
@@ -66,11 +78,37 @@ def test_what_is_lost_is_below_the_limit():
         assert verdicts(summary_with(excess))["segmenter_hrcam"]["randomisation"] == expected
 
 
-def test_curves_of_a_network_that_blur_does_not_disturb_decide_nothing():
-    ends = {"classifier": {"tile": 0.9, "blurred": 0.5}, "segmenter": {"tile": 0.9, "blurred": 0.91 - LEAST_FALL}}
-    found = verdicts(summary_with(ends=ends))
-    assert found["classifier_hrcam"] == {"deletion": "passes", "insertion": "passes", "randomisation": "undecided"}
+def test_what_follows_is_above_the_limit():
+    for stable, expected in (
+        ([0.7, FOLLOWS + 0.01, 0.9], "passes"),
+        ([0.6, FOLLOWS - 0.01, 0.9], "undecided"),
+        ([0.1, 0.0, FOLLOWS - 0.01], "fails"),
+        (NO, "undecided"),
+    ):
+        assert verdicts(summary_with(stable=stable))["segmenter_hrcam"]["stability"] == expected
+
+
+def test_curves_decide_where_a_replacement_is_a_test():
+    no, yes = {"test": False, "sentence": "blur leaves all"}, {"test": True, "sentence": None}
+    summary = summary_with(judged={"classifier": {"blur": no, "donor": yes}, "segmenter": {"blur": no}})
+    found = verdicts(summary)
+    assert [found["classifier_hrcam"][kind] for kind in ("deletion", "insertion")] == ["passes", "passes"]
     assert set(found["segmenter_hrcam"].values()) == {"undecided"}
+    assert no_tests(summary, "classifier_hrcam") == ["blur leaves all"]
+    assert no_tests(summary, "segmenter_hrcam") == ["blur leaves all", "so that its curves say nothing about maps"]
+
+
+def test_of_older_runs_only_the_ends_say_whether_blur_was_a_test():
+    ends = {"classifier": {"tile": 0.9, "blurred": 0.5}, "segmenter": {"tile": 0.9, "blurred": 0.85}}
+    assert no_tests({"ends": ends}, "classifier_hrcam") == []
+    assert "from 0.90 to only 0.85" in no_tests({"ends": ends}, "segmenter_hrcam")[0]
+    assert no_tests({"ends": {}}, "segmenter_hrcam") == []
+
+
+def test_maps_that_are_alike_or_coarse_are_warned_of():
+    summary = {"shared": {"a": [ALIKE + 0.1, 0, 1], "b": [0.1, 0, 0.3]}, "cells": {"a": [3, 3], "b": [7, 8]}}
+    assert len(warnings_of(summary, "a")) == 2
+    assert warnings_of(summary, "b") == warnings_of({}, "a") == []
 
 
 def test_localisation_is_decided_where_the_cause_is_known():

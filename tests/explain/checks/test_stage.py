@@ -14,7 +14,7 @@ from helpers.kinds import KEYS
 from vitrail.core.files import write_table
 from vitrail.core.progress import Silent
 from vitrail.errors import RunError
-from vitrail.explain.checks.perturbation import BASELINES, KINDS
+from vitrail.explain.checks.perturbation import FLOORS, KINDS
 from vitrail.explain.checks.results import COLUMNS, as_table, open_checked, summarise, verdicts
 from vitrail.explain.checks.stage import check_study, choose_tiles, score_images
 from vitrail.explain.explainer import Explainer
@@ -30,7 +30,8 @@ from vitrail.synthetic import write_slide
 from vitrail.synthetic.truth import read_truth
 
 SIDE, TILES = 32, 14
-ORDERS = ("gradcam", "hrcam", *BASELINES)
+ORDERS = ("gradcam", "hrcam", *FLOORS)
+REPLACEMENTS = ("blur", "tissue", "donor")
 SHARED = {
     "encoder": "test_efficientnet", "side_um": 64.0, "side_px": SIDE,
     "mean": (0.7, 0.5, 0.6), "std": (0.2, 0.25, 0.15),
@@ -39,7 +40,9 @@ SPECS = {
     "classifier": ClassifierSpec(**SHARED, dense=8, dropout=0.5),
     "segmenter": SegmenterSpec(**SHARED, decoder=(8, 8, 8, 8, 8)),
 }
-SETTINGS = Settings.model_validate({"check": {"tiles": 10, "steps": 3, "draws": 3}, "compute": {"device": "cpu"}})
+SETTINGS = Settings.model_validate(
+    {"check": {"tiles": 10, "steps": 3, "draws": 3}, "compute": {"device": "cpu", "engine": "torch"}}
+)
 
 
 def rows_of():
@@ -48,7 +51,8 @@ def rows_of():
     return pd.DataFrame({
         "slide_id": np.where(i < 7, "T1", "S1"), "patient_id": [f"P{k // 4}" for k in i],
         "x": 64.0 * (i % 7), "y": 200.0, "side": 64.0,
-        "label": np.where(i == 3, "non_tumor", "tumor"), "classifier": 0.9, "segmenter": np.where(i == 5, 0.1, 0.8),
+        "label": np.where(i == 3, "non_tumor", "tumor"), "classifier": np.where(i == 3, 0.1, 0.9),
+        "segmenter": np.where(np.isin(i, (3, 5)), 0.1, 0.8),
     })  # fmt: skip
 
 
@@ -152,7 +156,7 @@ def contents(folder):
 
 
 def test_the_folder_holds_what_it_should(done):
-    assert set(contents(done)) == {"perturbation.parquet", "randomisation.parquet", "truth.parquet", "summary.json"}
+    assert set(contents(done)) == {*(f"{name}.parquet" for name in COLUMNS), "summary.json"}
 
 
 def test_tiles_that_are_tumor_and_called_so_are_checked(checked):
@@ -166,8 +170,8 @@ def test_tiles_that_are_tumor_and_called_so_are_checked(checked):
 def test_every_curve_is_there_once(checked):
     table = checked.perturbation
     assert list(table) == list(COLUMNS["perturbation"])
-    sizes = table.groupby(["tile", "network", "order", "kind"]).size()
-    assert len(sizes) == 10 * 2 * len(ORDERS) * len(KINDS)
+    sizes = table.groupby(["tile", "network", "replacement", "order", "kind"]).size()
+    assert len(sizes) == 10 * 2 * len(REPLACEMENTS) * len(ORDERS) * len(KINDS)
     assert set(sizes) == {4}
     assert table["score"].between(0, 1).all()
     assert (table["patient_id"] == rows_of()["patient_id"].to_numpy()[table["tile"]]).all()
@@ -177,7 +181,8 @@ def test_curves_begin_and_end_with_the_networks_own_scores(checked, run):
     explainer = Explainer(load_model(run / "classifier"), torch.device("cpu"))
     images = np.load(run / "tiles" / "images.npy")
     table = checked.perturbation[checked.perturbation["network"] == "classifier"]
-    begun = table[(table["fraction"] == 0) & (table["kind"] == "deletion")].set_index(["order", "tile"])["score"]
+    begun = table[(table["fraction"] == 0) & (table["kind"] == "deletion") & (table["replacement"] == "tissue")]
+    begun = begun.set_index(["order", "tile"])["score"]
     for order in ORDERS:
         tiles = begun[order].index
         assert np.allclose(begun[order], score_images(explainer, images[tiles]), atol=1e-6)
@@ -185,9 +190,11 @@ def test_curves_begin_and_end_with_the_networks_own_scores(checked, run):
 
 
 def test_every_draw_and_step_is_there(checked):
-    table = checked.randomisation
-    assert list(table) == list(COLUMNS["randomisation"])
-    last = table.query("network == 'classifier' and number == 7").set_index("draw")["correlation"]
+    assert list(checked.randomisation) == list(COLUMNS["randomisation"])
+    table = checked.randomisation[~checked.randomisation["method"].isin(FLOORS)]
+    last = table.query("network == 'classifier' and method == 'gradcam' and number == 7").set_index("draw")[
+        "correlation"
+    ]
     assert not np.allclose(last[0], last[1])
     assert not np.allclose(last[1], last[2])
     sizes = table.groupby(["network", "method", "draw", "number", "step"]).size()
@@ -212,13 +219,14 @@ def test_the_truth_is_measured_on_the_tile_that_the_map_belongs_to(checked, run,
     maps = [np.maximum(stored.saliency("classifier_hrcam", i).upsample(), 0) for i in chosen]
     others = [values[mask].sum() / values.sum() for values in maps if values.any()]
     assert row["others"] == pytest.approx(np.mean(others), rel=1e-5)
-    assert len(checked.truth) == len(set(checked.truth["tile"])) * len(KEYS) * 3
+    assert len(checked.truth) == len(set(checked.truth["tile"])) * (len(KEYS) + 2 * len(FLOORS)) * 3
 
 
 def test_the_summary_follows_from_the_tables(checked):
     summary = checked.summary
     tables = {name: getattr(checked, name) for name in COLUMNS}
-    assert json.loads(json.dumps({"tiles": 10, **summarise(tables, 0, KEYS), "reliance": {}})) == summary
+    cells = {key: tuple(size) for key, size in summary["cells"].items()}
+    assert json.loads(json.dumps({"tiles": 10, **summarise(tables, 0, KEYS, cells=cells), "reliance": {}})) == summary
     assert list(summary["perturbation"]) == list(summary["randomisation"]) == list(summary["truth"]) == list(KEYS)
     entry = summary["perturbation"]["segmenter_hrcam"]["deletion"]
     assert entry["over_blob"][0] == pytest.approx(entry["blob"] - entry["area"])
@@ -238,7 +246,7 @@ def test_a_killed_run_goes_on_and_gives_the_same_bytes(done, run, entries, until
     with pytest.raises(KeyboardInterrupt):
         check_study(work, entries)
     kept = {path: path.stat().st_mtime_ns for path in (work.folder / "parts").iterdir()}
-    assert len(kept) == until
+    assert len(kept) >= until
     again = work_of(run, f"killed{until}", Reader(kept))
     check_study(again, entries)
     assert contents(work.folder) == contents(done)
@@ -280,7 +288,7 @@ def test_without_synthetic_slides_and_neighbours_there_is_still_a_summary(run, e
     assert list(found.truth) == list(COLUMNS["truth"])
     for entry in found.summary["perturbation"].values():
         assert entry["deletion"]["over_random"][1:] == [None, None]
-    undecided = dict.fromkeys(("deletion", "insertion", "randomisation"), "undecided")
+    undecided = dict.fromkeys(("deletion", "insertion", "randomisation", "stability"), "undecided")
     assert found.summary["verdicts"] == dict.fromkeys(KEYS, undecided)
 
 
@@ -326,10 +334,10 @@ def test_better_than_both_in_all_patients_passes_and_one_of_two_does_not():
     def table(own, random, blob):
         rng = np.random.default_rng(0)
         rows = [
-            (tile, f"P{tile % 3}", network, order, kind, fraction, score + noise)
+            (tile, f"P{tile % 3}", network, "donor", order, kind, fraction, score + noise, score + noise)
             for tile in range(9)
             for network in SPECS
-            for order, score in zip(ORDERS, (own, 0.5, random, blob), strict=True)
+            for order, score in zip(ORDERS, (own, 0.5, random, blob, 0.5, 0.5), strict=True)
             for kind in KINDS
             for noise in [rng.uniform(-0.01, 0.01)]
             for fraction in (0.0, 0.5, 1.0)
@@ -337,10 +345,9 @@ def test_better_than_both_in_all_patients_passes_and_one_of_two_does_not():
         return pd.DataFrame(rows, columns=list(COLUMNS["perturbation"]))
 
     def summary(own, random, blob):
-        empty = {name: as_table(name, []) for name in ("randomisation", "truth")}
+        empty = {name: as_table(name, []) for name in COLUMNS if name != "perturbation"}
         found = summarise({"perturbation": table(own, random, blob), **empty}, 0, KEYS)
-        found["ends"] = {}
-        return found
+        return found | {"replacements": {network: {"donor": {"test": True}} for network in SPECS}}
 
     def verdict(*scores):
         return verdicts(summary(*scores))["classifier_gradcam"]

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
     Values = NDArray[np.floating[Any]]
 
+CAUSE = "atypical_nuclei"
+"""The region that makes a synthetic tile tumor, on which a map has to lie."""
+
 
 def relevance_mass(values: Values, inside: NDArray[np.bool_]) -> NDArray[np.float64]:
     """Return the share of a map's positive part that lies in each region (Arras et al. 2022, arXiv:2003.07258).

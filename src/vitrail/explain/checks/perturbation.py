@@ -1,8 +1,10 @@
 """Deletion and insertion: whether the network's score follows what the map points at (Petsiuk et al. 2018).
 
-Source: RISE, arXiv:1806.07421. The tile is cut into blocks. Deletion blurs them one after the other, the most salient
-first: the sooner the score falls, the smaller the area under its curve, and the better the map. Insertion brings them
-back into the blurred tile: the larger the area, the better.
+Source: RISE, arXiv:1806.07421. The tile is cut into blocks. Deletion replaces them one after the other, the most
+salient first: the sooner the score falls, the smaller the area under its curve, and the better the map. Insertion
+brings them back into the replaced tile: the larger the area, the better. What replaces them is
+`vitrail.explain.checks.replacements`; both the score from 0 to 1, which a pathologist reads, and the logit, which
+methods explain and which does not saturate, are followed.
 
 Every order works on the same blocks, so that a coarse map loses nothing against a fine one, and all are compared with
 two orders that know nothing of the network: a random one, and one that begins in the tile's centre.
@@ -27,6 +29,9 @@ if TYPE_CHECKING:
 
 BASELINES = ("random", "blob")
 """Orders that know nothing of the network; the others are methods of explanation."""
+
+FLOORS = (*BASELINES, "edges", "untrained")
+"""Maps that no method made, see `vitrail.explain.checks.floors`."""
 
 KINDS = ("deletion", "insertion")
 
@@ -98,44 +103,47 @@ def orders(maps: Mapping[str, Floats], seed: tuple[int, ...]) -> dict[str, Ranks
     }
 
 
-def blurred(image: Image) -> Image:
-    """Blur an image `[h, w, 3]` until no nucleus is left, mirrored beyond its edges.
-
-    The standard deviation is one block, 17 um of a tile of 199 um: colours stay those of the tissue, so that the
-    network is shown nothing that it has never seen, such as a black hole.
-    """
-    sigma = image.shape[0] / PER_SIDE
-    soft = ndimage.gaussian_filter(image.astype(np.float32), (sigma, sigma, 0), mode="reflect")
-    return np.rint(soft).astype(np.uint8)
-
-
-def curves(score: Callable[[Image], Floats], image: Image, ranked: Mapping[str, Ranks], steps: int) -> pd.DataFrame:
-    """Delete and insert the blocks of one image.
+def curves(
+    score: Callable[[Image], Floats],
+    image: Image,
+    ranked: Mapping[str, Ranks],
+    steps: int,
+    blanks: Mapping[str, Image],
+) -> pd.DataFrame:
+    """Delete and insert the blocks of one image, with each replacement.
 
     Parameters
     ----------
     score
-        Maps images `[n, h, w, 3]` to scores `[n]`.
+        Maps images `[n, h, w, 3]` to scores and logits, `[n, 2]`.
     image
         `[h, w, 3]`.
     ranked
         By order the rank of each pixel's block, `[h, w]`; what `orders` returns.
     steps
         Equal steps from none to all of the blocks.
+    blanks
+        By name what takes the place of the image, `[h, w, 3]`; what `replacements` returns.
 
     Returns
     -------
     pd.DataFrame
-        `order`, `kind`, `fraction` (of the blocks deleted or inserted, 0 to 1) and `score`; `steps + 1` rows each.
+        `replacement`, `order`, `kind`, `fraction` (of the blocks deleted or inserted, 0 to 1), `score` and `logit`;
+        `steps + 1` rows each.
     """
     count = 1 + max(int(ranks.max()) for ranks in ranked.values())
     cuts = np.rint(np.linspace(0, count, steps + 1)).astype(np.int64)
-    blank = blurred(image)
-    scores = np.empty((len(ranked), len(KINDS), steps + 1))
-    ends = score(np.stack([image, blank]))
-    scores[..., 0], scores[..., -1] = ends, ends[::-1]  # all orders share these
+    scores = np.empty((len(blanks), len(ranked), len(KINDS), steps + 1, 2))
+    ends = score(np.stack([image, *blanks.values()]))  # all orders share these, and all replacements the first
     first = np.stack([[ranks < cut for cut in cuts[1:-1]] for ranks in ranked.values()])[..., None]
-    between = np.stack([np.where(first, blank, image), np.where(first, image, blank)], 1)
-    scores[..., 1:-1] = score(between.reshape(-1, *image.shape)).reshape(scores[..., 1:-1].shape)
-    grid = pd.MultiIndex.from_product([list(ranked), KINDS, cuts / count], names=["order", "kind", "fraction"])
-    return pd.DataFrame({"score": scores.ravel()}, index=grid).reset_index()
+    # all at once, so that batches are full
+    between = np.stack(
+        [np.stack([np.where(first, blank, image), np.where(first, image, blank)], 1) for blank in blanks.values()]
+    )
+    scores[:, :, :, 1:-1] = score(between.reshape(-1, *image.shape)).reshape(scores[:, :, :, 1:-1].shape)
+    deleted, inserted = range(len(KINDS))
+    scores[:, :, deleted, 0] = scores[:, :, inserted, -1] = ends[0]
+    scores[:, :, deleted, -1] = scores[:, :, inserted, 0] = ends[1:, None]
+    names = ["replacement", "order", "kind", "fraction"]
+    grid = pd.MultiIndex.from_product([list(blanks), list(ranked), KINDS, cuts / count], names=names)
+    return pd.DataFrame(scores.reshape(-1, 2), columns=["score", "logit"], index=grid).reset_index()

@@ -176,12 +176,48 @@ def segmenter_gradcam(
     ValueError
         The mask is not one.
     """
+    return bottleneck_maps(
+        METHOD.name, network, images, target, pixels, dense=dense, weigh=lambda _, gradient: gradient.mean((2, 3))
+    )
+
+
+def bottleneck_maps(
+    method: str,
+    network: Segmenter,
+    images: Tensor,
+    target: TissueClass,
+    pixels: Pixels,
+    *,
+    dense: DenseNetwork | None,
+    weigh: Callable[[Tensor, Tensor], Tensor],
+) -> Maps:
+    """Weigh the feature maps of a segmenter's bottleneck by what follows from them and their gradient.
+
+    Parameters
+    ----------
+    method
+        Its name.
+    network, images, target, pixels, dense
+        See `segmenter_gradcam`.
+    weigh
+        Maps the network's own feature maps and the gradient of the score, `[n, c, h, w]` each, to weights `[n, c]`.
+
+    Returns
+    -------
+    Maps
+        One map an image.
+
+    Raises
+    ------
+    ValueError
+        The mask is not one.
+    """
     with frozen(network), torch.no_grad():
         encoded = network.encode(images.detach())
         decoded = decode(network, encoded, (images.shape[2], images.shape[3]))
         inside = target_pixels(decoded.logits, target, pixels)
         gradient = decoded.gradient(target, inside / inside.sum((1, 2), keepdim=True).clamp(min=1))
-        weights, features, source = gradient.mean((2, 3)), encoded[-1], network
+        weights, features, source = weigh(encoded[-1], gradient), encoded[-1], network
         height, width = images.shape[2], images.shape[3]
         if dense is not None:
             source = cast("Segmenter", dense.network)
@@ -191,7 +227,7 @@ def segmenter_gradcam(
     strides = (dense.stride if dense else _STRIDE,)
     (frame,) = frames(source, (images.shape[1], height, width), (BOTTLENECK,), strides)
     maps = Maps(
-        method=METHOD.name,
+        method=method,
         layers=(BOTTLENECK,),
         target=target.key,
         values=values,

@@ -11,29 +11,26 @@ map then is Grad-CAM's, and maps of tiles of another size are in the same unit.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 
 from vitrail.classes import TissueClass
-from vitrail.explain.decoder_gradient import decode
 from vitrail.explain.fused import Reader
-from vitrail.explain.hooks import frozen
 from vitrail.explain.layers import final_stride
 from vitrail.explain.methods.base import ExplanationMethod
-from vitrail.explain.receptive_field import BOTTLENECK, FEATURES, frames
-from vitrail.explain.saliency import Maps
-from vitrail.explain.target import target_pixels
+from vitrail.explain.methods.gradcam import bottleneck_maps
+from vitrail.explain.receptive_field import FEATURES
 from vitrail.models.classifier import Classifier
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from vitrail.explain.dense import DenseNetwork
     from vitrail.explain.methods.base import Head
+    from vitrail.explain.saliency import Maps
     from vitrail.explain.target import Pixels
     from vitrail.models.segmenter import Segmenter
-
-_STRIDE = 32  # of the bottleneck
 
 
 class GradCamPlusPlus(ExplanationMethod):
@@ -63,16 +60,17 @@ class GradCamPlusPlus(ExplanationMethod):
         if not isinstance(network, Classifier):
             return None
 
-        def read(_layer: str, features: Tensor) -> Tensor:
+        def read(_layer: str, features: Tensor, own: Tensor) -> Tensor:
             with torch.autocast(features.device.type, enabled=False):  # as the network's own head
-                features = features.float()
-                slopes = network.slope(network.dense(features.mean((2, 3)))) * network.logit.weight
-                gradient = slopes @ network.dense.weight / features[0, 0].numel()
-                return weighted_maps(features, gradient[:, :, None, None])
+                own = own.float()
+                slopes = network.slope(network.dense(own.mean((2, 3)))) * network.logit.weight
+                gradient = slopes @ network.dense.weight / own[0, 0].numel()
+                weights = channel_weights(own, gradient[:, :, None, None])
+                return torch.einsum("nchw,nc->nhw", features.float(), weights)
 
         unit = "logit of tumor in a cell of the feature map, the less the more of a feature the tile has"
         strides = (final_stride(network),)
-        return Reader(method=self.name, layers=(FEATURES,), strides=strides, read=read, unit=unit)
+        return Reader(method=self.name, layers=(FEATURES,), strides=strides, read=read, unit=unit, adds_up=True)
 
     def explain(
         self,
@@ -83,18 +81,20 @@ class GradCamPlusPlus(ExplanationMethod):
         head: Head = None,
         pixels: Pixels = "predicted",
         mpp: float | None = None,
+        dense: DenseNetwork | None = None,
     ) -> Maps:
         """Explain images; see `ExplanationMethod.explain`. A segmenter's score is that of `segmenter_gradcam`."""
         if isinstance(network, Classifier):
-            return super().explain(network, images, target, head=head, mpp=mpp)
-        return _segmenter_maps(network, images, target, pixels)  # type: ignore[arg-type]  # `explains` has said so
+            return super().explain(network, images, target, head=head, mpp=mpp, dense=dense)
+        segmenter = cast("Segmenter", network)  # `explains` has said so
+        return bottleneck_maps(self.name, segmenter, images, target, pixels, dense=dense, weigh=channel_weights)
 
 
 METHOD = GradCamPlusPlus()
 
 
-def weighted_maps(features: Tensor, gradient: Tensor) -> Tensor:
-    """Weigh feature maps by Grad-CAM++, and add them up.
+def channel_weights(features: Tensor, gradient: Tensor) -> Tensor:
+    """Return the weight that Grad-CAM++ gives each feature map.
 
     Parameters
     ----------
@@ -106,28 +106,8 @@ def weighted_maps(features: Tensor, gradient: Tensor) -> Tensor:
     Returns
     -------
     Tensor
-        `[n, h, w]`.
+        `[n, c]`.
     """
     total = features.sum((2, 3), keepdim=True)
     # never below 0 where features are rectified; where they are not, the source's weight would have a pole
-    weights = 2 * (gradient / (2 + gradient.abs() * total).clamp(min=1)).mean((2, 3))
-    return torch.einsum("nchw,nc->nhw", features, weights)
-
-
-def _segmenter_maps(network: Segmenter, images: Tensor, target: TissueClass, pixels: Pixels) -> Maps:
-    with frozen(network), torch.no_grad():
-        encoded = network.encode(images.detach())
-        decoded = decode(network, encoded, (images.shape[2], images.shape[3]))
-        inside = target_pixels(decoded.logits, target, pixels)
-        gradient = decoded.gradient(target, inside / inside.sum((1, 2), keepdim=True).clamp(min=1))
-        values = weighted_maps(encoded[-1], gradient)
-    (frame,) = frames(network, (images.shape[1], images.shape[2], images.shape[3]), (BOTTLENECK,), (_STRIDE,))
-    return Maps(
-        method=METHOD.name,
-        layers=(BOTTLENECK,),
-        target=target.key,
-        values=values,
-        output=decoded.logits,
-        frame=frame,
-        signed=network.activated,
-    )
+    return 2 * (gradient / (2 + gradient.abs() * total).clamp(min=1)).mean((2, 3))

@@ -28,6 +28,7 @@ from vitrail.explain.target import target_pixels, target_score
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from vitrail.explain.dense import DenseNetwork
     from vitrail.explain.methods.base import Head
     from vitrail.explain.target import Pixels
 
@@ -52,6 +53,7 @@ class LayerCam(ExplanationMethod):
         head: Head = None,  # noqa: ARG002 - it has none
         pixels: Pixels = "predicted",
         mpp: float | None = None,  # noqa: ARG002 - cells have no size here
+        dense: DenseNetwork | None = None,  # noqa: ARG002 - gradients belong to the network's own cells
     ) -> Maps:
         """Explain images; see `ExplanationMethod.explain` and `layercam`."""
         return layercam(network, images, target=target, pixels=pixels)

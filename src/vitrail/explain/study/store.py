@@ -161,7 +161,7 @@ class Stored:
         return {name: self.summary.get("methods", TITLES).get(name, name) for name in names}
 
     @property
-    def dense(self) -> dict[str, int]:
+    def dense(self) -> dict[str, Any]:
         """The `stride` and `margin_px` of an `Explainer` that gives these maps; none in runs of before."""
         return dict(self.summary.get("dense", {}))
 

@@ -14,14 +14,15 @@ from vitrail.evaluation.explanations import (
     agreement_table,
     empty_table,
     layers_table,
-    ranking_table,
+    metric_ranks,
     shared_by_kind,
     truth_table,
     verdict_table,
 )
 from vitrail.evaluation.groups import FEWEST_PATIENTS
-from vitrail.explain.checks.results import CAUSE, LEAST_FALL, LOST, fall
-from vitrail.explain.study.store import split_key
+from vitrail.explain.checks.localisation import CAUSE
+from vitrail.explain.checks.ranking import LOST
+from vitrail.explain.checks.results import no_tests
 from vitrail.report.figures.agreement import pair_titles
 from vitrail.report.figures.checks import FLOORS, REGIONS
 from vitrail.report.figures.gallery import map_titles
@@ -149,7 +150,7 @@ def rankings(summary: dict[str, Any], titles: Mapping[str, str]) -> list[dict[st
         By network its `title`, `sentence`, `metrics`, Kendall's W as `concordance`, and `rows`, best first: `title`,
         `cells` (value and rank by metric), `mean_rank`, `floor` and `recommended`.
     """
-    table, result = ranking_table(summary), []
+    table, result = metric_ranks(summary), []
     for network, ranked in summary.get("ranking", {}).items():
         own = table[table["network"] == network]
         rows = [
@@ -200,12 +201,7 @@ def sentences(summary: dict[str, Any], titles: Mapping[str, str]) -> list[str]:
             checks = [check for check, result in verdicts.items() if result == verdict]
             if checks:
                 parts.append(f"{words} {listed(checks)}")
-        if fall(summary, key) < LEAST_FALL:
-            ends = summary["ends"][split_key(key)[0]]
-            parts.append(
-                f"blurring whole tiles moves the network's mean score from {ends['tile']:.2f} to only "
-                f"{ends['blurred']:.2f}, so that its curves say nothing about maps"
-            )
+        parts += no_tests(summary, key)
         shared = shared_by_kind(summary)[key]
         if shared is not None and shared > ALIKE:
             parts.append(f"maps of different tiles correlate at {shared:.2f}, so that randomisation says little")
