@@ -109,7 +109,7 @@ import tempfile
 import pandas as pd
 from bench.explain import random_head
 from vitrail.settings.load import Settings
-from vitrail.explain.methods.base import METHODS, explaining_classifier, find_heads
+from vitrail.explain.methods.base import explaining_classifier, find_heads, methods_named
 from vitrail.models.device import keep_memory
 from vitrail.models.store import load_model
 from vitrail.inference.predictor import Predictor
@@ -126,8 +126,8 @@ def engine_of(folder, explained):
     if (folder, explained) not in engines:
         model, explaining = load_model(Path(folder)), None
         if explained:
-            heads = find_heads(Path(folder), METHODS.values())[0] or {"hrcam": random_head(model.module)}
-            explaining = explaining_classifier(model, MAP_PX, METHODS.values(), heads)
+            heads = find_heads(Path(folder), methods_named(("gradcam", "hrcam")))[0] or {"hrcam": random_head(model.module)}
+            explaining = explaining_classifier(model, MAP_PX, methods_named(("gradcam", "hrcam")), heads)
         engines[folder, explained] = Predictor(model, torch.device("cpu"), engine="{engine}", explaining=explaining)
     return engines[folder, explained]
 def work(folder, path, explained):

@@ -19,7 +19,7 @@ from vitrail.errors import ModelError
 from vitrail.explain.explainer import Explainer
 from vitrail.explain.fused import POINTS
 from vitrail.explain.layers import find_layers
-from vitrail.explain.methods.base import METHODS, explaining_classifier
+from vitrail.explain.methods.base import METHODS, explaining_classifier, methods_named
 from vitrail.geometry import Region
 from vitrail.inference.map_slide import Networks, map_slide
 from vitrail.inference.outputs import MAP_PX, MapFiles
@@ -45,7 +45,7 @@ def network():
 
 def explaining(model, hrcam_head, engine):
     heads = {} if hrcam_head is None else {"hrcam": hrcam_head}
-    explaining = explaining_classifier(model, MAP_PX, METHODS.values(), heads)
+    explaining = explaining_classifier(model, MAP_PX, methods_named(("gradcam", "hrcam")), heads)
     return Predictor(model, CPU, engine=engine, explaining=explaining)
 
 
@@ -117,7 +117,7 @@ def test_without_a_dense_layer_there_is_grad_cam_alone():
 def test_a_segmenter_is_refused():
     model = Model(spec=SEGMENTER, module=random_network(SEGMENTER).eval())
     with pytest.raises(ModelError, match="cannot be explained on whole slides"):
-        explaining_classifier(model, MAP_PX, METHODS.values(), {})
+        explaining_classifier(model, MAP_PX, methods_named(("gradcam", "hrcam")), {})
 
 
 def test_maps_that_are_not_finite_are_an_error():

@@ -9,7 +9,7 @@ from torch import nn
 from helpers.networks import CLASSIFIER, SEGMENTER, random_network
 from helpers.oracles import noise, small_network
 from vitrail.classes import TissueClass
-from vitrail.explain.checks import perturbation
+from vitrail.explain.checks import replacements
 from vitrail.explain.hooks import frozen
 from vitrail.explain.input_gradients import ImageScore, blurred, cell_sums, white_glass
 from vitrail.explain.target import target_pixels, target_score
@@ -32,7 +32,7 @@ def test_cells_hold_the_sums_of_their_pixels() -> None:
 def test_the_blurred_image_is_that_of_deletion_but_for_its_bytes() -> None:
     tiles = np.random.default_rng(0).integers(0, 256, (2, 36, 24, 3), np.uint8)
     ours = blurred(intensities(torch.from_numpy(tiles))) * 255
-    theirs = np.stack([perturbation.blurred(tile) for tile in tiles])
+    theirs = np.stack([replacements.blurred(tile) for tile in tiles])
     np.testing.assert_allclose(ours.permute(0, 2, 3, 1).numpy(), theirs, atol=0.51)
 
 

@@ -228,7 +228,7 @@ def test_a_third_method_is_in_every_table(third):
     assert set(agreement.dropna().index) == set(PAPER_MODES)
     assert set(tables["empty_maps"]["maps"]) == set(tables["checks"]["maps"]) == set(keys)
     assert set(tables["checks_truth"]["maps"]) == set(keys)
-    assert set(tables["checks_perturbation"]["order"]) == {*THREE, "random", "blob"}
+    assert set(tables["checks_perturbation"]["order"]) == {*THREE, "random", "blob", "edges", "untrained"}
     assert set(tables["checks_randomisation"]["method"]) == set(THREE)
     spearman = made.stored.agreement["segmenter_hrcam_toy_spearman"].mean()
     row = tables["agreement"].query("maps == 'as they are' and pair == 'segmenter_hrcam_toy'").iloc[0]

@@ -245,7 +245,7 @@ def ranking_table(summary: dict[str, Any]) -> pd.DataFrame:
     rows = []
     for network, ranked in summary["ranking"].items():
         for method, values in ranked["values"].items():
-            faithful = ranked["faithfulness"].get(method, [None] * 3)
+            faithful = ranked.get("faithfulness", {}).get(method, [None] * 3)
             row = {"network": network, "method": method, "floor": method in ranked["floors"]}
             row |= {"recommended": method in ranked["recommended"], "mean_rank": ranked["mean_rank"].get(method)}
             row |= dict(zip(("faithfulness", "faithfulness_low", "faithfulness_high"), faithful, strict=True))
@@ -261,8 +261,8 @@ def replacement_table(summary: dict[str, Any]) -> pd.DataFrame:
     rows = []
     for network, judged in summary["replacements"].items():
         for name, entry in judged.items():
-            scores = {each: entry[each] for each in ("tile", "replaced", "without")}
-            left = dict(zip(("left", "left_low", "left_high"), entry["left"], strict=True))
+            scores = {each: entry.get(each) for each in ("tile", "replaced", "without")}
+            left = dict(zip(("left", "left_low", "left_high"), entry.get("left", [None] * 3), strict=True))
             rows.append({"network": network, "replacement": name} | scores | left | {"test": entry["test"]})
     numbers = dict.fromkeys(("tile", "replaced", "without", "left", "left_low", "left_high"), np.float64)
     table = pd.DataFrame(rows, columns=["network", "replacement", *numbers, "test"])

@@ -79,9 +79,9 @@ QUICK: dict[str, dict[str, Any]] = {
 """What `quick` changes.
 
 For 2 CPU cores: resolution, encoder, learning rates, epochs, the search's grid, HR-CAM's dense layer solved exactly
-instead of trained, two more methods of explanation that take few passes, and no background tiles. Because the paper's way has a fault that it names itself or that was
-measured: blended windows (it has tile-shaped borders), artefacts left out (it recommends that), calibrated
-probabilities, a penalty on HR-CAM's weights, and a dense layer with a ReLU."""
+instead of trained, two more methods of explanation that take few passes, and no background tiles. Because the paper's
+way has a fault that it names itself or that was measured: blended windows (it has tile-shaped borders), artefacts left
+out (it recommends that), calibrated probabilities, a penalty on HR-CAM's weights, and a dense layer with a ReLU."""
 
 
 def preset(name: Preset) -> Settings:

@@ -15,6 +15,8 @@ from vitrail.core.files import write_table
 from vitrail.core.progress import Silent
 from vitrail.errors import RunError
 from vitrail.explain.checks.perturbation import FLOORS, KINDS
+from vitrail.explain.checks.reliance import PICTURES, TABLE
+from vitrail.explain.checks.reliance import summarise as reliance_summary
 from vitrail.explain.checks.results import COLUMNS, as_table, open_checked, summarise, verdicts
 from vitrail.explain.checks.stage import check_study, choose_tiles, score_images
 from vitrail.explain.explainer import Explainer
@@ -156,7 +158,7 @@ def contents(folder):
 
 
 def test_the_folder_holds_what_it_should(done):
-    assert set(contents(done)) == {*(f"{name}.parquet" for name in COLUMNS), "summary.json"}
+    assert set(contents(done)) == {*(f"{name}.parquet" for name in COLUMNS), "summary.json", TABLE, PICTURES}
 
 
 def test_tiles_that_are_tumor_and_called_so_are_checked(checked):
@@ -226,7 +228,9 @@ def test_the_summary_follows_from_the_tables(checked):
     summary = checked.summary
     tables = {name: getattr(checked, name) for name in COLUMNS}
     cells = {key: tuple(size) for key, size in summary["cells"].items()}
-    assert json.loads(json.dumps({"tiles": 10, **summarise(tables, 0, KEYS, cells=cells), "reliance": {}})) == summary
+    again = json.loads(json.dumps({"tiles": 10, **summarise(tables, 0, KEYS, cells=cells)}))
+    assert again == {name: value for name, value in summary.items() if name != "reliance"}
+    assert summary["reliance"] == json.loads(json.dumps(reliance_summary(checked.reliance.table, 0)))
     assert list(summary["perturbation"]) == list(summary["randomisation"]) == list(summary["truth"]) == list(KEYS)
     entry = summary["perturbation"]["segmenter_hrcam"]["deletion"]
     assert entry["over_blob"][0] == pytest.approx(entry["blob"] - entry["area"])
