@@ -133,7 +133,7 @@ def check_study(work: Work, entries: tuple[CohortSlide, ...]) -> None:
                 "randomisation": as_table("randomisation", _randomised(check)),
                 "truth": as_table("truth", _located(check, entries)),
             }
-            reliance = check_reliance(work, parts, check.models, stored.rows, check.device)
+            reliance = check_reliance(work, parts, check.models, stored.rows, check.device, entries)
         for name, table in tables.items():
             write_table(work.folder / f"{name}.parquet", table)
         summary = summarise(tables, settings.seed, stored.keys)
