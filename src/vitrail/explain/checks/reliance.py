@@ -105,7 +105,11 @@ def read_reliance(folder: Path) -> Reliance | None:
 
 
 def measure(
-    candidate: Counterfactual, score: Score, tumor: Images, rest: Images
+    candidate: Counterfactual,
+    score: Score,
+    tumor: Images,
+    rest: Images,
+    begun: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None,
 ) -> tuple[dict[str, NDArray[np.float64]], dict[str, NDArray[np.float64]]]:
     """Take a candidate away from tiles of tumor, and put it onto other tiles.
 
@@ -117,6 +121,8 @@ def measure(
         Log odds of tumor of images.
     tumor, rest
         Tiles `[n, h, w, 3]` of both classes; there must be some of each.
+    begun
+        The scores of both as they are, which several candidates share; by default they are scored.
 
     Returns
     -------
@@ -125,7 +131,7 @@ def measure(
     """
     donors = np.resize(np.arange(len(tumor)), len(rest))  # each tile of tumor gives in turn
     tiles, changes = (tumor, rest), (candidate.take(tumor), candidate.put(rest, tumor[donors]))
-    begun = score(tumor), score(rest)
+    begun = begun or (score(tumor), score(rest))
     rows = []
     for images, before, other, change in zip(tiles, begun, begun[::-1], changes, strict=True):
         after, *matched = (_rescored(score, images, before, each) for each in (change.images, *change.matched))
@@ -228,7 +234,7 @@ def sentence(entry: Mapping[str, Any], title: str) -> str:
     ends = "" if entry["low"] is None else f" ({100 * entry['low']:.0f} to {100 * entry['high']:.0f})"
     words = f"{100 * entry['share']:.0f} %{ends} of the {title}'s score of tumor tiles rests on {cause}"
     if entry["null"] is not None:
-        matched = _MATCHED.get(entry["cause"], "the same change laid over another tile")
+        matched = _MATCHED.get(entry["cause"], "the same change turned by half a turn")
         words += f"; {matched} takes {100 * entry['null']:.0f} %"
     if entry["put"][0] is not None:
         words += f", and other tissue with it gains {100 * entry['put'][0]:.0f} %"

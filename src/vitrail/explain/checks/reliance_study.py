@@ -1,8 +1,8 @@
-"""What the networks of a study rely on: every candidate, on test tiles that they call correctly."""
+"""What the networks of a study rely on: every candidate, on test tiles that they call correctly, and known causes."""
 
 from __future__ import annotations
 
-from functools import partial
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,21 +12,25 @@ import torch
 from vitrail.classes import TissueClass
 from vitrail.core.files import write_array, write_table
 from vitrail.explain.checks.counterfactuals import Looks, candidates
+from vitrail.explain.checks.known_causes import KNOWN, draw_known, measure_known, read_spec
 from vitrail.explain.checks.reliance import COLUMNS, PICTURES, TABLE, measure, summarise
 from vitrail.explain.explainer import Explainer
 from vitrail.tiles.store import read_tiles
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
     from vitrail.core.resume import Parts
     from vitrail.explain.checks.counterfactuals import Counterfactual
     from vitrail.models.store import Model
+    from vitrail.slides.cohort import CohortSlide
     from vitrail.stage import Work
 
     Images = NDArray[np.uint8]
+    Scores = tuple[NDArray[np.float64], NDArray[np.float64]]
+    Score = Callable[[Images], NDArray[np.float64]]
     Positions = NDArray[np.int64]
 
 TILES = 60
@@ -38,12 +42,20 @@ LOOKS = 200
 SHOWN = 6
 """Tiles of each cause that are stored beside themselves without it."""
 
+PAIRS = 12
+"""Tiles of each class of synthetic slides that are drawn again, at most."""
+
 _CALLED = 0.5
 _DRAW = 0x4E11
 
 
 def check_reliance(
-    work: Work, parts: Parts, models: Mapping[str, Model], rows: pd.DataFrame, device: torch.device
+    work: Work,
+    parts: Parts,
+    models: Mapping[str, Model],
+    rows: pd.DataFrame,
+    device: torch.device,
+    entries: Sequence[CohortSlide] = (),
 ) -> dict[str, list[dict[str, Any]]]:
     """Write the table `reliance` with its pictures, and return what `summarise` says of it.
 
@@ -59,6 +71,8 @@ def check_reliance(
         The test tiles, with what both networks say of them; rows of the explanations.
     device
         Where to run.
+    entries
+        The cohort: tiles of synthetic slides are drawn again without what makes a carcinoma one.
 
     Returns
     -------
@@ -68,20 +82,25 @@ def check_reliance(
     images, looks = read_tiles(work.run.folder / "tiles").images, _looks(work, rows["tile"])
     settings = work.run.settings
     found = candidates(*looks, settings.tiles.side_um / images.shape[1])
+    scores = {name: partial(log_odds, Explainer(model, device, engine="torch")) for name, model in models.items()}
     tables: list[pd.DataFrame] = []
     pictures: list[Images] = []
     with work.progress.task("reliance", len(models) * len(found)) as step:
-        for network, model in models.items():
+        for network, score in scores.items():
             tumor, rest = called_tiles(rows, network, settings.seed)
-            explainer = Explainer(model, device, engine="torch")
+            begun = cache(partial(_begun, score, images, rows, (tumor, rest)))
             for candidate in found:
                 if len(tumor) and len(rest):
-                    job = partial(_measured, candidate, partial(log_odds, explainer), images, rows, (tumor, rest))
+                    job = partial(_measured, candidate, score, begun, images, rows, (tumor, rest))
                     table, pairs = _resumed(parts, f"reliance-{network}-{candidate.name}", job)
                     table["picture"] += len(pictures) * (table["picture"] >= 0)
                     tables.append(table.assign(network=network))
                     pictures.extend(pairs)
                 step()
+    for table, pairs in _known(work, parts, scores, rows, entries, images.shape[1]):
+        table["picture"] += len(pictures) * (table["picture"] >= 0)
+        tables.append(table)
+        pictures.extend(pairs)
     if not tables:
         return {}
     table = pd.concat(tables, ignore_index=True)[[*COLUMNS, "picture"]].astype(COLUMNS)
@@ -90,7 +109,7 @@ def check_reliance(
     return summarise(table, settings.seed)
 
 
-def called_tiles(rows: pd.DataFrame, network: str, seed: int) -> tuple[Positions, Positions]:
+def called_tiles(rows: pd.DataFrame, network: str, seed: int, most: int = TILES) -> tuple[Positions, Positions]:
     """Draw test tiles that a network calls correctly, patients in turn.
 
     Parameters
@@ -101,6 +120,8 @@ def called_tiles(rows: pd.DataFrame, network: str, seed: int) -> tuple[Positions
         Its column.
     seed
         Draws them.
+    most
+        How many of each, at most.
 
     Returns
     -------
@@ -113,7 +134,7 @@ def called_tiles(rows: pd.DataFrame, network: str, seed: int) -> tuple[Positions
         order = np.random.default_rng([seed, _DRAW]).permutation(np.flatnonzero(mask))
         patients = rows["patient_id"].iloc[order]
         turn = patients.groupby(patients.to_numpy()).cumcount().to_numpy()
-        drawn.append(np.sort(order[np.argsort(turn, kind="stable")][:TILES]).astype(np.int64))
+        drawn.append(np.sort(order[np.argsort(turn, kind="stable")][:most]).astype(np.int64))
     return drawn[0], drawn[1]
 
 
@@ -157,9 +178,46 @@ def _looks(work: Work, explained: pd.Series) -> tuple[Looks, Looks]:
     return looks[0], looks[1]
 
 
+def _begun(score: Score, images: Images, rows: pd.DataFrame, drawn: tuple[Positions, Positions]) -> Scores:
+    """Score the tiles of both classes as they are, which all candidates share."""
+    first, second = (score(np.asarray(images[rows["tile"].to_numpy()[part]])) for part in drawn)
+    return first, second
+
+
+def _known(
+    work: Work,
+    parts: Parts,
+    scores: Mapping[str, Score],
+    rows: pd.DataFrame,
+    entries: Sequence[CohortSlide],
+    side_px: int,
+) -> Iterator[tuple[pd.DataFrame, Images]]:
+    """Yield for each network and known cause the table and its pictures; nothing without synthetic slides."""
+    specs = {entry.slide_id: spec for entry in entries if (spec := read_spec(entry.slide)) is not None}
+    mine = rows[rows["slide_id"].isin(specs)] if "slide_id" in rows else rows[:0]
+    # the same tiles for all networks, so that they are drawn once: those that all call correctly
+    called = mine.assign(low=mine[list(scores)].min(axis=1), high=mine[list(scores)].max(axis=1))
+    agreed = called.assign(all=np.where(called["label"] == TissueClass.TUMOR.key, called["low"], called["high"]))
+    tumor, rest = (agreed.iloc[part] for part in called_tiles(agreed, "all", work.run.settings.seed, PAIRS))
+    if not (len(tumor) and len(rest)):
+        return
+    with work.progress.task("draw", len({*tumor["slide_id"], *rest["slide_id"]}) * (1 + len(KNOWN))) as step:
+        drawn = parts.array("reliance-drawn", lambda: draw_known(specs, tumor, rest, side_px, step))
+    pairs = drawn[: len(tumor) * (1 + len(KNOWN))].reshape(1 + len(KNOWN), len(tumor), *drawn.shape[1:])
+    for network, score in scores.items():
+        for number, (cause, measured) in enumerate(measure_known(score, drawn, len(tumor)).items(), 1):
+            own = tumor[["tile", "patient_id"]].reset_index(drop=True)
+            table = pd.concat([own, pd.DataFrame(measured)], axis=1)
+            table = table.assign(network=network, cause=cause, way="pair", picture=-1)
+            most = np.argsort(-(table["before"] - table["after"]).to_numpy(), kind="stable")[:SHOWN]
+            table.loc[most, "picture"] = np.arange(len(most))
+            yield table, np.stack([pairs[0], pairs[number]], axis=1)[most]
+
+
 def _measured(
     candidate: Counterfactual,
-    score: Callable[[Images], NDArray[np.float64]],
+    score: Score,
+    begun: Callable[[], Scores],
     images: Images,
     rows: pd.DataFrame,
     drawn: tuple[Positions, Positions],
@@ -167,7 +225,9 @@ def _measured(
     """Measure one candidate; the pictures are of the tiles of tumor that lose most."""
     tumor, rest = (np.asarray(images[rows["tile"].to_numpy()[part]]) for part in drawn)
     tables = []
-    for way, part, measured in zip(("taken", "put"), drawn, measure(candidate, score, tumor, rest), strict=True):
+    for way, part, measured in zip(
+        ("taken", "put"), drawn, measure(candidate, score, tumor, rest, begun()), strict=True
+    ):
         own = rows[["tile", "patient_id"]].iloc[part].reset_index(drop=True)
         tables.append(
             pd.concat([own, pd.DataFrame(measured)], axis=1).assign(cause=candidate.name, way=way, picture=-1)

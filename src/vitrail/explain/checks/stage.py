@@ -218,7 +218,7 @@ def check_study(work: Work, entries: tuple[CohortSlide, ...]) -> None:
                 "maps": as_table("maps", _described(check)),
                 "truth": as_table("truth", _located(check, entries)),
             }
-            reliance = check_reliance(work, parts, check.models, stored.rows, check.device)
+            reliance = check_reliance(work, parts, check.models, stored.rows, check.device, entries)
         for name, table in tables.items():
             write_table(work.folder / f"{name}.parquet", table)
         cells = {key: stored.file.kinds[key].size for key in stored.keys}
