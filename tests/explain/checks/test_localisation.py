@@ -6,7 +6,7 @@ import pytest
 
 from helpers.kinds import KEYS
 from vitrail.explain.checks.localisation import locate, relevance_mass, turned
-from vitrail.explain.checks.results import as_table, summarise
+from vitrail.explain.checks.results import COLUMNS, as_table, summarise
 from vitrail.explain.saliency import Frame, Saliency
 
 SIDE = 32
@@ -33,7 +33,7 @@ def truth_of(tiles, patients):
         ).assign(tile=i, patient_id=patient)
         for i, ((_, masks), patient) in enumerate(zip(tiles, patients, strict=True))
     ]
-    tables = {name: as_table(name, []) for name in ("perturbation", "randomisation")}
+    tables = {name: as_table(name, []) for name in COLUMNS}
     return summarise(tables | {"truth": as_table("truth", parts)}, 0, KEYS)
 
 
@@ -131,5 +131,5 @@ def test_coarse_maps_are_enlarged_to_the_tile():
 
 
 def test_without_synthetic_slides_there_is_no_truth():
-    empty = {name: as_table(name, []) for name in ("perturbation", "randomisation", "truth")}
+    empty = {name: as_table(name, []) for name in COLUMNS}
     assert summarise(empty, 0, KEYS)["truth"] is None

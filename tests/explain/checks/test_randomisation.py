@@ -22,7 +22,8 @@ from vitrail.explain.checks.randomisation import (
     settle,
     steps_of,
 )
-from vitrail.explain.checks.results import LOST, as_table, summarise
+from vitrail.explain.checks.ranking import LOST
+from vitrail.explain.checks.results import COLUMNS, as_table, summarise
 from vitrail.explain.explainer import Explainer
 from vitrail.explain.layers import Layers, find_layers
 from vitrail.explain.methods.base import METHODS
@@ -99,9 +100,9 @@ def summary_of(*tables):
         )
         for i, table in enumerate(tables)
     ]
-    tables = {name: as_table(name, []) for name in ("perturbation", "truth")}
+    tables = {name: as_table(name, []) for name in COLUMNS}
     tables["randomisation"] = as_table("randomisation", drawn)
-    summary = summarise({name: tables[name] for name in ("perturbation", "randomisation", "truth")}, 0, KEYS)
+    summary = summarise(tables, 0, KEYS)
     key = "classifier_gradcam"
     return summary["randomisation"][key], summary["verdicts"][key]["randomisation"]
 

@@ -51,7 +51,8 @@ def rows_of():
     return pd.DataFrame({
         "slide_id": np.where(i < 7, "T1", "S1"), "patient_id": [f"P{k // 4}" for k in i],
         "x": 64.0 * (i % 7), "y": 200.0, "side": 64.0,
-        "label": np.where(i == 3, "non_tumor", "tumor"), "classifier": np.where(i == 3, 0.1, 0.9), "segmenter": np.where(np.isin(i, (3, 5)), 0.1, 0.8),
+        "label": np.where(i == 3, "non_tumor", "tumor"),
+        "classifier": np.where(i == 3, 0.1, 0.9), "segmenter": np.where(np.isin(i, (3, 5)), 0.1, 0.8),
     })  # fmt: skip
 
 
