@@ -126,8 +126,9 @@ def engine_of(folder, explained):
     if (folder, explained) not in engines:
         model, explaining = load_model(Path(folder)), None
         if explained:
-            heads = find_heads(Path(folder), methods_named(("gradcam", "hrcam")))[0] or {"hrcam": random_head(model.module)}
-            explaining = explaining_classifier(model, MAP_PX, methods_named(("gradcam", "hrcam")), heads)
+            both = methods_named(("gradcam", "hrcam"))
+            heads = find_heads(Path(folder), both)[0] or {"hrcam": random_head(model.module)}
+            explaining = explaining_classifier(model, MAP_PX, both, heads)
         engines[folder, explained] = Predictor(model, torch.device("cpu"), engine="{engine}", explaining=explaining)
     return engines[folder, explained]
 def work(folder, path, explained):

@@ -118,7 +118,7 @@ def test_it_is_found_by_itself():
 @pytest.mark.parametrize(
     ("names", "problem"),
     [
-        (("lime",), r"^explain\.methods: there is no method 'lime'\. There are .*gradcam, hrcam.*, toy\."),
+        (("lime",), r"^explain\.methods: there is no method 'lime'\. There are .*gradcam, .*hrcam, .*, toy\."),
         (("toy", "toy"), "a method is named twice"),
         ((), "names no method"),
     ],

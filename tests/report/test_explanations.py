@@ -15,6 +15,7 @@ from helpers.explained import METHODS, THREE, TITLES, explained, explained_rows
 from helpers.kinds import PAIRS
 from helpers.report import Page, changed, report_data
 from vitrail.evaluation.explanations import PAPER_MODES, check_tables, explanation_metrics, explanation_tables
+from vitrail.explain.checks.perturbation import FLOORS
 from vitrail.explain.study.store import pairs
 from vitrail.report import page
 from vitrail.report import style as look
@@ -228,7 +229,12 @@ def test_a_third_method_is_in_every_table(third):
     assert set(agreement.dropna().index) == set(PAPER_MODES)
     assert set(tables["empty_maps"]["maps"]) == set(tables["checks"]["maps"]) == set(keys)
     assert set(tables["checks_truth"]["maps"]) == set(keys)
-    assert set(tables["checks_perturbation"]["order"]) == {*THREE, "random", "blob", "edges", "untrained"}
+    floors = {f"{network}_{floor}" for network in ("classifier", "segmenter") for floor in FLOORS}
+    assert set(tables["checks_maps"]["maps"]) == {*keys, *floors}
+    assert set(tables["checks_ranking"]["method"]) == set(tables["checks_stability"]["method"]) == {*THREE, *FLOORS}
+    refused = tables["checks_replacements"].query("not test")[["network", "replacement"]]
+    assert refused.to_numpy().tolist() == [["segmenter", "blur"]]
+    assert set(tables["checks_perturbation"]["order"]) == {*THREE, *FLOORS}
     assert set(tables["checks_randomisation"]["method"]) == set(THREE)
     spearman = made.stored.agreement["segmenter_hrcam_toy_spearman"].mean()
     row = tables["agreement"].query("maps == 'as they are' and pair == 'segmenter_hrcam_toy'").iloc[0]

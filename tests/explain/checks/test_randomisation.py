@@ -22,7 +22,8 @@ from vitrail.explain.checks.randomisation import (
     settle,
     steps_of,
 )
-from vitrail.explain.checks.results import COLUMNS, LOST, as_table, summarise
+from vitrail.explain.checks.ranking import LOST
+from vitrail.explain.checks.results import COLUMNS, as_table, summarise
 from vitrail.explain.explainer import Explainer
 from vitrail.explain.layers import Layers, find_layers
 from vitrail.explain.methods.base import METHODS

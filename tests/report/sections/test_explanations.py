@@ -24,14 +24,18 @@ def test_the_words_follow_from_the_verdicts(whole):
         ("deletion", "insertion", "randomisation"),
         ("deletion", "insertion", "randomisation", "localisation"),
     )
-    assert summary["verdicts"]["classifier_gradcam"] == dict.fromkeys(all_four, "passes")
-    assert summary["verdicts"]["segmenter_hrcam"] == dict.fromkeys(three, "fails") | {"localisation": "undecided"}
+    assert summary["verdicts"]["classifier_gradcam"] == dict.fromkeys((*all_four, "stability"), "passes")
+    assert summary["verdicts"]["segmenter_hrcam"] == dict.fromkeys(three, "fails") | {
+        "localisation": "undecided", "stability": "passes",
+    }  # fmt: skip
     lines = sentences(summary, TITLES)
     assert lines[0].startswith(
-        "Grad-CAM, classification network: passes deletion, insertion, randomisation and localisation; puts 1.50 times"
+        "Grad-CAM, classification network: passes deletion, insertion, randomisation, stability and localisation; "
+        "puts 1.50 times"
     )
     assert lines[3].startswith(
-        "HR-CAM, segmentation network: fails deletion, insertion and randomisation; undecided on localisation; puts 1."
+        "HR-CAM, segmentation network: passes stability; fails deletion, insertion and randomisation; undecided on "
+        "localisation; replacing whole tiles by blur"
     )
     truth = summary["truth"]["segmenter_hrcam"]["atypical_nuclei"]
     null = f"maps of other tiles put {truth['others']:.2f} and the map turned and mirrored {truth['turned']:.2f}."
@@ -40,7 +44,7 @@ def test_the_words_follow_from_the_verdicts(whole):
 
 def test_doubts_are_told_beside_the_verdicts(whole):
     ends = {"classifier": {"tile": 0.9, "blurred": 0.5}, "segmenter": {"tile": 0.85, "blurred": 0.94}}
-    summary = whole.checked.summary | {"ends": ends}
+    summary = {name: each for name, each in whole.checked.summary.items() if name != "replacements"} | {"ends": ends}
     assert "from 0.85 to only 0.94" in sentences(summary, TITLES)[3]
     assert "blurring" not in sentences(summary, TITLES)[0]
 
@@ -56,7 +60,7 @@ def test_what_cannot_be_decided_does_not_fail(tmp_path):
     summary = open_checked(write_checks(tmp_path, patients=1, phantom=False)).summary
     assert set(summary["verdicts"]["classifier_hrcam"].values()) == {"undecided"}
     lines = sentences(summary, TITLES)[1]
-    assert lines == ("HR-CAM, classification network: undecided on deletion, insertion and randomisation.")
+    assert lines == ("HR-CAM, classification network: undecided on deletion, insertion, randomisation and stability.")
     assert truth_table(summary).empty
 
 

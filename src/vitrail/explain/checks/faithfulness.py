@@ -4,8 +4,9 @@ A replacement that leaves the evidence tests nothing: whatever a map points at, 
 measured on the tiles that are wholly replaced: (score replaced - score of tiles without evidence) / (score as they are
 - score of tiles without evidence), where tiles without evidence are test tiles that are not tumor and that the network
 calls so. It is a test where that share is below `LEFT` and its whole 95 % interval, over patients, below 1: something
-is certainly taken away, and four fifths of it in the mean. NULLS
-That is lenient on purpose: a map that knows nothing beats a random order no sooner for it, since both follow the same
+is certainly taken away, and four fifths of it in the mean. In simulated cohorts of 2 to 15 patients what takes nothing
+away is never called a test, what leaves half in 0 to 5.5 % of cohorts, and what leaves three tenths in 0 to 21 %. That
+is lenient on purpose: a map that knows nothing beats a random order no sooner for it, since both follow the same
 tiles and the same replacement.
 """
 

@@ -252,15 +252,16 @@ def sentence(
         )
     first, *others = recommended
     parts = [f"{where} we recommend {titles[first]}: insertion minus deletion {_numbers(faithful[first])}"]
-    own = faithful[first][0]
-    if "gradcam" in faithful and "gradcam" not in recommended and 0 < faithful["gradcam"][0] < own:
-        parts.append(f"{own / faithful['gradcam'][0]:.1f} times {titles['gradcam']}'s")
-    edges = faithful["edges"][0] if "edges" in faithful else None
-    if edges is not None:
-        parts.append(f"{'before' if own > edges else 'behind'} an edge detector's {edges:.2f}")
+    own, gradcam = faithful[first][0], faithful.get("gradcam")
+    if gradcam is not None and "gradcam" not in recommended:
+        sure = gradcam[1] is not None and gradcam[1] > 0  # a ratio to what may be 0 says nothing
+        ratio_to = f"{own / gradcam[0]:.1f} times {titles['gradcam']}'s" if sure else ""
+        parts.append(ratio_to or f"where {titles['gradcam']} has {_numbers(gradcam)}")
     if others:
         parts.append(f"not told apart from {' and '.join(f'{titles[o]} ({faithful[o][0]:.2f})' for o in others)}")
-    return ", ".join(parts) + agree + "."
+    floors = (("an edge detector has", "edges"), ("a centred blob", "blob"))
+    rivals = ", ".join(f"{words} {faithful[name][0]:.2f}" for words, name in floors if name in faithful)
+    return "; ".join([", ".join(parts), *([rivals] if rivals else [])]) + agree + "."
 
 
 def _numbers(numbers: Sequence[float | None]) -> str:
