@@ -37,6 +37,7 @@ class GradCamPlusPlus(ExplanationMethod):
     """Grad-CAM++ of a classifier's final feature maps, and of a segmenter's bottleneck."""
 
     name, title, colour = "gradcam_plus_plus", "Grad-CAM++", (178, 24, 43)
+    describes = "is Grad-CAM that counts a feature less where the tile has much of it"
     on_slides = True
 
     def reader(self, network: nn.Module, head: Head = None) -> Reader | None:  # noqa: ARG002 - it has none

@@ -42,6 +42,7 @@ class LayerCam(ExplanationMethod):
     """LayerCAM of both networks' encoders."""
 
     name, title, colour = "layercam", "LayerCAM", (27, 120, 55)
+    describes = "weighs each cell of feature maps at several layers by how far it raises the score itself"
     gradients = 1
 
     def explain(

@@ -1,53 +1,75 @@
-"""Occlusion: how far the score falls when a place is hidden (Zeiler and Fergus 2014, doi:10.1007/978-3-319-10590-1_53).
+"""Occlusion: how the score changes when a place is hidden (Zeiler and Fergus 2014, doi:10.1007/978-3-319-10590-1_53).
 
 The paper names it as future work. It asks the network itself, and needs neither gradients nor feature maps. A place is
 hidden by the blurred tile, through a window with soft edges: colours stay those of the tissue, and no border appears.
 
+Where a tile has evidence in many places, hiding one of them changes little: a network that is sure stays sure. So every
+window is asked twice, at both ends: how far the score falls when it alone is hidden, and how far that of the hidden
+tile rises when it alone is shown (removing and including single features, Covert et al. 2021, arXiv:2011.14878; the
+first and the last step of a Shapley value). Its effect is the mean of both.
+
 Windows have a size in micrometres, and their number is bounded, coarse to fine: large ones cover the tile, and where
-these matter most four small ones follow. What each window takes from the score is a weighted sum of what the cells
-below it are worth. So the map is the smooth one that explains all windows' effects at once, by ridge regression, and
-not their mean, which would smear every effect over its window.
+these matter most small ones follow. A window's effect is the sum of what the cells below it are worth. So the map is
+the smoothest one that explains all windows' effects at once: the posterior mean of a Gaussian process whose sums over
+the windows were measured, a ridge regression. A mean over windows would smear each effect over its window.
 """
 
 from __future__ import annotations
 
-from functools import lru_cache
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
+from scipy.special import ndtr
 
 from vitrail.classes import TissueClass
 from vitrail.explain.hooks import frozen
 from vitrail.explain.input_gradients import CELL_PX, ImageScore, blurred
 from vitrail.explain.methods.base import ExplanationMethod
+from vitrail.explain.occluding import hidden_scores
 from vitrail.explain.saliency import Frame, Maps
-from vitrail.explain.target import target_score
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
     from torch import Tensor, nn
 
     from vitrail.explain.dense import DenseNetwork
     from vitrail.explain.methods.base import Head
     from vitrail.explain.target import Pixels
 
-COARSE_UM = 33.0
-"""Side of a coarse window: a group of cells. The fine ones have half of it, about a nucleus with its cytoplasm."""
+    Floats = NDArray[np.float64]
+    Size = tuple[int, int]
 
-COARSE, REFINED = 6, 15
-"""Coarse windows along a side, at most; and how many of them are looked at more closely."""
+COARSE, FINE = 6, 12
+"""Windows along a side, at most: of 66 and 33 um in a tile of 199 um, a nest of cells and a few nuclei."""
 
-BATCH = 32
-"""Images in one pass."""
+COARSE_UM, FINE_UM = 33.0, 16.5
+"""Micrometres from the middle of a window to that of the next one, at least."""
 
-RIDGE = 0.5
-"""Of the mean variance of the windows' effects under the prior: what is taken for their error."""
+REFINED = 12
+"""Fine windows that an image is looked at through."""
+
+WIDTH = 2.0
+"""Width of a window, in steps from one to the next: each place lies below four of them."""
+
+EDGE = 0.125
+"""Standard deviation of a window's soft edge, in steps."""
+
+LENGTH = 0.75
+"""How far neighbouring cells are alike: the standard deviation of their covariance, in coarse steps."""
+
+RIDGE = 0.1
+"""Error of a window's effect that the map need not explain, in mean variances of the effects. A network is no sum of
+places, so that effects of windows which overlap contradict each other."""
 
 
 class Occlusion(ExplanationMethod):
-    """What hiding each place takes from the score, in logits; cells of 4 pixels, which add up what windows take."""
+    """What hiding a place takes from the score and showing it gives, in logits."""
 
     name, title, colour = "occlusion", "Occlusion", (0, 114, 178)
-    passes = 1 + COARSE**2 + 4 * REFINED
+    describes = "hides places of the tile, and shows them alone, and looks how far the score moves"
+    passes = 2 + 2 * (COARSE**2 + REFINED)
 
     def explain(
         self,
@@ -60,130 +82,217 @@ class Occlusion(ExplanationMethod):
         mpp: float | None = None,
         dense: DenseNetwork | None = None,  # noqa: ARG002 - the network is asked as it is
     ) -> Maps:
-        """Hide places of images.
-
-        Parameters
-        ----------
-        network, images, target, head, pixels, dense
-            See `ExplanationMethod.explain`.
-        mpp
-            Micrometres per pixel; without it a tile is cut into `COARSE` windows along a side.
-
-        Returns
-        -------
-        Maps
-            One map an image.
-        """
-        height, width = images.shape[2:]
-        with frozen(network), torch.no_grad():
-            score = ImageScore.on(network, images, target, pixels)
-            hidden = blurred(images)
-            shape = height, width
-            counts = tuple(min(COARSE, max(2, round(side * mpp / COARSE_UM))) if mpp else COARSE for side in shape)
-            coarse, fine = windows(shape, (counts[0], counts[1]))
-            coarse, fine = coarse.to(images), fine.to(images)
-            every = torch.arange(len(coarse), device=images.device).expand(len(images), -1)
-            first = _falls(score, images, hidden, coarse, every)
-            # four small windows lie in each large one
-            most = first.abs().topk(min(REFINED, len(coarse)), 1).indices
-            inner = (most[:, :, None] * 4 + torch.arange(4, device=images.device)).flatten(1)
-            second = _falls(score, images, hidden, fine, inner)
-            cells, prior = _cells(shape, (counts[0], counts[1]))
-            both = torch.cat([cells, torch.zeros(0, cells.shape[1], dtype=cells.dtype)]).to(images.device)
-            values = []
-            for falls, more, small in zip(first, second, inner, strict=True):
-                seen_by = both[torch.cat([every[0], len(coarse) + small])]
-                spread = prior.to(images.device) @ seen_by.T
-                effects = seen_by @ spread
-                ridge = RIDGE * effects.diagonal().mean() * torch.eye(len(effects), device=images.device)
-                values.append(spread @ torch.linalg.solve(effects + ridge.double(), torch.cat([falls, more]).double()))
-        high, wide = (-(-side // CELL_PX) for side in shape)
-        return Maps(
-            method=self.name,
-            layers=("pixels",),
-            target=target.key,
-            values=torch.stack(values).view(-1, high, wide).float(),
-            output=score.output,
-            frame=Frame(image_px=(height, width), span_px=(CELL_PX * high, CELL_PX * wide)),
-        )
+        """Explain images; see `ExplanationMethod.explain` and `occlusion`."""
+        return occlusion(network, images, target=target, pixels=pixels, mpp=mpp)
 
 
 METHOD = Occlusion()
 
 
-def windows(shape: tuple[int, int], counts: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """Return coarse and fine windows over an image, as the share of each pixel that is hidden.
+def occlusion(
+    network: nn.Module,
+    images: Tensor,
+    blanks: Tensor | None = None,
+    target: TissueClass = TissueClass.TUMOR,
+    *,
+    pixels: Pixels = "predicted",
+    mpp: float | None = None,
+) -> Maps:
+    """Explain images by hiding and showing their places.
 
     Parameters
     ----------
-    shape
-        Height and width of the image.
-    counts
-        Coarse windows down and across. Together they hide every pixel once; and so do the fine ones, four to each.
+    network
+        A classifier or a segmenter, in either mode.
+    images
+        `[n, 3, h, w]`, standardised.
+    blanks
+        What takes the place of what is hidden, of their shape or one that expands to it. None takes the blurred images,
+        see `blurred`.
+    target
+        The class.
+    pixels
+        Of a segmenter: which pixels' class is explained, see `target_pixels`.
+    mpp
+        Micrometres per pixel. None takes `COARSE` and `FINE` windows along a side.
 
     Returns
     -------
-    tuple[Tensor, Tensor]
-        `[rows * columns, h, w]` and `[4 * rows * columns, h, w]`, the four of a coarse one beside each other.
+    Maps
+        One map an image, of cells of `CELL_PX`: those below a window add up to its effect.
     """
-    coarse = torch.einsum("ah,bw->abhw", *(_bumps(side, count) for side, count in zip(shape, counts, strict=True)))
-    fine = torch.einsum("ah,bw->abhw", *(_bumps(side, 2 * count) for side, count in zip(shape, counts, strict=True)))
-    rows, columns = counts
-    grouped = fine.view(rows, 2, columns, 2, *shape).permute(0, 2, 1, 3, 4, 5)
-    return coarse.reshape(-1, *shape), grouped.reshape(-1, *shape)
+    images = images.detach()
+    blanks = blurred(images) if blanks is None else blanks.to(images).expand_as(images)
+    sides = images.shape[2], images.shape[3]
+    coarse = Windows.over(sides, counts_along(sides, mpp, COARSE_UM, COARSE))
+    windows = coarse.and_also(Windows.over(sides, counts_along(sides, mpp, FINE_UM, FINE)))
+    prior = windows.prior(coarse.step_px, images.device)
+    first = torch.arange(len(coarse.rows), device=images.device).expand(len(images), -1)
+    with frozen(network):
+        score = ImageScore.on(network, images, target, pixels)
+        blank = score.at(blanks)
+        measured = window_effects(score, blank, images, blanks, windows, first)
+        guess = prior.infer(first, measured) @ prior.weights[len(coarse.rows) :].T
+        # the order of cells is decided where effects differ from what is usual, in either direction
+        unusual = (guess - guess.median(1, keepdim=True).values).abs()
+        second = unusual.argsort(dim=1, descending=True, stable=True)[:, :REFINED] + len(coarse.rows)
+        measured = torch.cat([measured, window_effects(score, blank, images, blanks, windows, second)], 1)
+    worth = prior.infer(torch.cat([first, second], 1), measured)
+    high, wide = (-(-side // CELL_PX) for side in sides)
+    return Maps(
+        method=METHOD.name,
+        layers=("pixels",),
+        target=target.key,
+        values=worth.view(-1, high, wide).to(images),
+        output=score.output,
+        frame=Frame(image_px=sides, span_px=(CELL_PX * high, CELL_PX * wide)),
+    )
 
 
-def _bumps(side: int, count: int) -> Tensor:
-    """Return soft windows along an axis that add up to one everywhere, `[count, side]`."""
-    at = (torch.arange(side, dtype=torch.float64) + 0.5) / side * count
-    edges = torch.arange(1, count, dtype=torch.float64)
-    # each border between two windows is a step with a width of half a window
-    steps = torch.sigmoid((at - edges[:, None]) * 12)
-    steps = torch.cat([torch.ones(1, side, dtype=torch.float64), steps, torch.zeros(1, side, dtype=torch.float64)])
-    return steps[:-1] - steps[1:]
+@dataclass(frozen=True, slots=True, eq=False)
+class Prior:
+    """What there is to know of cells and windows before anything is measured.
 
-
-@lru_cache(maxsize=8)
-def _cells(shape: tuple[int, int], counts: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """Return how much of each cell every window hides, and how cells' worths go together before any is known.
-
-    Neighbouring cells are alike: their covariance is a Gaussian with half the side of a fine window.
+    Attributes
+    ----------
+    weights
+        How much of each cell a window hides, `[windows, cells]`: its effect is the cells' worth, summed up with these.
+    spread
+        Covariances of effects and the worth of cells, `[windows, cells]`.
+    effects
+        Covariances of effects, `[windows, windows]`.
     """
-    both = torch.cat(windows(shape, counts))
-    pooled = torch.nn.functional.avg_pool2d(both[:, None], CELL_PX, ceil_mode=True)[:, 0]
-    high, wide = pooled.shape[1:]
-    axes = []
-    for cells, side, count in zip((high, wide), shape, counts, strict=True):
-        at, width = torch.arange(cells, dtype=torch.float64) * CELL_PX, side / count / 4
-        axes.append(torch.exp(-((at[:, None] - at) ** 2) / (2 * width**2)))
-    return pooled.flatten(1), torch.kron(axes[0], axes[1])
+
+    weights: Tensor
+    spread: Tensor
+    effects: Tensor
+
+    def infer(self, chosen: Tensor, measured: Tensor) -> Tensor:
+        """Infer the worth of cells from the effects of some windows.
+
+        Parameters
+        ----------
+        chosen
+            Numbers of windows, `[n, k]`.
+        measured
+            Their effects, `[n, k]`.
+
+        Returns
+        -------
+        Tensor
+            `[n, cells]`, float64.
+        """
+        measured, sizes = measured.to(self.effects), self.weights.sum(1)[chosen]
+        # what is not measured is worth as much as the mean, not 0: then a map's sum is not too small
+        level = (measured.sum(1) / sizes.sum(1))[:, None]
+        own = self.effects[chosen[:, :, None], chosen[:, None]]
+        error = RIDGE * own.diagonal(dim1=1, dim2=2).mean(1)[:, None, None] * torch.eye(chosen.shape[1]).to(own)
+        solved = torch.linalg.solve(own + error, measured - level * sizes)
+        return level + torch.zeros(len(chosen), len(self.effects)).to(own).scatter_(1, chosen, solved) @ self.spread
 
 
-def _falls(score: ImageScore, images: Tensor, hidden: Tensor, masks: Tensor, chosen: Tensor) -> Tensor:
-    """Return by how much the score falls when each image is hidden by its windows.
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Windows:
+    """Windows over an image: the product of a profile down and one across.
+
+    Attributes
+    ----------
+    rows, columns
+        The share of each row and column that a window hides, `[windows, h]` and `[windows, w]`.
+    step_px
+        Down and across, from one window to the next.
+    """
+
+    rows: Floats
+    columns: Floats
+    step_px: tuple[float, float]
+
+    @classmethod
+    def over(cls, sides: Size, counts: Size) -> Windows:
+        """Cover an image of a height and width by as many windows down and across."""
+        steps = sides[0] / counts[0], sides[1] / counts[1]
+        down, across = (_profiles(*axis) for axis in zip(sides, counts, steps, strict=True))
+        return cls(rows=np.repeat(down, counts[1], axis=0), columns=np.tile(across, (counts[0], 1)), step_px=steps)
+
+    def and_also(self, other: Windows) -> Windows:
+        """Return these windows and then others, over the same image."""
+        rows, columns = np.concatenate([self.rows, other.rows]), np.concatenate([self.columns, other.columns])
+        return Windows(rows=rows, columns=columns, step_px=self.step_px)
+
+    def prior(self, step_px: tuple[float, float], device: torch.device) -> Prior:
+        """Return how the windows' effects and the worth of cells go together, before anything is measured.
+
+        Parameters
+        ----------
+        step_px
+            In which cells are alike, down and across: their covariance is a Gaussian of `LENGTH` of it.
+        device
+            Where to put it.
+
+        Returns
+        -------
+        Prior
+            In the order of the windows.
+        """
+        shares, spreads, effects = [], [], []
+        for profiles, step in zip((self.rows, self.columns), step_px, strict=True):
+            at = np.arange(0, profiles.shape[1], CELL_PX)
+            shares.append(np.add.reduceat(profiles, at, axis=1) / CELL_PX)
+            alike = np.exp(-np.square((at[:, None] - at) / (LENGTH * step)) / 2)
+            spreads.append(shares[-1] @ alike)
+            effects.append(spreads[-1] @ shares[-1].T)
+        weights, spread = (
+            (down[:, :, None] * across[:, None]).reshape(len(down), -1) for down, across in (shares, spreads)
+        )
+        every = (torch.from_numpy(matrix).to(device) for matrix in (weights, spread, effects[0] * effects[1]))
+        return Prior(*every)
+
+
+def counts_along(sides: Size, mpp: float | None, step_um: float, most: int) -> Size:
+    """Return how many windows go down and across an image: one each `step_um`, from 2 to `most`."""
+    if mpp is None:
+        return most, most
+    rows, columns = (min(max(round(side * mpp / step_um), 2), most) for side in sides)
+    return rows, columns
+
+
+def window_effects(
+    score: ImageScore, blank: Tensor, images: Tensor, blanks: Tensor, windows: Windows, chosen: Tensor
+) -> Tensor:
+    """Measure what windows do: the mean of what hiding one takes from the score and what showing it alone gives.
 
     Parameters
     ----------
     score
         Of the images.
-    images, hidden
-        `[n, c, h, w]`: as they are, and what takes their place.
-    masks
-        `[windows, h, w]`.
+    blank
+        The scores of the blanks, `[n]`.
+    images, blanks
+        `[n, c, h, w]`.
+    windows
+        Of all of them.
     chosen
-        Which of them hide each image, `[n, k]`.
+        Numbers of windows, `[n, k]`.
 
     Returns
     -------
     Tensor
         `[n, k]`, in logits.
     """
-    owners = torch.arange(len(images), device=images.device)[:, None].expand_as(chosen).reshape(-1)
-    flat, scores = chosen.reshape(-1), []
-    for begin in range(0, len(flat), BATCH):
-        part = slice(begin, begin + BATCH)
-        mine, mask = owners[part], masks[flat[part]][:, None]
-        output = score.network(images[mine] + mask * (hidden[mine] - images[mine]))
-        inside = None if score.inside is None else score.inside[mine]
-        scores.append(target_score(output, score.target, inside))
-    return score.values[:, None] - torch.cat(scores).view_as(chosen)
+    count = chosen.shape[1]
+    rows, columns = (torch.from_numpy(profiles).to(images) for profiles in (windows.rows, windows.columns))
+
+    def masks(own: Tensor, number: Tensor) -> Tensor:
+        window = chosen[own, number % count]
+        hidden = rows[window][:, :, None] * columns[window][:, None]
+        return torch.where((number < count)[:, None, None], hidden, 1 - hidden)
+
+    scores = hidden_scores(score, images, blanks, masks, 2 * count)
+    return ((score.values[:, None] - scores[:, :count]) + (scores[:, count:] - blank[:, None])) / 2
+
+
+def _profiles(side: int, count: int, step: float) -> Floats:
+    """Return the share of each pixel along an axis that soft windows hide, `[count, side]`."""
+    away = np.arange(side) + 0.5 - (np.arange(count)[:, None] + 0.5) * step
+    half, edge = WIDTH * step / 2, EDGE * step
+    return np.asarray(ndtr((away + half) / edge) - ndtr((away - half) / edge))
