@@ -9,6 +9,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from vitrail.explain.checks.results import COLUMNS
+
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "docs" / "outputs.md").read_text(encoding="utf-8")
 TABLES = re.findall(r"^`([^`\s]+\.(?:parquet|csv))`.*\n\n\| Column.*\n\|.*\n((?:\|.*\n)+)", TEXT, re.MULTILINE)
@@ -29,6 +31,10 @@ def test_it_tells_of_all_stages():
 @pytest.mark.parametrize(("name", "rows"), TABLES, ids=[name for name, _ in TABLES])
 def test_its_columns_are_those_of_a_run(run, name, rows):
     told = [column for row in rows.splitlines() for column in re.findall(r"`([^`]+)`", row.split("|")[1])]
+    folder, _, table = name.partition("/")
+    if folder == "checks":  # more of them than when this run was made
+        assert sorted(told) == sorted(COLUMNS[table.removesuffix(".parquet")])
+        return
     read = pd.read_parquet if name.endswith(".parquet") else pd.read_csv
     assert sorted(told) == sorted(read(run / name).columns)
 

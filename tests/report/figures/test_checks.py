@@ -21,7 +21,7 @@ def test_steps_with_two_names_show_both(whole):
 
 
 def test_each_replacement_network_and_kind_has_a_panel(whole):
-    one = whole.checked.perturbation
+    one = whole.checked.perturbation.query("replacement == 'blur' and order not in ('edges', 'untrained')")
     floors = [one[one["order"] == "random"].assign(order=name) for name in ("edges", "untrained")]
     table = pd.concat([one.assign(replacement=name) for name in ("donor", "blur")])
     for curves, panels in ((one, 4), (table, 8), (pd.concat([one, *floors]), 4)):

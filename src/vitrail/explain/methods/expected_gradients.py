@@ -99,7 +99,7 @@ class ExpectedGradients(ExplanationMethod):
 
         Parameters
         ----------
-        network, images, target, pixels, mpp
+        network, images, target, pixels, mpp, dense
             As there.
         head
             The training tiles.
