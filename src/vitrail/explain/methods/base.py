@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias
 from vitrail.classes import TissueClass
 from vitrail.errors import ModelError, SettingsError
 from vitrail.explain import methods
+from vitrail.explain.dense import dense_network, stride_of
 from vitrail.explain.fused import ExplainingClassifier, assemble, read_pass
 from vitrail.explain.hooks import frozen
 from vitrail.inference.predictor import Explaining
@@ -388,7 +389,14 @@ def fitted_heads(model_folder: Path, methods: Iterable[ExplanationMethod]) -> di
 
 
 def explaining_classifier(
-    model: Model, pixels: int, methods: Iterable[ExplanationMethod], heads: Mapping[str, Head]
+    model: Model,
+    pixels: int,
+    methods: Iterable[ExplanationMethod],
+    heads: Mapping[str, Head],
+    *,
+    tiles: int = 1,
+    stride: int | None = 0,
+    margin_px: int = 0,
 ) -> Explaining:
     """Make a classifier say why on whole slides.
 
@@ -399,9 +407,13 @@ def explaining_classifier(
     pixels
         Of the maps, along a tile.
     methods
-        Those that cannot run in the pass that classifies, or lack their head, are left out.
+        Those that need more than a forward pass, or lack their head, are left out.
     heads
         By the method's name.
+    tiles
+        Along a side of the windows that are explained.
+    stride, margin_px
+        As of an `Explainer`.
 
     Returns
     -------
@@ -422,6 +434,10 @@ def explaining_classifier(
     if not readers:
         names = ", ".join(name for name, method in METHODS.items() if method.on_slides)
         raise SettingsError("explain.methods", "names none that can explain whole slides", f"Add one of {names}")
-    module = ExplainingClassifier(model.module, [r for r in readers if r is not None], model.spec.side_px, pixels)
+    side_px = model.spec.side_px
+    dense = dense_network(model.module, stride_of(stride, side_px), margin_px)
+    module = ExplainingClassifier(
+        model.module, [r for r in readers if r is not None], dense, pixels=pixels, side_px=side_px, tiles=tiles
+    )
     channels = {method.name: Channel(name=method.title, rgb=method.colour) for method in ready}
     return Explaining(module=module, methods=module.methods, channels=channels)
