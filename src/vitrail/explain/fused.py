@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 POINTS = 8
 """Along a side of a pixel of the slide's map: where the interpolated map is looked up to be averaged."""
 
+_STRIDE, _MEASURED_PX = 32, 160
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Reader:
@@ -256,13 +258,24 @@ class ExplainingClassifier(nn.Module):
         if pixels is None:
             return
         window_px, margin_px = tiles * side_px, dense.margin_px if dense else 0
-        total_px = dense.continued_px((window_px, window_px)) if dense else (window_px, window_px)
+        total_px, _ = dense.continued_px((window_px, window_px)) if dense else (window_px, window_px)
+        # where cells look is the same for all sizes that leave the same rest, and measured sooner for a small one
+        small_px = min(total_px, _MEASURED_PX + total_px % _STRIDE)
         points = margin_px + (np.arange(tiles * pixels * POINTS, dtype=np.float64) + 0.5) * (
             side_px / (pixels * POINTS)
         )
         for reader in readers:
             strides = tuple(min(stride, dense.stride) if dense else stride for stride in reader.strides)
-            positions = frames(dense.network if dense else network, (3, *total_px), reader.layers, strides)
+            small = frames(dense.network if dense else network, (3, small_px, small_px), reader.layers, strides)
+            further = total_px - small_px
+            positions = [
+                replace(
+                    frame,
+                    image_px=(total_px, total_px),
+                    span_px=(frame.span_px[0] + further, frame.span_px[1] + further),
+                )
+                for frame in small
+            ]
             cells = [
                 (frame.span_px[0] // stride, frame.span_px[1] // stride)
                 for frame, stride in zip(positions, strides, strict=True)
@@ -270,12 +283,17 @@ class ExplainingClassifier(nn.Module):
             a_tile = -(-side_px // strides[0])
             own = {"cells": [a_tile, a_tile]} if reader.bias is None else {"bias": reader.bias}
             self.methods[reader.method] = {"layers": list(reader.layers), **own, "unit": reader.unit}
-            fine = positions[0].onto(cells[0], points, points)
             scale = tiles if reader.adds_up else 1  # along each axis
-            finest = [scale * matrix.reshape(tiles * pixels, POINTS, -1).mean(1) for matrix in fine]
             for number, (frame, size) in enumerate(zip(positions, cells, strict=True)):
                 # from a layer's cells to those of the finest one, and from there to means over pixels
-                onto = frame.onto(size, *positions[0].centres(cells[0]))
+                places = positions[0].centres(cells[0]) if number else (points, points)
+                # neighbours among closer cells look at different ones of the layer before, and scatter: so the mean
+                # over the network's own stride is shown, as if it had looked from all shifts
+                shifts = np.arange(0, reader.strides[number], strides[number], dtype=np.float64)
+                shifted = [frame.onto(size, *(at + by for at in places)) for by in shifts - shifts.mean()]
+                onto = [np.mean(matrices, axis=0) for matrices in zip(*shifted, strict=True)]
+                if not number:
+                    finest = [scale * matrix.reshape(tiles * pixels, POINTS, -1).mean(1) for matrix in onto]
                 rows, columns = [outer @ inner for outer, inner in zip(finest, onto, strict=True)] if number else finest
                 for axis, matrix in (("rows", rows), ("columns", columns.T)):
                     buffer = torch.from_numpy(np.ascontiguousarray(matrix)).float()

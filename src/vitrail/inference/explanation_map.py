@@ -62,9 +62,10 @@ def write_explained(
     Returns
     -------
     dict[str, Any]
-        `mpp` of the map; by method `seam_index` at the borders of `tiles` and of `windows`, None where the map is flat
-        or has no border; `agreement` of the first two methods, see `Paired.agreement`, None with one; with more than
-        two also `agreements`, of any two, by `<method>_<method>`.
+        `mpp` of the map; by method `seam_index` at the borders of `tiles` and of `windows` and, to compare, in the
+        `middles` of tiles, where no border is: between few cells a map is interpolated, and its bends count, too. None
+        where the map is flat or has no border. `agreement` of the first two methods, see `Paired.agreement`, None with
+        one; with more than two also `agreements`, of any two, by `<method>_<method>`.
 
     Raises
     ------
@@ -82,7 +83,11 @@ def write_explained(
     )
     every = max(1, int(occupied.sum()) * MAP_PX**2 // _RANKED)
     pairs = [Paired(context=context, every=every, columns=pair) for pair in combinations(range(len(channels)), 2)]
-    borders = {"tiles": (MAP_PX, 0), "windows": (windows.stride, windows.start(1) % windows.stride)}
+    borders = {
+        "tiles": (MAP_PX, 0),
+        "middles": (MAP_PX, MAP_PX // 2),
+        "windows": (windows.stride, windows.start(1) % windows.stride),
+    }
     seams = {
         method: {name: SeamIndex(period=period, first=first) for name, (period, first) in borders.items()}
         for method in channels

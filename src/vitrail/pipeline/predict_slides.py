@@ -20,7 +20,7 @@ from vitrail.core.files import damaged, not_written, read_csv, read_json, read_t
 from vitrail.core.lock import locked
 from vitrail.core.progress import Silent
 from vitrail.errors import ExchangeError, ModelError, RunError, SettingsError, SlideError
-from vitrail.explain.methods.base import FIT, explaining_classifier, find_heads, methods_named
+from vitrail.explain.methods.base import FIT, explaining_classifier, find_heads, methods_named, slide_readers
 from vitrail.inference.map_slide import Networks, map_slide
 from vitrail.inference.outputs import MAP_PX, MapFiles
 from vitrail.inference.predictor import Predictor, explaining_predictors
@@ -227,11 +227,11 @@ def load_networks(job: Application) -> tuple[Networks, list[str], list[str]]:
                 margin_px=settings.explain.margin_px,
             )
             why = explaining_predictors(folder, settings, explaining)
-            of_tiles = why(1)  # a method that cannot explain is an error before the first slide
-            titles = " and ".join(method.title for method in methods if method.name in of_tiles.methods)
+            readers = slide_readers(model, methods, heads)
+            titles = " and ".join(method.title for method in readers)
             warnings += [f"explained by {titles} alone: {reason}; {FIT}" for reason in missing.values()]
             geometry = settings.explain.stride, settings.explain.margin_px
-            digests += [json.dumps([of_tiles.methods, *geometry], sort_keys=True)]
+            digests += [json.dumps([*geometry, *((each.method, each.layers, each.bias) for each in readers.values())])]
         predictors[task] = Predictor.of_settings(model, settings)
         digests += files
     modes = {task: predictor.spec.reading.mode for task, predictor in predictors.items()}

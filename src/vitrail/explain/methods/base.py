@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator, MutableMapping
 from dataclasses import dataclass
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias, cast
 
 from vitrail.classes import TissueClass
 from vitrail.errors import ModelError, SettingsError
@@ -427,17 +427,42 @@ def explaining_classifier(
     SettingsError
         No method is left.
     """
+    readers, side_px = slide_readers(model, methods, heads), model.spec.side_px
+    dense = dense_network(model.module, stride_of(stride, side_px), margin_px)
+    module = ExplainingClassifier(
+        cast("Classifier", model.module), list(readers.values()), dense, pixels=pixels, side_px=side_px, tiles=tiles
+    )
+    channels = {method.name: Channel(name=method.title, rgb=method.colour) for method in readers}
+    return Explaining(module=module, methods=module.methods, channels=channels)
+
+
+def slide_readers(
+    model: Model, methods: Iterable[ExplanationMethod], heads: Mapping[str, Head]
+) -> dict[ExplanationMethod, Reader]:
+    """Return what the methods read that can explain a classifier on whole slides.
+
+    Parameters
+    ----------
+    model, methods, heads
+        As of `explaining_classifier`.
+
+    Returns
+    -------
+    dict[ExplanationMethod, Reader]
+        One or more, in the methods' order.
+
+    Raises
+    ------
+    ModelError
+        It is no classifier.
+    SettingsError
+        No method is left.
+    """
     if not isinstance(model.module, Classifier):
         raise ModelError(f"the {model.spec.task}", "cannot be explained on whole slides", "Give a classifier")
     ready = [method for method in methods if method.on_slides and not (method.needs_head and method.name not in heads)]
-    readers = [method.reader(model.module, heads.get(method.name)) for method in ready]
+    readers = {m: reader for m in ready if (reader := m.reader(model.module, heads.get(m.name))) is not None}
     if not readers:
         names = ", ".join(name for name, method in METHODS.items() if method.on_slides)
         raise SettingsError("explain.methods", "names none that can explain whole slides", f"Add one of {names}")
-    side_px = model.spec.side_px
-    dense = dense_network(model.module, stride_of(stride, side_px), margin_px)
-    module = ExplainingClassifier(
-        model.module, [r for r in readers if r is not None], dense, pixels=pixels, side_px=side_px, tiles=tiles
-    )
-    channels = {method.name: Channel(name=method.title, rgb=method.colour) for method in ready}
-    return Explaining(module=module, methods=module.methods, channels=channels)
+    return readers
