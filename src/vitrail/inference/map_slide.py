@@ -28,6 +28,7 @@ from vitrail.inference.sliding import (
     class_layer,
     classify_slide,
     explanation_layer,
+    holding,
     plan_explanation,
     plan_segmentation,
 )
@@ -210,12 +211,7 @@ def _explain(
     occupied = np.zeros((grid.rows, grid.columns), np.bool_)
     occupied[tile_positions(tiles)] = True
 
-    def keep(boxes: NDArray[np.float64]) -> NDArray[np.bool_]:
-        first = np.floor((boxes[:, :2] / grid.side).round(6)).clip(0).astype(int)
-        end = np.ceil(((boxes[:, :2] + boxes[:, 2:]) / grid.side).round(6)).astype(int)
-        spans = zip(first.tolist(), end.tolist(), strict=True)
-        return np.array([occupied[top:bottom, left:right].any() for (left, top), (right, bottom) in spans], np.bool_)
-
+    keep = holding(occupied, grid)
     total = sum(int(keep(plan.boxes(row)).sum()) for row in range(plan.windows.rows))
     with progress.task("explanations", total) as step:
         layer = explanation_layer(explaining)

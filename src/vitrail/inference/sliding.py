@@ -147,6 +147,31 @@ def plan_explanation(grid: TileGrid, spec: ModelSpec) -> Plan:
     return Plan(windows=windows, downsample=grid.side / MAP_PX, image_px=tiles * spec.side_px, batch=batch)
 
 
+def holding(occupied: NDArray[np.bool_], grid: TileGrid) -> Keep:
+    """Return what keeps the windows that hold any of some tiles.
+
+    Parameters
+    ----------
+    occupied
+        Which tiles these are, `[rows, columns]`.
+    grid
+        The slide's tiles.
+
+    Returns
+    -------
+    Callable[[NDArray[np.float64]], NDArray[np.bool_]]
+        For `blend_slide`.
+    """
+
+    def keep(boxes: NDArray[np.float64]) -> NDArray[np.bool_]:
+        first = np.floor((boxes[:, :2] / grid.side).round(6)).clip(0).astype(int)
+        end = np.ceil(((boxes[:, :2] + boxes[:, 2:]) / grid.side).round(6)).astype(int)
+        spans = zip(first.tolist(), end.tolist(), strict=True)
+        return np.array([occupied[top:bottom, left:right].any() for (left, top), (right, bottom) in spans], np.bool_)
+
+    return keep
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Layer:
     """A map that is blended from windows.

@@ -126,7 +126,7 @@ class ExplanationMethod:
     needs_head
         Whether something has to be fitted on a network before it can be explained.
     on_slides
-        Whether it can run in the pass that predicts a whole slide; then it has a `reader` for classifiers.
+        Whether it can explain whole slides, window by window; then it has a `reader` for classifiers.
     describes
         What it asks, as the rest of a sentence that begins with its title; none leaves the report without it.
     """
