@@ -106,7 +106,6 @@ def work(folder, images):
 
 SLIDE = """
 import tempfile
-import pandas as pd
 from bench.explain import random_head
 from vitrail.settings.load import Settings
 from vitrail.explain.methods.base import explaining_classifier, find_heads, methods_named
@@ -116,31 +115,39 @@ from vitrail.inference.predictor import Predictor
 from vitrail.inference.explanation_map import write_explained
 from vitrail.inference.context import find_context
 from vitrail.inference.outputs import MAP_PX
-from vitrail.inference.sliding import classify_slide
+from vitrail.inference.sliding import blend_slide, classify_slide, explanation_layer, holding, plan_explanation
 from vitrail.core.progress import Silent
 from vitrail.slides.slide import open_slide
 keep_memory()
 settings = Settings.model_validate({{"predict": {{"artefacts": False}}}})
 engines = {{}}
-def engine_of(folder, explained):
-    if (folder, explained) not in engines:
+def engine_of(folder, tiles=0):
+    if (folder, tiles) not in engines:
         model, explaining = load_model(Path(folder)), None
-        if explained:
+        if tiles:
             both = methods_named(("gradcam", "hrcam"))
-            heads = find_heads(Path(folder), both)[0] or {"hrcam": random_head(model.module)}
-            explaining = explaining_classifier(model, MAP_PX, both, heads)
-        engines[folder, explained] = Predictor(model, torch.device("cpu"), engine="{engine}", explaining=explaining)
-    return engines[folder, explained]
+            heads = find_heads(Path(folder), both)[0] or {{"hrcam": random_head(model.module)}}
+            explain = settings.explain
+            explaining = explaining_classifier(
+                model, MAP_PX, both, heads, tiles=tiles, stride=explain.stride, margin_px=explain.margin_px
+            )
+        engines[folder, tiles] = Predictor(model, torch.device("cpu"), engine="{engine}", explaining=explaining)
+    return engines[folder, tiles]
 def work(folder, path, explained):
-    engine, slide = engine_of(folder, explained), open_slide(path)
+    engine, slide = engine_of(folder), open_slide(path)
     ground = find_context(slide, [engine.spec], settings, Silent())
-    boxes = ground.boxes[ground.tissue.shares(ground.boxes) >= settings.predict.min_tissue]
-    tiles = pd.DataFrame(boxes[:, :3], columns=["x", "y", "side"])
+    enough = ground.tissue.shares(ground.boxes) >= settings.predict.min_tissue
+    boxes = ground.boxes[enough]
     with tempfile.TemporaryDirectory() as scratch:
         step = lambda n=1: None
-        blocks = list(classify_slide(slide, engine, boxes, Path(scratch), step, explained=explained))
+        blocks = list(classify_slide(slide, engine, boxes, Path(scratch), step))
         if explained:
-            write_explained(Path(scratch) / "maps.ome.tiff", blocks, tiles, ground, engine.channels)
+            plan, occupied = plan_explanation(ground.grid, engine.spec), enough.reshape(ground.grid.rows, -1)
+            why = engine_of(folder, plan.windows.side // MAP_PX)
+            keep = holding(occupied, ground.grid)
+            strips = list(blend_slide(slide, explanation_layer(why), plan, keep, Path(scratch), step))
+            path = Path(scratch) / "maps.ome.tiff"
+            write_explained(path, strips, occupied, plan.windows, ground, why.channels)
         return np.column_stack([boxes[:, :2] + boxes[:, 2:] / 2, np.concatenate([np.load(part) for part in blocks])])
 """
 
@@ -413,7 +420,7 @@ def goals(spent: dict[str, np.ndarray]) -> None:
     print(f"\n{'':<52}{'x clock':>9}{'x CPU':>9}")
     fastest = "Vitrail, OpenVINO" if "Vitrail, OpenVINO" in spent else "Vitrail, torch"
     pairs = [(f"{fastest} over {peer}, goal 8", peer, fastest) for peer in (TIA, "WSInfer", PLAIN)]
-    pairs += [(f"{name} with both maps over without, goal 1.10", f"{name}{WHY}", name) for name in spent]
+    pairs += [(f"{name} with both maps over without", f"{name}{WHY}", name) for name in spent]
     for text, slower, faster in pairs:
         if {slower, faster} <= set(spent):
             clock, cpu = (np.median(spent[slower][:, i] / spent[faster][:, i]) for i in (0, 1))

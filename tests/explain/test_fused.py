@@ -1,4 +1,4 @@
-"""Whole slides explained: the same figures as tile by tile, each where its tile is, and a killed run goes on."""
+"""Whole slides explained: what the Explainer says, blended from windows without a seam, and a killed run goes on."""
 
 from __future__ import annotations
 
@@ -16,15 +16,18 @@ from scipy.stats import pearsonr, spearmanr
 from helpers.mapped import HEIGHT, MPP, SIDE_PX, SIDE_UM, WIDTH, Reds, pen_mark, settings, write_slide
 from helpers.networks import CLASSIFIER, SEGMENTER, random_head, random_network
 from vitrail.errors import ModelError
+from vitrail.explain.dense import dense_network
 from vitrail.explain.explainer import Explainer
-from vitrail.explain.fused import POINTS
+from vitrail.explain.fused import POINTS, ExplainingClassifier, Reader, read_pass
 from vitrail.explain.layers import find_layers
-from vitrail.explain.methods.base import METHODS, explaining_classifier, methods_named
+from vitrail.explain.methods.base import METHODS, explaining_classifier, methods_named, slide_readers
+from vitrail.explain.receptive_field import frames
 from vitrail.geometry import Region
 from vitrail.inference.map_slide import Networks, map_slide
 from vitrail.inference.outputs import MAP_PX, MapFiles
-from vitrail.inference.predictor import Predictor
+from vitrail.inference.predictor import Explaining, Predictor
 from vitrail.interop.class_map import Channel, read_class_map
+from vitrail.models.preprocessing import Normalizer, intensities
 from vitrail.models.store import Model
 from vitrail.pipeline.stages import STAGES, stages_of
 from vitrail.quality.tissue import find_tissue
@@ -43,9 +46,9 @@ def network():
     return model, random_head(find_layers(model.module))
 
 
-def explaining(model, hrcam_head, engine):
+def explaining(model, hrcam_head, engine, **geometry):
     heads = {} if hrcam_head is None else {"hrcam": hrcam_head}
-    explaining = explaining_classifier(model, MAP_PX, methods_named(("gradcam", "hrcam")), heads)
+    explaining = explaining_classifier(model, MAP_PX, methods_named(("gradcam", "hrcam")), heads, **geometry)
     return Predictor(model, CPU, engine=engine, explaining=explaining)
 
 
@@ -95,6 +98,95 @@ def test_grad_cams_unit_is_what_is_said_of_it():
     np.testing.assert_allclose(cells.sum((1, 2)) + biases.numpy(), logits, rtol=1e-4, atol=1e-5)
 
 
+def test_windows_of_several_tiles_have_the_unit_of_one():
+    model, hrcam_head = network()
+    images = tiles_of(128, 2)
+    _, windows = explaining(model, hrcam_head, "torch", tiles=2, stride=8, margin_px=32).explained(images)
+    larger = Model(spec=CLASSIFIER.model_copy(update={"side_px": 128}), module=model.module)
+    heads = {"hrcam": hrcam_head}
+    methods = methods_named(("gradcam", "hrcam"))
+    one = explaining_classifier(larger, 2 * MAP_PX, methods, heads, stride=8, margin_px=32)
+    _, alone = Predictor(larger, CPU, engine="torch", explaining=one).explained(images)
+    assert windows.shape == (2, 2, 2 * MAP_PX, 2 * MAP_PX)
+    np.testing.assert_allclose(windows[:, 0], 4 * alone[:, 0], atol=1e-5 * np.abs(windows[:, 0]).max())
+    np.testing.assert_allclose(windows[:, 1], alone[:, 1], atol=1e-5 * np.abs(windows[:, 1]).max())
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_closer_cells_are_averaged_over_the_networks_own_stride(engine):
+    model, _ = network()
+    images = tiles_of(128, 2)
+    _, maps = explaining(model, None, engine, tiles=2, stride=8, margin_px=32).explained(images)
+    dense = dense_network(model.module, 8, 32)
+    (reader,) = slide_readers(model, methods_named(("gradcam",)), {}).values()
+    batch = Normalizer(model.spec, CPU)(intensities(torch.from_numpy(images)))
+    with torch.no_grad():
+        _, sums = read_pass(model.module, batch, [reader], dense=dense)
+    cells = sums["gradcam"][0].numpy()  # 24 a side: 128 pixels and a margin of 32
+    (frame,) = frames(dense.network, (3, 192, 192), reader.layers, (8,))
+    boxes = np.lib.stride_tricks.sliding_window_view(cells, (4, 4), (1, 2)).mean((3, 4))
+    rows, columns = (at[:-3] + 12 for at in frame.centres((24, 24)))
+    points = 32 + (np.arange(2 * MAP_PX * POINTS) + 0.5) * (128 / (2 * MAP_PX * POINTS))
+    inside = (points > 48) & (points < 144)
+    expected = np.stack(
+        [
+            [np.interp(points, columns, line) for line in np.stack([np.interp(points, rows, c) for c in box.T], 1)]
+            for box in boxes
+        ]
+    )
+    means = (expected * 4).reshape(2, 2 * MAP_PX, POINTS, 2 * MAP_PX, POINTS).mean((2, 4))
+    within = inside.reshape(-1, POINTS).all(1)
+    found = maps[:, 0][:, within][:, :, within]
+    np.testing.assert_allclose(found, means[:, within][:, :, within], atol=1e-4 * np.abs(means).max())
+
+
+def test_what_runs_on_closer_cells_follows_to_a_device():
+    model, hrcam_head = network()
+    module = explaining_classifier(
+        model, MAP_PX, methods_named(("gradcam", "hrcam")), {"hrcam": hrcam_head}, tiles=2, stride=8, margin_px=32
+    ).module.to("meta")
+    assert {each.device.type for each in (*module.parameters(), *module.buffers())} == {"meta"}
+    closer = module.closer
+    assert {each.device.type for each in (*closer.parameters(), *closer.buffers())} == {"meta"}
+
+
+def stem_reader(weights):
+    """A reader of the first convolution, whose map is a linear function of the pixels around."""
+
+    def read(_layer, maps, _own):
+        return torch.einsum("nchw,c->nhw", maps, weights)
+
+    return Reader(method="stem", layers=("encoder.conv_stem",), strides=(2,), read=read, unit="any")
+
+
+def test_a_linear_map_is_the_same_whatever_the_windows(tmp_path, monkeypatch):
+    model, _ = network()
+    spec = model.spec.model_copy(update={"side_um": 64.0, "side_px": 64})
+    model, slide = Model(spec=spec, module=model.module), open_slide(write_slide(tmp_path / "slide.tif"))
+    reader = stem_reader(torch.randn(model.module.encoder.conv_stem.out_channels, generator=torch.manual_seed(0)))
+    dense, found, indices = dense_network(model.module, 8, 32), [], []
+
+    def predictor(tiles):
+        module = ExplainingClassifier(model.module, [reader], dense, pixels=MAP_PX, side_px=64, tiles=tiles)
+        channels = {"stem": Channel(name="Stem", rgb=(1, 2, 3))}
+        own = Explaining(module=module, methods=module.methods, channels=channels)
+        return Predictor(model, CPU, engine="torch", explaining=own)
+
+    for most in (1, 3, 6):
+        monkeypatch.setattr("vitrail.inference.sliding._EXPLAINED_TILES", most)
+        files = MapFiles(base=tmp_path / f"{most}")
+        networks = Networks(classifier=Predictor(model, CPU, engine="torch"), explaining=predictor)
+        map_slide(slide, networks, settings(explained=True), files)
+        found.append(read_class_map(files.explained).read())
+        indices.append(json.loads(files.facts.read_text())["explained"]["seam_index"]["stem"])
+    largest = np.nanmax(np.abs(found[2]))
+    for each in found[:2]:
+        np.testing.assert_allclose(each, found[2], atol=0.01 * largest)
+    for each in indices:
+        assert each["tiles"] == pytest.approx(indices[2]["tiles"], rel=0.01)
+        assert max(each["tiles"], each["windows"]) < 1.1
+
+
 def test_a_model_that_predicts_in_16_bits_is_explained_in_32(monkeypatch):
     model, hrcam_head = network()
     images = tiles_of(64)
@@ -136,7 +228,7 @@ def test_explained_slides_need_what_the_stage_explain_fits():
 
 
 class Why(Reds):
-    """Stands in for an engine that explains: red against green within each tile, and their product with a slope."""
+    """Stands in for an engine that explains: red less a half, and red less green."""
 
     def __init__(self, patience=10**9):
         super().__init__("classifier", patience)
@@ -147,13 +239,11 @@ class Why(Reds):
         red, green = self._seen(images), images[..., 1].astype(np.float32) / 255
         return red.mean((1, 2)).astype(np.float64), np.stack([red - 0.5, red - green], 1)
 
-    def probability(self, logits):
-        return logits
-
 
 def mapped(folder, engine=None, **predict):
     slide, files = open_slide(write_slide(folder / "slide.tif")), MapFiles(base=folder / "slide")
-    networks = Networks(classifier=engine or Why())
+    engine = engine or Why()
+    networks = Networks(classifier=Reds("classifier"), explaining=lambda _: engine)
     map_slide(slide, networks, settings(explained=True, **predict), files)
     return slide, files
 
@@ -163,7 +253,7 @@ def whole(tmp_path_factory):
     return mapped(tmp_path_factory.mktemp("whole"))
 
 
-def test_each_map_lies_where_its_tile_is(whole):
+def test_maps_lie_where_their_tiles_are(whole):
     slide, files = whole
     stored = read_class_map(files.explained)
     header = stored.header
@@ -181,6 +271,32 @@ def test_each_map_lies_where_its_tile_is(whole):
         np.testing.assert_allclose(found[part][..., 1], (image[..., 0] - image[..., 1]) / 255, atol=1e-6)
     assert 0 < looked.mean() < 1
     assert np.isnan(found[~looked]).all()
+
+
+def test_windows_hold_tiles_that_are_explained_and_no_border_shows(whole):
+    slide, files = whole
+    facts = json.loads(files.facts.read_text())["explained"]
+    assert facts["explains"] == "windows of 6 x 6 tiles"
+    engine = Why()
+    map_slide(
+        slide,
+        Networks(classifier=Reds("classifier"), explaining=lambda _: engine),
+        settings(explained=True),
+        MapFiles(base=files.base.with_name("again")),
+    )
+    tiles = pd.read_parquet(files.tiles)
+    side, start = 6 * MAP_PX, [k * (6 * MAP_PX - MAP_PX // 2) - MAP_PX // 2 for k in range(3)]
+    held = {
+        (row, column)
+        for x, y in (tiles[["x", "y"]].to_numpy() / 2).tolist()
+        for row, top in enumerate(start[:2])
+        for column, left in enumerate(start)
+        if top - MAP_PX < y < top + side and left - MAP_PX < x < left + side
+    }
+    assert engine.seen == facts["windows"] == len(held)
+    for indices in facts["seam_index"].values():
+        assert set(indices) == {"tiles", "middles", "windows"}
+        assert max(indices.values()) < 1.1
 
 
 def test_another_program_reads_the_same(whole):
@@ -226,17 +342,19 @@ def test_probabilities_are_those_without_explanations(whole, tmp_path):
     pd.testing.assert_frame_equal(pd.read_parquet(other.tiles), pd.read_parquet(files.tiles))
 
 
-def test_a_killed_run_goes_on_from_its_last_block(whole, tmp_path, monkeypatch):
-    monkeypatch.setattr("vitrail.inference.sliding._BLOCK", 20)
-    monkeypatch.setattr("vitrail.inference.sliding._CHUNK", 7)
+def test_a_killed_run_goes_on_from_its_last_strip(tmp_path, monkeypatch):
+    monkeypatch.setattr("vitrail.inference.sliding._EXPLAINED_TILES", 2)
+    monkeypatch.setattr("vitrail.inference.sliding._EXPLAINED_BATCH", 3)
+    whole = mapped(tmp_path / "whole")
+    total = json.loads(whole[1].facts.read_text())["explained"]["windows"]
     with pytest.raises(KeyboardInterrupt):
-        mapped(tmp_path, Why(patience=30))
+        mapped(tmp_path, Why(patience=20))
     engine = Why()
     _, files = mapped(tmp_path, engine)
-    assert engine.seen == len(pd.read_parquet(files.tiles)) - 20
+    assert 0 < engine.seen < total
     assert files.explained.read_bytes() == whole[1].explained.read_bytes()
     told = [json.loads(one.facts.read_text())["explained"] for one in (files, whole[1])]
-    assert told[0]["agreement"] == pytest.approx(told[1]["agreement"])
+    assert told[0] == told[1]
 
 
 def test_the_picture_leaves_out_background_and_artefacts(tmp_path, monkeypatch):
@@ -258,7 +376,10 @@ def test_the_picture_leaves_out_background_and_artefacts(tmp_path, monkeypatch):
 def test_one_method_alone_has_no_agreement(tmp_path):
     engine = Why()
     del engine.channels["hrcam"]
-    engine.explained = lambda images: (np.zeros(len(images)), np.zeros((len(images), 1, MAP_PX, MAP_PX), np.float32))
+    engine.explained = lambda images: (
+        np.zeros(len(images)),
+        np.zeros((len(images), 1, *images.shape[1:3]), np.float32),
+    )
     _, files = mapped(tmp_path, engine)
     assert json.loads(files.facts.read_text())["explained"]["agreement"] is None
     assert [channel.name for channel in read_class_map(files.explained).header.channels] == ["Grad-CAM"]
@@ -266,7 +387,10 @@ def test_one_method_alone_has_no_agreement(tmp_path):
 
 def test_maps_without_any_evidence_are_drawn(tmp_path):
     engine = Why()
-    engine.explained = lambda images: (np.zeros(len(images)), np.zeros((len(images), 2, MAP_PX, MAP_PX), np.float32))
+    engine.explained = lambda images: (
+        np.zeros(len(images)),
+        np.zeros((len(images), 2, *images.shape[1:3]), np.float32),
+    )
     slide, files = mapped(tmp_path, engine)
     told = json.loads(files.facts.read_text())["explained"]["agreement"]
     assert (told["pearson"], told["spearman"], told["tile_pearson"]) == (None, None, None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from functools import partial
 
 import numpy as np
 import pytest
@@ -25,7 +26,7 @@ from vitrail.explain.study.stage import explain_study
 from vitrail.explain.study.store import open_stored
 from vitrail.inference.map_slide import Networks, map_slide
 from vitrail.inference.outputs import MapFiles
-from vitrail.inference.predictor import Predictor
+from vitrail.inference.predictor import Predictor, explaining_predictors
 from vitrail.interop.class_map import read_class_map
 from vitrail.models.preprocessing import Normalizer, intensities
 from vitrail.models.store import load_model
@@ -213,11 +214,12 @@ def test_a_picture_is_explained_with_it(run, tmp_path, capsys):
 def test_whole_slides_are_explained_with_it(run, tmp_path):
     model = load_model(run / "classifier")
     heads, _ = find_heads(run / "classifier", methods_named(NAMES))
-    explaining = explaining_classifier(model, 32, methods_named(NAMES), heads)
-    predictor = Predictor(model, CPU, engine="torch", explaining=explaining)
+    explaining = partial(explaining_classifier, pixels=32, methods=methods_named(NAMES), heads=heads)
+    predictors = explaining_predictors(run / "classifier", settings(), explaining)
     files = MapFiles(base=tmp_path / "slide")
     slide = open_slide(write_slide(tmp_path / "slide.tif"))
-    map_slide(slide, Networks(classifier=predictor), settings(explained=True), files)
+    networks = Networks(classifier=Predictor(model, CPU), explaining=predictors)
+    map_slide(slide, networks, settings(explained=True), files)
     channels = read_class_map(files.explained).header.channels
     assert [(channel.name, channel.rgb) for channel in channels][2] == ("Toy map", (0, 128, 128))
     facts = json.loads(files.facts.read_text())["explained"]
@@ -225,7 +227,7 @@ def test_whole_slides_are_explained_with_it(run, tmp_path):
     assert facts["agreement"] == facts["agreements"]["gradcam_hrcam"]
     assert list(facts["methods"]) == list(NAMES)
     images = np.load(run / "tiles" / "images.npy")[:3]
-    _, maps = predictor.explained(images)
+    _, maps = predictors(1).explained(images)
     for saliency, values in zip(toy_saliencies(run, images), maps[:, 2], strict=True):
         fine = saliency.upsample((32 * 8, 32 * 8)).reshape(32, 8, 32, 8).mean((1, 3))
         np.testing.assert_allclose(values, fine, atol=1e-4)

@@ -7,7 +7,7 @@ import pytest
 
 from helpers.cohort import write_tiff
 from helpers.mapped import SIDE_PX, Reds
-from vitrail.inference.sliding import FlipTTA, classify_slide, plan_segmentation, segment_slide
+from vitrail.inference.sliding import FlipTTA, blend_slide, class_layer, classify_slide, plan_segmentation
 from vitrail.slides.slide import open_slide, read_region
 
 SPEC = Reds(side_um=32).spec
@@ -24,7 +24,7 @@ def segmented(slide, segmenter, plan, keep, folder):
     """Return the strips of a slide, and the windows that were looked at."""
     folder.mkdir(exist_ok=True)
     steps = []
-    paths = list(segment_slide(slide, segmenter, plan, keep, folder, lambda n=1: steps.append(n)))
+    paths = list(blend_slide(slide, class_layer(segmenter), plan, keep, folder, lambda n=1: steps.append(n)))
     return [np.load(path) for path in paths], sum(steps)
 
 

@@ -310,7 +310,7 @@ def test_slides_are_explained_by_a_dense_layer_of_these_weights_alone(tmp_path, 
                 hashlib, "file_digest", lambda file, *_: hashed.append(file.name) or digest(file, "sha256")
             )
             networks, _, warnings = apply.load_networks(job)
-        assert list(networks.classifier.methods) == methods
+        assert list(networks.explaining(1).methods) == methods
         assert hashed.count(str(own / "weights.safetensors")) == 1
         assert [line.endswith("and fit it with: vitrail explain RUN") for line in warnings] == [True] * (
             2 - len(methods)
@@ -329,13 +329,11 @@ class Why(Reds):
         red = self._seen(images)
         return red.mean((1, 2)).astype(np.float64), red[:, None] - 0.5
 
-    def probability(self, logits):
-        return logits
-
 
 def test_explained_slides_get_a_map_and_a_picture_more(bench, slide, tmp_path, monkeypatch):
     out, engine = tmp_path / "out", Why("classifier")
-    monkeypatch.setattr(apply, "load_networks", lambda _: (Networks(classifier=engine, segmenter=Reds()), ["a"], []))
+    networks = Networks(classifier=Reds("classifier"), segmenter=Reds(), explaining=lambda _: engine)
+    monkeypatch.setattr(apply, "load_networks", lambda _: (networks, ["a"], []))
     bench.run([slide], out, explained=True)
     more = ("explanations.ome.tiff", "explanations.png")
     assert names(out) == {"summary.csv", *(f"A.{ending}" for ending in (*ENDINGS, *more))}

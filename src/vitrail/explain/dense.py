@@ -125,6 +125,26 @@ class DenseNetwork:
         return replace(maps, values=maps.values[:, cells[0], cells[1]], frame=frame)
 
 
+def stride_of(stride: int | None, side_px: int) -> int:
+    """Return pixels between two cells for tiles of a size, where nobody says how many.
+
+    Parameters
+    ----------
+    stride
+        As of `dense_network`; None is the coarsest that gives a tile `FEWEST_CELLS` along a side.
+    side_px
+        Of a tile.
+
+    Returns
+    -------
+    int
+        For `dense_network`.
+    """
+    if stride is not None:
+        return stride
+    return next((each for each in STRIDES if side_px >= FEWEST_CELLS * each), STRIDES[-1])
+
+
 def dense_network(network: nn.Module, stride: int, margin_px: int) -> DenseNetwork | None:
     """Take the last strides out of a network's encoder.
 

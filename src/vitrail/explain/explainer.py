@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, cast
 import torch
 
 from vitrail.classes import TissueClass
-from vitrail.explain.dense import FEWEST_CELLS, STRIDES, dense_network
+from vitrail.explain.dense import dense_network, stride_of
 from vitrail.explain.fused import ExplainingClassifier, assemble, read_pass
 from vitrail.explain.hooks import frozen
 from vitrail.explain.layers import find_layers, pool
@@ -64,8 +64,7 @@ class Explainer:
         the network with the weights it has when it is first asked; a segmenter's maps are always torch's.
     stride, margin_px
         Of the cells of methods that show feature maps, and by how much images are continued for them; see
-        `dense_network`. 0 and 0 are the network's own maps, as in the paper; None is the coarsest stride that gives a
-        tile `FEWEST_CELLS` along a side.
+        `dense_network` and `stride_of`. 0 and 0 are the network's own maps, as in the paper.
 
     Raises
     ------
@@ -88,9 +87,7 @@ class Explainer:
         self._layers = layers
         self.network = model.module.to(device).to(memory_format=torch.channels_last)
         self._spec = model.spec
-        if stride is None:
-            stride = next((each for each in STRIDES if model.spec.side_px >= FEWEST_CELLS * each), STRIDES[-1])
-        self.dense = dense_network(self.network, stride, margin_px)
+        self.dense = dense_network(self.network, stride_of(stride, model.spec.side_px), margin_px)
         self.batches = Batches(model.spec, device, batch, "explanation")
         self._openvino = isinstance(self.network, Classifier) and use_openvino(engine, device)
         self._compiled: list[tuple[list[tuple[str, Head]], Compiled]] = []

@@ -3,8 +3,8 @@
 Methods that need nothing of a network but feature maps say so by a `Reader`, and share one pass. In a module,
 `ExplainingClassifier`, such a pass can be recorded and compiled, and its maps laid onto the pixels of a whole slide.
 
-A slide's map consists of its tiles' maps side by side, in the methods' own units: nothing is stretched tile by tile, so
-that places of a slide can be compared. Grad-CAM has few cells a tile, HR-CAM many; both are brought to the same pixels:
+A slide's map is blended from windows of several tiles, in the methods' own units: nothing is stretched one by one, so
+that places of a slide can be compared. Grad-CAM has few cells, HR-CAM many; both are brought to the same pixels:
 interpolated linearly as `Saliency.upsample` does, each value where its cell looks, and averaged over each pixel. All of
 it is linear, and so a product with two small matrices a layer, within the graph that computes the logits.
 """
@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
 POINTS = 8
 """Along a side of a pixel of the slide's map: where the interpolated map is looked up to be averaged."""
+
+_STRIDE, _MEASURED_PX = 32, 160
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -210,7 +212,12 @@ def assemble(
 
 
 class ExplainingClassifier(nn.Module):
-    """A classifier that also says why, for tumor, in the pass that classifies.
+    """A classifier that also says why, for tumor.
+
+    On a grid of pixels it does so for windows of several tiles a side, which are laid over a slide and blended: what
+    looks at each tile alone gives every tile a map of its own, and all of them have a border. What is explained is the
+    network's answer to the window. That makes a difference where weights depend on the image, as Grad-CAM's behind a
+    dense layer with a ReLU: a window has one set of them. Those of HR-CAM are the same everywhere.
 
     Parameters
     ----------
@@ -218,12 +225,15 @@ class ExplainingClassifier(nn.Module):
         The classifier, in eval mode and on the CPU; its weights are shared and must not change any more.
     readers
         Of the methods.
-    side_px
-        Side of a tile, for maps on a grid of pixels.
-    pixels
-        Of the maps, along a tile. None leaves what was read as it is.
     dense
         As for `read_pass`.
+    pixels
+        Of the maps, along a tile. None leaves what was read as it is.
+    side_px
+        Side of a tile, for maps on a grid of pixels.
+    tiles
+        Along a side of the images that are then explained. Values of maps that add up are as many times larger as there
+        are tiles in such a window: so they are in the unit of a single tile's, and the mean over tiles is what adds up.
 
     Attributes
     ----------
@@ -235,28 +245,55 @@ class ExplainingClassifier(nn.Module):
         self,
         network: Classifier,
         readers: Sequence[Reader],
-        side_px: int = 0,
-        pixels: int | None = None,
         dense: DenseNetwork | None = None,
+        *,
+        pixels: int | None = None,
+        side_px: int = 0,
+        tiles: int = 1,
     ) -> None:
         super().__init__()
         self.network, self.readers, self._pixels, self._dense = network, tuple(readers), pixels, dense
+        self.closer = dense.network if dense else None  # its own buffers follow to a device only if it is a module here
         self.methods: dict[str, dict[str, Any]] = {}
         if pixels is None:
             return
+        window_px, margin_px = tiles * side_px, dense.margin_px if dense else 0
+        total_px, _ = dense.continued_px((window_px, window_px)) if dense else (window_px, window_px)
+        # where cells look is the same for all sizes that leave the same rest, and measured sooner for a small one
+        small_px = min(total_px, _MEASURED_PX + total_px % _STRIDE)
+        points = margin_px + (np.arange(tiles * pixels * POINTS, dtype=np.float64) + 0.5) * (
+            side_px / (pixels * POINTS)
+        )
         for reader in readers:
-            positions = frames(network, (3, side_px, side_px), reader.layers, reader.strides)
+            strides = tuple(min(stride, dense.stride) if dense else stride for stride in reader.strides)
+            small = frames(dense.network if dense else network, (3, small_px, small_px), reader.layers, strides)
+            further = total_px - small_px
+            positions = [
+                replace(
+                    frame,
+                    image_px=(total_px, total_px),
+                    span_px=(frame.span_px[0] + further, frame.span_px[1] + further),
+                )
+                for frame in small
+            ]
             cells = [
                 (frame.span_px[0] // stride, frame.span_px[1] // stride)
-                for frame, stride in zip(positions, reader.strides, strict=True)
+                for frame, stride in zip(positions, strides, strict=True)
             ]
-            own = {"cells": list(cells[0])} if reader.bias is None else {"bias": reader.bias}
+            a_tile = -(-side_px // strides[0])
+            own = {"cells": [a_tile, a_tile]} if reader.bias is None else {"bias": reader.bias}
             self.methods[reader.method] = {"layers": list(reader.layers), **own, "unit": reader.unit}
-            fine = positions[0].matrices(cells[0], (pixels * POINTS, pixels * POINTS))
-            finest = [matrix.reshape(pixels, POINTS, -1).mean(1) for matrix in fine]
+            scale = tiles if reader.adds_up else 1  # along each axis
             for number, (frame, size) in enumerate(zip(positions, cells, strict=True)):
                 # from a layer's cells to those of the finest one, and from there to means over pixels
-                onto = frame.onto(size, *positions[0].centres(cells[0]))
+                places = positions[0].centres(cells[0]) if number else (points, points)
+                # neighbours among closer cells look at different ones of the layer before, and scatter: so the mean
+                # over the network's own stride is shown, as if it had looked from all shifts
+                shifts = np.arange(0, reader.strides[number], strides[number], dtype=np.float64)
+                shifted = [frame.onto(size, *(at + by for at in places)) for by in shifts - shifts.mean()]
+                onto = [np.mean(matrices, axis=0) for matrices in zip(*shifted, strict=True)]
+                if not number:
+                    finest = [scale * matrix.reshape(tiles * pixels, POINTS, -1).mean(1) for matrix in onto]
                 rows, columns = [outer @ inner for outer, inner in zip(finest, onto, strict=True)] if number else finest
                 for axis, matrix in (("rows", rows), ("columns", columns.T)):
                     buffer = torch.from_numpy(np.ascontiguousarray(matrix)).float()
@@ -273,8 +310,8 @@ class ExplainingClassifier(nn.Module):
         Returns
         -------
         tuple[Tensor, ...]
-            The logits; then with `pixels` the maps `[n, methods, pixels, pixels]`, without them what was read from each
-            layer of each reader, `[n, h, w]`.
+            The logits; then with `pixels` the maps, `[n, methods, h, w]` with so many pixels a tile; without them what
+            was read from each layer of each reader, `[n, h, w]`.
         """
         logits, sums = read_pass(self.network, images, self.readers, dense=self._dense)
         logits = cast("Tensor", logits)  # of a classifier

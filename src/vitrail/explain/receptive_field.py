@@ -159,8 +159,25 @@ def _convolution(call: Call) -> Tensor:
         vertical, horizontal = ((gap * (side - 1) // 2, -(-gap * (side - 1) // 2)) for gap, side in sides)
     else:
         vertical, horizontal = ((side, side) for side in _pair(0 if padding == "valid" else padding))
-    padded = _continued(x, vertical, horizontal)
-    return functional.conv2d(padded, weight.to(x).square(), **geometry).to(call["input"])
+    padded, squared = _continued(x, vertical, horizontal), weight.to(x).square()
+    if geometry.get("groups", 1) == len(weight) == x.shape[1] > 1:
+        return _depthwise(padded, squared, call).to(call["input"])
+    return functional.conv2d(padded, squared, **geometry).to(call["input"])
+
+
+def _depthwise(padded: Tensor, weight: Tensor, call: Call) -> Tensor:
+    """Convolve each channel by itself, tap by tap: in float64 torch would go through the channels one by one."""
+    steps, gaps = _pair(call.get("stride", 1)), _pair(call.get("dilation", 1))
+    sides = [
+        (side - gap * (taps - 1) - 1) // step + 1
+        for side, taps, gap, step in zip(padded.shape[2:], weight.shape[2:], gaps, steps, strict=True)
+    ]
+    total = padded.new_zeros(len(padded), len(weight), *sides)
+    for row in range(weight.shape[2]):
+        for column in range(weight.shape[3]):
+            part = padded[:, :, row * gaps[0] :: steps[0], column * gaps[1] :: steps[1]]
+            total += weight[:, :, row, column, None] * part[:, :, : sides[0], : sides[1]]
+    return total
 
 
 def _transposed(call: Call) -> Tensor:

@@ -1,7 +1,8 @@
-"""A slide's explanations on their way to disk: its tiles' maps side by side, a row of tiles at a time."""
+"""A slide's explanations on their way to disk: blended from windows, cut to its tiles, a row of tiles at a time."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
@@ -11,19 +12,19 @@ from scipy.stats import spearmanr
 
 from vitrail.inference.context import looked_up
 from vitrail.inference.outputs import MAP_PX
-from vitrail.inference.sliding import maps_beside
 from vitrail.interop.class_map import MapHeader
 from vitrail.interop.ome_tiff import ClassMapWriter
 from vitrail.metrics.correlation import pearson
+from vitrail.metrics.seam_index import SeamIndex
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping
     from pathlib import Path
 
-    import pandas as pd
     from numpy.typing import NDArray
 
     from vitrail.inference.context import SlideContext
+    from vitrail.inference.windows import Windows
     from vitrail.interop.class_map import Channel
 
     Floats = NDArray[np.float32]
@@ -34,18 +35,25 @@ _RANKED = 2**15
 
 
 def write_explained(
-    path: Path, blocks: Sequence[Path], tiles: pd.DataFrame, context: SlideContext, channels: Mapping[str, Channel]
+    path: Path,
+    strips: Iterable[Path],
+    occupied: NDArray[np.bool_],
+    windows: Windows,
+    context: SlideContext,
+    channels: Mapping[str, Channel],
 ) -> dict[str, Any]:
-    """Write the maps of a slide's tiles side by side as an OME-TIFF, and say how far methods agree.
+    """Write what explains a slide's tiles as an OME-TIFF, and measure whether methods agree and borders show.
 
     Parameters
     ----------
     path
         The file.
-    blocks
-        What `classify_slide` yielded.
-    tiles
-        The tiles, row by row.
+    strips
+        What `blend_slide` yielded, over all tiles of the grid.
+    occupied
+        Which of them are explained, `[rows, columns]`; of the others the map holds nothing.
+    windows
+        That were blended.
     context
         The slide's tiles and tissue.
     channels
@@ -54,8 +62,10 @@ def write_explained(
     Returns
     -------
     dict[str, Any]
-        `mpp` of the map; `agreement` of the first two methods, see `Paired.agreement`, None with one; with more than
-        two also `agreements`, of any two, by `<method>_<method>`.
+        `mpp` of the map; by method `seam_index` at the borders of `tiles` and of `windows` and, to compare, in the
+        `middles` of tiles, where no border is: between few cells a map is interpolated, and its bends count, too. None
+        where the map is flat or has no border. `agreement` of the first two methods, see `Paired.agreement`, None with
+        one; with more than two also `agreements`, of any two, by `<method>_<method>`.
 
     Raises
     ------
@@ -71,41 +81,50 @@ def write_explained(
         depth="float32",
         title="Explanations",
     )
-    every = max(1, len(tiles) * MAP_PX**2 // _RANKED)
+    every = max(1, int(occupied.sum()) * MAP_PX**2 // _RANKED)
     pairs = [Paired(context=context, every=every, columns=pair) for pair in combinations(range(len(channels)), 2)]
+    borders = {
+        "tiles": (MAP_PX, 0),
+        "middles": (MAP_PX, MAP_PX // 2),
+        "windows": (windows.stride, windows.start(1) % windows.stride),
+    }
+    seams = {
+        method: {name: SeamIndex(period=period, first=first) for name, (period, first) in borders.items()}
+        for method in channels
+    }
     with ClassMapWriter(path, header) as writer:
-        for row, (columns, maps) in enumerate(_tile_rows(blocks, tiles, context.grid.rows)):
-            # side by side, cut to the slide; a last sliver of it may be less than half a pixel
-            canvas = np.full((MAP_PX, -(-width // MAP_PX), MAP_PX, len(channels)), np.nan, np.float32)
-            inside = columns < canvas.shape[1]
-            canvas[:, columns[inside]] = maps[inside].transpose(2, 0, 3, 1)
-            left = max(min(MAP_PX, height - row * MAP_PX), 0)
-            strip = canvas.reshape(MAP_PX, -1, len(channels))[:left, :width]
+        for row, (blended, here) in enumerate(zip(_tile_rows(strips), occupied, strict=True)):
+            canvas = blended.reshape(MAP_PX, -1, MAP_PX, len(channels))
+            canvas[:, ~here] = np.nan
+            left = max(min(MAP_PX, height - row * MAP_PX), 0)  # a last sliver may be less than half a pixel
+            strip = blended[:left, :width]
             writer.write_rows(strip)
-            for paired in pairs if len(maps) else ():
-                paired.add(strip, maps, row)
+            for number, of_method in enumerate(seams.values()):
+                for seam in of_method.values():
+                    seam.add(strip[..., number : number + 1])
+            for paired in pairs if here.any() else ():
+                paired.add(strip, canvas[:, here].transpose(1, 3, 0, 2), row)
     agreements = [paired.agreement() for paired in pairs]
-    result = {"mpp": header.mpp, "agreement": agreements[0] if agreements else None}
+    result: dict[str, Any] = {"mpp": header.mpp, "agreement": agreements[0] if agreements else None}
+    result["seam_index"] = {
+        method: {name: seam.value if math.isfinite(seam.value) else None for name, seam in of_method.items()}
+        for method, of_method in seams.items()
+    }
     if len(agreements) > 1:
         names = [f"{first}_{second}" for first, second in combinations(channels, 2)]
         result["agreements"] = dict(zip(names, agreements, strict=True))
     return result
 
 
-def _tile_rows(
-    blocks: Sequence[Path], tiles: pd.DataFrame, count: int
-) -> Iterator[tuple[NDArray[np.integer[Any]], Floats]]:
-    """Yield columns `[n]` and maps `[n, methods, h, w]` of each row of tiles; two blocks at most are in memory."""
-    rows, columns = ((tiles[axis] / tiles["side"]).round().astype(np.intp).to_numpy() for axis in ("y", "x"))
-    held: Floats = np.load(maps_beside(blocks[0]))[:0]
-    waiting = iter(blocks)
-    ends = np.searchsorted(rows, np.arange(count), side="right")
-    begin = 0
-    for end in ends.tolist():
-        while len(held) < end - begin:
-            held = np.concatenate([held, np.load(maps_beside(next(waiting)))])
-        yield columns[begin:end], held[: end - begin]
-        held, begin = held[end - begin :], end
+def _tile_rows(strips: Iterable[Path]) -> Iterator[Floats]:
+    """Yield the map a row of tiles at a time, `[MAP_PX, width, methods]`; one strip more is in memory."""
+    held: list[Floats] = []
+    for path in strips:
+        rows = np.concatenate([*held, np.load(path)])
+        whole = len(rows) // MAP_PX * MAP_PX
+        for top in range(0, whole, MAP_PX):
+            yield rows[top : top + MAP_PX]
+        held = [rows[whole:]]
 
 
 @dataclass(slots=True, kw_only=True)

@@ -22,9 +22,19 @@ from vitrail.inference.class_map import write_class_map
 from vitrail.inference.context import find_context
 from vitrail.inference.explanation_map import write_explained
 from vitrail.inference.outputs import MAP_PX, NOT_PREDICTED, MapFiles, SlideMap, save_map, tile_positions
-from vitrail.inference.sliding import FlipTTA, classify_slide, plan_segmentation, segment_slide
+from vitrail.inference.sliding import (
+    FlipTTA,
+    blend_slide,
+    class_layer,
+    classify_slide,
+    explanation_layer,
+    holding,
+    plan_explanation,
+    plan_segmentation,
+)
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -47,10 +57,19 @@ squeeze-and-excitation it fell from 0.74 to 0.72."""
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Networks:
-    """The trained networks to apply; one of them may be missing."""
+    """The trained networks to apply; one of them may be missing.
+
+    Attributes
+    ----------
+    classifier, segmenter
+        The networks.
+    explaining
+        Gives the classifier that says why, for windows of so many tiles a side; needed with `predict.explained`.
+    """
 
     classifier: Predictor | None = None
     segmenter: Predictor | None = None
+    explaining: Callable[[int], Predictor] | None = None
 
     @property
     def predictors(self) -> tuple[Predictor, ...]:
@@ -89,27 +108,29 @@ def map_slide(
     files.partial.mkdir(parents=True, exist_ok=True)
     clock.spent("tissue")
     tiles, classifier = _tissue_tiles(context, settings), networks.classifier
-    blocks, explained = [], settings.predict.explained and classifier is not None
+    blocks = []
     if classifier is not None:
         boxes = tiles[["x", "y", "side", "side"]].to_numpy(np.float64)
         with progress.task("classifier", len(tiles)) as step:
             timed = clock.timed(step)
-            blocks = list(classify_slide(slide, classifier, boxes, files.partial, timed, explained=explained))
+            blocks = list(classify_slide(slide, classifier, boxes, files.partial, timed))
     tiles["tumor_probability"] = np.concatenate([np.load(path) for path in blocks]) if blocks else np.nan
-    plan = stats = None
+    class_plan = stats = None
     if networks.segmenter is not None:
-        plan, strips = _segmented(context, networks.segmenter, settings, files.partial, clock, progress)
-        stats = write_class_map(files.classes, strips, plan, context)
+        class_plan, strips = _segmented(context, networks.segmenter, settings, files.partial, clock, progress)
+        stats = write_class_map(files.classes, strips, class_plan, context)
         tiles["segmenter"] = stats.tumor_shares(tiles)
     save_map(files.small, _small_map(context.grid, tiles, stats))
     if classifier is None:
         tiles["tumor_probability"] = tiles["segmenter"]
     write_table(files.tiles, tiles)
-    facts = {"key": files.key} | _facts(context, plan, stats) | {"explained": None}
-    if classifier is not None and explained:
-        agreement = write_explained(files.explained, blocks, tiles, context, classifier.channels)
-        facts["explained"] = {"methods": classifier.methods, **agreement}
+    facts = {"key": files.key} | _facts(context, class_plan, stats) | {"explained": None}
     clock.spent("writing")
+    if settings.predict.explained and classifier is not None and networks.explaining is not None:
+        plan = plan_explanation(context.grid, classifier.spec)
+        predictor = networks.explaining(plan.windows.side // MAP_PX)
+        facts["explained"] = _explain(context, predictor, plan, tiles, files, clock=clock, progress=progress)
+        clock.spent("writing")
     facts |= {f"seconds_{part}": round(seconds, 2) for part, seconds in clock.seconds.items()}
     write_text(files.facts, json.dumps(facts, indent=1, allow_nan=False))
     shutil.rmtree(files.partial)
@@ -171,7 +192,34 @@ def _segmented(
     total = sum(int(keep(plan.boxes(row)).sum()) for row in range(plan.windows.rows))
     with progress.task("segmenter", total) as step:
         network = FlipTTA(segmenter) if settings.predict.test_time_augmentation else segmenter
-        return plan, list(segment_slide(context.slide, network, plan, keep, folder, clock.timed(step)))
+        layer = class_layer(network)
+        return plan, list(blend_slide(context.slide, layer, plan, keep, folder, clock.timed(step)))
+
+
+def _explain(
+    context: SlideContext,
+    explaining: Predictor,
+    plan: Plan,
+    tiles: pd.DataFrame,
+    files: MapFiles,
+    *,
+    clock: _Clock,
+    progress: Progress,
+) -> dict[str, Any]:
+    """Explain a slide's tiles on windows of several of them, and write the map; return the facts of it."""
+    grid = context.grid
+    occupied = np.zeros((grid.rows, grid.columns), np.bool_)
+    occupied[tile_positions(tiles)] = True
+
+    keep = holding(occupied, grid)
+    total = sum(int(keep(plan.boxes(row)).sum()) for row in range(plan.windows.rows))
+    with progress.task("explanations", total) as step:
+        layer = explanation_layer(explaining)
+        strips = list(blend_slide(context.slide, layer, plan, keep, files.partial, clock.timed(step)))
+    measured = write_explained(files.explained, strips, occupied, plan.windows, context, explaining.channels)
+    side = plan.windows.side // MAP_PX
+    explains = f"windows of {side} x {side} tiles" if side > 1 else "windows of one tile"
+    return {"methods": explaining.methods, "explains": explains, "windows": total, **measured}
 
 
 def _small_map(grid: TileGrid, tiles: pd.DataFrame, stats: ClassMapStats | None) -> SlideMap:

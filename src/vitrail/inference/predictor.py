@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,11 +15,13 @@ from vitrail.errors import ModelError
 from vitrail.models.batches import Batches, tumor_score
 from vitrail.models.device import Precision, half_type, pick_device, type_name
 from vitrail.models.half_precision import is_faster
-from vitrail.models.openvino import Compiled, use_openvino
+from vitrail.models.openvino import BLOCK, Compiled, use_openvino
 from vitrail.models.preprocessing import FromBytes
+from vitrail.models.store import load_model
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
+    from pathlib import Path
 
     from numpy.typing import NDArray
     from torch import Tensor
@@ -35,7 +38,7 @@ BATCH = 64
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Explaining:
-    """A classifier that also says why.
+    """A classifier that also says why, for images of one size.
 
     Attributes
     ----------
@@ -74,7 +77,8 @@ class Predictor:
         than the check has seen.
     explaining
         What runs in place of the model's own module, with the same weights; in float32, because in 16 bits the maps of
-        single tiles were seen to correlate with those in 32 by no more than 0.9.
+        single tiles were seen to correlate with those in 32 by no more than 0.9. Its images are windows of many tiles,
+        and OpenVINO gets them one by one.
 
     Raises
     ------
@@ -101,6 +105,7 @@ class Predictor:
         self.module = module.to(device).to(memory_format=torch.channels_last).eval()
         self._batches = Batches(model.spec, device, BATCH, f"{model.spec.task} prediction")
         self._openvino = use_openvino(engine, device)
+        self._block = 1 if explaining else BLOCK
         auto = precision == "auto" and not explaining and not self._openvino
         half = agreed_type(model.spec, device) if auto else None
         self._untried = half is not None and device.type == "cpu"
@@ -157,7 +162,7 @@ class Predictor:
         return np.concatenate([np.empty(0), *(logits.cpu().double().numpy() for logits in self.outputs(images))])
 
     def explained(self, images: NDArray[np.uint8]) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
-        """Classify images and say why, in one pass; only with `explaining`.
+        """Classify images and say why; only with `explaining`.
 
         Parameters
         ----------
@@ -239,7 +244,32 @@ class Predictor:
         """Compute in a type from now on."""
         self._precision, self._compiled = Precision(device=self.device, dtype=dtype), None
         if self._openvino:
-            self._compiled = Compiled(FromBytes(self.module, self.spec).eval(), half=dtype == torch.bfloat16)
+            self._compiled = Compiled(
+                FromBytes(self.module, self.spec).eval(), half=dtype == torch.bfloat16, block=self._block
+            )
+
+
+def explaining_predictors(
+    folder: Path, settings: Settings, explaining: Callable[..., Explaining]
+) -> Callable[[int], Predictor]:
+    """Return what makes, and keeps, a predictor that explains for windows of so many tiles a side.
+
+    Parameters
+    ----------
+    folder
+        Of the classifier; it is loaded for each size, since one that predicts is on its device.
+    settings
+        As for `Predictor.of_settings`.
+    explaining
+        Takes a model, and `tiles`, and makes it say why.
+    """
+
+    @cache
+    def predictor(tiles: int) -> Predictor:
+        model = load_model(folder)
+        return Predictor.of_settings(model, settings, explaining(model, tiles=tiles))
+
+    return predictor
 
 
 def agreed_type(spec: ModelSpec, device: torch.device) -> torch.dtype | None:

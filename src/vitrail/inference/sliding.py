@@ -1,4 +1,4 @@
-"""Both networks over a whole slide, however large: read, run, blend and write a strip at a time.
+"""Networks over a whole slide, however large: read, run, blend and write a strip at a time.
 
 What is finished is on disk, so that a killed run goes on. Memory depends on the slide's width alone.
 """
@@ -15,6 +15,7 @@ from vitrail.classes import CLASSES, TissueClass
 from vitrail.core.ahead import read_ahead
 from vitrail.core.files import write_array
 from vitrail.geometry import Region
+from vitrail.inference.outputs import MAP_PX
 from vitrail.inference.windows import Windows, WindowValues, blend
 from vitrail.slides.slide import read_region
 
@@ -28,7 +29,9 @@ if TYPE_CHECKING:
     from vitrail.inference.predictor import Predictor
     from vitrail.models.spec import ModelSpec
     from vitrail.slides.slide import Slide
+    from vitrail.tiles.grid import TileGrid
 
+    Floats = NDArray[np.float32]
     Keep = Callable[[NDArray[np.float64]], NDArray[np.bool_]]
 
 T = TypeVar("T", bound=np.generic)
@@ -37,6 +40,12 @@ _CHUNK = 32
 _BLOCK = 512
 GLASS = np.eye(len(CLASSES), dtype=np.float32)[TissueClass.BACKGROUND]
 """What a window without tissue holds: background for sure."""
+
+_EXPLAINED_TILES, _EXPLAINED_PX = 6, 1024
+"""Tiles along a window that is explained, and its pixels, at most. Larger ones would have less overlap to compute
+twice, but more glass in them where tissue is scattered, and need more memory."""
+
+_EXPLAINED_BATCH = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +74,7 @@ class FlipTTA:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """Where the windows of a segmentation map lie on a slide.
+    """Where the windows of a map lie on a slide.
 
     Attributes
     ----------
@@ -75,10 +84,13 @@ class Plan:
         Level-0 pixels in one pixel of the map.
     batch
         Windows that the network looks at in one go, at most: of larger ones fewer, so that they need no more memory.
+    image_px
+        Side of the image that the network sees of a window.
     """
 
     windows: Windows
     downsample: float
+    image_px: int
     batch: int = _CHUNK
 
     def boxes(self, row: int) -> NDArray[np.float64]:
@@ -111,22 +123,116 @@ def plan_segmentation(slide: Slide, spec: ModelSpec, overlap: float, window: int
     height, width = (max(1, round(length / downsample)) for length in (slide.region.height, slide.region.width))
     side = spec.side_px * window
     windows = Windows(height=height, width=width, side=side, overlap=min(round(overlap * spec.side_px), side // 2))
-    return Plan(windows=windows, downsample=downsample, batch=max(_CHUNK // window**2, 1))
+    return Plan(windows=windows, downsample=downsample, image_px=side, batch=max(_CHUNK // window**2, 1))
 
 
-def segment_slide(
-    slide: Slide, segmenter: Predictor | FlipTTA, plan: Plan, keep: Keep, folder: Path, step: Step
-) -> Iterator[Path]:
-    """Segment a slide on overlapping windows and blend them.
+def plan_explanation(grid: TileGrid, spec: ModelSpec) -> Plan:
+    """Cover a slide's tiles with windows of several tiles a side, for the maps that explain a classifier.
+
+    Parameters
+    ----------
+    grid
+        The slide's tiles; each has `MAP_PX` by `MAP_PX` pixels of the map.
+    spec
+        Of the classifier.
+
+    Returns
+    -------
+    Plan
+        Of windows that overlap by half a tile, none wider than the slide.
+    """
+    tiles = max(min(_EXPLAINED_TILES, _EXPLAINED_PX // spec.side_px, max(grid.rows, grid.columns)), 1)
+    windows = Windows(height=grid.rows * MAP_PX, width=grid.columns * MAP_PX, side=tiles * MAP_PX, overlap=MAP_PX // 2)
+    batch = max(_CHUNK // tiles**2, _EXPLAINED_BATCH)
+    return Plan(windows=windows, downsample=grid.side / MAP_PX, image_px=tiles * spec.side_px, batch=batch)
+
+
+def holding(occupied: NDArray[np.bool_], grid: TileGrid) -> Keep:
+    """Return what keeps the windows that hold any of some tiles.
+
+    Parameters
+    ----------
+    occupied
+        Which tiles these are, `[rows, columns]`.
+    grid
+        The slide's tiles.
+
+    Returns
+    -------
+    Callable[[NDArray[np.float64]], NDArray[np.bool_]]
+        For `blend_slide`.
+    """
+
+    def keep(boxes: NDArray[np.float64]) -> NDArray[np.bool_]:
+        first = np.floor((boxes[:, :2] / grid.side).round(6)).clip(0).astype(int)
+        end = np.ceil(((boxes[:, :2] + boxes[:, 2:]) / grid.side).round(6)).astype(int)
+        spans = zip(first.tolist(), end.tolist(), strict=True)
+        return np.array([occupied[top:bottom, left:right].any() for (left, top), (right, bottom) in spans], np.bool_)
+
+    return keep
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Layer:
+    """A map that is blended from windows.
+
+    Attributes
+    ----------
+    name
+        Of its files.
+    look
+        Maps images `[n, h, w, 3]` to values `[n, channels, side, side]`, in the map's pixels.
+    elsewhere
+        What a window that was not looked at holds, `[channels]`.
+    pack
+        Turns a strip `[h, width, channels]` into what is stored.
+    """
+
+    name: str
+    look: Callable[[NDArray[np.uint8]], Floats]
+    elsewhere: Floats
+    pack: Callable[[Floats], NDArray[np.uint8] | Floats]
+
+
+def class_layer(segmenter: Predictor | FlipTTA) -> Layer:
+    """Return the layer of class probabilities as bytes, 255 being 1.
+
+    Parameters
+    ----------
+    segmenter
+        The segmenter, or `FlipTTA` around it.
+    """
+    return Layer(name="strip", look=segmenter.class_probabilities, elsewhere=GLASS, pack=_quantise)
+
+
+def explanation_layer(explaining: Predictor) -> Layer:
+    """Return the layer of a classifier's explanations, a channel a method; 0 where nobody looked.
+
+    Parameters
+    ----------
+    explaining
+        A predictor that explains windows as large as the plan's.
+    """
+
+    def look(images: NDArray[np.uint8]) -> Floats:
+        _logits, maps = explaining.explained(images)
+        return maps
+
+    none = np.zeros(len(explaining.channels), np.float32)
+    return Layer(name="why", look=look, elsewhere=none, pack=np.ascontiguousarray)
+
+
+def blend_slide(slide: Slide, layer: Layer, plan: Plan, keep: Keep, folder: Path, step: Step) -> Iterator[Path]:
+    """Look at a slide in overlapping windows and blend them.
 
     Parameters
     ----------
     slide
         The slide.
-    segmenter
-        The segmenter, or `FlipTTA` around it.
+    layer
+        What looks, see `class_layer` and `explanation_layer`.
     plan
-        What `plan_segmentation` returned.
+        What `plan_segmentation` or `plan_explanation` returned.
     keep
         Takes boxes `[n, 4]` (x, y, width, height in level-0 pixels) and says which are worth looking at.
     folder
@@ -137,14 +243,14 @@ def segment_slide(
     Yields
     ------
     Path
-        From top to bottom, files of class probabilities `[h, width, 4]` as bytes, 255 being 1.
+        From top to bottom, files of strips `[h, width, channels]`.
 
     Raises
     ------
     SlideError
         The slide cannot be read.
     """
-    paths = [folder / f"strip-{row:06d}.npy" for row in range(plan.windows.rows)]
+    paths = [folder / f"{layer.name}-{row:06d}.npy" for row in range(plan.windows.rows)]
     done = next((row for row, path in enumerate(paths) if not path.is_file()), len(paths))
     columns = [np.flatnonzero(keep(plan.boxes(row))) for row in range(len(paths))]
     for row, path in enumerate(paths[:done]):
@@ -155,15 +261,15 @@ def segment_slide(
     first = max(done - 1, 0)  # what this row adds to the first strip that is missing is in no file
     parts = {row: _cut(columns[row], plan.batch) for row in range(first, len(paths))}
     boxes = (plan.boxes(row)[part] for row, row_parts in parts.items() for part in row_parts)
-    size_px = (plan.windows.side, plan.windows.side)
+    size_px = (plan.image_px, plan.image_px)
     with closing(read_ahead(lambda job: _read(slide, job, size_px), boxes)) as images:
         rows = (
-            (WindowValues(columns=part, values=segmenter.class_probabilities(next(images))) for part in row_parts)
+            (WindowValues(columns=part, values=layer.look(next(images))) for part in row_parts)
             for row_parts in parts.values()
         )
-        strips = blend(plan.windows, rows, GLASS, first)
+        strips = blend(plan.windows, rows, layer.elsewhere, first)
         for row in range(first, len(paths)):
-            strip = _quantise(next(strips))  # nothing else keeps the floats
+            strip = layer.pack(next(strips))  # nothing else keeps the floats
             if row >= done:
                 write_array(paths[row], strip)
                 step(len(columns[row]))
@@ -171,15 +277,9 @@ def segment_slide(
 
 
 def classify_slide(
-    slide: Slide,
-    classifier: Predictor,
-    boxes: NDArray[np.float64],
-    folder: Path,
-    step: Step,
-    *,
-    explained: bool = False,
+    slide: Slide, classifier: Predictor, boxes: NDArray[np.float64], folder: Path, step: Step
 ) -> Iterator[Path]:
-    """Classify tiles of a slide, and explain them in the same pass where that is wanted.
+    """Classify tiles of a slide.
 
     Parameters
     ----------
@@ -193,13 +293,11 @@ def classify_slide(
         For finished blocks of tiles; those that an interrupted call left are kept.
     step
         Told of the tiles that are classified.
-    explained
-        Whether the classifier is one that explains, and shall.
 
     Yields
     ------
     Path
-        Files of the tiles' probabilities of tumor, `[b]`, in order; `maps_beside` says where their explanations are.
+        Files of the tiles' probabilities of tumor, `[b]`, in order.
 
     Raises
     ------
@@ -212,19 +310,10 @@ def classify_slide(
     with closing(read_ahead(lambda job: _read(slide, job, size_px), jobs, ahead=2)) as images:
         for path, block in blocks.items():
             parts = () if path.is_file() else _cut(block, _CHUNK)
-            if parts and explained:
-                logits, maps = zip(*(classifier.explained(next(images)) for _part in parts), strict=True)
-                write_array(maps_beside(path), np.concatenate(maps))
-                write_array(path, classifier.probability(np.concatenate(logits)))  # last: it says that both are there
-            elif parts:
+            if parts:
                 write_array(path, np.concatenate([classifier.tumor_probability(next(images)) for _part in parts]))
             step(len(block))
             yield path
-
-
-def maps_beside(path: Path) -> Path:
-    """Return where the explanations `[b, methods, h, w]` of a block are, given the path of its probabilities."""
-    return path.with_name(path.name.replace("tiles-", "maps-"))
 
 
 def _read(slide: Slide, boxes: NDArray[np.float64], size_px: tuple[int, int]) -> NDArray[np.uint8]:

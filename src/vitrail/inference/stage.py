@@ -13,7 +13,7 @@ from vitrail.core.files import write_table, write_text
 from vitrail.errors import SlideError
 from vitrail.inference.map_slide import Networks, map_slide
 from vitrail.inference.outputs import LEFT_OUT, MapFiles
-from vitrail.inference.predictor import Predictor
+from vitrail.inference.predictor import Predictor, explaining_predictors
 from vitrail.inference.tiles import predict_tiles
 from vitrail.models.device import keep_memory, reproducible
 from vitrail.models.store import load_model
@@ -27,13 +27,12 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from vitrail.inference.predictor import Explaining
-    from vitrail.models.store import Model
     from vitrail.slides.cohort import CohortSlide
     from vitrail.stage import Work
 
 
 def predict_study(
-    work: Work, entries: tuple[CohortSlide, ...], explaining: Callable[[Model], Explaining] | None = None
+    work: Work, entries: tuple[CohortSlide, ...], explaining: Callable[..., Explaining] | None = None
 ) -> None:
     """Write `tiles.parquet`, one row a tile of every split, and the maps of some test slides in `maps/`.
 
@@ -46,17 +45,16 @@ def predict_study(
     entries
         Its slides.
     explaining
-        Makes the run's classifier say why on these maps; needed where the settings want that.
+        Takes the run's classifier, and `tiles`, and makes it say why on windows of so many a side; needed where the
+        settings want that.
     """
     keep_memory()
     folder, settings = work.run.folder, work.run.settings
     classifier, segmenter = (
         Predictor.of_settings(load_model(folder / task), settings) for task in ("classifier", "segmenter")
     )
-    networks = Networks(classifier=classifier, segmenter=segmenter)
-    if explaining is not None:
-        model = load_model(folder / "classifier")  # once more: the first one is on its device
-        networks = Networks(classifier=Predictor.of_settings(model, settings, explaining(model)), segmenter=segmenter)
+    why = explaining and explaining_predictors(folder / "classifier", settings, explaining)
+    networks = Networks(classifier=classifier, segmenter=segmenter, explaining=why)
     tiles = read_tiles(folder / "tiles")
     with reproducible(classifier.device, settings.seed):
         rows = predict_tiles(tiles, classifier, segmenter, work.folder / "blocks", work.progress)

@@ -18,7 +18,7 @@ class SeamIndex:
     """Collects the seam index of a map that arrives in strips.
 
     The index is the mean absolute jump of all channels across the borders, divided by the mean absolute jump between
-    the neighbours one pixel before and behind each border. 1 is seamless.
+    the neighbours one pixel before and behind each border. 1 is seamless. Where a neighbour is NaN, nothing is counted.
 
     Attributes
     ----------
@@ -53,6 +53,7 @@ class SeamIndex:
 
     def _count(self, four: NDArray[np.float64]) -> None:
         """Count the jumps between four neighbouring lines, `[4, n, channels]`, the border in their middle."""
-        before, across, behind = np.abs(np.diff(four, axis=0)).sum((1, 2))
+        jumps = np.abs(np.diff(four, axis=0))
+        before, across, behind = np.where(np.isfinite(jumps).all(0), jumps, 0).sum((1, 2))
         self._across += float(across)
         self._beside += float(before + behind) / 2

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     Arrays = tuple[NDArray[np.float32], ...]
 
 BLOCK = 8
-"""Images in one request. Fewer are filled up, so that what comes out for an image depends on no other one."""
+"""Images in one request, as a rule. Fewer are filled up: so what comes out for an image depends on no other one."""
 
 
 def use_openvino(engine: EngineName, device: torch.device) -> bool:
@@ -65,10 +65,12 @@ class Compiled:
         computes may depend on the size of the images, but not on what they show or on their number.
     half
         Whether to compute in bfloat16 on CPUs that have instructions for it.
+    block
+        Images in one request: fewer where they are large.
     """
 
-    def __init__(self, graph: nn.Module, *, half: bool = False) -> None:
-        self._graph, self._type = graph, "bf16" if half else "f32"
+    def __init__(self, graph: nn.Module, *, half: bool = False, block: int = BLOCK) -> None:
+        self._graph, self._type, self._block = graph, "bf16" if half else "f32", block
         self._queues: dict[tuple[tuple[int, ...], str], Any] = {}
 
     def __call__(self, images: NDArray[Any]) -> Arrays:
@@ -77,16 +79,16 @@ class Compiled:
         if key not in self._queues:
             self._queues[key] = self._compile(images[:1])
         queue = self._queues[key]
-        blocks: list[Arrays] = [()] * -(-len(images) // BLOCK)
+        blocks: list[Arrays] = [()] * -(-len(images) // self._block)
 
         def collect(request: Any, number: int) -> None:
             blocks[number] = tuple(tensor.data.astype(np.float32) for tensor in request.output_tensors)
 
         queue.set_callback(collect)
         for number in range(len(blocks)):
-            block = images[number * BLOCK : (number + 1) * BLOCK]
-            if len(block) < BLOCK:  # filled up with its last image
-                block = np.concatenate([block, np.repeat(block[-1:], BLOCK - len(block), axis=0)])
+            block = images[number * self._block : (number + 1) * self._block]
+            if len(block) < self._block:  # filled up with its last image
+                block = np.concatenate([block, np.repeat(block[-1:], self._block - len(block), axis=0)])
             queue.start_async([np.ascontiguousarray(block)], number)
         queue.wait_all()
         return tuple(np.concatenate(parts)[: len(images)] for parts in zip(*blocks, strict=True))
@@ -105,7 +107,7 @@ class Compiled:
             # recorded here, because OpenVINO would record twice and compare
             recorded = jit.trace(self._graph, example, check_trace=False)
             model = openvino.convert_model(recorded, example_input=example)
-        model.reshape([BLOCK, *image.shape[1:]])
+        model.reshape([self._block, *image.shape[1:]])
         options = {
             "NUM_STREAMS": threads, "INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": self._type,
         }  # fmt: skip

@@ -7,6 +7,7 @@ import shutil
 import tomllib
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,10 +20,10 @@ from vitrail.core.files import damaged, not_written, read_csv, read_json, read_t
 from vitrail.core.lock import locked
 from vitrail.core.progress import Silent
 from vitrail.errors import ExchangeError, ModelError, RunError, SettingsError, SlideError
-from vitrail.explain.methods.base import FIT, explaining_classifier, find_heads, methods_named
+from vitrail.explain.methods.base import FIT, explaining_classifier, find_heads, methods_named, slide_readers
 from vitrail.inference.map_slide import Networks, map_slide
 from vitrail.inference.outputs import MAP_PX, MapFiles
-from vitrail.inference.predictor import Predictor
+from vitrail.inference.predictor import Predictor, explaining_predictors
 from vitrail.inference.publish import SUMMARY, name_tiles, publish
 from vitrail.models.device import keep_memory, reproducible
 from vitrail.models.store import JSON, WEIGHTS, load_model
@@ -34,7 +35,7 @@ from vitrail.slides.cohort import content_digest, file_digest
 from vitrail.slides.slide import open_slide
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
     from pathlib import Path
 
     from vitrail.core.progress import Progress
@@ -200,6 +201,7 @@ def load_networks(job: Application) -> tuple[Networks, list[str], list[str]]:
         A model cannot be used, or the two learned from slides that were read in different ways.
     """
     settings, predictors, digests, warnings = job.settings, dict[str, Predictor](), list[str](), list[str]()
+    why: Callable[[int], Predictor] | None = None
     folders = {"classifier": job.classifier, "segmenter": job.segmenter}
     models = {task: folder for task, folder in folders.items() if folder is not None}
     if not models:
@@ -209,25 +211,35 @@ def load_networks(job: Application) -> tuple[Networks, list[str], list[str]]:
         raise SettingsError("--explain", "explains a classifier, and none is given", "Add --classifier RUN/classifier")
     keep_memory()
     for task, folder in models.items():
-        model, explaining = load_model(folder), None
+        model = load_model(folder)
         if model.spec.task != task:
             raise ModelError(folder, f"holds a {model.spec.task}, not a {task}", f"Give it as --{model.spec.task}")
         files = [content_digest(folder / name) for name in (JSON, WEIGHTS)]
         if settings.predict.explained and task == "classifier":
             methods = methods_named(settings.explain.methods)
             heads, missing = find_heads(folder, methods, combined_digest(files))
-            explaining = explaining_classifier(model, MAP_PX, methods, heads)
-            titles = " and ".join(method.title for method in methods if method.name in explaining.methods)
+            explaining = partial(
+                explaining_classifier,
+                pixels=MAP_PX,
+                methods=methods,
+                heads=heads,
+                stride=settings.explain.stride,
+                margin_px=settings.explain.margin_px,
+            )
+            why = explaining_predictors(folder, settings, explaining)
+            readers = slide_readers(model, methods, heads)
+            titles = " and ".join(method.title for method in readers)
             warnings += [f"explained by {titles} alone: {reason}; {FIT}" for reason in missing.values()]
-        predictors[task] = Predictor.of_settings(model, settings, explaining)
+            geometry = settings.explain.stride, settings.explain.margin_px
+            digests += [json.dumps([*geometry, *((each.method, each.layers, each.bias) for each in readers.values())])]
+        predictors[task] = Predictor.of_settings(model, settings)
         digests += files
     modes = {task: predictor.spec.reading.mode for task, predictor in predictors.items()}
     if len(set(modes.values())) > 1:  # a slide is read once for both
         problem = f"learned from slides read {modes['segmenter']!r}, and {models['classifier']} {modes['classifier']!r}"
         cure = "Apply them in two calls, or train both with one slides.reading"
         raise ModelError(models["segmenter"], problem, cure)
-    digests += [json.dumps(predictor.methods, sort_keys=True) for predictor in predictors.values()]
-    networks = Networks(classifier=predictors.get("classifier"), segmenter=predictors.get("segmenter"))
+    networks = Networks(classifier=predictors.get("classifier"), segmenter=predictors.get("segmenter"), explaining=why)
     return networks, digests, warnings
 
 
@@ -247,7 +259,7 @@ def _map(
         facts = read_json(files.facts)
     except RunError:  # not there, or no JSON
         facts = {}
-    explained = settings.predict.explained and networks.classifier is not None
+    explained = settings.predict.explained and networks.explaining is not None
     maps = [files.tiles, files.small]
     maps += [files.classes] if networks.segmenter else []
     maps += [files.explained] if explained else []

@@ -8,6 +8,7 @@ slides.csv ─ tiles ─┬─ split ─┬─ classifier ─┬─ predict ─�
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
     from torch import Generator, Tensor
 
     from vitrail.classes import Task
-    from vitrail.inference.predictor import Explaining
-    from vitrail.models.store import Model
     from vitrail.settings.load import Settings
 
 
@@ -70,10 +69,18 @@ def predict(work: Work) -> None:
     from vitrail.explain.methods.base import explaining_classifier, fitted_heads, methods_named
     from vitrail.inference.outputs import MAP_PX
 
-    def explaining(model: Model) -> Explaining:
-        methods = methods_named(run.settings.explain.methods)
-        return explaining_classifier(model, MAP_PX, methods, fitted_heads(run.folder / "classifier", methods))
+    own = run.settings.explain
+    methods = methods_named(own.methods)
+    heads = fitted_heads(run.folder / "classifier", methods)
 
+    explaining = partial(
+        explaining_classifier,
+        pixels=MAP_PX,
+        methods=methods,
+        heads=heads,
+        stride=own.stride,
+        margin_px=own.margin_px,
+    )
     predict_study(work, entries, explaining)
 
 

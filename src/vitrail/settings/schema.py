@@ -296,8 +296,8 @@ class PredictSettings(Branch):
     )
     explained: bool = Field(
         default=False,
-        description="explain the classifier on whole slides, too: Grad-CAM and HR-CAM of every tile, in the pass that "
-        "classifies it. The paper explains tiles alone",
+        description="explain the classifier on whole slides, too: on windows of several tiles that overlap and are "
+        "blended, so that no border of a tile shows. The paper explains tiles alone",
     )
     calibrated: bool = Field(
         default=False,

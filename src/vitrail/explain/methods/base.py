@@ -12,11 +12,12 @@ import re
 from collections.abc import Iterator, MutableMapping
 from dataclasses import dataclass
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias, cast
 
 from vitrail.classes import TissueClass
 from vitrail.errors import ModelError, SettingsError
 from vitrail.explain import methods
+from vitrail.explain.dense import dense_network, stride_of
 from vitrail.explain.fused import ExplainingClassifier, assemble, read_pass
 from vitrail.explain.hooks import frozen
 from vitrail.inference.predictor import Explaining
@@ -125,7 +126,7 @@ class ExplanationMethod:
     needs_head
         Whether something has to be fitted on a network before it can be explained.
     on_slides
-        Whether it can run in the pass that predicts a whole slide; then it has a `reader` for classifiers.
+        Whether it can explain whole slides, window by window; then it has a `reader` for classifiers.
     describes
         What it asks, as the rest of a sentence that begins with its title; none leaves the report without it.
     """
@@ -388,7 +389,14 @@ def fitted_heads(model_folder: Path, methods: Iterable[ExplanationMethod]) -> di
 
 
 def explaining_classifier(
-    model: Model, pixels: int, methods: Iterable[ExplanationMethod], heads: Mapping[str, Head]
+    model: Model,
+    pixels: int,
+    methods: Iterable[ExplanationMethod],
+    heads: Mapping[str, Head],
+    *,
+    tiles: int = 1,
+    stride: int | None = 0,
+    margin_px: int = 0,
 ) -> Explaining:
     """Make a classifier say why on whole slides.
 
@@ -399,9 +407,13 @@ def explaining_classifier(
     pixels
         Of the maps, along a tile.
     methods
-        Those that cannot run in the pass that classifies, or lack their head, are left out.
+        Those that need more than a forward pass, or lack their head, are left out.
     heads
         By the method's name.
+    tiles
+        Along a side of the windows that are explained.
+    stride, margin_px
+        As of an `Explainer`.
 
     Returns
     -------
@@ -415,13 +427,42 @@ def explaining_classifier(
     SettingsError
         No method is left.
     """
+    readers, side_px = slide_readers(model, methods, heads), model.spec.side_px
+    dense = dense_network(model.module, stride_of(stride, side_px), margin_px)
+    module = ExplainingClassifier(
+        cast("Classifier", model.module), list(readers.values()), dense, pixels=pixels, side_px=side_px, tiles=tiles
+    )
+    channels = {method.name: Channel(name=method.title, rgb=method.colour) for method in readers}
+    return Explaining(module=module, methods=module.methods, channels=channels)
+
+
+def slide_readers(
+    model: Model, methods: Iterable[ExplanationMethod], heads: Mapping[str, Head]
+) -> dict[ExplanationMethod, Reader]:
+    """Return what the methods read that can explain a classifier on whole slides.
+
+    Parameters
+    ----------
+    model, methods, heads
+        As of `explaining_classifier`.
+
+    Returns
+    -------
+    dict[ExplanationMethod, Reader]
+        One or more, in the methods' order.
+
+    Raises
+    ------
+    ModelError
+        It is no classifier.
+    SettingsError
+        No method is left.
+    """
     if not isinstance(model.module, Classifier):
         raise ModelError(f"the {model.spec.task}", "cannot be explained on whole slides", "Give a classifier")
     ready = [method for method in methods if method.on_slides and not (method.needs_head and method.name not in heads)]
-    readers = [method.reader(model.module, heads.get(method.name)) for method in ready]
+    readers = {m: reader for m in ready if (reader := m.reader(model.module, heads.get(m.name))) is not None}
     if not readers:
         names = ", ".join(name for name, method in METHODS.items() if method.on_slides)
         raise SettingsError("explain.methods", "names none that can explain whole slides", f"Add one of {names}")
-    module = ExplainingClassifier(model.module, [r for r in readers if r is not None], model.spec.side_px, pixels)
-    channels = {method.name: Channel(name=method.title, rgb=method.colour) for method in ready}
-    return Explaining(module=module, methods=module.methods, channels=channels)
+    return readers
