@@ -21,15 +21,19 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from itertools import chain
 from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
 
 from vitrail.explain.hooks import frozen
 from vitrail.explain.layers import black, run
+from vitrail.explain.receptive_field import share_frames
 from vitrail.models.classifier import Classifier
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from torch import Tensor
 
     from vitrail.explain.saliency import Maps
@@ -42,6 +46,9 @@ FEWEST_CELLS = 12
 
 _STRIDE = 32  # images are continued to a multiple of it
 _PROBE_PX = 256
+
+
+_MADE: WeakKeyDictionary[nn.Module, dict[tuple[int, int], DenseNetwork]] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -165,11 +172,33 @@ def dense_network(network: nn.Module, stride: int, margin_px: int) -> DenseNetwo
     """
     if not stride and not margin_px:
         return None
+    made, key = _MADE.setdefault(network, {}), (stride, margin_px)
+    earlier = made.get(key)
+    if earlier is None or not _shares_weights(earlier.network, network):
+        dense = _without_strides(network, stride, margin_px)
+        if dense is None:
+            return None
+        if earlier is not None:  # its weights were moved to another device: cells look where they did
+            share_frames(earlier.network, dense.network)
+        made[key] = dense
+    return made[key]
+
+
+def _shares_weights(dense: nn.Module, network: nn.Module) -> bool:
+    pairs = zip(_weights(dense), _weights(network), strict=True)
+    return all(one is other for one, other in pairs)
+
+
+def _weights(network: nn.Module) -> Iterator[Tensor]:
+    return chain(network.parameters(), network.buffers())
+
+
+def _without_strides(network: nn.Module, stride: int, margin_px: int) -> DenseNetwork | None:
     own = _final_stride(network)
     if not margin_px and not 0 < stride < own:
         return None
     # the weights are shared, so that only the geometry is copied
-    memo = {id(each): each for each in chain(network.parameters(), network.buffers())}
+    memo = {id(each): each for each in _weights(network)}
     dense = copy.deepcopy(network, memo).eval()  # for good: in training it would change the statistics that it shares
     # a copy even where the strides stay: who looks into the network may not see it run twice
     if not 0 < stride < own:

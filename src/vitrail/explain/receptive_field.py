@@ -99,6 +99,19 @@ def frames(
     return measured[key]
 
 
+def share_frames(source: nn.Module, target: nn.Module) -> None:
+    """Let what was, and will be, measured of a network hold for another one of the same geometry.
+
+    Parameters
+    ----------
+    source
+        The network, in whose weights cells look where they do.
+    target
+        The other one.
+    """
+    _MEASURED[target] = _MEASURED.setdefault(source, {})
+
+
 def _send_positions(network: nn.Module, shape: Shape, names: tuple[str, ...]) -> list[Floats]:
     """Send positions through a network; returns for each layer mass, rows times mass and columns times mass."""
     weights = next(network.parameters(), torch.empty(0))
