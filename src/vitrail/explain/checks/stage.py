@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from itertools import product
 from typing import TYPE_CHECKING
 
@@ -58,6 +58,9 @@ PART = 8
 
 RANDOMISED = 32
 """Tiles that randomised networks explain, at most: as many as go through in one pass."""
+
+STEPWISE = 8
+"""Tiles in the draws that are explained step by step: there are many steps."""
 
 OTHERS = 16
 """Maps of other tiles that each tile's maps are compared with, at most."""
@@ -388,7 +391,7 @@ def _cascade(check: _Check, network: str, draw: int) -> pd.DataFrame:
     costly, tables = [method for method in methods if expensive(method)], []
     cheap, seed = [method for method in methods if method not in costly], (check.seed, _WEIGHTS, TASKS.index(network))
     for names, most, every_step in (
-        (cheap, RANDOMISED, draw < CASCADES),
+        (cheap, STEPWISE if draw < CASCADES else RANDOMISED, draw < CASCADES),
         (costly if draw < FEW_DRAWS else [], FEW_TILES, False),
     ):
         if not names:
@@ -430,12 +433,14 @@ def _changed(check: _Check) -> Iterator[pd.DataFrame]:
         return
     with check.work.progress.task("change", len(check.models) * len(CHANGES)) as step:
         for network in check.models:
+            untrained = cache(partial(check.untrained, network, 0))  # takes seconds, and all changes ask it
             for name in CHANGES:
-                yield check.parts.table(f"stability-{network}-{name}", partial(_followed, check, network, name))
+                job = partial(_followed, check, network, name, untrained)
+                yield check.parts.table(f"stability-{network}-{name}", job)
                 step()
 
 
-def _followed(check: _Check, network: str, name: str) -> pd.DataFrame:
+def _followed(check: _Check, network: str, name: str, untrained: Callable[[], Untrained]) -> pd.DataFrame:
     methods, tables = check.methods(network), []
     for costly, most in ((False, CHANGED), (True, FEW_TILES)):
         names = [method for method in methods if expensive(method) == costly]
@@ -452,7 +457,7 @@ def _followed(check: _Check, network: str, name: str) -> pd.DataFrame:
         if not costly:
             floors = check.floors(network)
             own = [floors[int(number)] for number in np.searchsorted(check.chosen, few)]
-            after = check.untrained(network, 0).maps(altered, "predicted" if pixels is None else pixels)
+            after = untrained().maps(altered, "predicted" if pixels is None else pixels)
             blind = [
                 blind_maps(image, (*seed, _NOISE)) | {"untrained": replace(like["untrained"], values=values)}
                 for image, seed, like, values in zip(altered, seeds, own, after, strict=True)
