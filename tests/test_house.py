@@ -20,6 +20,7 @@ FLOORS = (
     ("tiles",),
     ("synthetic", "models"),
     ("interop",),
+    ("nuclei",),
     ("inference",),
     ("training", "explain"),
     ("evaluation", "search"),

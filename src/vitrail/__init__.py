@@ -15,6 +15,7 @@ if TYPE_CHECKING:
         CohortError,
         ExchangeError,
         ModelError,
+        NucleiError,
         RunError,
         SettingsError,
         SlideError,
@@ -38,10 +39,10 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
-    "AnnotationError", "CohortError", "ExchangeError", "Explainer", "ModelError", "Predictor", "Region", "RunError",
-    "Saliency", "Score", "SettingsError", "Slide", "SlideError", "TileError", "VitrailError", "cut_tiles", "evaluate",
-    "find_artefacts", "find_tissue", "gradcam", "hrcam", "load_model", "open_slide", "predict_slides", "read_cohort",
-    "read_region", "run_study",
+    "AnnotationError", "CohortError", "ExchangeError", "Explainer", "ModelError", "NucleiError", "Predictor", "Region",
+    "RunError", "Saliency", "Score", "SettingsError", "Slide", "SlideError", "TileError", "VitrailError", "cut_tiles",
+    "evaluate", "find_artefacts", "find_tissue", "gradcam", "hrcam", "load_model", "open_slide", "predict_slides",
+    "read_cohort", "read_region", "run_study",
 ]  # fmt: skip
 
 _MODULES = {

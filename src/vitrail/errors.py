@@ -7,6 +7,7 @@
     ├── AnnotationError    outlines that cannot be understood
     ├── TileError          a cohort that yields no usable tiles
     ├── ModelError         weights, encoders, model folders
+    ├── NucleiError        a slide too coarse for nuclei, or an engine that cannot find them
     ├── RunError           a run folder that is not one, is not far enough, or is damaged
     └── ExchangeError      a file for or of other programs
 
@@ -72,6 +73,10 @@ class TileError(VitrailError):
 
 class ModelError(VitrailError):
     """A model folder, encoder or weights that cannot be used."""
+
+
+class NucleiError(VitrailError):
+    """A slide too coarse for nuclei, or an engine that cannot find them."""
 
 
 class RunError(VitrailError):

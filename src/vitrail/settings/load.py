@@ -42,6 +42,7 @@ class Settings(schema.Branch):
     predict: schema.PredictSettings = schema.PredictSettings()
     explain: schema.ExplainSettings = schema.ExplainSettings()
     check: schema.CheckSettings = schema.CheckSettings()
+    nuclei: schema.NucleiSettings = schema.NucleiSettings()
     evaluation: schema.EvaluationSettings = schema.EvaluationSettings()
     search: schema.SearchSettings = schema.SearchSettings()
     tissue: schema.TissueSettings = schema.TissueSettings()

@@ -380,6 +380,22 @@ class CheckSettings(Branch):
     )
 
 
+class NucleiSettings(Branch):
+    """Which nuclei the networks look at: the paper's future work. Slides of more than 0.6 um a pixel are too coarse."""
+
+    engine: Literal["classical", "instanseg", "stardist", "cellpose", "geojson", "labels"] = Field(
+        "classical",
+        description="what finds nuclei. classical: comes with Vitrail; instanseg, stardist, cellpose: networks that "
+        "you have; geojson, labels: detections of QuPath, or label images, one file a slide",
+    )
+    model: str = Field(
+        "", description="of an engine that needs one: a path or an address; of geojson and labels the folder"
+    )
+    tiles: Annotated[int, Field(ge=0, le=1_000_000)] = Field(
+        24, description="test tiles whose nuclei are measured and removed, drawn with the seed; 0: none"
+    )
+
+
 class EvaluationSettings(Branch):
     """How predictions become figures."""
 

@@ -1,0 +1,1 @@
+"""Nuclei: found, measured, counted."""
