@@ -139,7 +139,9 @@ def test_settings_count_as_they_did_in_the_runs_of_version_0_1(name, digest):
     settings = preset(name)
     paper = Settings().explain.methods  # the preset names more since
     settings = settings.model_copy(update={"explain": settings.explain.model_copy(update={"methods": paper})})
-    assert json_digest(settings.digest_values()) == digest
+    values = settings.digest_values()
+    del values["nuclei"]  # a group of its own stage, which came later
+    assert json_digest(values) == digest
 
 
 class Later(Branch):
