@@ -25,7 +25,7 @@ FLOORS = (
     ("training", "explain"),
     ("evaluation", "search"),
     ("report",),
-    ("pipeline",),
+    ("pipeline", "viewer"),
     ("demo",),
     ("cli",),
     ("__main__",),

@@ -158,6 +158,20 @@ def report(run: RunFolder, changes: Changes = None) -> None:
 
 
 @app.command()
+def view(
+    what: Annotated[list[Path], typer.Argument(metavar="RUN | FOLDER | SLIDE...", help="What to look at.")],
+    maps: Annotated[Optional[Path], typer.Option(help="Where vitrail predict has put the slides' maps.")] = None,  # noqa: UP045 - typer reads this at run time
+    mpp: Annotated[Optional[float], typer.Option(help="um per level-0 pixel, where headers lack it.")] = None,  # noqa: UP045 - the same
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 0,
+    browser: Annotated[bool, typer.Option(help="Open the page; without it, its address is said.")] = True,  # noqa: FBT002 - a flag
+) -> None:
+    """Look at slides, maps and explanations in the browser, on this computer alone (needs vitrail[viewer])."""
+    from vitrail.viewer.launch import view
+
+    view(what, maps=maps, mpp=mpp, port=port, browser=browser, say=typer.echo)
+
+
+@app.command()
 def search(
     run: RunFolder,
     scheduler: Annotated[

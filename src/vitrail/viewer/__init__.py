@@ -1,0 +1,1 @@
+"""A viewer in the browser: slides, maps and explanations, on this computer alone."""

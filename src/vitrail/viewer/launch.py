@@ -1,0 +1,87 @@
+"""The viewer's server: on loopback alone, at a port and behind a token that nobody can guess."""
+
+from __future__ import annotations
+
+import secrets
+import socket
+import threading
+import webbrowser
+from typing import TYPE_CHECKING
+
+from vitrail.errors import SettingsError
+from vitrail.viewer.session import session_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+LOOPBACK = "127.0.0.1"
+
+INSTALL = "Install it with: pip install 'vitrail[viewer]'"
+
+
+def view(
+    paths: Sequence[Path],
+    *,
+    maps: Path | None = None,
+    mpp: float | None = None,
+    port: int = 0,
+    browser: bool = True,
+    say: Callable[[str], None] = print,
+) -> None:
+    """Serve slides until Ctrl-C.
+
+    Parameters
+    ----------
+    paths
+        A run, a folder of slides, or slides.
+    maps
+        Where `vitrail predict --out` has put their maps; None looks beside the slides.
+    mpp
+        um per level-0 pixel of slides whose header lacks it.
+    port
+        0 takes a free one.
+    browser
+        Whether to open the page.
+    say
+        Is told the address.
+
+    Raises
+    ------
+    SettingsError
+        What the viewer needs is not installed, or the port is taken.
+    VitrailError
+        See `session_of`.
+    """
+    try:
+        import uvicorn  # noqa: PLC0415 - an extra
+
+        from vitrail.viewer.server import viewer_app  # noqa: PLC0415 - the same
+    except ImportError as error:
+        raise SettingsError("vitrail view", f"{error.name} is not installed", INSTALL) from None
+    from vitrail.viewer.asking import Networks  # noqa: PLC0415 - torch takes seconds
+
+    session = session_of(paths, maps, mpp)
+    networks = None
+    if session.run is not None and session.settings is not None:
+        asked = Networks(session.run, session.settings)
+        networks = asked if asked.tasks else None
+    token = secrets.token_urlsafe(24)
+    opened = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        opened.bind((LOOPBACK, port))
+    except OSError as error:
+        opened.close()
+        raise SettingsError("--port", f"{port} cannot be used ({error.strerror})", "Name another, or none") from None
+    address = f"http://{LOOPBACK}:{opened.getsockname()[1]}/{token}/"
+    app = viewer_app(session, token, networks)
+    # no access log: addresses hold the token
+    config = uvicorn.Config(app, log_level="warning", access_log=False, server_header=False, ws="none", lifespan="off")
+    server = uvicorn.Server(config)
+    say(f"{len(session.slides)} slides at {address}")
+    say("Ctrl-C ends it.")
+    if browser:
+        threading.Timer(0.5, webbrowser.open, (address,)).start()
+    with opened:
+        server.run(sockets=[opened])

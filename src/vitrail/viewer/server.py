@@ -1,0 +1,350 @@
+"""The viewer's addresses. Everything lies behind a token, and nothing is reached by a path of this computer.
+
+/TOKEN/                                            the page
+/TOKEN/static/NAME                                 what it is made of
+/TOKEN/api/session                                 title, classes, networks, slides
+/TOKEN/api/slides/ID                               a slide and its maps
+/TOKEN/api/slides/ID/outlines                      its outlines, GeoJSON
+/TOKEN/api/slides/ID/explain      POST x, y        why the networks say so, at this place
+/TOKEN/api/slides/ID/what_if      POST x, y, discs the scores without what was brushed away
+/TOKEN/api/slides/ID/nearest?x=&y=                 the training tiles that are most alike
+/TOKEN/slide/ID/LEVEL/COLUMN_ROW.jpg               a square of a slide
+/TOKEN/map/ID/KEY/LEVEL/COLUMN_ROW.bin             a square of a map, raw numbers
+/TOKEN/thumbnail/ID.jpg, /TOKEN/tile/ROW.jpg       small pictures
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import mimetypes
+import re
+from functools import lru_cache
+from importlib import resources
+from typing import TYPE_CHECKING, Any
+
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import Response
+from starlette.routing import Route
+
+from vitrail.classes import NETWORK_COLOURS, NETWORKS
+from vitrail.errors import VitrailError
+from vitrail.slides.slide import read_thumbnail
+from vitrail.viewer.pyramid import encode, slide_square
+from vitrail.viewer.session import describe, map_classes
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+
+    from starlette.requests import Request
+    from starlette.types import ASGIApp, Receive, Scope, Send
+
+    from vitrail.geometry import Region
+    from vitrail.slides.slide import Slide
+    from vitrail.viewer.asking import Networks
+    from vitrail.viewer.session import Session, ViewedSlide
+
+SQUARES = 2048
+"""Squares of slides that are kept in memory: about 60 MB."""
+
+THUMBNAIL_PX = 360
+
+MOST_BODY = 1 << 16
+"""Bytes of a question: a few thousand brushed discs."""
+
+MOST_DISCS = 1000
+
+_STATIC = re.compile(r"(?:[a-z0-9_-]+/){0,3}[A-Za-z0-9_-][A-Za-z0-9._-]*")
+
+_HEADERS = {
+    "Content-Security-Policy": "default-src 'self'; img-src 'self' blob: data:; style-src 'self' 'unsafe-inline'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "Referrer-Policy": "no-referrer",  # the address holds the token
+    "X-Content-Type-Options": "nosniff",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cross-Origin-Opener-Policy": "same-origin",
+}
+_LASTING, _FRESH = "private, max-age=86400", "no-store"
+
+
+class _Guard:
+    """Lets only those in who name this server and know the token; and tells no other page anything.
+
+    `Host` is checked because a page elsewhere can point a name of its own at this computer (DNS rebinding).
+    """
+
+    def __init__(self, app: ASGIApp, token: str, hosts: frozenset[str]) -> None:
+        self.app, self.token, self.hosts = app, token, hosts
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":  # the server speaks nothing else
+            if scope["type"] == "lifespan":
+                await self.app(scope, receive, send)
+            return
+        headers = dict(scope["headers"])
+        host = headers.get(b"host", b"").decode("latin-1").rpartition(":")[0].lower()
+        origin = headers.get(b"origin", b"").decode("latin-1")
+        own = f"//{headers.get(b'host', b'').decode('latin-1')}"
+        if host not in self.hosts or (origin and not origin.endswith(own)):
+            await _plain(403, "Open the address that vitrail view has printed.")(scope, receive, send)
+        elif not scope["path"].startswith(f"/{self.token}/"):
+            await _plain(404, "Open the address that vitrail view has printed.")(scope, receive, send)
+        else:
+            await self.app(scope, receive, send)
+
+
+def viewer_app(
+    session: Session, token: str, networks: Networks | None = None, hosts: Sequence[str] = ("127.0.0.1", "localhost")
+) -> ASGIApp:
+    """Make the application that serves a session.
+
+    Parameters
+    ----------
+    session
+        What is shown.
+    token
+        What every address begins with; whoever knows it sees the slides.
+    networks
+        What answers questions about tiles; None where no network is trained.
+    hosts
+        Names under which this server may be addressed.
+
+    Returns
+    -------
+    ASGIApp
+        For uvicorn.
+    """
+    api = _Api(session, networks)
+    routes = [
+        Route("/", api.page),
+        Route("/static/{name:path}", api.static),
+        Route("/api/session", api.session),
+        Route("/api/slides/{slide}", api.slide),
+        Route("/api/slides/{slide}/outlines", api.outlines),
+        Route("/api/slides/{slide}/explain", api.explain, methods=["POST"]),
+        Route("/api/slides/{slide}/what_if", api.what_if, methods=["POST"]),
+        Route("/api/slides/{slide}/nearest", api.nearest),
+        Route("/slide/{slide}/{level:int}/{column:int}_{row:int}.jpg", api.square),
+        Route("/map/{slide}/{key}/{level:int}/{column:int}_{row:int}.bin", api.map_square),
+        Route("/thumbnail/{slide}.jpg", api.thumbnail),
+        Route("/tile/{row:int}.jpg", api.tile),
+    ]
+    inner = Starlette(
+        routes=[Route(f"/{token}{route.path}", route.endpoint, methods=route.methods) for route in routes]
+    )
+    return _Guard(inner, token, frozenset(hosts))
+
+
+def _plain(status: int, text: str) -> Response:
+    return Response(text, status, _HEADERS | {"Cache-Control": _FRESH}, "text/plain; charset=utf-8")
+
+
+def _json(values: Any, status: int = 200) -> Response:
+    content = json.dumps(_finite(values), allow_nan=False, separators=(",", ":"))
+    return Response(content, status, _HEADERS | {"Cache-Control": _FRESH}, "application/json")
+
+
+def _finite(values: Any) -> Any:
+    """Return JSON's values with null for what is no number."""
+    if isinstance(values, dict):
+        return {str(key): _finite(value) for key, value in values.items()}
+    if isinstance(values, list | tuple):
+        return [_finite(value) for value in values]
+    return None if isinstance(values, float) and not math.isfinite(values) else values
+
+
+def _answers(
+    method: Callable[[_Api, Request], Awaitable[Response]],
+) -> Callable[[_Api, Request], Awaitable[Response]]:
+    """Turn what a user can cause into an answer: 404 for what is not there, 422 with the one line for the rest."""
+
+    async def answer(api: _Api, request: Request) -> Response:
+        try:
+            return await method(api, request)
+        except LookupError:
+            return _json({"error": "there is no such thing in this session"}, 404)
+        except (VitrailError, OSError) as error:
+            return _json({"error": str(error)}, 422)
+        except ValueError as error:
+            return _json({"error": f"not understood: {error}"}, 400)
+
+    return answer
+
+
+class _Api:
+    def __init__(self, session: Session, networks: Networks | None) -> None:
+        self.shown, self.networks = session, networks
+        # what lru_cache keeps goes with this object
+        self._square = lru_cache(SQUARES)(self._read_square)
+        self._small = lru_cache(SQUARES)(self._read_thumbnail)
+
+    @_answers
+    async def page(self, _request: Request) -> Response:
+        return await run_in_threadpool(_resource, "index.html")
+
+    @_answers
+    async def static(self, request: Request) -> Response:
+        return await run_in_threadpool(_resource, request.path_params["name"])
+
+    @_answers
+    async def session(self, _request: Request) -> Response:
+        shown = self.shown
+        tasks = [] if self.networks is None else self.networks.tasks
+        return _json({
+            "title": shown.title,
+            "run": shown.run is not None,
+            "classes": map_classes(),
+            "networks": {task: {"title": NETWORKS[task], "colour": NETWORK_COLOURS[task]} for task in tasks},
+            "slides": [{"id": each.id, "name": each.name, **each.facts} for each in shown.slides.values()],
+        })  # fmt: skip
+
+    @_answers
+    async def slide(self, request: Request) -> Response:
+        slide = self._slide(request)
+        return _json(await run_in_threadpool(describe, slide, self.shown))
+
+    @_answers
+    async def outlines(self, request: Request) -> Response:
+        features = await run_in_threadpool(self.shown.outlines, self._slide(request).id)
+        return _json({"type": "FeatureCollection", "features": features})
+
+    @_answers
+    async def explain(self, request: Request) -> Response:
+        values = await _question(request)
+        names = values.get("methods", [])
+        if not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
+            raise ValueError("methods are a list of names")
+        x, y = _number(values, "x"), _number(values, "y")
+
+        def ask(networks: Networks, slide: Slide, tile: Region) -> dict[str, Any]:
+            return networks.explain(slide, tile, names)
+
+        return _json(await run_in_threadpool(self._at, self._slide(request), x, y, ask))
+
+    @_answers
+    async def what_if(self, request: Request) -> Response:
+        values = await _question(request)
+        discs = values.get("discs")
+        if not (isinstance(discs, list) and len(discs) <= MOST_DISCS):
+            raise ValueError(f"discs are a list of at most {MOST_DISCS}")
+        brushed = [(_number(disc, "x"), _number(disc, "y"), _number(disc, "r")) for disc in discs]
+        by = values.get("by", "tissue")
+        if by not in {"tissue", "blur"}:
+            raise ValueError("by is tissue or blur")
+        x, y = _number(values, "x"), _number(values, "y")
+
+        def ask(networks: Networks, slide: Slide, tile: Region) -> dict[str, Any]:
+            return networks.what_if(slide, tile, brushed, by)
+
+        return _json(await run_in_threadpool(self._at, self._slide(request), x, y, ask))
+
+    @_answers
+    async def nearest(self, request: Request) -> Response:
+        x, y = (_number(dict(request.query_params), name) for name in ("x", "y"))
+
+        def ask(networks: Networks, slide: Slide, tile: Region) -> list[dict[str, Any]]:
+            return networks.nearest(slide, tile)
+
+        return _json({"tiles": await run_in_threadpool(self._at, self._slide(request), x, y, ask)})
+
+    @_answers
+    async def square(self, request: Request) -> Response:
+        slide, at = self._slide(request), _place(request)
+        content = await run_in_threadpool(self._square, slide.id, *at)
+        return Response(content, 200, _HEADERS | {"Cache-Control": _LASTING}, "image/jpeg")
+
+    @_answers
+    async def map_square(self, request: Request) -> Response:
+        slide, at = self._slide(request), _place(request)
+
+        def read() -> bytes:
+            return self.shown.rasters(slide.id)[request.path_params["key"]].square(*at)
+
+        content = await run_in_threadpool(read)
+        return Response(content, 200, _HEADERS | {"Cache-Control": _LASTING}, "application/octet-stream")
+
+    @_answers
+    async def thumbnail(self, request: Request) -> Response:
+        content = await run_in_threadpool(self._small, self._slide(request).id)
+        return Response(content, 200, _HEADERS | {"Cache-Control": _LASTING}, "image/jpeg")
+
+    @_answers
+    async def tile(self, request: Request) -> Response:
+        if self.networks is None:
+            raise LookupError("no run")
+        content = encode(await run_in_threadpool(self.networks.picture, request.path_params["row"]))
+        return Response(content, 200, _HEADERS | {"Cache-Control": _LASTING}, "image/jpeg")
+
+    def _slide(self, request: Request) -> ViewedSlide:
+        return self.shown.slide(request.path_params["slide"])
+
+    def _at(self, slide: ViewedSlide, x: float, y: float, ask: Callable[[Networks, Slide, Region], Any]) -> Any:
+        """Ask the networks about the tile that a point of a slide lies in."""
+        if self.networks is None:
+            raise LookupError("no network")
+        opened = slide.open()
+        return ask(self.networks, opened, self.networks.place(opened, x, y))
+
+    def _read_square(self, slide_id: str, level: int, column: int, row: int) -> bytes:
+        return slide_square(self.shown.slide(slide_id).open(), level, column, row)
+
+    def _read_thumbnail(self, slide_id: str) -> bytes:
+        return encode(read_thumbnail(self.shown.slide(slide_id).open(), THUMBNAIL_PX))
+
+
+def _resource(name: str) -> Response:
+    """Return a file of the page; names that lead elsewhere are none of it."""
+    if not _STATIC.fullmatch(name) or ".." in name:
+        raise LookupError(name)
+    file = resources.files("vitrail.viewer").joinpath("static", *name.split("/"))
+    if not file.is_file():
+        raise LookupError(name)
+    kind = "text/javascript" if name.endswith((".js", ".mjs")) else mimetypes.guess_type(name)[0]
+    text = kind is not None and (kind.startswith("text/") or kind.endswith(("json", "xml")))
+    media = f"{kind}; charset=utf-8" if text else kind or "application/octet-stream"
+    return Response(file.read_bytes(), 200, _HEADERS | {"Cache-Control": "no-cache"}, media)
+
+
+def _place(request: Request) -> tuple[int, int, int]:
+    level, column, row = (request.path_params[name] for name in ("level", "column", "row"))
+    return level, column, row
+
+
+async def _question(request: Request) -> dict[str, Any]:
+    """Read the JSON of a question.
+
+    Raises
+    ------
+    ValueError
+        It is none, or too long.
+    """
+    content = b""
+    async for part in request.stream():
+        content += part
+        if len(content) > MOST_BODY:
+            raise ValueError("too long")
+    try:
+        values = json.loads(content)
+    except RecursionError:
+        raise ValueError("lists within lists, too deep") from None
+    if not isinstance(values, dict):
+        raise ValueError("no object")  # noqa: TRY004 - all that is wrong with a question is one kind of answer
+    return values
+
+
+def _number(values: Any, name: str) -> float:
+    """Return a finite number of a question.
+
+    Raises
+    ------
+    ValueError
+        It is missing, or none.
+    """
+    try:
+        value = float(values[name])
+    except (KeyError, TypeError, OverflowError):
+        raise ValueError(f"{name} is missing, or no number") from None
+    if not math.isfinite(value):
+        raise ValueError(f"{name} is not finite")
+    return value
