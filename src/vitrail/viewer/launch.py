@@ -71,6 +71,7 @@ def view(
     opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         opened.bind((LOOPBACK, port))
+        opened.listen()  # who is quicker than the server waits
     except OSError as error:
         opened.close()
         raise SettingsError("--port", f"{port} cannot be used ({error.strerror})", "Name another, or none") from None
