@@ -23,7 +23,7 @@ FLOORS = (
     ("nuclei",),
     ("inference",),
     ("training", "explain"),
-    ("evaluation", "search"),
+    ("evaluation", "search", "review"),
     ("report",),
     ("pipeline", "viewer"),
     ("demo",),

@@ -172,6 +172,37 @@ def view(
 
 
 @app.command()
+def review(  # noqa: PLR0913, PLR0917 - each is an option of the command
+    run: RunFolder,
+    by: Annotated[
+        Literal["disagreement", "uncertainty", "errors", "explanations", "random"],
+        typer.Option(help="Which tiles come first."),
+    ] = "disagreement",
+    cases: Annotated[int, typer.Option(help="How many.")] = 100,
+    about: Annotated[
+        Optional[str],  # noqa: UP045 - typer reads this at run time
+        typer.Option("--map", metavar="NETWORK_METHOD", help="Ask what this map, such as classifier_hrcam, lies on."),
+    ] = None,
+    split: Annotated[Literal["", "train", "validation", "test"], typer.Option(help="Of these patients alone.")] = "",
+    queue: Annotated[Optional[str], typer.Option(help="Name of the queue; its order by default.")] = None,  # noqa: UP045 - the same
+    export: Annotated[
+        Optional[Path],  # noqa: UP045 - the same
+        typer.Option(help="Write what was said as CSV into this folder, and end."),
+    ] = None,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 0,
+    browser: Annotated[bool, typer.Option(help="Open the page; without it, its address is said.")] = True,  # noqa: FBT002 - a flag
+) -> None:
+    """Judge tiles or explanations one by one in the browser; what is said is kept in RUN/review."""
+    from vitrail.viewer.launch import export_queue, review
+
+    if export is not None:
+        for file in export_queue(run, queue or by, export):
+            typer.echo(file)
+        return
+    review(run, by, queue or by, cases, about=about, split=split, port=port, browser=browser, say=typer.echo)
+
+
+@app.command()
 def search(
     run: RunFolder,
     scheduler: Annotated[

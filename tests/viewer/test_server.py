@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from helpers.cohort import tissue, write_tiff
 from helpers.viewing import HOST, TOKEN, request, unpack_run
+from vitrail.review.queue import QueueSpec, open_queue, read_queue
 from vitrail.viewer.asking import Networks
 from vitrail.viewer.server import MOST_BODY, viewer_app
 from vitrail.viewer.session import id_of, session_of
@@ -31,6 +32,8 @@ def run(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def app(run):
+    open_queue(run, "errors", QueueSpec(by="errors", cases=20))
+    open_queue(run, "maps", QueueSpec(question="explanation", network="segmenter", method="gradcam", cases=10))
     session = session_of([run])
     return viewer_app(session, TOKEN, Networks(run, session.settings))
 
@@ -66,6 +69,55 @@ def test_questions_are_answered(app):
     assert 0 < request(app, at(f"{where}/what_if"), method="POST", body=body).json["share"] < 0.2
     nearest = request(app, at(f"{where}/nearest"), query=b"x=40&y=40").json["tiles"]
     assert request(app, at(f"tile/{nearest[0]['row']}.jpg")).headers["content-type"] == "image/jpeg"
+
+
+def post(app, path, **values):
+    return request(app, at(path), method="POST", body=json.dumps(values).encode())
+
+
+def test_a_rater_judges_blind_and_sees_the_networks_afterwards(app, run):
+    assert {each["name"]: each["cases"] for each in request(app, at("api/review")).json["queues"]} == {
+        "errors": 20,
+        "maps": 10,
+    }
+    first = request(app, at("api/review/errors/next"), query=b"rater=Ada")
+    assert first.json["case"] == 0
+    assert not {"classifier", "segmenter", "label", "networks"} & set(first.json)
+    queue = read_queue(run / "review" / "errors").rows
+    assert first.json["tile"]["x"] == pytest.approx(queue.loc[0, "x"])
+    said = post(app, "api/review/errors/judge", case=0, rater="Ada", answer="tumor", seconds=1.5).json
+    assert said["networks"]["classifier"] == pytest.approx(queue.loc[0, "classifier"])
+    assert said["label"] == queue.loc[0, "label"]
+    assert request(app, at("api/review/errors/next"), query=b"rater=Ada").json["case"] == 1
+    assert request(app, at("api/review/errors/next"), query=b"rater=Bob").json["case"] == 0
+    assert request(app, at("api/review/errors/results")).json["raters"]["Ada"]["judged"] == 1
+    assert post(app, "api/review/errors/undo", rater="Ada").json["case"] == 0
+    assert post(app, "api/review/errors/undo", rater="Ada").json["case"] is None
+    assert request(app, at("api/review/errors/next"), query=b"rater=Ada").json["judged"] == 0
+
+
+def test_of_a_map_the_rater_sees_the_map_alone(app):
+    case = request(app, at("api/review/maps/next"), query=b"rater=Ada").json
+    assert case["map"]["method"] == "gradcam"
+    assert "networks" not in case
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {},
+        {"case": 0, "rater": "Ada", "answer": "tumor"},
+        {"case": "0", "rater": "Ada", "answer": "tumor", "seconds": 1},
+        {"case": True, "rater": "Ada", "answer": "tumor", "seconds": 1},
+        {"case": 0, "rater": "Ada", "answer": "stroma", "seconds": 1},
+        {"case": 0, "rater": "", "answer": "tumor", "seconds": 1},
+        {"case": 0, "rater": "Ada", "answer": "tumor", "seconds": 1, "time": "yesterday"},
+        {"case": 99, "rater": "Ada", "answer": "tumor", "seconds": 1},
+    ],
+)
+def test_a_judgement_that_is_none_is_refused(app, values):
+    assert post(app, "api/review/errors/judge", **values).status == 400
+    assert post(app, "api/review/no-such-queue/judge", **values).status == 404
 
 
 @pytest.mark.parametrize(

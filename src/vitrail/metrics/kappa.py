@@ -36,8 +36,10 @@ def cohen_kappa(counts: ArrayLike, patients: ArrayLike, seed: int) -> Estimate:
     Returns
     -------
     Estimate
-        NaN where both raters always give one answer.
+        NaN without cases, and where both raters always give one answer.
     """
+    if not len(np.asarray(counts)):
+        return Estimate(np.nan, np.nan, np.nan)
     tables = by_patient(patients, counts)  # [patients, k, k]
     weights = sample(len(tables), RESAMPLES, seed)
     sums = np.einsum("rp,pij->rij", weights, tables)

@@ -182,7 +182,7 @@ class Networks:
                 answers[task] = {
                     "title": NETWORKS[task],
                     "score": network.scores(image)[0],
-                    "maps": [_map_json(maps[task, name]) for name in chosen],
+                    "maps": [map_json(maps[task, name]) for name in chosen],
                     "methods": [{"name": m, "title": METHODS[m].title, "quick": _quick(m)} for m in able],
                 }
         agreement = {}
@@ -326,7 +326,8 @@ def _quick(name: str) -> bool:
     return method.passes + method.gradients <= QUICK_PASSES
 
 
-def _map_json(saliency: Saliency) -> dict[str, Any]:
+def map_json(saliency: Saliency) -> dict[str, Any]:
+    """Return a map as JSON, over its whole tile; the values are base64 of little-endian float32, row by row."""
     values = saliency.upsample()
     most = float(np.abs(values).max())
     return {

@@ -9,11 +9,18 @@ import webbrowser
 from typing import TYPE_CHECKING
 
 from vitrail.errors import SettingsError
+from vitrail.explain.study.store import split_key
+from vitrail.review.judgements import Judgements
+from vitrail.review.queue import QueueSpec, open_queue, read_queue
+from vitrail.stage import open_run
 from vitrail.viewer.session import session_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
+
+    from vitrail.review.queue import Order, Question
+    from vitrail.viewer.session import Session
 
 LOOPBACK = "127.0.0.1"
 
@@ -48,10 +55,87 @@ def view(
 
     Raises
     ------
+    VitrailError
+        See `session_of` and `serve`.
+    """
+    serve(session_of(paths, maps, mpp), port=port, browser=browser, say=say)
+
+
+def review(  # noqa: PLR0913 - the options of the command
+    run: Path,
+    by: Order,
+    name: str,
+    cases: int,
+    *,
+    about: str | None = None,
+    split: str = "",
+    port: int = 0,
+    browser: bool = True,
+    say: Callable[[str], None] = print,
+) -> None:
+    """Serve a queue of cases to raters until Ctrl-C.
+
+    Parameters
+    ----------
+    run
+        The run folder.
+    by, name, cases, split
+        Of the queue, see `open_queue`.
+    about
+        The map that is asked about, `<network>_<method>`; None asks for the tile's class.
+    port, browser, say
+        As of `view`.
+
+    Raises
+    ------
+    VitrailError
+        See `open_queue` and `serve`.
+    """
+    run = open_run(run).folder
+    network, method = split_key(about) if about else ("", "")
+    question: Question = "explanation" if about else "class"
+    seed = open_run(run).settings.seed
+    spec = QueueSpec(by=by, question=question, network=network, method=method, cases=cases, split=split, seed=seed)
+    queue = open_queue(run, name, spec)
+    say(f"{len(queue)} cases in {queue.folder}")
+    serve(session_of([run]), port=port, browser=browser, say=say, place=f"#review={name}")
+
+
+def export_queue(run: Path, name: str, folder: Path) -> tuple[Path, Path]:
+    """Write what raters said in a queue; see `Judgements.export`.
+
+    Raises
+    ------
+    RunError
+        There is no such queue, or it is damaged.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    return Judgements(read_queue(open_run(run).folder / "review" / name)).export(folder)
+
+
+def serve(
+    session: Session,
+    *,
+    port: int = 0,
+    browser: bool = True,
+    say: Callable[[str], None] = print,
+    place: str = "",
+) -> None:
+    """Serve a session until Ctrl-C.
+
+    Parameters
+    ----------
+    session
+        What is shown.
+    port, browser, say
+        As of `view`.
+    place
+        Of the page, where it opens.
+
+    Raises
+    ------
     SettingsError
         What the viewer needs is not installed, or the port is taken.
-    VitrailError
-        See `session_of`.
     """
     try:
         import uvicorn  # noqa: PLC0415 - an extra
@@ -61,7 +145,6 @@ def view(
         raise SettingsError("vitrail view", f"{error.name} is not installed", INSTALL) from None
     from vitrail.viewer.asking import Networks  # noqa: PLC0415 - torch takes seconds
 
-    session = session_of(paths, maps, mpp)
     networks = None
     if session.run is not None and session.settings is not None:
         asked = Networks(session.run, session.settings)
@@ -75,7 +158,7 @@ def view(
     except OSError as error:
         opened.close()
         raise SettingsError("--port", f"{port} cannot be used ({error.strerror})", "Name another, or none") from None
-    address = f"http://{LOOPBACK}:{opened.getsockname()[1]}/{token}/"
+    address = f"http://{LOOPBACK}:{opened.getsockname()[1]}/{token}/{place}"
     app = viewer_app(session, token, networks)
     # no access log: addresses hold the token
     config = uvicorn.Config(app, log_level="warning", access_log=False, server_header=False, ws="none", lifespan="off")

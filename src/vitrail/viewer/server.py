@@ -32,6 +32,7 @@ from vitrail.classes import NETWORK_COLOURS, NETWORKS
 from vitrail.errors import VitrailError
 from vitrail.slides.slide import read_thumbnail
 from vitrail.viewer.pyramid import encode, slide_square
+from vitrail.viewer.reviewing import Reviews
 from vitrail.viewer.session import describe, map_classes
 
 if TYPE_CHECKING:
@@ -125,6 +126,11 @@ def viewer_app(
         Route("/api/slides/{slide}/explain", api.explain, methods=["POST"]),
         Route("/api/slides/{slide}/what_if", api.what_if, methods=["POST"]),
         Route("/api/slides/{slide}/nearest", api.nearest),
+        Route("/api/review", api.queues),
+        Route("/api/review/{queue}/next", api.next_case),
+        Route("/api/review/{queue}/judge", api.judge, methods=["POST"]),
+        Route("/api/review/{queue}/undo", api.undo, methods=["POST"]),
+        Route("/api/review/{queue}/results", api.results),
         Route("/slide/{slide}/{level:int}/{column:int}_{row:int}.jpg", api.square),
         Route("/map/{slide}/{key}/{level:int}/{column:int}_{row:int}.bin", api.map_square),
         Route("/thumbnail/{slide}.jpg", api.thumbnail),
@@ -174,7 +180,7 @@ def _answers(
 
 class _Api:
     def __init__(self, session: Session, networks: Networks | None) -> None:
-        self.shown, self.networks = session, networks
+        self.shown, self.networks, self.reviews = session, networks, Reviews(session)
         # what lru_cache keeps goes with this object
         self._square = lru_cache(SQUARES)(self._read_square)
         self._small = lru_cache(SQUARES)(self._read_thumbnail)
@@ -247,6 +253,29 @@ class _Api:
             return networks.nearest(slide, tile)
 
         return _json({"tiles": await run_in_threadpool(self._at, self._slide(request), x, y, ask)})
+
+    @_answers
+    async def queues(self, _request: Request) -> Response:
+        return _json({"queues": await run_in_threadpool(self.reviews.describe)})
+
+    @_answers
+    async def next_case(self, request: Request) -> Response:
+        rater = request.query_params.get("rater", "")
+        return _json(await run_in_threadpool(self.reviews.next_case, request.path_params["queue"], rater))
+
+    @_answers
+    async def judge(self, request: Request) -> Response:
+        values = await _question(request)
+        return _json(await run_in_threadpool(self.reviews.judge, request.path_params["queue"], values))
+
+    @_answers
+    async def undo(self, request: Request) -> Response:
+        rater = str((await _question(request)).get("rater", ""))
+        return _json(await run_in_threadpool(self.reviews.undo, request.path_params["queue"], rater))
+
+    @_answers
+    async def results(self, request: Request) -> Response:
+        return _json(await run_in_threadpool(self.reviews.results, request.path_params["queue"]))
 
     @_answers
     async def square(self, request: Request) -> Response:

@@ -1,0 +1,1 @@
+"""What raters say of tiles and of explanations: queues, judgements, agreement."""
