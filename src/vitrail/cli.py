@@ -38,15 +38,29 @@ StageName = Literal["tiles", "split", "classifier", "segmenter", "predict", "exp
 @app.command()
 def init(
     run: RunFolder,
-    slides: Annotated[Path, typer.Option(help="The cohort: slides.csv.")],
+    slides: Annotated[Optional[Path], typer.Option(help="The cohort: slides.csv.")] = None,  # noqa: UP045 - typer reads this at run time
     preset: Annotated[
         Literal["paper", "quick"], typer.Option(help="paper: its settings; quick: for 2 CPU cores.")
     ] = "paper",
+    earlier: Annotated[
+        Optional[Path],  # noqa: UP045 - the same
+        typer.Option("--from", metavar="RUN", help="Take settings, cohort, split and tiles of this run."),
+    ] = None,
+    corrected: Annotated[  # noqa: FBT002 - a flag
+        bool, typer.Option("--with-corrections", help="Take its outlines as they were corrected and judged.")
+    ] = False,
     changes: Changes = None,
 ) -> None:
     """Make a run folder: a commented study.toml, and the cohort's slides.csv."""
-    from vitrail.pipeline.run import new_run
+    from vitrail.pipeline.run import new_run, run_from
 
+    if earlier is not None:
+        _refuse("--slides", slides, f"the cohort is that of {earlier}", "Leave it out")
+        _finish(run_from(run, earlier, changes or (), corrected=corrected))
+        return
+    if slides is None:
+        raise SettingsError("--slides", "is missing", "Name the cohort: --slides slides.csv")
+    _refuse("--with-corrections", corrected or None, "there is no earlier run", "Add --from RUN")
     _finish(new_run(run, slides, preset, changes or ()))
 
 

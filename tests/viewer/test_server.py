@@ -96,6 +96,19 @@ def test_a_rater_judges_blind_and_sees_the_networks_afterwards(app, run):
     assert request(app, at("api/review/errors/next"), query=b"rater=Ada").json["judged"] == 0
 
 
+def test_corrected_outlines_are_kept_beside_the_originals(app, run):
+    where, original = f"api/slides/{id_of('S4')}/outlines", (run.parent / "cohort" / "S4.geojson").read_bytes()
+    features = request(app, at(where)).json["features"]
+    corner = [[[0, 0], [0, 50], [50, 50], [50, 0], [0, 0]]]
+    more = {"type": "Feature", "properties": {"class": "tumor"}, "geometry": {"type": "Polygon", "coordinates": corner}}
+    assert post(app, where, features=[*features, more]).json["version"] == 1
+    assert len(request(app, at(where)).json["features"]) == len(features) + 1
+    assert (run.parent / "cohort" / "S4.geojson").read_bytes() == original
+    for wrong in (5, [5], [{}], [more | {"properties": {"class": "other"}}], [more | {"geometry": None}], []):
+        assert post(app, where, features=wrong).status in {400, 422}
+    assert len(request(app, at(where)).json["features"]) == len(features) + 1
+
+
 def test_of_a_map_the_rater_sees_the_map_alone(app):
     case = request(app, at("api/review/maps/next"), query=b"rater=Ada").json
     assert case["map"]["method"] == "gradcam"

@@ -84,6 +84,86 @@ def new_run(folder: Path, slides: Path, name: Preset, changes: Sequence[str] = (
     return Outcome(lines=[line], warnings=old_names(None, changes), skipped=[])
 
 
+def run_from(folder: Path, earlier: Path, changes: Sequence[str] = (), *, corrected: bool = False) -> Outcome:
+    """Make a run folder with the settings, the cohort and the split of an earlier run; its tiles are used again.
+
+    Parameters
+    ----------
+    folder
+        Where; made where it is missing.
+    earlier
+        The run to go on from.
+    changes
+        `key=value`, of its settings.
+    corrected
+        Whether outlines are taken as they were corrected and judged in the earlier run; see
+        `vitrail.review.corrections`. Only the tiles of slides that this touches are cut again.
+
+    Returns
+    -------
+    Outcome
+        What to do next, and how many slides were corrected.
+
+    Raises
+    ------
+    RunError
+        The folder is a run already, the earlier one is none, or nothing was corrected in it.
+    VitrailError
+        Its cohort, settings or outlines cannot be read.
+    """
+    import csv
+    import io
+    import os
+    import shutil
+
+    from vitrail.review.corrections import corrected_outlines
+    from vitrail.tiles.extract import class_names
+    from vitrail.tiles.split import split_of
+
+    old, study = open_run(earlier), folder / "study.toml"
+    if study.exists():
+        raise RunError(folder, "is a run already", f"Go on with: vitrail run {folder}, or name another folder")
+    entries, names = read_cohort(old.cohort), class_names(old.settings)
+    text = changed_text((earlier / "study.toml").read_text(encoding="utf-8"), changes)
+    has_split = (earlier / "split" / "patients.csv").is_file()
+    split = split_of(earlier / "split") if has_split else {}
+    split = split if all(entry.patient_id in split for entry in entries) else {}
+    rows, count = [], 0
+    for entry in entries:
+        file = corrected_outlines(earlier, entry, names, folder / "annotations") if corrected else None
+        count += file is not None
+        own = split.get(entry.patient_id) or entry.split
+        rows.append(
+            {"slide_id": entry.slide_id, "patient_id": entry.patient_id, "slide": str(entry.slide.resolve())}
+            | {"annotations": str((file or entry.annotations).resolve())}
+            | ({"split": own} if own else {})
+            | ({} if entry.mpp is None else {"mpp": repr(entry.mpp)})
+            | entry.attributes
+        )
+    if corrected and not count:
+        cure = f"Correct outlines in: vitrail view {earlier}, or judge tiles in: vitrail review {earlier}"
+        raise RunError(earlier, "has no corrections", cure)
+    folder.mkdir(parents=True, exist_ok=True)
+    table = io.StringIO()
+    writer = csv.DictWriter(table, fieldnames=list(dict.fromkeys(key for row in rows for key in row)), restval="")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(folder / "slides.csv", table.getvalue())
+    if (earlier / "tiles" / "stage.json").is_file():
+
+        def link(source: str, target: str) -> None:
+            try:
+                os.link(source, target)
+            except OSError:  # another disk, or one without links
+                shutil.copy2(source, target)
+
+        shutil.copytree(earlier / "tiles", folder / "tiles", copy_function=link)
+    write_text(study, text)
+    said = f"; {count} of {len(entries)} slides with corrections" if corrected else ""
+    line = f"{study} holds the settings of {earlier}{said}. Next: vitrail run {folder}"
+    return Outcome(lines=[line], warnings=old_names(None, changes), skipped=[])
+
+
 def bring_run(folder: Path, until: str, changes: Sequence[str], progress: Progress) -> Outcome:
     """Change a run's settings, and bring it up to date as far as one stage.
 

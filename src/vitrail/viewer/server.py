@@ -54,6 +54,9 @@ THUMBNAIL_PX = 360
 MOST_BODY = 1 << 16
 """Bytes of a question: a few thousand brushed discs."""
 
+MOST_OUTLINES = 1 << 24
+"""Bytes of a slide's outlines: half a million corners."""
+
 MOST_DISCS = 1000
 
 _STATIC = re.compile(r"(?:[a-z0-9_-]+/){0,3}[A-Za-z0-9_-][A-Za-z0-9._-]*")
@@ -123,6 +126,7 @@ def viewer_app(
         Route("/api/session", api.session),
         Route("/api/slides/{slide}", api.slide),
         Route("/api/slides/{slide}/outlines", api.outlines),
+        Route("/api/slides/{slide}/outlines", api.correct, methods=["POST"]),
         Route("/api/slides/{slide}/explain", api.explain, methods=["POST"]),
         Route("/api/slides/{slide}/what_if", api.what_if, methods=["POST"]),
         Route("/api/slides/{slide}/nearest", api.nearest),
@@ -139,6 +143,7 @@ def viewer_app(
     inner = Starlette(
         routes=[Route(f"/{token}{route.path}", route.endpoint, methods=route.methods) for route in routes]
     )
+    inner.router.redirect_slashes = False  # an address is right or leads nowhere
     return _Guard(inner, token, frozenset(hosts))
 
 
@@ -214,6 +219,14 @@ class _Api:
     async def outlines(self, request: Request) -> Response:
         features = await run_in_threadpool(self.shown.outlines, self._slide(request).id)
         return _json({"type": "FeatureCollection", "features": features})
+
+    @_answers
+    async def correct(self, request: Request) -> Response:
+        features = (await _question(request, MOST_OUTLINES)).get("features")
+        if not isinstance(features, list):
+            raise ValueError("features are a list")  # noqa: TRY004 - all that is wrong is one kind of answer
+        version = await run_in_threadpool(self.shown.correct, self._slide(request).id, features)
+        return _json({"version": version})
 
     @_answers
     async def explain(self, request: Request) -> Response:
@@ -340,7 +353,7 @@ def _place(request: Request) -> tuple[int, int, int]:
     return level, column, row
 
 
-async def _question(request: Request) -> dict[str, Any]:
+async def _question(request: Request, most: int = MOST_BODY) -> dict[str, Any]:
     """Read the JSON of a question.
 
     Raises
@@ -351,7 +364,7 @@ async def _question(request: Request) -> dict[str, Any]:
     content = b""
     async for part in request.stream():
         content += part
-        if len(content) > MOST_BODY:
+        if len(content) > most:
             raise ValueError("too long")
     try:
         values = json.loads(content)

@@ -18,6 +18,7 @@ from vitrail.explain.methods.base import METHODS
 from vitrail.explain.study.store import SUMMARY, Stored, open_stored, split_key
 from vitrail.inference.outputs import MapFiles, load_map, tile_positions
 from vitrail.interop.class_map import read_class_map
+from vitrail.review.corrections import NAMES, save_correction, versions
 from vitrail.slides.annotations import ClassNames, read_annotations
 from vitrail.slides.cohort import read_cohort
 from vitrail.slides.slide import open_slide
@@ -159,7 +160,7 @@ class Session:
             return self._rasters[slide_id]
 
     def outlines(self, slide_id: str) -> list[dict[str, Any]]:
-        """Return a slide's outlines as features of GeoJSON, in level-0 pixels; none where there are none.
+        """Return a slide's outlines as features of GeoJSON, in level-0 pixels, as they were corrected last.
 
         Raises
         ------
@@ -169,12 +170,12 @@ class Session:
             The file cannot be understood.
         """
         slide = self.slide(slide_id)
-        if slide.annotations is None:
+        file = slide.annotations
+        if self.run is not None:
+            file = next(iter(reversed(versions(self.run, slide.name))), file)
+        if file is None:
             return []
-        names = (self.settings or _default_settings()).annotations
-        read = read_annotations(
-            slide.annotations, ClassNames(tumor=names.tumor, non_tumor=names.non_tumor, ignore=names.ignore)
-        )
+        read = read_annotations(file, self._names)
         return [
             {
                 "type": "Feature",
@@ -183,6 +184,54 @@ class Session:
             }
             for outline in read.outlines
         ]
+
+    def correct(self, slide_id: str, features: Sequence[dict[str, Any]]) -> int:
+        """Keep a further version of a slide's outlines in the run; the original stays.
+
+        Parameters
+        ----------
+        slide_id
+            Of addresses.
+        features
+            As of `save_correction`; `class` of their properties is the key of a class.
+
+        Returns
+        -------
+        int
+            The version, counted from 1.
+
+        Raises
+        ------
+        LookupError
+            There is no such slide, or no run.
+        AnnotationError
+            They are no outlines.
+        ValueError
+            One has no class.
+        """
+        slide = self.slide(slide_id)
+        if self.run is None:
+            raise LookupError("no run")
+        outlines = []
+        for feature in features:
+            properties = feature.get("properties") if isinstance(feature, dict) else None
+            label = properties.get("class") if isinstance(properties, dict) else None
+            if label not in NAMES:
+                raise ValueError(f"an outline has the class {' or '.join(NAMES)}")
+            named = {"objectType": "annotation", "classification": {"name": NAMES[label]}}
+            outlines.append({"type": "Feature", "properties": named, "geometry": feature.get("geometry")})
+        with self._lock:
+            return int(save_correction(self.run, slide.name, outlines, self._names).stem)
+
+    @property
+    def _names(self) -> ClassNames:
+        """What classes of outlines mean: as the run has it, and the names that Vitrail itself writes."""
+        own = (self.settings or _default_settings()).annotations
+        tumor, non_tumor = (
+            (*names, *(() if other in names else (other,)))
+            for names, other in ((own.tumor, NAMES["tumor"]), (own.non_tumor, NAMES["non_tumor"]))
+        )
+        return ClassNames(tumor=tumor, non_tumor=non_tumor, ignore=own.ignore)
 
     def _find_rasters(self, slide: ViewedSlide) -> Iterable[Raster]:
         mpp = slide.open().mpp
