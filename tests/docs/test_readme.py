@@ -14,10 +14,14 @@ from helpers.cohort import FAST, tissue, write_cohort
 from helpers.command import vitrail
 from vitrail import demo
 from vitrail.settings.load import change_settings
+from vitrail.viewer import launch
+from vitrail.viewer.reviewing import Reviews
+from vitrail.viewer.session import describe
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
-PAGES = [README, *(ROOT / "docs" / f"{name}.md" for name in ("start", "study", "why", "slides", "library", "extend"))]
+NAMES = ("start", "study", "why", "look", "slides", "library", "extend")
+PAGES = [README, *(ROOT / "docs" / f"{name}.md" for name in NAMES)]
 WRITTEN = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]
 
 
@@ -25,11 +29,24 @@ def blocks(page, language):
     return re.findall(rf"```{language}\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
 
 
+def look_once(session, *, place="", **_):
+    """Stand for the server: whoever opens its page sees the first slide, and judges the first case of a queue."""
+    reviews, first = Reviews(session), next(iter(session.slides.values()))
+    assert describe(first, session)["problems"] == []
+    if place:
+        case = reviews.next_case(name := place.removeprefix("#review="), "Ada")
+        reviews.judge(name, {"case": case["case"], "rater": "Ada", "answer": "unsure", "seconds": 1.0})
+        if "map" not in case:
+            more = reviews.next_case(name, "Ada")["case"]
+            reviews.judge(name, {"case": more, "rater": "Ada", "answer": "tumor", "seconds": 1.0})
+
+
 def test_every_command_and_example_works(tmp_path, monkeypatch):
     """One folder for all pages: what a page begins, the next one finds finished."""
     monkeypatch.chdir(tmp_path)
     for name, value in {"PATIENTS": 4, "SIDE_PX": 1024, "NEW_PX": 1024, "SETTINGS": FAST}.items():
         monkeypatch.setattr(demo, name, value)
+    monkeypatch.setattr(launch, "serve", look_once)
     write_cohort(tmp_path)
     Image.fromarray(tissue(0, 32)).save(tmp_path / "tile.png")
     ran = set()

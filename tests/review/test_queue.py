@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import asdict
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -7,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from helpers.viewing import unpack_run
+from vitrail.core.files import write_csv, write_json
 from vitrail.errors import RunError, SettingsError
 from vitrail.review.queue import LEAST_APART, ORDERS, QueueSpec, draw_queue, open_queue, queues_of, read_queue, urgency
 
@@ -101,6 +104,18 @@ def test_explanations_can_be_asked_about(run):
     assert set(queue.rows["row"]) <= set(explained["tile"])
     with pytest.raises(SettingsError, match="there is no map classifier_rise"):
         open_queue(run, "none", QueueSpec(question="explanation", network="classifier", method="rise"))
+
+
+def test_a_tile_whose_maps_have_no_agreement_can_be_drawn_by_chance(run):
+    spec = QueueSpec(by="explanations", cases=9, seed=4)
+    rows = tiles(12)
+    cases = draw_queue(rows, spec, np.full(12, np.nan))
+    assert set(cases["reason"]) <= {"random", "repeat"}
+    folder = run / "review" / "unknown"
+    folder.mkdir(parents=True)
+    write_csv(folder / "queue.csv", cases)
+    write_json(folder / "queue.json", asdict(spec))
+    assert read_queue(folder).rows["urgency"].isna().all()
 
 
 @pytest.mark.parametrize("name", ["", "../out", "a/b", "a" * 61, ".hidden", "a b"])

@@ -3,7 +3,7 @@
 The folder `review/<name>/` of a run holds `queue.json`, what was asked for, and `queue.csv`, one row a case:
 
 - `case`, its number; `row`, its tile's in the tile table; `slide_id`, `patient_id`, `x`, `y`, `side`, `label` as there;
-  `classifier` and `segmenter`, what the networks said; `urgency`, by which it was ordered;
+  `classifier` and `segmenter`, what the networks said; `urgency`, by which it was ordered, empty where it is unknown;
 - `reason`: `ordered`; `random`, drawn from all others, so that what raters say of all tiles can be estimated; or
   `repeat`, of case `of`, so that a rater can be compared with themselves.
 """
@@ -257,7 +257,7 @@ def read_queue(folder: Path) -> Queue:
     values = read_json(folder / _QUEUE, QueueSpec.__slots__)
     rows = read_csv(folder / _CASES, tuple(_COLUMNS))
     try:
-        rows = rows[list(_COLUMNS)].astype(_COLUMNS)
+        rows = rows[list(_COLUMNS)].replace({"urgency": {"": "nan"}}).astype(_COLUMNS)
     except ValueError as error:
         raise RunError(folder / _CASES, f"damaged ({error})", "Restore it, or make another queue") from None
     return Queue(folder=folder, spec=QueueSpec(**{name: values[name] for name in QueueSpec.__slots__}), rows=rows)
