@@ -15,6 +15,9 @@ from vitrail.evaluation.explanations import open_explanations
 from vitrail.evaluation.results import Evaluation
 from vitrail.inference.outputs import LEFT_OUT
 from vitrail.models.spec import read_spec
+from vitrail.review.agreement import raters_summary
+from vitrail.review.judgements import Judgements, judged_queues
+from vitrail.review.queue import read_queue
 from vitrail.slides.cohort import read_cohort
 from vitrail.stage import open_run
 
@@ -81,6 +84,9 @@ def evaluate(run: Path | str | Run) -> Evaluation:
         calibrated=settings.predict.calibrated,
         explanations=explanations,
         checks=checks,
+        raters={
+            queue.name: raters_summary(Judgements(read_queue(queue)), settings.seed) for queue in judged_queues(folder)
+        },
     )
 
 

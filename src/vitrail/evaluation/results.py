@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -83,6 +83,8 @@ class Evaluation:
         Whether the probabilities in `predictions` are of such logits.
     explanations, checks
         Why the networks say what they say, and whether that is true; None where nobody has asked.
+    raters
+        By the name of a queue what raters said in it, see `raters_summary`.
     """
 
     predictions: pd.DataFrame
@@ -96,6 +98,7 @@ class Evaluation:
     calibrated: bool
     explanations: Stored | None = None
     checks: Checked | None = None
+    raters: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @cached_property
     def metrics(self) -> dict[str, Any]:
@@ -112,11 +115,14 @@ class Evaluation:
         - `slides`: `agreement`;
         - `groups`: `groups`;
 
-        and of a run with explanations `explanations`, see `vitrail.evaluation.explanations`.
+        and of a run with explanations `explanations`, see `vitrail.evaluation.explanations`; of one that raters have
+        judged `raters`, by the name of their queue, see `vitrail.review.agreement`.
         """
         explained = {}
         if self.explanations is not None:
             explained["explanations"] = explanation_metrics(self.explanations, self.checks)
+        if self.raters:
+            explained["raters"] = {name: dict(summary) for name, summary in self.raters.items()}
         rows = {name: self.scores(name) for name in ROWS}
         return {
             "test": {

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vitrail.errors import SettingsError
+from vitrail.review.judgements import FILE, judged_queues
 from vitrail.search.results import is_searched
 from vitrail.settings.load import KEYWORDS
 from vitrail.settings.schema import ExplainSettings
@@ -163,6 +164,12 @@ def _truths(run: Run) -> list[bool]:
     return [(slide.parent.parent / "truth" / f"{slide.stem}.npz").is_file() for slide in slides]
 
 
+def _judgements(run: Run) -> dict[str, Any]:
+    """Digest what raters have said; a run that nobody has judged is as it was before there were raters."""
+    files = [folder / FILE for folder in judged_queues(run.folder)]
+    return {"raters": [[file.parent.name, content_digest(file)] for file in files]} if files else {}
+
+
 STAGES = (
     Stage(
         name="tiles",
@@ -233,12 +240,15 @@ STAGES = (
         version=8,
         settings=("evaluation",),
         needs=("tiles", "split", "classifier", "segmenter", "predict", "explain", "check"),
-        inputs=lambda run: {
-            "attributes": [[entry.slide_id, entry.attributes] for entry in read_cohort(run.cohort)],
-            "search": content_digest(run.folder / "search" / "stage.json")
-            if is_searched(run.folder / "search")
-            else None,
-        },
+        inputs=lambda run: (
+            {
+                "attributes": [[entry.slide_id, entry.attributes] for entry in read_cohort(run.cohort)],
+                "search": content_digest(run.folder / "search" / "stage.json")
+                if is_searched(run.folder / "search")
+                else None,
+            }
+            | _judgements(run)
+        ),
         make=report,
     ),
 )

@@ -18,7 +18,7 @@ import pandas as pd
 
 from vitrail.core.files import write_csv
 from vitrail.errors import RunError
-from vitrail.review.queue import ANSWERS
+from vitrail.review.queue import ANSWERS, queues_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -226,6 +226,11 @@ class Judgements:
             else:
                 standing.append(Judgement(**values))
         return standing
+
+
+def judged_queues(run: Path) -> list[Path]:
+    """List the folders of a run's queues in which somebody has said something."""
+    return [folder for folder in queues_of(run) if (folder / FILE).is_file()]
 
 
 def check_rater(name: str) -> str:
