@@ -33,7 +33,7 @@ package: .venv/test
 
 .venv/demo: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install -q -c constraints.txt -e ".[openvino]"
+	$(BIN)/python -m pip install -q -c constraints.txt -e ".[openvino,viewer]"
 	touch $@
 
 .venv/test: pyproject.toml constraints.txt

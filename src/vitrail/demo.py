@@ -82,7 +82,7 @@ def demo_run(folder: Path, progress: Progress) -> Outcome:
         lines += [f"as ONNX: {export_onnx(run / network, exports)}" for network in ("classifier", "segmenter")]
     return replace(
         study,
-        lines=[*study.lines[:-1], *lines, study.lines[-1]],
+        lines=[*study.lines[:-1], *lines, study.lines[-1], f"to look at it: vitrail view {run}"],
         warnings=[*study.warnings, *mapped.warnings],
         skipped=[*study.skipped, *mapped.skipped],
     )

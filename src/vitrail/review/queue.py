@@ -50,7 +50,7 @@ LEAST_APART = 10
 MOST_CASES = 100_000
 
 _QUEUE, _CASES = "queue.json", "queue.csv"
-_COLUMNS = {
+COLUMNS = {
     "case": int, "row": int, "slide_id": str, "patient_id": str, "x": float, "y": float, "side": float, "label": str,
     "classifier": float, "segmenter": float, "urgency": float, "reason": str, "of": int,
 }  # fmt: skip
@@ -172,7 +172,7 @@ def draw_queue(rows: pd.DataFrame, spec: QueueSpec, agreement: Floats | None = N
     place[~is_random], place[is_random] = ordered, others
     cases = rows.iloc[place].reset_index(names="row")
     cases["urgency"], cases["reason"], cases["of"] = wanted[place], np.where(is_random, "random", "ordered"), -1
-    return _with_repeats(cases, min(repeats, total // 2), rng)[list(_COLUMNS)]
+    return _with_repeats(cases, min(repeats, total // 2), rng)[list(COLUMNS)]
 
 
 def _with_repeats(cases: pd.DataFrame, repeats: int, rng: np.random.Generator) -> pd.DataFrame:
@@ -255,9 +255,9 @@ def read_queue(folder: Path) -> Queue:
         A file is missing or damaged.
     """
     values = read_json(folder / _QUEUE, QueueSpec.__slots__)
-    rows = read_csv(folder / _CASES, tuple(_COLUMNS))
+    rows = read_csv(folder / _CASES, tuple(COLUMNS))
     try:
-        rows = rows[list(_COLUMNS)].replace({"urgency": {"": "nan"}}).astype(_COLUMNS)
+        rows = rows[list(COLUMNS)].replace({"urgency": {"": "nan"}}).astype(COLUMNS)
     except ValueError as error:
         raise RunError(folder / _CASES, f"damaged ({error})", "Restore it, or make another queue") from None
     return Queue(folder=folder, spec=QueueSpec(**{name: values[name] for name in QueueSpec.__slots__}), rows=rows)
