@@ -38,8 +38,8 @@ def rows(count, seed=0):
 
 @pytest.fixture
 def stored(tmp_path):
-    path, table = tmp_path / "S.nuclei.parquet", rows(50)
-    with writing_nuclei(path, HEADER, ("tumor_probability",)) as add:
+    path, table = tmp_path / "S.nuclei.parquet", rows(50).drop(columns="tumor_probability")
+    with writing_nuclei(path, HEADER) as add:
         for at in (0, 20, 40):
             add(table.iloc[at : at + 20])
     return path, table

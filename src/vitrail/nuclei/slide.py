@@ -100,7 +100,7 @@ class NucleiFiles:
     @property
     def partial(self) -> Path:
         """Where unfinished work is."""
-        return self.base.parent / ".partial" / self.base.name / f"nuclei-{self.key[:16]}"
+        return self.base.parent / ".partial" / f"{self.base.name}.nuclei" / self.key[:16]
 
 
 def measure_slide(

@@ -1,9 +1,9 @@
 """The nuclei of a slide on disk: one Parquet, one row a nucleus, which is a GeoParquet of their outlines, too.
 
 Columns: `nucleus`, from 1 on; `x_um`, `y_um`, the centre from the slide's top left corner; `orientation`, radians;
-every feature of `features.FEATURES`, NaN where undefined; further measurements, where there are any; and `geometry`,
-the outline in level-0 pixels as well-known binary. The file's metadata says under `vitrail` which slide, scale and
-engine, and under `geo` where the outlines are (GeoParquet 1.1, without a reference system: y points down).
+every feature of `features.FEATURES`, NaN where undefined; and `geometry`, the outline in level-0 pixels as well-known
+binary. The file's metadata says under `vitrail` which slide, scale and engine, and under `geo` where the outlines are
+(GeoParquet 1.1, without a reference system: y points down).
 """
 
 from __future__ import annotations
@@ -61,9 +61,7 @@ class NucleiHeader:
 
 
 @contextmanager
-def writing_nuclei(
-    path: Path, header: NucleiHeader, more: Sequence[str] = ()
-) -> Iterator[Callable[[pd.DataFrame], None]]:
+def writing_nuclei(path: Path, header: NucleiHeader) -> Iterator[Callable[[pd.DataFrame], None]]:
     """Write a table of nuclei, part by part; the file is whole or absent.
 
     Parameters
@@ -72,8 +70,6 @@ def writing_nuclei(
         Where to.
     header
         What the file says of itself.
-    more
-        Names of further measurements, columns of numbers.
 
     Yields
     ------
@@ -85,7 +81,7 @@ def writing_nuclei(
     ExchangeError
         The file cannot be written.
     """
-    numbers = ["orientation", *FEATURES, *more]
+    numbers = ["orientation", *FEATURES]
     fields = [("nucleus", pa.int64()), ("x_um", pa.float64()), ("y_um", pa.float64())]
     fields += [(name, pa.float32()) for name in numbers]
     metadata = {"geo": json.dumps(_GEO), "vitrail": json.dumps(asdict(header))}
