@@ -1,4 +1,4 @@
-"""Reliability of the features of nuclei: do its intervals cover, and what is it on real images?
+"""Reliability of the features of nuclei: whether its intervals cover, and what it is on real images.
 
     python bench/nuclei_reliability.py coverage [COHORTS]
     python bench/nuclei_reliability.py images FOLDER MPP [ENGINE]
@@ -47,6 +47,7 @@ def coverage(cohorts):
 def images(folder, mpp, engine_name="classical"):
     """Measure the nuclei of each picture in all versions."""
     from vitrail.nuclei.engines import engine_of  # noqa: PLC0415 - the other half needs none
+
     from vitrail.settings.schema import NucleiSettings  # noqa: PLC0415 - the same
 
     engine = engine_of(NucleiSettings(engine=engine_name))
@@ -57,7 +58,7 @@ def images(folder, mpp, engine_name="classical"):
         with Image.open(path) as picture:
             pixels = np.asarray(picture.convert("RGB"))
         tables.append(measure_again(pixels, mpp, engine).assign(image=path.stem, patient=path.stem))
-    print(reliability(pd.concat(tables, ignore_index=True)).to_markdown(index=False, floatfmt=".3f"))
+    print(reliability(pd.concat(tables, ignore_index=True)).round(3).to_string(index=False))
 
 
 if __name__ == "__main__":
