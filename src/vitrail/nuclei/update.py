@@ -143,7 +143,8 @@ def nuclei_key(slide: Slide, settings: Settings) -> str:
         64 hexadecimal digits.
     """
     model = Path(settings.nuclei.model or "-").expanduser()
-    own = sorted(model.glob(f"{slide.path.stem}.*")) if model.is_dir() else [model]  # of a folder the slide's own file
+    # of a folder the slide's own file counts
+    own = sorted(path for path in model.iterdir() if path.stem == slide.path.stem) if model.is_dir() else [model]
     digests = [file_digest(path) for path in own]
     engine = [settings.nuclei.engine, settings.nuclei.model, *digests]
     return json_digest(
