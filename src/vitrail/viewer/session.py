@@ -24,6 +24,7 @@ from vitrail.slides.cohort import read_cohort
 from vitrail.slides.slide import open_slide
 from vitrail.stage import open_run
 from vitrail.tiles.split import split_of
+from vitrail.viewer.nuclei import nuclei_rasters
 from vitrail.viewer.pyramid import slide_sizes
 from vitrail.viewer.rasters import NOTHING, Raster, array_raster, limits_of, map_raster
 
@@ -66,6 +67,8 @@ class ViewedSlide:
         Its outlines, or None.
     maps
         Where its maps lie, or None.
+    nuclei
+        Where the table of its nuclei would lie, or None.
     facts
         What the wall shows: patient, split, attributes, truth, scores.
     """
@@ -77,6 +80,7 @@ class ViewedSlide:
     fallback_mpp: float | None = None
     annotations: Path | None = None
     maps: MapFiles | None = None
+    nuclei: Path | None = None
     facts: dict[str, Any] = field(default_factory=dict)
 
     def open(self) -> Slide:
@@ -234,13 +238,16 @@ class Session:
         return ClassNames(tumor=tumor, non_tumor=non_tumor, ignore=own.ignore)
 
     def _find_rasters(self, slide: ViewedSlide) -> Iterable[Raster]:
-        mpp = slide.open().mpp
+        opened = slide.open()
+        mpp = opened.mpp
         if slide.maps is not None and slide.maps.small.is_file():
             yield from _map_rasters(slide.maps, mpp)
         elif self.predictions is not None:
             yield from _tile_rasters(self.predictions[self.predictions["slide_id"] == slide.name])
         if self.stored is not None:
             yield from _mosaics(self.stored, slide.name)
+        if slide.nuclei is not None and slide.nuclei.is_file():
+            yield from nuclei_rasters(slide.nuclei, opened)
 
 
 def session_of(paths: Sequence[Path], maps: Path | None = None, mpp: float | None = None) -> Session:
@@ -292,7 +299,7 @@ def session_of(paths: Sequence[Path], maps: Path | None = None, mpp: float | Non
         slides.append(
             ViewedSlide(
                 id=id_of(file.stem), name=file.stem, path=file, fallback_mpp=mpp, facts=facts,
-                maps=found if found.small.is_file() else None,
+                maps=found if found.small.is_file() else None, nuclei=folder / f"{file.stem}.nuclei.parquet",
             )
         )  # fmt: skip
     title = paths[0].name if len(paths) == 1 else f"{len(slides)} slides"
@@ -372,6 +379,7 @@ def _of_run(folder: Path) -> Session:
                 id=id_of(entry.slide_id), name=entry.slide_id, path=entry.slide, mpp=entry.mpp,
                 fallback_mpp=run.settings.slides.mpp, annotations=entry.annotations,
                 maps=files if files.small.is_file() else None,
+                nuclei=files.base.with_name(f"{entry.slide_id}.nuclei.parquet"),
                 facts=facts | scores.get(entry.slide_id, {}) | _summary_of(files),
             )
         )  # fmt: skip
