@@ -4,7 +4,7 @@
 
 Fields: CPM-15, at 20x and 40x, taken for 0.5 and 0.25 um/px; CoNSeP at 0.25 um/px, every class; synthetic slides, other
 ones than those that the embedded network learnt from. The constants of `embedded` and `classical` were chosen on the
-fields of CPM-15 with odd numbers, "cpm-15 odd" here; the even ones and CoNSeP were looked at by nothing before they were
+fields of CPM-15 with odd numbers, "cpm-15 odd" here; the even ones and CoNSeP were seen by nothing before they were
 measured. All engines get 0.5 um/px; their labels are enlarged to the field's own pixels without smoothing, and scored
 there. StarDist and Cellpose run where they are installed and their weights are there; InstanSeg where `--model` names
 its TorchScript.

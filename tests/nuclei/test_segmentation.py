@@ -104,7 +104,7 @@ def test_any_shape_will_do(segment, shape):
 
 @ENGINES
 def test_what_is_too_coarse_is_refused(segment):
-    with pytest.raises(NucleiError, match="0.8 um per pixel are too coarse"):
+    with pytest.raises(NucleiError, match=r"0\.8 um per pixel are too coarse"):
         segment(np.zeros((8, 8, 3), np.uint8), 0.8)
 
 
