@@ -128,8 +128,8 @@ def outlined(image, points):
             failed.append(number)
             continue
         mask = ndimage.binary_opening(np.pad(pieces[box] == number, 2), disk(2))[2:-2, 2:-2]
-        parts, found = ndimage.label(mask)
-        if found == 0 or dark[number] - pale[number] < 0.08:
+        parts, amount = ndimage.label(mask)
+        if amount == 0 or dark[number] - pale[number] < 0.08:
             failed.append(number)
             continue
         mask = ndimage.binary_fill_holes(parts == 1 + np.argmax(np.bincount(parts.ravel())[1:]))
