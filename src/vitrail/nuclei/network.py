@@ -5,7 +5,7 @@ A U-Net of three scales: 1, 2 and 4 um per pixel. Pixels of 0.5 um come in as fo
 pixel it gives whether it belongs to a nucleus, and how deep inside it lies: the distance from the nucleus' border, as a
 share of the largest in it, so that nuclei of all sizes have one peak.
 
-`python -m bench.nuclei_training` made the weights, from synthetic slides and from points that pathologists set on
+`python -m bench.nuclei_training` trains it, from synthetic slides and from points that pathologists set on
 nuclei in TCGA's breast cancers (BRCA-M2C: Abousamra et al. 2021, doi:10.1109/ICCV48922.2021.00397; BSD-3-Clause).
 """
 
