@@ -47,8 +47,8 @@ _PLACES = 6
 _CALM = 3.0
 """Grey levels of grain that are never too much."""
 
-_SWEEPS = 24
-"""Relaxations at each scale."""
+_SWEEPS, _OVER = 24, 1.8
+"""Relaxations at each scale, and by how much each pixel goes further than to the mean of its neighbours."""
 
 
 def with_halo(labels: Labels, mpp: float, halo_um: float = HALO_UM) -> Labels:
@@ -68,6 +68,8 @@ def with_halo(labels: Labels, mpp: float, halo_um: float = HALO_UM) -> Labels:
     NDArray[np.int32]
         `[h, w]`: every nucleus with its halo, none over another.
     """
+    if not labels.any():
+        return labels.astype(np.int32)
     far, nearest = ndimage.distance_transform_edt(labels == 0, return_indices=True)
     return np.where(far <= max(halo_um / mpp, 1.0), labels[tuple(nearest)], 0).astype(np.int32)
 
@@ -146,11 +148,11 @@ def harmonic_fill(planes: Planes, hole: Mask, bend: Planes | None = None, pull: 
     if min(height, width) > 1:
         odd = ((0, height % 2), (0, width % 2))
         weight = np.pad(~hole, odd).astype(np.float32)[..., None]
-        sums = _halved(np.pad(filled, (*odd, (0, 0))) * weight)
         count = _halved(weight)
+        means = np.asarray(_halved(np.pad(filled, (*odd, (0, 0))) * weight) / np.maximum(count, 1), np.float32)
         # on a grid of twice the step a function bends four times as much, and the mean of four is a quarter of the sum
         wider = None if bend is None else _halved(np.pad(np.where(hole[..., None], bend, 0), (*odd, (0, 0))))
-        coarse = harmonic_fill(sums / np.maximum(count, np.float32(1)), count[..., 0] == 0, wider, 4 * pull)
+        coarse = harmonic_fill(means, count[..., 0] == 0, wider, 4 * pull)
         filled[hole] = _doubled(coarse)[:height, :width][hole]
     else:
         filled[hole] = filled[~hole].mean(0)
@@ -180,14 +182,10 @@ def _relaxed(planes: Planes, hole: Mask, bend: Planes | None, pull: float) -> Pl
     order = np.argsort((rows + columns) % 2, kind="stable")
     rows, columns = rows[order], columns[order]
     own, even = rows * width + columns, int(np.count_nonzero((rows + columns) % 2 == 0))
-    near = np.stack(
-        [
-            np.abs(rows - 1) * width + columns,
-            np.minimum(rows + 1, 2 * (height - 1) - rows) * width + columns,
-            rows * width + np.abs(columns - 1),
-            rows * width + np.minimum(columns + 1, 2 * (width - 1) - columns),
-        ]
-    ).clip(0, height * width - 1)
+    up, left = np.minimum(np.abs(rows - 1), height - 1), np.minimum(np.abs(columns - 1), width - 1)
+    down = np.maximum(np.minimum(rows + 1, 2 * height - 3 - rows), 0)
+    right = np.maximum(np.minimum(columns + 1, 2 * width - 3 - columns), 0)
+    near = np.stack([up * width + columns, down * width + columns, rows * width + left, rows * width + right])
     number = np.full(height * width, -1)
     number[own] = np.arange(len(own))
     flat, inside = planes.reshape(-1, planes.shape[2]), number[near] >= 0
@@ -202,7 +200,8 @@ def _relaxed(planes: Planes, hole: Mask, bend: Planes | None, pull: float) -> Pl
     halves = [(part, matrix[part]) for part in (slice(0, even), slice(even, None))]
     for _ in range(_SWEEPS):
         for part, rule in halves:
-            values[part] = (rule @ values + fixed[part]) / np.float32(1 + pull)
+            step = (rule @ values + fixed[part]) / np.float32(1 + pull) - values[part]
+            values[part] += np.float32(_OVER) * step
     flat[own] = values
     return planes
 
