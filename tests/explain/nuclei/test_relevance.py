@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vitrail.explain.checks.localisation import relevance_mass
-from vitrail.explain.nuclei.relevance import cell_size_um, nucleus_size_um, relevance, too_coarse
+from vitrail.explain.nuclei.relevance import cell_size_um, nucleus_size_um, own_stride_px, relevance, too_coarse
 from vitrail.explain.saliency import Frame
 
 LABELS = np.array([[1, 1, 0, 2], [0, 3, 3, 2], [0, 0, 0, 5]], np.int32)
@@ -57,8 +57,17 @@ def test_a_denser_map_is_no_finer():
     assert not too_coarse(3.6, 10.0)
 
 
+def test_the_finest_layer_of_a_map_says_what_it_can_tell():
+    described = [{"name": "blocks.0", "stride": 2}, {"name": "blocks.2", "stride": 8}, {"name": "bn2", "stride": 32}]
+    assert own_stride_px(("features",), described) == own_stride_px(("bn2",), described) == 32
+    assert own_stride_px(("blocks.2", "bn2"), described) == 8
+    assert own_stride_px(("pixels",), described) is None
+    assert own_stride_px(("features",), []) is None
+
+
 def test_the_median_diameter_of_nuclei():
     rows, columns = np.indices((80, 80))
-    labels = np.where(np.hypot(rows - 20, columns - 20) <= 10, 1, 0) + np.where(np.hypot(rows - 55, columns - 55) <= 10, 3, 0)
+    first, second = (np.hypot(rows - middle, columns - middle) <= 10 for middle in (20, 55))
+    labels = first + 3 * second
     assert nucleus_size_um(labels.astype(np.int32), 0.5) == pytest.approx(10, rel=0.05)
     assert np.isnan(nucleus_size_um(np.zeros((4, 4), np.int32), 0.5))

@@ -45,7 +45,7 @@ def test_numbers_are_means_over_tiles():
 
 @pytest.mark.parametrize("patients", [3, 8])
 def test_painting_alone_is_seldom_taken_for_an_effect(patients):
-    """Simulated null: the nuclei do nothing, painting does. A verdict is wrong in 5 % of cohorts at most, but for luck."""
+    """Simulated null: the nuclei do nothing, painting does. A verdict is wrong in 5 % of cohorts, but for luck."""
     rng = np.random.default_rng(7)
     wrong = sum(verdict(cohort(rng, painting=2, patients=patients)) in {FOR, AGAINST} for _ in range(60))
     assert wrong <= 7  # more than that in 60 at 5 % has a chance of 1 in 100
