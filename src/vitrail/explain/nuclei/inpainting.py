@@ -103,9 +103,12 @@ def inpaint(
     if not inside.any() or closed.all():
         return image.copy()
     free = ~closed
-    colour = harmonic_fill(_smooth(image, free, _GRAIN_UM / mpp), closed)
-    residual = image - colour
-    bend, pull = _grain(residual, colour, pieces, free, mpp, seed), (mpp / _BOUND_UM) ** 2 / 4
+    smooth = _smooth(image, free, _GRAIN_UM / mpp)
+    rough = np.abs(image - smooth).mean(2, keepdims=True)
+    filled = harmonic_fill(np.concatenate([smooth, _smooth(rough, free, _GRAIN_UM / mpp)], axis=2), closed)
+    colour, usual = filled[..., :3], filled[..., 3]
+    residual = np.where(free[..., None], image - colour, np.float32(0))
+    bend, pull = _grain(residual, colour.mean(2), usual, pieces, free, mpp=mpp, seed=seed), (mpp / _BOUND_UM) ** 2 / 4
     painted = image.copy()
     painted[inside] = np.clip(np.rint(colour + harmonic_fill(residual, closed, bend, pull)), 0, 255)[inside]
     return painted
@@ -206,7 +209,9 @@ def _relaxed(planes: Planes, hole: Mask, bend: Planes | None, pull: float) -> Pl
     return planes
 
 
-def _grain(residual: Planes, colour: Planes, pieces: Labels, free: Mask, mpp: float, seed: tuple[int, ...]) -> Planes:
+def _grain(
+    residual: Planes, grey: Planes, usual: Planes, pieces: Labels, free: Mask, *, mpp: float, seed: tuple[int, ...]
+) -> Planes:
     """Fetch grain for each piece from a free place of about its colour and roughness, and what that lacks from others.
 
     Grain is how much more a pixel is than the mean of its neighbours.
@@ -214,8 +219,7 @@ def _grain(residual: Planes, colour: Planes, pieces: Labels, free: Mask, mpp: fl
     height, width = pieces.shape
     cross = np.array([[0, 1, 0], [1, -4, 1], [0, 1, 0]], np.float32)[..., None] / -4
     grain, free = ndimage.correlate(residual, cross, mode="mirror"), ndimage.binary_erosion(free, border_value=1)
-    grey, rough = colour.mean(2), np.abs(residual).mean(2)
-    usual = harmonic_fill(_smooth(rough[..., None], free, _GRAIN_UM / mpp), pieces > 0)[..., 0]
+    rough = np.abs(residual).mean(2)
     rng = np.random.default_rng(seed)
     angle, reach = rng.uniform(0, 2 * np.pi, _SHIFTS), _REACH_UM / mpp * np.sqrt(rng.uniform(0.01, 1, _SHIFTS))
     shifts = np.rint(np.stack([reach * np.sin(angle), reach * np.cos(angle)], 1)).astype(np.int64)
@@ -229,7 +233,7 @@ def _grain(residual: Planes, colour: Planes, pieces: Labels, free: Mask, mpp: fl
         usable = within & free.ravel()[there] & (rougher <= 2 * usual.ravel()[here] + _CALM)  # no borders of tissue
         return there, usable, np.abs(grey.ravel()[there] - grey.ravel()[here]) + np.abs(rougher)
 
-    flat, result = grain.reshape(-1, grain.shape[2]), np.zeros_like(colour)
+    flat, result = grain.reshape(-1, grain.shape[2]), np.zeros_like(grain)
     boxes = dict(enumerate(ndimage.find_objects(pieces), 1))
     for number in np.unique(pieces[pieces > 0]).tolist():
         box = boxes[number]
