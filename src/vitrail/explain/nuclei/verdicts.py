@@ -49,7 +49,7 @@ def judge_removals(table: pd.DataFrame, seed: int, value: Value = "effect_logit"
         tumor`, `against tumor`; `no more than painting`, where there is an effect but not beyond the control's; or
         `undecided`.
     """
-    other = value.removeprefix("effect")
+    table, other = table.reset_index(drop=True), value.removeprefix("effect")  # tables of tiles have equal numbers
     control = table[f"control{other}"] * table["area_um2"] / table["control_area_um2"].where(lambda area: area > 0)
     parts = {
         "effect": table[value],
@@ -102,7 +102,7 @@ def change_of_tumor_free(table: pd.DataFrame, seed: int, value: Value = "effect"
         same over what tiles of tumor score above them, with `_low` and `_high`; and `harmless`, whether that is below
         `HARMLESS` either way, with the whole interval. NaN where there are no tiles of a label.
     """
-    before = "before" + value.removeprefix("effect")
+    table, before = table.reset_index(drop=True), "before" + value.removeprefix("effect")
     rows: list[dict[str, Any]] = []
     for network, own in table[table["group"] == ALL].groupby("network", sort=False):
         tumor = (own["label"] == TissueClass.TUMOR.key).to_numpy()
