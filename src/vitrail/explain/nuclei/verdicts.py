@@ -23,7 +23,7 @@ HARMLESS = 0.1
 """Painting leaves tumor-free tiles alone where their mean score moves by less than this share of what tiles of tumor
 score above them, with the whole interval; a convention."""
 
-FOR, AGAINST, PAINTING, UNDECIDED = "for tumor", "against tumor", "no more than painting", "undecided"
+FOR, AGAINST, PAINTING, UNDECIDED = "for tumor", "against tumor", "not shown beyond painting", "undecided"
 
 
 def judge_removals(table: pd.DataFrame, seed: int, value: Value = "effect_logit") -> pd.DataFrame:
@@ -46,7 +46,7 @@ def judge_removals(table: pd.DataFrame, seed: int, value: Value = "effect_logit"
     pd.DataFrame
         One row a network and group: `network`, `group`, number of `tiles` and `patients`; `effect`, `control`,
         `beyond_control` and `beyond_random`, each with `_low` and `_high`, NaN where undefined; and `verdict`: `for
-        tumor`, `against tumor`; `no more than painting`, where there is an effect but not beyond the control's; or
+        tumor`, `against tumor`; `not shown beyond painting`, where there is an effect, but none beyond the control's; or
         `undecided`.
     """
     table, other = table.reset_index(drop=True), value.removeprefix("effect")  # tables of tiles have equal numbers
