@@ -46,8 +46,8 @@ def judge_removals(table: pd.DataFrame, seed: int, value: Value = "effect_logit"
     pd.DataFrame
         One row a network and group: `network`, `group`, number of `tiles` and `patients`; `effect`, `control`,
         `beyond_control` and `beyond_random`, each with `_low` and `_high`, NaN where undefined; and `verdict`: `for
-        tumor`, `against tumor`; `not shown beyond painting`, where there is an effect, but none beyond the control's; or
-        `undecided`.
+        tumor`, `against tumor`; `not shown beyond painting`, where there is an effect, but none is shown beyond the
+        control's; or `undecided`.
     """
     table, other = table.reset_index(drop=True), value.removeprefix("effect")  # tables of tiles have equal numbers
     control = table[f"control{other}"] * table["area_um2"] / table["control_area_um2"].where(lambda area: area > 0)
