@@ -10,12 +10,13 @@ nothing.
 Two coefficients are told of each feature, both in standard deviations of the outcome for one of the feature within
 tiles. The marginal one is that of the feature alone, which is the correlation within tiles. The adjusted one is that of
 a regression on all features. Features that say nearly the same are dealt with in the open: those that correlate by
-more than 0.95 are one, named by the first; and a feature that those before it determine so far that its variance
-inflation factor is above 10 has a marginal coefficient alone.
+more than 0.95 are one, named by the first; and features enter the regression one after the other, those of `CORE`
+first, but for one whose variance inflation factor would be above 5, or bring another above 10: it has a marginal
+coefficient alone.
 
 Everything is a function of sums that each patient adds to, of products of features and outcome. So intervals and
 p-values are those of `vitrail.metrics.bootstrap`: patients are the clusters. The q-values of a table are Benjamini and
-Hochberg's (1995, doi:10.1111/j.2517-6161.1995.tb02031.x), over both coefficients of all features at once.
+Hochberg's (1995, doi:10.1111/j.2517-6161.1995.tb02031.x), over all features, of either coefficient.
 
 A coefficient is a finding only where its q-value is below 0.05 and it lies beyond what outcomes give that know nothing
 of the tile, see `vitrail.explain.nuclei.nulls`.
@@ -54,8 +55,11 @@ LOGARITHMS = frozenset(
 ALIKE = 0.95
 """Features that correlate by more within tiles are one."""
 
-MOST_INFLATION = 10.0
-"""Of its variance, beyond which a feature has no adjusted coefficient."""
+MOST_INFLATION = (5.0, 10.0)
+"""Of a coefficient's variance, by the features that enter the regression before it, and by all of them."""
+
+CORE = ("area_um2", "hematoxylin_mean", "eccentricity", "solidity")
+"""Size, darkness and shape enter the regression first; then all others, in their order, while they add something."""
 
 LEVEL = 0.05
 """Of q-values: the share of false ones among all findings of a table."""
@@ -136,9 +140,11 @@ def design(features: pd.DataFrame, tiles: ArrayLike, patients: ArrayLike) -> Des
     names, own = [*columns], [*first]
     kept = correlation[np.ix_(own, own)]
     entered: list[int] = []
-    for number in range(len(own)):
-        if _inflation(kept, [*entered, number])[-1] <= MOST_INFLATION:
+    for number in sorted(range(len(own)), key=lambda number: names[own[number]] not in CORE):
+        inflated = _inflation(kept, [*entered, number])
+        if inflated[-1] <= MOST_INFLATION[0] and inflated.max() <= MOST_INFLATION[1]:
             entered.append(number)
+    entered.sort()
     within = dict(zip(entered, _inflation(kept, entered), strict=True))
     added = [within.get(number, _inflation(kept, [*entered, number])[-1]) for number in range(len(own))]
     return Design(
@@ -240,11 +246,9 @@ def associate(
         if len(draws)
     }
     both = coefficients(ready, outcome_scores(values[rows], ready.tiles, scale), weights)
-    tables = {prefix: _tested(drawn, weights) for prefix, drawn in both.items()}
-    q = benjamini_hochberg(np.concatenate([table["p"] for table in tables.values()]))
     result = pd.DataFrame({"feature": ready.names, "merged": [", ".join(ready.merged[name]) for name in ready.names]})
-    for (prefix, table), of_table in zip(tables.items(), np.split(q, 2), strict=True):
-        table["q"] = of_table
+    for prefix, drawn in both.items():
+        table = _tested(drawn, weights)
         closest = [
             _closest(
                 value,
@@ -297,8 +301,7 @@ def compare(
         table.insert(0, "first", [float(one) for one, _ in pairs])
         table.insert(1, "second", [float(other) for _, other in pairs])
         result = result.join(table.add_prefix(prefix))
-    q = benjamini_hochberg(np.concatenate([result[f"{prefix}p"] for prefix in first]))
-    return result.assign(**{f"{prefix}q": part for prefix, part in zip(first, np.split(q, 2), strict=True)})
+    return result
 
 
 def coefficients(ready: Design, outcome: Floats, weights: Floats) -> dict[str, list[Drawn]]:
@@ -415,9 +418,10 @@ def _null_coefficients(ready: Design, outcomes: Floats) -> dict[str, Floats]:
 
 
 def _tested(drawn: Sequence[Drawn], weights: Floats) -> pd.DataFrame:
-    """Return coefficients with interval and p-value, a row each."""
+    """Return coefficients with interval, p-value and q-value, a row each."""
     rows = [(float(each), *interval(each, weights), p_value(each, weights)) for each in drawn]
-    return pd.DataFrame(rows, columns=["coefficient", "low", "high", "p"], dtype=np.float64)
+    table = pd.DataFrame(rows, columns=["coefficient", "low", "high", "p"], dtype=np.float64)
+    return table.assign(q=benjamini_hochberg(table["p"]))
 
 
 def _closest(value: float, draws: Mapping[str, Floats]) -> tuple[str, float, float]:
