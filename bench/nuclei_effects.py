@@ -3,7 +3,8 @@
     python -m bench.nuclei_effects [--cohorts N] [--patients 4 8 20] [--seed N] [--scale rank|winsorised|plain]
 
 Features are those of the nuclei of synthetic slides, computed from the contours and the stain they were drawn with, so
-that they are as skewed and as correlated as there. A patient is a slide and a few of its tiles. The outcome of a
+that they are as skewed and as correlated as there. A patient is a slide and 1 to 7 of its tiles, of each at most 60
+nuclei, as few as can be removed one by one. The outcome of a
 nucleus is planted: `beta` times one feature (in standard deviations within tiles), with a slope that varies between
 patients; slopes of every other feature that vary between patients around 0; levels of patients and tiles; a smooth
 field over each tile, so that neighbours resemble each other as under a coarse map; and noise with heavy tails
@@ -24,10 +25,10 @@ from scipy.spatial import cKDTree
 from vitrail.explain.nuclei.association import LEVEL, associate, design, outcome_scores
 from vitrail.synthetic import SlideSpec, compose
 
-TILE_UM, FEWEST = 199.1, 12
+TILE_UM, FEWEST, MOST = 199.1, 12, 60
 PLANTED = ("area_um2", "eccentricity", "solidity", "hematoxylin_mean", "hematoxylin_std", "density_25um")
 HETEROGENEITY, OWN_SLOPE, SMOOTH, NOISE = 0.1, 0.4, 0.7, 0.6
-POPULATION = 800
+POPULATION = 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -98,7 +99,8 @@ def simulate(
         if planted is not None:
             own[slide.features[0].columns.get_loc(planted)] += beta * (1 + OWN_SLOPE * rng.normal())
         for tile in some:
-            table, places = slide.features[tile], slide.places[tile]
+            chosen = rng.permutation(len(slide.places[tile]))[:MOST]
+            table, places = slide.features[tile].iloc[chosen], slide.places[tile][chosen]
             wave = rng.normal(0, 2 * np.pi / 80, (12, 2))
             smooth = np.cos(places @ wave.T + rng.uniform(0, 2 * np.pi, 12)).sum(1) / np.sqrt(6)
             parts.append(table)
@@ -122,8 +124,12 @@ def single(features: pd.DataFrame, tiles: np.ndarray, patients: np.ndarray) -> n
 class Population:
     """What a very large cohort gives: the coefficients that intervals have to cover."""
 
-    def __init__(self, pool: list[Slide], planted: str | None, beta: float, scale: str, seed: int) -> None:
-        cohort = simulate(pool, np.random.default_rng([seed, 99]), POPULATION, planted, beta)
+    def __init__(
+        self, pool: list[Slide], planted: str | None, beta: float, scale: str = "rank", *, seed: int = 0,
+        patients: int = POPULATION,
+    ) -> None:  # fmt: skip
+        self.pool, self.planted, self.beta, self.scale = pool, planted, beta, scale
+        cohort = simulate(pool, np.random.default_rng([seed, 99]), patients, planted, beta)
         columns = [single(cohort.features, cohort.tiles, cohort.patients)]
         columns.append(outcome_scores(cohort.outcome, cohort.tiles, scale)[:, None])
         self.moments = np.corrcoef(np.concatenate(columns, 1).T)
@@ -140,17 +146,16 @@ class Population:
 
 
 def measure(
-    pool: list[Slide], planted: str | None, beta: float, patients: int, *, cohorts: int, seed: int, scale: str = "rank",
-    resamples: int = 1000,
-) -> pd.DataFrame:  # fmt: skip
+    population: Population, patients: int, *, cohorts: int, seed: int = 0, resamples: int = 1000
+) -> pd.DataFrame:
     """Associate many cohorts: a row for each feature of each, with the coefficients of the population."""
-    population = Population(pool, planted, beta, scale, seed)
     rows = []
     for number in range(cohorts):
-        cohort = simulate(pool, np.random.default_rng([seed, patients, number]), patients, planted, beta)
+        rng = np.random.default_rng([seed, patients, number])
+        cohort = simulate(population.pool, rng, patients, population.planted, population.beta)
         table = associate(
             cohort.features, pd.Series(cohort.outcome), cohort.tiles, cohort.patients,
-            resamples=resamples, seed=number, scale=scale,
+            resamples=resamples, seed=number, scale=population.scale,
         )  # fmt: skip
         adjusted, marginal = population.coefficients(table)
         rows.append(table.assign(cohort=number, truth=adjusted, marginal_truth=marginal))
@@ -196,10 +201,9 @@ def main() -> None:
         "finding  false among findings"
     )
     for planted, beta in cases:
+        population = Population(pool, planted, beta, arguments.scale, seed=arguments.seed)
         for patients in arguments.patients:
-            table = measure(
-                pool, planted, beta, patients, cohorts=arguments.cohorts, seed=arguments.seed, scale=arguments.scale
-            )
+            table = measure(population, patients, cohorts=arguments.cohorts, seed=arguments.seed)
             row = summarise(table, planted)
             print(
                 f"{planted or '-':20s}  {beta:4.2f}  {patients:8d}  {row['coverage']:7.3f}  "

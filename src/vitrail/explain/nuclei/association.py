@@ -127,7 +127,7 @@ def design(features: pd.DataFrame, tiles: ArrayLike, patients: ArrayLike) -> Des
         if name in LOGARITHMS and (values[np.isfinite(values)] > 0).all():
             values = np.log(values)
         values = centred(values, numbers)
-        spread = values.std()
+        spread = np.sqrt(np.square(values).sum() / max(len(values), 1))
         if spread > 1e-9 * np.abs(values).max(initial=0):
             values = centred(np.clip(values / spread, -_FARTHEST, _FARTHEST), numbers)
             columns[str(name)] = values / values.std()
@@ -237,7 +237,7 @@ def associate(
     if len(lengths) > 1:
         raise ValueError(f"features, outcome, tiles and patients must be of one length, not {sorted(lengths)}")
     rows = np.flatnonzero(np.isfinite(values))
-    ready = design(features.loc[rows], np.asarray(tiles)[rows], np.asarray(patients)[rows])
+    ready = design(features.iloc[rows], np.asarray(tiles)[rows], np.asarray(patients)[rows])
     weights = sample(int(ready.patients.max(initial=-1)) + 1, resamples, seed)
     given = {"null": null_outcomes} if isinstance(null_outcomes, np.ndarray) else null_outcomes or {}
     nulls = {
@@ -291,7 +291,7 @@ def compare(
     """
     values = [np.asarray(outcome, np.float64) for outcome in outcomes]
     rows = np.flatnonzero(np.isfinite(values).all(0))
-    ready = design(features.loc[rows], np.asarray(tiles)[rows], np.asarray(patients)[rows])
+    ready = design(features.iloc[rows], np.asarray(tiles)[rows], np.asarray(patients)[rows])
     weights = sample(int(ready.patients.max(initial=-1)) + 1, resamples, seed)
     first, second = (coefficients(ready, outcome_scores(each[rows], ready.tiles, scale), weights) for each in values)
     result = pd.DataFrame({"feature": ready.names})
@@ -330,7 +330,7 @@ def coefficients(ready: Design, outcome: Floats, weights: Floats) -> dict[str, l
     inverse = _inverse(sums[np.ix_(range(len(sums)), chosen, chosen)])
     slopes = np.einsum("rij,rj->ri", inverse, sums[:, chosen, count])
     residual = np.concatenate([-slopes, np.ones((len(sums), 1))], 1)  # outcome minus prediction, of each row
-    crossed = parts[:, chosen][:, :, [*chosen, count]].reshape(len(parts), -1)
+    crossed = parts[:, chosen][:, :, [*chosen, count]].reshape(len(parts), len(chosen) * (len(chosen) + 1))
     result: dict[str, list[Drawn]] = {"": [], "marginal_": []}
     for number in range(count):
         # a change of a patient's weight also changes the two standard deviations
@@ -347,7 +347,7 @@ def coefficients(ready: Design, outcome: Floats, weights: Floats) -> dict[str, l
             at = chosen.index(number)
             unit = np.sqrt(divided(own[:, number], own[:, count]))
             value = slopes[:, at] * unit
-            moved = (inverse[:, at, :, None] * residual[:, None]).reshape(len(sums), -1) @ crossed.T
+            moved = (inverse[:, at, :, None] * residual[:, None]).reshape(len(sums), crossed.shape[1]) @ crossed.T
             influence = unit[:, None] * moved + value[:, None] / 2 * (spreads[0] - spreads[1])
         result[""].append(Drawn(value=value, influence=influence))
     return result
