@@ -16,7 +16,7 @@ coefficient alone.
 
 Everything is a function of sums that each patient adds to, of products of features and outcome. So intervals and
 p-values are those of `vitrail.metrics.bootstrap`: patients are the clusters. The q-values of a table are Benjamini and
-Hochberg's (1995, doi:10.1111/j.2517-6161.1995.tb02031.x), over all features, of either coefficient.
+Hochberg's (1995, doi:10.1111/j.2517-6161.1995.tb02031.x), over both coefficients of all features at once.
 
 A coefficient is a finding only where its q-value is below 0.05 and it lies beyond what outcomes give that know nothing
 of the tile, see `vitrail.explain.nuclei.nulls`.
@@ -247,8 +247,7 @@ def associate(
     }
     both = coefficients(ready, outcome_scores(values[rows], ready.tiles, scale), weights)
     result = pd.DataFrame({"feature": ready.names, "merged": [", ".join(ready.merged[name]) for name in ready.names]})
-    for prefix, drawn in both.items():
-        table = _tested(drawn, weights)
+    for prefix, table in _tested(both, weights).items():
         closest = [
             _closest(
                 value,
@@ -295,12 +294,12 @@ def compare(
     weights = sample(int(ready.patients.max(initial=-1)) + 1, resamples, seed)
     first, second = (coefficients(ready, outcome_scores(each[rows], ready.tiles, scale), weights) for each in values)
     result = pd.DataFrame({"feature": ready.names})
-    for prefix in first:
-        pairs = list(zip(first[prefix], second[prefix], strict=True))
-        table = _tested([one - other for one, other in pairs], weights).rename(columns={"coefficient": "difference"})
-        table.insert(0, "first", [float(one) for one, _ in pairs])
-        table.insert(1, "second", [float(other) for _, other in pairs])
-        result = result.join(table.add_prefix(prefix))
+    gaps = {kind: [one - other for one, other in zip(first[kind], second[kind], strict=True)] for kind in first}
+    for kind, table in _tested(gaps, weights).items():
+        named = table.rename(columns={"coefficient": "difference"})
+        named.insert(0, "first", [float(one) for one in first[kind]])
+        named.insert(1, "second", [float(other) for other in second[kind]])
+        result = result.join(named.add_prefix(kind))
     return result
 
 
@@ -417,11 +416,15 @@ def _null_coefficients(ready: Design, outcomes: Floats) -> dict[str, Floats]:
     return {"": adjusted, "marginal_": divided(products, np.sqrt(own * size))}
 
 
-def _tested(drawn: Sequence[Drawn], weights: Floats) -> pd.DataFrame:
-    """Return coefficients with interval, p-value and q-value, a row each."""
-    rows = [(float(each), *interval(each, weights), p_value(each, weights)) for each in drawn]
-    table = pd.DataFrame(rows, columns=["coefficient", "low", "high", "p"], dtype=np.float64)
-    return table.assign(q=benjamini_hochberg(table["p"]))
+def _tested(drawn: Mapping[str, Sequence[Drawn]], weights: Floats) -> dict[str, pd.DataFrame]:
+    """Return coefficients with interval, p-value and q-value, a row each; by kind of coefficient."""
+    tables = {}
+    for kind, each in drawn.items():
+        rows = [(float(one), *interval(one, weights), p_value(one, weights)) for one in each]
+        tables[kind] = pd.DataFrame(rows, columns=["coefficient", "low", "high", "p"], dtype=np.float64)
+    q = benjamini_hochberg(np.concatenate([table["p"] for table in tables.values()]))
+    parts = np.split(q, len(tables))  # all tests are one family
+    return {kind: table.assign(q=part) for (kind, table), part in zip(tables.items(), parts, strict=True)}
 
 
 def _closest(value: float, draws: Mapping[str, Floats]) -> tuple[str, float, float]:
