@@ -23,7 +23,7 @@ import shapely
 from scipy.spatial import cKDTree
 
 from vitrail.explain.nuclei.association import LEVEL, associate, design, outcome_scores
-from vitrail.synthetic import SlideSpec, compose
+from vitrail.synthetic import Scene, SlideSpec, compose
 
 TILE_UM, FEWEST, MOST = 199.1, 12, 60
 PLANTED = ("area_um2", "eccentricity", "solidity", "hematoxylin_mean", "hematoxylin_std", "density_25um")
@@ -49,9 +49,8 @@ class Cohort:
     patients: np.ndarray
 
 
-def drawn_slide(seed: tuple[int, ...], side_px: int = 1024) -> Slide:
-    """Compose a slide and measure its nuclei as they were drawn."""
-    scene = compose(SlideSpec(slide_id="simulated", side_px=side_px, seed=seed))
+def drawn_features(scene: Scene) -> tuple[pd.DataFrame, np.ndarray]:
+    """Measure the nuclei of a slide as they were drawn: a row each, and the places of their centres in um, `[n, 2]`."""
     nuclei, mpp = scene.nuclei, scene.spec.mpp
     rows = np.full((len(nuclei), 10), np.nan)
     names = ["area_um2", "perimeter_um", "major_axis_um", "minor_axis_um", "eccentricity"]
@@ -79,8 +78,15 @@ def drawn_slide(seed: tuple[int, ...], side_px: int = 1024) -> Slide:
     near = tree.query_ball_point(places, 50)
     area = table["area_um2"].to_numpy()
     table["anisokaryosis_50um"] = [area[each].std() / area[each].mean() for each in near]
+    return table, places
+
+
+def drawn_slide(seed: tuple[int, ...], side_px: int = 1024) -> Slide:
+    """Compose a slide and measure its nuclei, tile by tile."""
+    scene = compose(SlideSpec(slide_id="simulated", side_px=side_px, seed=seed))
+    table, places = drawn_features(scene)
     at = (places // TILE_UM).astype(int)
-    whole = (at < int(side_px * mpp / TILE_UM)).all(1)
+    whole = (at < int(scene.spec.side_um / TILE_UM)).all(1)
     groups = [np.flatnonzero(whole & (at == tile).all(1)) for tile in np.unique(at[whole], axis=0)]
     groups = [each for each in groups if len(each) >= FEWEST]
     return Slide(features=[table.iloc[each] for each in groups], places=[places[each] for each in groups])
