@@ -106,14 +106,14 @@ def simulate(
             own[slide.features[0].columns.get_loc(planted)] += beta * (1 + OWN_SLOPE * rng.normal())
         for tile in some:
             chosen = rng.permutation(len(slide.places[tile]))[:MOST]
-            table, places = slide.features[tile].iloc[chosen], slide.places[tile][chosen]
+            table, places = slide.features[tile].to_numpy()[chosen], slide.places[tile][chosen]
             wave = rng.normal(0, 2 * np.pi / 80, (12, 2))
             smooth = np.cos(places @ wave.T + rng.uniform(0, 2 * np.pi, 12)).sum(1) / np.sqrt(6)
             parts.append(table)
             outcomes.append((own, level + rng.normal() + SMOOTH * smooth + NOISE * rng.standard_t(2.5, len(table))))
             numbers.append(np.full(len(table), len(numbers)))
             owners.append(np.full(len(table), patient))
-    features = pd.concat(parts, ignore_index=True)
+    features = pd.DataFrame(np.concatenate(parts), columns=pool[0].features[0].columns)
     own = np.concatenate([np.broadcast_to(slope, (len(noise), len(slope))) for slope, noise in outcomes])
     noise = np.concatenate([noise for _, noise in outcomes])
     signal = (single(features, np.concatenate(numbers), np.concatenate(owners)) * own).sum(1)
@@ -200,7 +200,8 @@ def main() -> None:
     parser.add_argument("--scale", default="rank", choices=["rank", "winsorised", "plain"])
     arguments = parser.parse_args()
     pool = [slide for slide in (drawn_slide((arguments.seed, n)) for n in range(arguments.slides)) if slide.features]
-    cases = [(None, 0.0), *((name, 0.3) for name in PLANTED), ("area_um2", 0.15), ("area_um2", 0.6)]
+    first, *others = PLANTED
+    cases = [(None, 0.0), *((first, beta) for beta in (0.3, 0.6, 0.15)), *((name, 0.3) for name in others)]
     print(f"{arguments.cohorts} cohorts a row, {len(pool)} slides, outcome: {arguments.scale}", flush=True)
     print(
         "planted               beta  patients  covered  (alone)  worst feature  found  (alone)  cohorts with a false "

@@ -29,7 +29,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
-from scipy.stats import false_discovery_control, norm, rankdata
+from scipy.special import ndtri
+from scipy.stats import false_discovery_control, rankdata
 from scipy.stats import t as student
 
 from vitrail.explain.nuclei.nulls import HELD
@@ -180,7 +181,7 @@ def outcome_scores(outcome: ArrayLike, tiles: NDArray[np.intp], scale: Scale = "
         order = np.argsort(tiles, kind="stable")
         for rows in np.split(order, np.flatnonzero(np.diff(tiles[order])) + 1):
             defined = rows[np.isfinite(values[rows])]
-            values[defined] = norm.ppf((rankdata(values[defined]) - 0.5) / max(len(defined), 1))
+            values[defined] = ndtri((rankdata(values[defined]) - 0.5) / max(len(defined), 1))
     values = centred(values, tiles)
     if scale == "winsorised" and len(values):
         values = centred(np.clip(values, *np.quantile(values, [_TAIL, 1 - _TAIL])), tiles)

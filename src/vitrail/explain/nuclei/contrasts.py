@@ -82,7 +82,7 @@ def contrasts(
     """
     values, names = np.asarray(outcome, np.float64), [str(name) for name in features]
     numbers, owners = np.unique(np.asarray(tiles), return_inverse=True)[1], np.asarray(patients)
-    table = features.to_numpy(np.float64)
+    table = np.array(features, np.float64)
     ratios = [name in LOGARITHMS and bool((column[np.isfinite(column)] > 0).all())
               for name, column in zip(names, table.T, strict=True)]  # fmt: skip
     table[:, ratios] = np.log(table[:, ratios])

@@ -129,7 +129,7 @@ def map_nulls(
             ]
             rows.append(np.concatenate([np.empty(0), *outcomes]))
         drawn = np.stack(rows)
-        if np.isfinite(drawn).mean() > 0.5:
+        if np.isfinite(drawn).sum() > drawn.size / 2:
             result[name] = drawn
     return result
 
@@ -180,7 +180,7 @@ def effect_nulls(
                 cuts = np.arange(int(rng.integers(1, _NEIGHBOURS + 1)), len(rows), _NEIGHBOURS)
                 for near in np.split(rows, cuts):
                     row[near] = values[rng.permutation(near)]
-        if np.isfinite(drawn).mean() > 0.5:
+        if np.isfinite(drawn).sum() > drawn.size / 2:
             result[name] = drawn
     return result
 
