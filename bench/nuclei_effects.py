@@ -22,7 +22,8 @@ import pandas as pd
 import shapely
 from scipy.spatial import cKDTree
 
-from vitrail.explain.nuclei.association import LEVEL, associate, design, outcome_scores
+from vitrail.explain.nuclei.association import LEVEL, associate
+from vitrail.explain.nuclei.regression import design, outcome_scores
 from vitrail.synthetic import Scene, SlideSpec, compose
 
 TILE_UM, FEWEST, MOST = 199.1, 12, 60
