@@ -124,8 +124,8 @@ def test_effects_are_exchanged_among_nuclei_of_similar_area():
         for tile in range(8):
             np.testing.assert_allclose(np.sort(draw[tiles == tile]), np.sort(effect[tiles == tile]))
     rest = effect - np.log(area) - 10 * tiles
-    kept = [np.corrcoef(draw - np.log(area) - 10 * tiles, rest)[0, 1] for draw in nulls["similar_area"]]
-    assert abs(np.mean(kept)) < 0.25
+    left = [np.corrcoef(draw - np.log(area) - 10 * tiles, rest)[0, 1] for draw in nulls["similar_area"]]
+    assert abs(np.mean(left)) < 0.25
     elsewhere = effect_nulls(effect, rest, area, tiles, seed=1, draws=2)["elsewhere"]
     np.testing.assert_allclose(np.sort(elsewhere[0]), np.sort(rest))
     assert effect_nulls([], [], [], [], seed=0, draws=2) == {}

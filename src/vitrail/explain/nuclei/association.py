@@ -95,11 +95,11 @@ def associate(
     rows = np.flatnonzero(np.isfinite(values))
     ready = design(features.iloc[rows], np.asarray(tiles)[rows], np.asarray(patients)[rows])
     weights = sample(int(ready.patients.max(initial=-1)) + 1, resamples, seed)
-    given = {"null": null_outcomes} if isinstance(null_outcomes, np.ndarray) else null_outcomes or {}
+    by_null = {"null": null_outcomes} if isinstance(null_outcomes, np.ndarray) else null_outcomes or {}
     both = coefficients(ready, outcome_scores(values[rows], ready.tiles, scale), weights)
     cohort = coefficients(ready, outcome_scores(values[rows], ready.tiles, scale), weights[:1])
     nulls: dict[str, list[dict[str, list[Drawn]]]] = {}
-    for null, draws in given.items():
+    for null, draws in by_null.items():
         for draw in draws:
             drawn = np.asarray(draw, np.float64)[rows]
             # where a null has no outcome features must not count either, or its coefficients would be too small

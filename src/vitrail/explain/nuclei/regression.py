@@ -127,15 +127,15 @@ def design(features: pd.DataFrame, tiles: ArrayLike, patients: ArrayLike) -> Des
         same = next((old for old in first if abs(correlation[old, number]) > ALIKE), None)
         first.setdefault(number if same is None else same, []).append(number)
     names, own = [*columns], [*first]
-    kept = correlation[np.ix_(own, own)]
+    mutual = correlation[np.ix_(own, own)]
     entered: list[int] = []
     for number in sorted(range(len(own)), key=lambda number: names[own[number]] not in CORE):
-        inflated = _inflation(kept, [*entered, number])
+        inflated = _inflation(mutual, [*entered, number])
         if inflated[-1] <= MOST_INFLATION[0] and inflated.max() <= MOST_INFLATION[1]:
             entered.append(number)
     entered.sort()
-    within = dict(zip(entered, _inflation(kept, entered), strict=True))
-    added = [within.get(number, _inflation(kept, [*entered, number])[-1]) for number in range(len(own))]
+    within = dict(zip(entered, _inflation(mutual, entered), strict=True))
+    added = [within.get(number, _inflation(mutual, [*entered, number])[-1]) for number in range(len(own))]
     return Design(
         names=tuple(names[number] for number in own),
         matrix=ready[:, own],
