@@ -54,7 +54,7 @@ class Cohort:
 
 
 def drawn_features(scene: Scene) -> tuple[pd.DataFrame, np.ndarray]:
-    """Measure the nuclei of a slide as they were drawn: a row each, and the centres of their centres in um, `[n, 2]`."""
+    """Measure the nuclei of a slide as they were drawn: a row each, and their centres in um, `[n, 2]`."""
     nuclei, mpp = scene.nuclei, scene.spec.mpp
     rows = np.full((len(nuclei), 10), np.nan)
     names = ["area_um2", "perimeter_um", "major_axis_um", "minor_axis_um", "eccentricity"]

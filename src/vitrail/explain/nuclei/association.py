@@ -8,8 +8,11 @@ doi:10.1111/j.2517-6161.1995.tb02031.x), over both coefficients of all features 
 A coefficient is a finding only where its q-value is below 0.05 and it lies beyond what outcomes give that know nothing
 of the tile, see `vitrail.explain.nuclei.nulls`.
 
-Simulated with the features of nuclei of synthetic slides, smooth noise with heavy tails and slopes that differ between
-patients (`python -m bench.nuclei_effects`), COVERAGE.
+Simulated (`python -m bench.nuclei_effects`, 200 cohorts a case) with the features of synthetic slides' nuclei, smooth
+noise with heavy tails and slopes that differ between patients, intervals cover 0.97 to 0.98 with 4 patients, 0.95 to
+0.96 with 8 and 0.94 to 0.95 with 20. Of cohorts without any effect 3 % have a finding, before nulls are asked. An effect
+of 0.3 standard deviations of the noise is found in no cohort of 4 patients, in 13 % of 8 and in 85 % of 20; one of 0.6
+in 1, 45 and 100 %: with few patients no finding means little.
 """
 
 from __future__ import annotations
