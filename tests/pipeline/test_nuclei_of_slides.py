@@ -128,6 +128,7 @@ def test_slides_that_fail_do_not_end_the_work(engine, slides, tmp_path, monkeypa
     summary = pd.read_csv(tmp_path / "out" / "nuclei.csv", index_col="slide_id")
     assert summary["reason"].notna().to_dict() == {"A": True, "B": False, "broken": True}
     assert np.isnan(summary.loc["A", "nuclei"])
+    assert names(tmp_path / "out") == {"nuclei.csv", "B.nuclei.parquet", "B.nuclei.geojson"}
 
 
 def test_the_command_says_where(engine, slides, tmp_path, monkeypatch, capfd):  # noqa: ARG001 - it stands in

@@ -113,10 +113,12 @@ def update_nuclei(
         from vitrail.nuclei.regions import segment_region  # noqa: PLC0415
 
         segment = partial(segment_region, slide, engine=engine_of(settings.nuclei))
-        measure_slide(slide, find_tissue(slide, settings.tissue), segment, files, header, progress)
-        with suppress(OSError):  # not empty, or not there
-            files.partial.parent.rmdir()
-            files.partial.parent.parent.rmdir()
+        try:
+            measure_slide(slide, find_tissue(slide, settings.tissue), segment, files, header, progress)
+        finally:
+            for folder in (files.partial, files.partial.parent, files.partial.parent.parent):
+                with suppress(OSError):  # not empty, or not there
+                    folder.rmdir()
     if is_new or is_stale or not files.geojson.is_file():
         parts = nuclei_parts(files.table)
         if tiles is None:
