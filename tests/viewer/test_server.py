@@ -109,6 +109,22 @@ def test_corrected_outlines_are_kept_beside_the_originals(app, run):
     assert len(request(app, at(where)).json["features"]) == len(features) + 1
 
 
+def test_the_report_leads_to_slides_and_tiles(app, run):
+    (run / "report" / "index.html").write_text("<!doctype html><p data-slide='S3'>S3</p>")
+    (run / "report" / "private.txt").write_text(LABEL)
+    (run / "report" / "figures").mkdir(exist_ok=True)
+    (run / "report" / "figures" / "leak.svg").symlink_to(run.parent / "secret.txt")
+    page = request(app, at("report/index.html"))
+    assert page.content.endswith(b'<script type="module" src="../static/report.js"></script>\n')
+    assert (
+        request(app, at("report/tables/cohort.csv")).content == (run / "report" / "tables" / "cohort.csv").read_bytes()
+    )
+    for name in ("private.txt", "figures/leak.svg", "../study.toml", "tables/../../study.toml", "stage.json", ""):
+        assert request(app, at(f"report/{name}")).status == 404
+    assert request(app, at("api/session")).json["report"]
+    assert request(app, at("static/report.js")).headers["content-type"].startswith("text/javascript")
+
+
 def test_of_a_map_the_rater_sees_the_map_alone(app):
     case = request(app, at("api/review/maps/next"), query=b"rater=Ada").json
     assert case["map"]["method"] == "gradcam"

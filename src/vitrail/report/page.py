@@ -85,6 +85,7 @@ def write_report(data: ReportData, folder: Path) -> Path:
         skipped=data.evaluation.skipped.to_dict("records"),
         scores=section(data),
         why=explained_section(data.explained) if data.explained else None,
+        examples=tables["explained_examples"].to_dict("records") if data.explained is not None else [],
         raters=[raters_section(name, summary) for name, summary in data.evaluation.raters.items()],
         figures=drawings,
         mapped=_with_links(tables["mapped"], data.mapped, save_explained_figures(data, folder / "figures")),

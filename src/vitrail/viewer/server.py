@@ -2,12 +2,18 @@
 
 /TOKEN/                                            the page
 /TOKEN/static/NAME                                 what it is made of
+/TOKEN/report/NAME                                 the run's report, whose slides and tiles lead into the viewer
 /TOKEN/api/session                                 title, classes, networks, slides
 /TOKEN/api/slides/ID                               a slide and its maps
-/TOKEN/api/slides/ID/outlines                      its outlines, GeoJSON
+/TOKEN/api/slides/ID/outlines                      its outlines, GeoJSON; POST features: a further version
 /TOKEN/api/slides/ID/explain      POST x, y        why the networks say so, at this place
 /TOKEN/api/slides/ID/what_if      POST x, y, discs the scores without what was brushed away
 /TOKEN/api/slides/ID/nearest?x=&y=                 the training tiles that are most alike
+/TOKEN/api/review                                  the queues of raters
+/TOKEN/api/review/QUEUE/next?rater=                the case that a rater judges next
+/TOKEN/api/review/QUEUE/judge     POST             what a rater says of a case
+/TOKEN/api/review/QUEUE/undo      POST rater       taking the last one back
+/TOKEN/api/review/QUEUE/results                    what all raters said, in numbers
 /TOKEN/slide/ID/LEVEL/COLUMN_ROW.jpg               a square of a slide
 /TOKEN/map/ID/KEY/LEVEL/COLUMN_ROW.bin             a square of a map, raw numbers
 /TOKEN/thumbnail/ID.jpg, /TOKEN/tile/ROW.jpg       small pictures
@@ -60,6 +66,9 @@ MOST_OUTLINES = 1 << 24
 MOST_DISCS = 1000
 
 _STATIC = re.compile(r"(?:[a-z0-9_-]+/){0,3}[A-Za-z0-9_-][A-Za-z0-9._-]*")
+
+_REPORT = re.compile(r"index\.html|metrics\.json|(?:figures|tables|qupath)/[A-Za-z0-9_-][A-Za-z0-9._-]*")
+"""Files of a report that are served."""
 
 _HEADERS = {
     "Content-Security-Policy": "default-src 'self'; img-src 'self' blob: data:; style-src 'self' 'unsafe-inline'; "
@@ -123,6 +132,7 @@ def viewer_app(
     routes = [
         Route("/", api.page),
         Route("/static/{name:path}", api.static),
+        Route("/report/{name:path}", api.report),
         Route("/api/session", api.session),
         Route("/api/slides/{slide}", api.slide),
         Route("/api/slides/{slide}/outlines", api.outlines),
@@ -199,12 +209,17 @@ class _Api:
         return await run_in_threadpool(_resource, request.path_params["name"])
 
     @_answers
+    async def report(self, request: Request) -> Response:
+        return await run_in_threadpool(self._report, request.path_params["name"])
+
+    @_answers
     async def session(self, _request: Request) -> Response:
         shown = self.shown
         tasks = [] if self.networks is None else self.networks.tasks
         return _json({
             "title": shown.title,
             "run": shown.run is not None,
+            "report": shown.run is not None and (shown.run / "report" / "index.html").is_file(),
             "classes": map_classes(),
             "networks": {task: {"title": NETWORKS[task], "colour": NETWORK_COLOURS[task]} for task in tasks},
             "slides": [{"id": each.id, "name": each.name, **each.facts} for each in shown.slides.values()],
@@ -328,6 +343,19 @@ class _Api:
         opened = slide.open()
         return ask(self.networks, opened, self.networks.place(opened, x, y))
 
+    def _report(self, name: str) -> Response:
+        """Return a file of the run's report; the page gets a script that turns names of slides into links."""
+        if self.shown.run is None or not _REPORT.fullmatch(name):
+            raise LookupError(name)
+        folder = (self.shown.run / "report").resolve()
+        file = (folder / name).resolve()
+        if not (file.is_relative_to(folder) and file.is_file()):
+            raise LookupError(name)
+        content = file.read_bytes()
+        if name == "index.html":
+            content += b'<script type="module" src="../static/report.js"></script>\n'
+        return Response(content, 200, _HEADERS | {"Cache-Control": _FRESH}, _media_type(name))
+
     def _read_square(self, slide_id: str, level: int, column: int, row: int) -> bytes:
         return slide_square(self.shown.slide(slide_id).open(), level, column, row)
 
@@ -342,10 +370,13 @@ def _resource(name: str) -> Response:
     file = resources.files("vitrail.viewer").joinpath("static", *name.split("/"))
     if not file.is_file():
         raise LookupError(name)
+    return Response(file.read_bytes(), 200, _HEADERS | {"Cache-Control": "no-cache"}, _media_type(name))
+
+
+def _media_type(name: str) -> str:
     kind = "text/javascript" if name.endswith((".js", ".mjs")) else mimetypes.guess_type(name)[0]
     text = kind is not None and (kind.startswith("text/") or kind.endswith(("json", "xml")))
-    media = f"{kind}; charset=utf-8" if text else kind or "application/octet-stream"
-    return Response(file.read_bytes(), 200, _HEADERS | {"Cache-Control": "no-cache"}, media)
+    return f"{kind}; charset=utf-8" if text else kind or "application/octet-stream"
 
 
 def _place(request: Request) -> tuple[int, int, int]:
