@@ -6,6 +6,7 @@ import secrets
 import socket
 import threading
 import webbrowser
+from importlib import resources
 from typing import TYPE_CHECKING
 
 from vitrail.errors import SettingsError
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 LOOPBACK = "127.0.0.1"
+
+LIBRARY = ("static", "vendor", "openseadragon", "openseadragon.min.js")
+"""What the page cannot do without, fetched when Vitrail is built."""
 
 INSTALL = "Install it with: pip install 'vitrail[viewer]'"
 
@@ -49,7 +53,7 @@ def view(
     Raises
     ------
     SettingsError
-        What the viewer needs is not installed, or the port is taken.
+        What the viewer needs is not installed or was not fetched, or the port is taken.
     VitrailError
         See `session_of`.
     """
@@ -60,6 +64,9 @@ def view(
     except ImportError as error:
         raise SettingsError("vitrail view", f"{error.name} is not installed", INSTALL) from None
     from vitrail.viewer.asking import Networks  # noqa: PLC0415 - torch takes seconds
+
+    if not resources.files("vitrail.viewer").joinpath(*LIBRARY).is_file():
+        raise SettingsError("vitrail view", f"{'/'.join(LIBRARY)} is missing", "Fetch it with: make viewer")
 
     session = session_of(paths, maps, mpp)
     networks = None
