@@ -6,6 +6,7 @@ import secrets
 import socket
 import threading
 import webbrowser
+from importlib import resources
 from typing import TYPE_CHECKING
 
 from vitrail.errors import SettingsError
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
     from vitrail.viewer.session import Session
 
 LOOPBACK = "127.0.0.1"
+
+LIBRARY = ("static", "vendor", "openseadragon", "openseadragon.min.js")
+"""What the page cannot do without, fetched when Vitrail is built."""
 
 INSTALL = "Install it with: pip install 'vitrail[viewer]'"
 
@@ -135,7 +139,7 @@ def serve(
     Raises
     ------
     SettingsError
-        What the viewer needs is not installed, or the port is taken.
+        What the viewer needs is not installed or was not fetched, or the port is taken.
     """
     try:
         import uvicorn  # noqa: PLC0415 - an extra
@@ -145,6 +149,8 @@ def serve(
         raise SettingsError("vitrail view", f"{error.name} is not installed", INSTALL) from None
     from vitrail.viewer.asking import Networks  # noqa: PLC0415 - torch takes seconds
 
+    if not resources.files("vitrail.viewer").joinpath(*LIBRARY).is_file():
+        raise SettingsError("vitrail view", f"{'/'.join(LIBRARY)} is missing", "Fetch it with: make viewer")
     networks = None
     if session.run is not None and session.settings is not None:
         asked = Networks(session.run, session.settings)

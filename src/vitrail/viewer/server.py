@@ -207,7 +207,7 @@ class _Api:
             "run": shown.run is not None,
             "classes": map_classes(),
             "networks": {task: {"title": NETWORKS[task], "colour": NETWORK_COLOURS[task]} for task in tasks},
-            "slides": [{"id": each.id, "name": each.name, **each.facts} for each in shown.slides.values()],
+            "slides": [{"id": each.id, "name": each.name, **shown.summary(each)} for each in shown.slides.values()],
         })  # fmt: skip
 
     @_answers

@@ -128,6 +128,8 @@ class Session:
         self.title, self.run, self.settings = title, run, settings
         self.slides = {slide.id: slide for slide in slides}
         self.predictions, self.stored = predictions, stored
+        self._predicted = frozenset() if predictions is None else frozenset(predictions["slide_id"])
+        self._explained = frozenset() if stored is None else frozenset(stored.rows["slide_id"])
         self._rasters: dict[str, dict[str, Raster]] = {}
         self._lock = threading.Lock()
 
@@ -140,6 +142,12 @@ class Session:
             There is none of this name.
         """
         return self.slides[slide_id]
+
+    def summary(self, slide: ViewedSlide) -> dict[str, Any]:
+        """Return a slide's facts, and which maps can be shown: of the whole slide, of its tiles, or explanations."""
+        mapped, explained = slide.maps is not None, slide.name in self._explained
+        return {**slide.facts, "mapped": mapped, "explained": explained,
+                "layered": mapped or explained or slide.name in self._predicted}  # fmt: skip
 
     def rasters(self, slide_id: str) -> dict[str, Raster]:
         """Return the maps of a slide by their keys.
