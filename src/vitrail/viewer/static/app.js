@@ -4,6 +4,8 @@ import { getJson } from "./api.js";
 import { announce, button, el } from "./dom.js";
 import { Keys } from "./keys.js";
 import { readLink } from "./link.js";
+import { ResultsPage } from "./results.js";
+import { ReviewPage } from "./review.js";
 import { SlidePage } from "./slide.js";
 import { language, setLanguage, t } from "./texts.js";
 import { Wall } from "./wall.js";
@@ -23,15 +25,6 @@ class App {
     this.line = el("div", { class: "error-line", role: "alert", hidden: true });
     this.root.replaceChildren(this.head(), this.line, this.main);
     this.main.append(el("p", { class: "waiting", text: t("waiting") }));
-    try {
-      this.session ??= await getJson("api/session");
-    } catch (error) {
-      this.main.replaceChildren();
-      this.say(error);
-      return;
-    }
-    document.title = `${this.session.title} \u00b7 Vitrail`;
-    this.root.querySelector(".session-title").textContent = this.session.title;
     await this.show(true);
   }
 
@@ -62,6 +55,23 @@ class App {
     this.page?.close();
     this.bar.replaceChildren();
     this.keys.table = [];
+    const [review, results] = ["review", "results"].map((name) => link.values.get(name));
+    if (review !== null || results !== null) {
+      // raters are blind: what the networks say of the slides is not even asked for
+      this.page = review !== null ? new ReviewPage(this, review) : new ResultsPage(this, results);
+      await this.page.open();
+      return;
+    }
+    this.page = null;
+    try {
+      this.session ??= await getJson("api/session");
+    } catch (error) {
+      this.main.replaceChildren();
+      this.say(error);
+      return;
+    }
+    document.title = `${this.session.title} \u00b7 Vitrail`;
+    this.root.querySelector(".session-title").textContent = this.session.title;
     const facts = this.session.slides.find((slide) => slide.id === link.slide);
     if (link.slide && !facts) this.say(new Error(t("error.unknown")));
     this.page = facts ? new SlidePage(this, facts, link) : new Wall(this, link);

@@ -3,6 +3,7 @@
 import { getJson } from "./api.js";
 import { Controls } from "./controls.js";
 import { announce, button, el } from "./dom.js";
+import { Draw } from "./draw.js";
 import { plainStyle, readStyles, slideLink } from "./link.js";
 import { Squares } from "./squares.js";
 import { splitTitle, t } from "./texts.js";
@@ -62,6 +63,7 @@ export class SlidePage {
     this.stage = el("div", { class: "stage-area" }, this.grid, el("div", { class: "corner" }, this.scale, this.coordinates));
     this.controls = new Controls(this);
     this.why = new Why(this);
+    if (app.session.run) this.drawn = new Draw(this);
     this.frame = el("div", { class: "slide-page" }, this.controls.element, this.stage, this.why.element);
     app.main.replaceChildren(this.frame);
     if (this.slide.problems.length) app.say(new Error(this.slide.problems.join("; ")));
@@ -151,6 +153,7 @@ export class SlidePage {
     this.views.forEach((view) => view.start());
     this.fillCounts();
     this.activate(0);
+    this.drawn?.attach();
   }
 
   /** Once all views are open they go where the link, or the view before, was. */
@@ -363,6 +366,7 @@ export class SlidePage {
 
   close() {
     this.closed = true;
+    this.drawn?.close();
     clearTimeout(this.saving);
     this.why?.close();
     this.views.forEach((view) => view.close());
