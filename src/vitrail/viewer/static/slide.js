@@ -135,7 +135,8 @@ export class SlidePage {
 
   /** Shows views of these styles, each at the place that is shown now, or at the link's. */
   setViews(styles) {
-    const at = this.views[this.active]?.ready ? this.views[this.active].goal : this.link.at;
+    const before = this.views[this.active];
+    const at = before?.ready ? (before.whole ? null : before.goal) : this.link.at;
     this.views.forEach((view) => view.close());
     this.active = this.leader = 0;
     this.by = at;
@@ -223,7 +224,9 @@ export class SlidePage {
     for (const view of this.views) view.read(...at);
     const [width, height] = this.slide.levels[0];
     const within = at[0] !== null && at[0] >= 0 && at[1] >= 0 && at[0] < width && at[1] < height;
-    this.coordinates.textContent = within ? coordinates(...at, this.slide.mpp) : "";
+    const kind = this.slide.layers.find((layer) => layer.kind === "class");
+    const called = within && kind && !this.shared.hidden ? ` \u00b7 ${this.view.describe(kind, ...at)}` : "";
+    this.coordinates.textContent = within ? coordinates(...at, this.slide.mpp) + called : "";
   }
 
   /** Draws all views again before the next frame. */
@@ -269,6 +272,14 @@ export class SlidePage {
     if (x < 0 || y < 0 || x >= width || y >= height) return;
     this.frame.classList.add("with-why");
     this.why.ask(x, y);
+  }
+
+  /** Moves the views so that a tile is seen. */
+  reveal(tile) {
+    const [x, y] = [tile.x + tile.side / 2, tile.y + tile.side / 2];
+    const [left, top] = this.view.place(0, 0);
+    const [right, bottom] = this.view.place(this.view.stage.clientWidth, this.view.stage.clientHeight);
+    if (x < left || y < top || x > right || y > bottom) this.view.go({ ...this.view.goal, x, y });
   }
 
   closeWhy() {
