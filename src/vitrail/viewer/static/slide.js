@@ -136,7 +136,7 @@ export class SlidePage {
   /** Shows views of these styles, each at the place that is shown now, or at the link's. */
   setViews(styles) {
     const before = this.views[this.active];
-    const at = before?.ready ? (before.whole ? null : before.goal) : this.link.at;
+    const at = before?.ready ? (before.whole ? null : before.goal) : before ? this.by : this.link.at;
     this.views.forEach((view) => view.close());
     this.active = this.leader = 0;
     this.by = at;
@@ -296,15 +296,16 @@ export class SlidePage {
   }
 
   bind() {
-    const when = (action) => (key) => this.view?.ready && action(key);
-    const pan = (x, y) => when(() => {
+    const when = (action) => (key) => this.views.length && action(key);
+    const seen = (action) => when((key) => this.view.ready && action(key));
+    const pan = (x, y) => seen(() => {
       this.setByKey(true);
       const { viewport } = this.view.osd;
       const { width, height } = viewport.getBounds(false);
       viewport.panBy(new OpenSeadragon.Point(x * STEP * width, y * STEP * height));
       viewport.applyConstraints();
     });
-    const zoom = (by) => when(() => {
+    const zoom = (by) => seen(() => {
       this.setByKey(true);
       this.view.osd.viewport.zoomBy(by);
       this.view.osd.viewport.applyConstraints();
@@ -330,8 +331,8 @@ export class SlidePage {
       { keys: ["ArrowDown"], shown: ["\u2193"], text: "key.down", down: pan(0, 1) },
       { keys: ["+", "="], shown: ["+"], text: "key.in", down: zoom(ZOOM) },
       { keys: ["-", "_"], shown: ["\u2212"], text: "key.out", down: zoom(1 / ZOOM) },
-      { keys: ["f", "Home"], shown: ["f"], text: "key.fit", down: when(() => this.view.osd.viewport.goHome()) },
-      { keys: ["Enter"], shown: ["Enter"], text: "key.why", once: true, down: when(() => {
+      { keys: ["f", "Home"], shown: ["f"], text: "key.fit", down: seen(() => this.view.osd.viewport.goHome()) },
+      { keys: ["Enter"], shown: ["Enter"], text: "key.why", once: true, down: seen(() => {
         const { x, y } = this.view.goal;
         this.explain(x, y);
         this.why.focus();
