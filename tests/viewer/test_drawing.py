@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from shapely import Polygon, box
 from shapely.geometry import mapping, shape
 
-from vitrail.viewer.drawing import combine, drawn_shape, region_at
+from vitrail.viewer.drawing import combine, drawn_shape, polygons_of, region_at
 from vitrail.viewer.rasters import NOTHING, array_raster
 
 SIZE = (400, 300)
@@ -34,7 +34,7 @@ def test_a_polygon_that_crosses_itself_becomes_valid():
 def test_areas_add_up_and_stay_valid(corners, stroke, radius):
     outline = drawn_shape(corners, 0, SIZE)
     brushed = drawn_shape(stroke, radius, SIZE)
-    more, less = (combine(mapping(outline), brushed, by) for by in ("add", "subtract"))
+    more, less = (combine(polygons_of(mapping(outline)), brushed, by) for by in ("add", "subtract"))
     assert more.is_valid
     assert less.is_valid
     assert more.difference(box(-1e-6, -1e-6, SIZE[0] + 1e-6, SIZE[1] + 1e-6)).is_empty
@@ -42,11 +42,13 @@ def test_areas_add_up_and_stay_valid(corners, stroke, radius):
 
 
 def test_corners_that_were_not_touched_stay_as_they_were():
-    outline = mapping(Polygon([(0.1, 0.2), (0.1 + 1e-9, 99.7), (200 / 3, 99.9), (70.3, 0.3)]))
-    assert mapping(combine(outline, drawn_shape([(300, 200)], 5, SIZE), "subtract")) == outline
-    cut = combine(outline, drawn_shape([(70, 50)], 5, SIZE), "subtract")
+    outline = mapping(drawn := Polygon([(0.1, 0.2), (0.1 + 1e-9, 99.7), (200 / 3, 99.9), (70.3, 0.3)]))
+    before = polygons_of(outline)
+    assert before.geoms[0] == drawn
+    assert mapping(combine(before, drawn_shape([(300, 200)], 5, SIZE), "subtract")) == outline
+    cut = combine(before, drawn_shape([(70, 50)], 5, SIZE), "subtract")
     assert set(Polygon(outline["coordinates"][0]).exterior.coords) <= set(cut.exterior.coords)
-    assert combine(mapping(cut), drawn_shape([(20, 20)], 5, SIZE), "add").equals(cut)
+    assert combine(polygons_of(mapping(cut)), drawn_shape([(20, 20)], 5, SIZE), "add").equals(cut)
 
 
 @pytest.mark.parametrize(
@@ -55,7 +57,7 @@ def test_corners_that_were_not_touched_stay_as_they_were():
 )
 def test_what_is_no_outline_is_refused(outline):
     with pytest.raises(ValueError, match="outline"):
-        combine(outline, drawn_shape([(1, 1)], 1, SIZE), "add")
+        polygons_of(outline)
 
 
 def test_a_region_is_connected_and_within_a_pixel_of_the_map():

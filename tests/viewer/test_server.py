@@ -123,6 +123,8 @@ def test_drawings_are_combined_and_regions_found(app):
     drawn = post(app, f"{where}/combine", drawn=[[5, 5], [20, 5], [20, 20], [5, 20]], radius=0).json["geometry"]
     assert {tuple(corner) for corner in drawn["coordinates"][0]} == {(5, 5), (20, 5), (20, 20), (5, 20)}
     assert post(app, f"{where}/combine", drawn=[[9, 9]], radius=4, outline=drawn).json["geometry"] == drawn
+    nothing = post(app, f"{where}/combine", drawn=drawn, outline=drawn, by="subtract").json["geometry"]
+    assert nothing["coordinates"] == []
     region = request(app, at(f"{where}/region"), query=b"x=40&y=40").json["geometry"]
     assert region["type"] == "Polygon"
     assert request(app, at(f"{where}/region"), query=b"x=-40&y=40").status == 400

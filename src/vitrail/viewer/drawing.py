@@ -12,6 +12,7 @@ import numpy as np
 import shapely
 from scipy import ndimage
 from shapely import LineString, MultiPolygon, Point, Polygon, affinity, box
+from shapely.errors import ShapelyError
 from shapely.geometry import shape as shape_of
 
 from vitrail.interop.polygonize import outline_classes
@@ -63,42 +64,59 @@ def drawn_shape(points: Sequence[tuple[float, float]], radius: float, size: tupl
     return _areas(shape.intersection(box(0, 0, *size)))
 
 
-def combine(outline: Any, shape: MultiPolygon, by: str) -> Polygon | MultiPolygon:
+def polygons_of(geometry: Any) -> MultiPolygon:
+    """Return an outline that came as GeoJSON.
+
+    Parameters
+    ----------
+    geometry
+        In level-0 pixels; None stands for an empty one.
+
+    Returns
+    -------
+    MultiPolygon
+        Valid.
+
+    Raises
+    ------
+    ValueError
+        It is no polygon.
+    """
+    if geometry is None:
+        return MultiPolygon()
+    try:
+        shape: Any = shape_of(geometry)
+    except (AttributeError, IndexError, KeyError, TypeError, ShapelyError):
+        raise ValueError("the outline is no geometry") from None
+    if not isinstance(shape, Polygon | MultiPolygon):
+        raise ValueError("the outline is no polygon")  # noqa: TRY004 - all that is wrong is one kind of answer
+    return _areas(shape if shape.is_valid else shapely.make_valid(shape))
+
+
+def combine(outline: MultiPolygon, shape: MultiPolygon, by: str) -> Polygon | MultiPolygon:
     """Add what was drawn to an outline, or take it away.
 
     Parameters
     ----------
-    outline
-        GeoJSON's geometry, in level-0 pixels; None stands for an empty one.
-    shape
-        See `drawn_shape`.
+    outline, shape
+        The two.
     by
         `add` or `subtract`.
 
     Returns
     -------
     Polygon | MultiPolygon
-        Valid; the multipolygon may be empty. The outline itself where the shape does not meet it, or is within it.
+        Valid; the multipolygon may be empty. The outline itself where the shape changes nothing.
 
     Raises
     ------
     ValueError
-        The outline is no polygon, or `by` no way to combine.
+        `by` is no way to combine.
     """
     if by not in {"add", "subtract"}:
         raise ValueError("by is add or subtract")
-    if outline is None:
-        before: Any = MultiPolygon()
-    else:
-        try:
-            before = shape_of(outline)
-        except (AttributeError, IndexError, KeyError, TypeError, shapely.errors.ShapelyError):
-            raise ValueError("the outline is no geometry") from None
-        if not isinstance(before, Polygon | MultiPolygon):
-            raise ValueError("the outline is no polygon")
-        before = before if before.is_valid else shapely.make_valid(before)
-    after = before.union(shape) if by == "add" else before.difference(shape)
-    areas = _areas(before if after.equals(before) else after)
+    after = outline.union(shape) if by == "add" else outline.difference(shape)
+    areas = _areas(outline if after.equals(outline) else after)
     return areas.geoms[0] if len(areas.geoms) == 1 else areas
 
 

@@ -35,7 +35,7 @@ from starlette.routing import Route
 from vitrail.classes import NETWORK_COLOURS, NETWORKS
 from vitrail.errors import VitrailError
 from vitrail.slides.slide import read_thumbnail
-from vitrail.viewer.drawing import combine, drawn_shape, region_at
+from vitrail.viewer.drawing import combine, drawn_shape, polygons_of, region_at
 from vitrail.viewer.pyramid import encode, slide_sizes, slide_square
 from vitrail.viewer.reviewing import Reviews
 from vitrail.viewer.session import describe, map_classes
@@ -238,17 +238,16 @@ class _Api:
     @_answers
     async def combine(self, request: Request) -> Response:
         values, slide = await _question(request, MOST_OUTLINES), self._slide(request)
-        radius, drawn = _number(values, "radius"), values.get("drawn")
-        if not (isinstance(drawn, list) and all(isinstance(each, list) and len(each) == 2 for each in drawn)):
-            raise ValueError("what is drawn is a list of x and y")
-        points = [(_number({"x": x}, "x"), _number({"y": y}, "y")) for x, y in drawn]
-
-        def join() -> Any:
-            width, height = slide_sizes(slide.open())[0]
-            shape = drawn_shape(points, radius, (width, height))
-            return mapping(combine(values.get("outline"), shape, values.get("by", "add")))
-
-        return _json({"geometry": await run_in_threadpool(join)})
+        outline, drawn, by = polygons_of(values.get("outline")), values.get("drawn"), values.get("by", "add")
+        if isinstance(drawn, dict):
+            shape = polygons_of(drawn)
+        elif isinstance(drawn, list) and all(isinstance(each, list) and len(each) == 2 for each in drawn):
+            points = [(_number({"x": x}, "x"), _number({"y": y}, "y")) for x, y in drawn]
+            size = slide_sizes(slide.open())[0]
+            shape = await run_in_threadpool(drawn_shape, points, _number(values, "radius"), size)
+        else:
+            raise ValueError("what is drawn is a list of x and y, or a geometry")
+        return _json({"geometry": mapping(await run_in_threadpool(combine, outline, shape, by))})
 
     @_answers
     async def region(self, request: Request) -> Response:

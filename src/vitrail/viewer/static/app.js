@@ -32,7 +32,7 @@ class App {
     const other = language() === "de" ? "en" : "de";
     return el(
       "header", { class: "bar" },
-      el("a", { class: "brand", href: "#", "aria-label": t("home") },
+      el("a", { class: "brand", href: "#", title: t("home") },
         el("img", { src: "static/icon.svg", alt: "", width: 24, height: 24 }), el("span", { class: "session-title", text: "Vitrail" })),
       this.bar,
       el("div", { class: "bar-end" },

@@ -4,7 +4,7 @@ import { postJson } from "./api.js";
 import { announce, button, el, field } from "./dom.js";
 import { networkTitle, t } from "./texts.js";
 import { tilePicture } from "./tile_picture.js";
-import { number, percent, probability } from "./units.js";
+import { decimals, number, percent } from "./units.js";
 
 const PX = 352;
 const STEP = 1 / 24; // of the tile that an arrow key moves the brush
@@ -175,7 +175,7 @@ export class Brush {
       const difference = after - before;
       const sign = difference < 0 ? "\u2212" : "+";
       return el("div", { class: "result", "data-task": task }, el("span", { text: networkTitle(task) }),
-        el("span", { class: "figure" }, el("span", { class: "before", text: probability(before) }), " \u2192 ", el("strong", { text: probability(after) }), ` (${sign}${probability(Math.abs(difference))})`));
+        el("span", { class: "figure" }, el("span", { class: "before", text: decimals(before, 3) }), " \u2192 ", el("strong", { text: decimals(after, 3) }), ` (${sign}${decimals(Math.abs(difference), 3)})`));
     });
     this.results.replaceChildren(...rows, el("p", { class: "facts", text: t("brush.share", { share: percent(share) }) }));
     announce(this.results.textContent);

@@ -269,47 +269,58 @@ export class Draw {
     return (await postJson(`${this.path}/combine`, { outline, drawn, radius, by })).geometry;
   }
 
-  add(geometry) {
+  /** Takes an area in, as a part of `grown` or an outline of its own; it is taken from outlines of the other class. */
+  async put(geometry, grown = null) {
     if (!geometry.coordinates.length) {
       this.say(t("draw.nothing"), true);
       return;
     }
-    const feature = { class: this.label, geometry };
-    this.change([...this.features, feature], feature);
+    const { label } = this;
+    const own = { class: label, geometry: grown ? await this.combine(grown.geometry, geometry) : geometry };
+    const others = this.features.filter((each) => each.class !== label && overlap(bounds(each.geometry), bounds(geometry)));
+    const after = await this.without(others, geometry);
+    if (grown) after.set(grown, own);
+    else after.set(own, own);
+    this.replace(grown ? this.features : [...this.features, own], after, own);
+  }
+
+  /** Returns outlines without what was drawn, by what they were. */
+  async without(outlines, drawn, radius = 0) {
+    const after = new Map();
+    for (const each of outlines) after.set(each, { ...each, geometry: await this.combine(each.geometry, drawn, radius, "subtract") });
+    return after;
+  }
+
+  /** Puts others in the place of some outlines; empty ones go. */
+  replace(features, after, selected) {
+    const next = features.map((each) => after.get(each) ?? each).filter((each) => each.geometry.coordinates.length);
+    this.change(next, next.includes(selected) ? selected : null);
   }
 
   finishPolygon() {
     const corners = this.corners;
     this.corners = [];
     this.draw();
-    if (corners.length >= 3) this.then(async () => this.add(await this.combine(null, corners, 0)));
+    if (corners.length >= 3) this.then(async () => this.put(await this.combine(null, corners, 0)));
   }
 
   finishStroke() {
     const { stroke, radius, tool } = this;
     this.stroke = null;
     if (!stroke) return;
-    if (tool === "brush") {
-      this.then(async () => {
-        const before = this.selected?.class === this.label ? this.selected : null;
-        const geometry = await this.combine(before?.geometry ?? null, stroke, radius);
-        if (!before) this.add(geometry);
-        else {
-          const after = { ...before, geometry };
-          this.change(this.features.map((each) => (each === before ? after : each)), after);
-        }
-      });
-    } else this.then(() => this.eraseStroke(stroke, radius));
-  }
-
-  async eraseStroke(stroke, radius) {
-    const touched = this.selected ? [this.selected] : this.features.filter((each) => near(each.geometry, stroke, radius));
-    const after = new Map();
-    for (const each of touched) after.set(each, { ...each, geometry: await this.combine(each.geometry, stroke, radius, "subtract") });
-    const left = (each) => (after.get(each) ?? each).geometry.coordinates.length > 0;
-    const selected = this.selected && left(this.selected) ? after.get(this.selected) : null;
-    if (touched.length) this.change(this.features.filter(left).map((each) => after.get(each) ?? each), selected);
-    else this.draw();
+    this.then(async () => {
+      if (tool === "brush") {
+        const grown = this.selected?.class === this.label ? this.selected : null;
+        await this.put(await this.combine(null, stroke, radius), grown);
+        return;
+      }
+      const [left, top, right, bottom] = extremes(stroke);
+      const reach = [left - radius, top - radius, right + radius, bottom + radius];
+      const touched = this.selected ? [this.selected] : this.features.filter((each) => overlap(bounds(each.geometry), reach));
+      const after = await this.without(touched, stroke, radius);
+      if (touched.length) this.replace(this.features, after, after.get(this.selected));
+      else this.draw();
+    });
   }
 
   /** Uses the tool at a place of the slide. */
@@ -330,7 +341,7 @@ export class Draw {
       else if (!near(this.corners.at(-1))) this.corners = [...this.corners, place];
       this.draw();
     } else if (this.tool === "magic") {
-      this.then(async () => this.add((await getJson(`${this.path}/region?x=${place[0]}&y=${place[1]}`)).geometry));
+      this.then(async () => this.put((await getJson(`${this.path}/region?x=${place[0]}&y=${place[1]}`)).geometry));
     } else {
       this.stroke = [...(this.stroke ?? []), place];
       this.draw();
@@ -509,19 +520,16 @@ export class Draw {
   }
 }
 
-/** Returns left, top, right and bottom of an outline. */
-function bounds(geometry) {
-  const corners = polygonsOf(geometry).flat(2);
-  return corners.reduce(([l, o, r, u], [x, y]) => [Math.min(l, x), Math.min(o, y), Math.max(r, x), Math.max(u, y)], [Infinity, Infinity, -Infinity, -Infinity]);
+/** Returns left, top, right and bottom of places. */
+function extremes(places) {
+  return places.reduce(([l, o, r, u], [x, y]) => [Math.min(l, x), Math.min(o, y), Math.max(r, x), Math.max(u, y)], [Infinity, Infinity, -Infinity, -Infinity]);
 }
+
+const bounds = (geometry) => extremes(polygonsOf(geometry).flat(2));
+
+const overlap = (one, other) => one[0] < other[2] && other[0] < one[2] && one[1] < other[3] && other[1] < one[3];
 
 function extent(geometry) {
   const [left, top, right, bottom] = bounds(geometry);
   return (right - left) * (bottom - top);
-}
-
-/** Tells whether a stroke may touch an outline. */
-function near(geometry, stroke, radius) {
-  const [left, top, right, bottom] = bounds(geometry);
-  return stroke.some(([x, y]) => x > left - radius && x < right + radius && y > top - radius && y < bottom + radius);
 }

@@ -11,6 +11,9 @@ export class Keys {
   constructor() {
     this.table = [];
     this.on = true;
+    for (const name of ["keydown", "pointerdown"]) {
+      document.addEventListener(name, () => (document.documentElement.dataset.input = name.startsWith("key") ? "key" : "pointer"), true);
+    }
     document.addEventListener("keydown", (event) => this.press(event, "down"));
     document.addEventListener("keyup", (event) => this.press(event, "up"));
     window.addEventListener("blur", () => this.table.forEach((entry) => entry.up?.()));

@@ -137,7 +137,8 @@ export class SlidePage {
 
   /** Shows views of these styles, each at the place that is shown now, or at the link's. */
   setViews(styles) {
-    const at = this.views[this.active]?.ready ? this.views[this.active].goal : this.link.at;
+    const before = this.views[this.active];
+    const at = before?.ready ? (before.whole ? null : before.goal) : before ? this.by : this.link.at;
     this.views.forEach((view) => view.close());
     this.active = this.leader = 0;
     this.by = at;
@@ -226,7 +227,9 @@ export class SlidePage {
     for (const view of this.views) view.read(...at);
     const [width, height] = this.slide.levels[0];
     const within = at[0] !== null && at[0] >= 0 && at[1] >= 0 && at[0] < width && at[1] < height;
-    this.coordinates.textContent = within ? coordinates(...at, this.slide.mpp) : "";
+    const kind = this.slide.layers.find((layer) => layer.kind === "class");
+    const called = within && kind && !this.shared.hidden ? ` \u00b7 ${this.view.describe(kind, ...at)}` : "";
+    this.coordinates.textContent = within ? coordinates(...at, this.slide.mpp) + called : "";
   }
 
   /** Draws all views again before the next frame. */
@@ -274,6 +277,14 @@ export class SlidePage {
     this.why.ask(x, y);
   }
 
+  /** Moves the views so that a tile is seen. */
+  reveal(tile) {
+    const [x, y] = [tile.x + tile.side / 2, tile.y + tile.side / 2];
+    const [left, top] = this.view.place(0, 0);
+    const [right, bottom] = this.view.place(this.view.stage.clientWidth, this.view.stage.clientHeight);
+    if (x < left || y < top || x > right || y > bottom) this.view.go({ ...this.view.goal, x, y });
+  }
+
   closeWhy() {
     if (!this.frame?.classList.contains("with-why")) return;
     this.frame.classList.remove("with-why");
@@ -288,15 +299,16 @@ export class SlidePage {
   }
 
   bind() {
-    const when = (action) => (key) => this.view?.ready && action(key);
-    const pan = (x, y) => when(() => {
+    const when = (action) => (key) => this.views.length && action(key);
+    const seen = (action) => when((key) => this.view.ready && action(key));
+    const pan = (x, y) => seen(() => {
       this.setByKey(true);
       const { viewport } = this.view.osd;
       const { width, height } = viewport.getBounds(false);
       viewport.panBy(new OpenSeadragon.Point(x * STEP * width, y * STEP * height));
       viewport.applyConstraints();
     });
-    const zoom = (by) => when(() => {
+    const zoom = (by) => seen(() => {
       this.setByKey(true);
       this.view.osd.viewport.zoomBy(by);
       this.view.osd.viewport.applyConstraints();
@@ -322,8 +334,8 @@ export class SlidePage {
       { keys: ["ArrowDown"], shown: ["\u2193"], text: "key.down", down: pan(0, 1) },
       { keys: ["+", "="], shown: ["+"], text: "key.in", down: zoom(ZOOM) },
       { keys: ["-", "_"], shown: ["\u2212"], text: "key.out", down: zoom(1 / ZOOM) },
-      { keys: ["f", "Home"], shown: ["f"], text: "key.fit", down: when(() => this.view.osd.viewport.goHome()) },
-      { keys: ["Enter"], shown: ["Enter"], text: "key.why", once: true, down: when(() => {
+      { keys: ["f", "Home"], shown: ["f"], text: "key.fit", down: seen(() => this.view.osd.viewport.goHome()) },
+      { keys: ["Enter"], shown: ["Enter"], text: "key.why", once: true, down: seen(() => {
         const { x, y } = this.view.goal;
         this.explain(x, y);
         this.why.focus();

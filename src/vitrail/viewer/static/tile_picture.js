@@ -24,7 +24,7 @@ export async function tilePicture(slide, tile, px) {
   const left = tile.x / unit, top = tile.y / unit, side = tile.side / unit;
   const { c0, c1, r0, r1 } = squaresWithin(size, left, top, left + side, top + side);
   const canvas = Object.assign(document.createElement("canvas"), { width: px, height: px });
-  const context = canvas.getContext("2d");
+  const context = canvas.getContext("2d", { willReadFrequently: true });
   const scale = px / side;
   const parts = [];
   for (let row = r0; row <= r1; row++) {

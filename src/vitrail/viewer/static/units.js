@@ -10,10 +10,13 @@ export function number(value, digits = 3) {
   return value.toLocaleString(language(), options).replace("-", "\u2212");
 }
 
-/** Writes a probability, always with two decimals. */
-export function probability(value) {
-  return value.toLocaleString(language(), { minimumFractionDigits: 2, maximumFractionDigits: 2 });
+/** Writes a number with as many decimals. */
+export function decimals(value, count) {
+  return value.toLocaleString(language(), { minimumFractionDigits: count, maximumFractionDigits: count }).replace("-", "\u2212");
 }
+
+/** Writes a probability or a correlation, always with two decimals. */
+export const probability = (value) => decimals(value, 2);
 
 /** Writes a share as percent. */
 export function percent(share) {

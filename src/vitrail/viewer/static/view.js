@@ -45,7 +45,7 @@ export class View {
       this.osd = OpenSeadragon({
         element: this.stage, tileSources: tileSource(shared.slide), drawer: "canvas", showNavigationControl: false,
         keyboardNavEnabled: false, animationTime: 0.35, springStiffness: 9, minZoomImageRatio: 0.6,
-        maxZoomPixelRatio: 16, visibilityRatio: 0.3, zoomPerScroll: 1.35, immediateRender: true, timeout: 60000,
+        maxZoomPixelRatio: 16, visibilityRatio: 0.3, zoomPerScroll: 1.35, immediateRender: true, preserveImageSizeOnResize: true, timeout: 60000,
         gestureSettingsMouse: { clickToZoom: false, dblClickToZoom: false },
         gestureSettingsTouch: { clickToZoom: false, dblClickToZoom: false },
         gestureSettingsPen: { clickToZoom: false, dblClickToZoom: false },
@@ -98,6 +98,12 @@ export class View {
     const { x, y } = viewport.getCenter(false);
     const width = this.shared.slide.levels[0][0];
     return { x: x * width, y: y * width, scale: viewport.viewportToImageZoom(viewport.getZoom(false)) };
+  }
+
+  /** Whether the whole slide is seen. */
+  get whole() {
+    const viewport = this.osd.viewport;
+    return viewport.getZoom(false) <= viewport.getHomeZoom() * 1.02;
   }
 
   /** Goes to a place. */

@@ -83,6 +83,7 @@ export class Why {
     }
     if (control.signal.aborted) return;
     page.shared.tile = answer.tile;
+    page.reveal(answer.tile);
     page.styled();
     this.seconds = (performance.now() - began) / 1000;
     this.show(answer, control.signal);
@@ -114,7 +115,7 @@ export class Why {
     const threshold = 0.5;
     const called = classes.find((each) => each.key === (score >= threshold ? "tumor" : "non_tumor"));
     return el("div", { class: "score" },
-      el("div", { class: "score-line" }, el("span", { text: networkTitle(task) }), el("strong", { class: "figure", text: probability(score) })),
+      el("div", { class: "score-line" }, el("span", { text: networkTitle(task, true) }), el("strong", { class: "figure", text: probability(score) })),
       el("div", { class: `meter ${task}`, "aria-hidden": "true" }, el("span", { style: `width:${100 * score}%` }), el("i", { style: `left:${100 * threshold}%` })),
       el("p", { class: "facts", text: t("why.called", { called: className(called) }) }));
   }
@@ -132,7 +133,7 @@ export class Why {
       picture.setAttribute("aria-label", t("why.tile"));
       this.maps.append(el("div", { class: "map-row", "data-method": method },
         el("div", { class: "map-head" }, el("h4", { text: methodTitle(method, maps.find(Boolean).title) }),
-          tasks.length > 1 && r !== undefined ? el("span", { class: "facts", text: r === null ? t("why.agreement.none") : t("why.agreement", { r: probability(r).replace("-", "\u2212") }) }) : null),
+          tasks.length > 1 && r !== undefined ? el("span", { class: "facts", text: r === null ? t("why.agreement.none") : t("why.agreement", { r: probability(r) }) }) : null),
         el("div", { class: "map-cells" }, el("figure", {}, picture, el("figcaption", { text: t("why.tile") })), ...cells)));
     }
   }
@@ -147,14 +148,15 @@ export class Why {
       method: methodTitle(map.method, map.title), network: networkTitle(task), low: number(map.low, 2), high: number(map.high, 2),
       x: Math.round((100 * ((most % map.width) + 0.5)) / map.width), y: Math.round((100 * (Math.floor(most / map.width) + 0.5)) / map.height),
     }));
-    const rest = t("why.map.range", { network: networkTitle(task, true), high: number(map.high, 2), sign: map.signed ? "\u00b1" : "" });
-    caption.textContent = rest;
+    const rest = map.signed ? `\u00b1${number(map.high, 2)}` : `${number(map.low, 2)} \u2026 ${number(map.high, 2)}`;
+    const line = el("span", { class: "figure", text: rest });
+    caption.append(line);
     canvas.addEventListener("pointermove", (event) => {
       const x = Math.min(map.width - 1, Math.max(0, Math.floor((event.offsetX / canvas.clientWidth) * map.width)));
       const y = Math.min(map.height - 1, Math.max(0, Math.floor((event.offsetY / canvas.clientHeight) * map.height)));
-      caption.textContent = number(values[y * map.width + x]);
+      line.textContent = number(values[y * map.width + x]);
     });
-    canvas.addEventListener("pointerleave", () => (caption.textContent = rest));
+    canvas.addEventListener("pointerleave", () => (line.textContent = rest));
     return el("figure", {}, canvas, caption);
   }
 
