@@ -151,14 +151,14 @@ def session(folder):
 
 
 @contextmanager
-def served(shown, networks=None):
-    """Serve a session on a free port of this machine, and yield the page's address."""
+def served(shown, networks=None, port=0):
+    """Serve a session on a port of this machine, a free one by default, and yield the page's address."""
     import uvicorn  # noqa: PLC0415 - an extra
 
     from vitrail.viewer.server import viewer_app  # noqa: PLC0415 - the same
 
     config = uvicorn.Config(
-        viewer_app(shown, "token", networks), port=0, log_level="warning", lifespan="off", ws="none"
+        viewer_app(shown, "token", networks), port=port, log_level="warning", lifespan="off", ws="none"
     )
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, daemon=True)

@@ -160,7 +160,7 @@ def serve(
     opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         opened.bind((LOOPBACK, port))
-        opened.listen()  # who is quicker than the server waits
+        opened.listen(128)  # who comes before the server runs waits, and is not refused
     except OSError as error:
         opened.close()
         raise SettingsError("--port", f"{port} cannot be used ({error.strerror})", "Name another, or none") from None

@@ -230,6 +230,9 @@ export class SlidePage {
     const kind = this.slide.layers.find((layer) => layer.kind === "class");
     const called = within && kind && !this.shared.hidden ? ` \u00b7 ${this.view.describe(kind, ...at)}` : "";
     this.coordinates.textContent = within ? coordinates(...at, this.slide.mpp) + called : "";
+    clearTimeout(this.telling);
+    // who moves by keys may not see where to: what is in the middle is said once the view rests
+    if (this.byKey) this.telling = setTimeout(() => announce(`${this.view.title.textContent} ${this.view.value.textContent} ${this.coordinates.textContent}`), 700);
   }
 
   /** Draws all views again before the next frame. */
@@ -380,6 +383,7 @@ export class SlidePage {
     this.closed = true;
     this.drawn?.close();
     clearTimeout(this.saving);
+    clearTimeout(this.telling);
     this.why?.close();
     this.views.forEach((view) => view.close());
     this.views = [];
