@@ -120,7 +120,7 @@ export class Draw {
     this.redoButton = labelled("y", t("draw.redo"), () => this.step(1));
     this.deleteButton = labelled("Del", t("draw.delete"), () => this.remove());
     this.saveButton = labelled("w", t("draw.save"), () => this.save(), { class: "primary" });
-    this.state = el("p", { class: "facts" });
+    this.state = el("p", { class: "facts draw-state" });
     this.message = el("p", { class: "draw-message", role: "status" });
     this.draft = el("div", { class: "draft", hidden: true });
     const panel = el("aside", { class: "why draw-panel", "aria-label": t("draw.label") },
