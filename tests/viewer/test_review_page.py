@@ -409,7 +409,7 @@ def test_results_are_tables_with_intervals(open_tab, viewer):
     tab.tab.wait_for_selector(".result-table")
     text = tab.text(".results-page")
     assert "Ada / Bob" in text
-    assert re.search(r"Classification network\s+Ada\s+8\s+\d+ % \(\d+(\.\d)? to \d+(\.\d)?", text)
+    assert re.search(r"Classification network\s+Ada\s+8\s+38 % \(2\.3 % to 94 %\)", text)
     assert "vitrail review RUN --queue tiles --export FOLDER" in text
     tab.open("#results=maps").tab.wait_for_selector("text=Nobody has judged")
     tab.open("#review=none").tab.wait_for_selector(".queue-list")
