@@ -74,6 +74,7 @@ class App {
     this.root.querySelector(".session-title").textContent = this.session.title;
     const facts = this.session.slides.find((slide) => slide.id === link.slide);
     if (link.slide && !facts) this.say(new Error(t("error.unknown")));
+    if (this.session.run && !facts) this.bar.append(el("a", { class: "quiet", href: "#review=", text: t("review.queues") }));
     this.page = facts ? new SlidePage(this, facts, link) : new Wall(this, link);
     await this.page.open();
   }
