@@ -6,15 +6,18 @@ import secrets
 import socket
 import threading
 import webbrowser
+from contextlib import suppress
 from importlib import resources
 from typing import TYPE_CHECKING
 
-from vitrail.errors import SettingsError
+from vitrail.errors import SettingsError, VitrailError
 from vitrail.viewer.session import session_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
+
+    from vitrail.viewer.asking import Networks
 
 LOOPBACK = "127.0.0.1"
 
@@ -90,7 +93,14 @@ def view(
     server = uvicorn.Server(config)
     say(f"{len(session.slides)} slides at {address}")
     say("Ctrl-C ends it.")
+    if networks is not None:
+        threading.Thread(target=_warm_up, args=(networks,), daemon=True).start()
     if browser:
         threading.Timer(0.5, webbrowser.open, (address,)).start()
     with opened:
         server.run(sockets=[opened])
+
+
+def _warm_up(networks: Networks) -> None:
+    with suppress(VitrailError):  # it is said to whoever asks
+        networks.warm_up()
