@@ -132,10 +132,8 @@ def _slide_tiles(encoder: Any, seed: int, number: int) -> dict[str, NDArray[Any]
     drawn: dict[str, list[Any]] = {"Tumor": [], "Non-tumor": []}
     for feature in collection["features"]:
         drawn[feature["properties"]["classification"]["name"]].append(shape(feature["geometry"]))
-    tumor, normal = (
-        rasterize(MultiPolygon([*_polygons(unary_union(shapes))]), whole, (SIDE_PX, SIDE_PX))
-        for shapes in drawn.values()
-    )
+    size = SIDE_PX, SIDE_PX
+    tumor, normal = (rasterize(MultiPolygon(_polygons(unary_union(each))), whole, size) for each in drawn.values())
     cell = TILE_PX // CELLS
     shares = np.stack([_blocks(tumor, cell), _blocks(normal & ~tumor, cell)], -1)
     unit = TILE_PX // LAYOUT_STEP
@@ -157,9 +155,7 @@ def _slide_tiles(encoder: Any, seed: int, number: int) -> dict[str, NDArray[Any]
 
 
 def _polygons(geometry: Any) -> list[Any]:
-    return [
-        part for part in getattr(geometry, "geoms", [geometry]) if part.geom_type == "Polygon" and not part.is_empty
-    ]
+    return [part for part in shapely.get_parts(geometry) if part.geom_type == "Polygon" and not part.is_empty]
 
 
 def _blocks(mask: NDArray[np.bool_], side: int) -> Floats:

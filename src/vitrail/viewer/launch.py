@@ -6,10 +6,11 @@ import secrets
 import socket
 import threading
 import webbrowser
+from contextlib import suppress
 from importlib import resources
 from typing import TYPE_CHECKING
 
-from vitrail.errors import SettingsError
+from vitrail.errors import SettingsError, VitrailError
 from vitrail.explain.study.store import split_key
 from vitrail.review.judgements import Judgements
 from vitrail.review.queue import QueueSpec, open_queue, read_queue
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from vitrail.review.queue import Order, Question
+    from vitrail.viewer.asking import Networks
     from vitrail.viewer.session import Session
 
 LOOPBACK = "127.0.0.1"
@@ -156,7 +158,8 @@ def serve(
         asked = Networks(session.run, session.settings)
         networks = asked if asked.tasks else None
     token = secrets.token_urlsafe(24)
-    opened = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    # asyncio sends at once (TCP_NODELAY) only where the protocol is named; else each answer waits 40 ms for an ACK
+    opened = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         opened.bind((LOOPBACK, port))
@@ -171,7 +174,14 @@ def serve(
     server = uvicorn.Server(config)
     say(f"{len(session.slides)} slides at {address}")
     say("Ctrl-C ends it.")
+    if networks is not None:
+        threading.Thread(target=_warm_up, args=(networks,), daemon=True).start()
     if browser:
         threading.Timer(0.5, webbrowser.open, (address,)).start()
     with opened:
         server.run(sockets=[opened])
+
+
+def _warm_up(networks: Networks) -> None:
+    with suppress(VitrailError):  # it is said to whoever asks
+        networks.warm_up()

@@ -20,6 +20,16 @@ async function ask(path, options) {
   throw new Error(line);
 }
 
+/** Returns why an address that a picture was taken from answers with none. */
+export async function reason(path, otherwise) {
+  try {
+    await ask(path, {});
+  } catch (error) {
+    return error;
+  }
+  return new Error(otherwise);
+}
+
 /** Reads JSON. */
 export async function getJson(path, signal) {
   return (await ask(path, { signal })).json();

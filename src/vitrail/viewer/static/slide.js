@@ -5,6 +5,8 @@ import { Controls } from "./controls.js";
 import { announce, button, el } from "./dom.js";
 import { Draw } from "./draw.js";
 import { plainStyle, readStyles, slideLink } from "./link.js";
+import { readOutlines } from "./outlines.js";
+import { slideKeys } from "./slide_keys.js";
 import { Squares } from "./squares.js";
 import { splitTitle, t } from "./texts.js";
 import { coordinates, scaleBar } from "./units.js";
@@ -12,8 +14,6 @@ import { View } from "./view.js";
 import { Why } from "./why.js";
 
 const COUNTS = [1, 2, 4];
-const STEP = 0.15; // of a view's width or height that an arrow key moves
-const ZOOM = 1.35;
 
 /** Which layers are worth seeing side by side, where a slide has them. */
 const PRESETS = {
@@ -42,7 +42,7 @@ export class SlidePage {
     const { app } = this;
     app.main.replaceChildren(el("p", { class: "waiting", text: t("waiting.slide", { name: this.facts.name }) }));
     this.bar();
-    this.bind();
+    app.keys.table = slideKeys(this, COUNTS);
     try {
       this.slide = await getJson(`api/slides/${this.facts.id}`);
     } catch (error) {
@@ -70,32 +70,16 @@ export class SlidePage {
     else if (!this.slide.layers.length) announce(t("layers.none"));
     const styles = readStyles(this.link, this.slide);
     this.setViews(styles.length ? styles : [plainStyle(this.first())]);
-    if (this.slide.outlined) await this.readOutlines();
+    if (this.slide.outlined) {
+      this.shared.outlines = await readOutlines(this.facts.id, this.shared.classes);
+      this.refresh();
+    }
   }
 
   /** What is shown first: classes where there are some, else the first map. */
   first() {
     const { layers } = this.slide;
     return layers.find((layer) => layer.key === "segmenter") ?? layers[0];
-  }
-
-  async readOutlines() {
-    const collection = await getJson(`api/slides/${this.facts.id}/outlines`);
-    const byClass = new Map();
-    for (const { properties, geometry } of collection.features) {
-      const path = byClass.get(properties.class) ?? new Path2D();
-      byClass.set(properties.class, path);
-      const polygons = geometry.type === "Polygon" ? [geometry.coordinates] : geometry.coordinates;
-      for (const ring of polygons.flat()) {
-        ring.forEach(([x, y], i) => (i ? path.lineTo(x, y) : path.moveTo(x, y)));
-        path.closePath();
-      }
-    }
-    const order = this.shared.classes.map((each) => each.key);
-    this.shared.outlines = [...byClass].sort((a, b) => order.indexOf(b[0]) - order.indexOf(a[0])).map(([key, path]) => ({
-      path, key, rgb: this.shared.classes.find((each) => each.key === key)?.rgb ?? [60, 60, 60], dashed: key !== "tumor",
-    }));
-    this.refresh();
   }
 
   bar() {
@@ -299,63 +283,6 @@ export class SlidePage {
 
   focusView() {
     this.view?.osd?.canvas.focus({ preventScroll: true });
-  }
-
-  bind() {
-    const when = (action) => (key) => this.views.length && action(key);
-    const seen = (action) => when((key) => this.view.ready && action(key));
-    const pan = (x, y) => seen(() => {
-      this.setByKey(true);
-      const { viewport } = this.view.osd;
-      const { width, height } = viewport.getBounds(false);
-      viewport.panBy(new OpenSeadragon.Point(x * STEP * width, y * STEP * height));
-      viewport.applyConstraints();
-    });
-    const zoom = (by) => seen(() => {
-      this.setByKey(true);
-      this.view.osd.viewport.zoomBy(by);
-      this.view.osd.viewport.applyConstraints();
-    });
-    const slide = (name, by) => when(() => this.controls.nudge(name, by));
-    this.app.keys.table = [
-      { keys: [..."123456789"], shown: ["1", "\u2026", "9"], text: "key.layer", down: when((key) => {
-        const layer = this.slide.layers[Number(key) - 1];
-        if (layer) this.choose(layer);
-      }) },
-      { keys: ["0"], shown: ["0"], text: "key.nolayer", down: when(() => this.choose(null)) },
-      { keys: ["h"], shown: ["h"], text: "key.hide", once: true, down: when(() => this.setHidden(true)), up: () => this.setHidden(false) },
-      { keys: ["o"], shown: ["o"], text: "key.outlines", once: true, down: when(() => this.setOutlined(!this.shared.outlined)) },
-      { keys: ["c"], shown: ["c"], text: "key.contour", once: true, down: when(() => this.controls.toggleContour()) },
-      { keys: ["s"], shown: ["s"], text: "key.sign", once: true, down: when(() => this.controls.nextSign()) },
-      { keys: ["["], shown: ["["], text: "key.paler", down: slide("opacity", -1) },
-      { keys: ["]"], shown: ["]"], text: "key.stronger", down: slide("opacity", 1) },
-      { keys: [","], shown: [","], text: "key.lower", down: slide("threshold", -1) },
-      { keys: ["."], shown: ["."], text: "key.higher", down: slide("threshold", 1) },
-      { keys: ["ArrowLeft"], shown: ["\u2190"], text: "key.left", down: pan(-1, 0) },
-      { keys: ["ArrowRight"], shown: ["\u2192"], text: "key.right", down: pan(1, 0) },
-      { keys: ["ArrowUp"], shown: ["\u2191"], text: "key.up", down: pan(0, -1) },
-      { keys: ["ArrowDown"], shown: ["\u2193"], text: "key.down", down: pan(0, 1) },
-      { keys: ["+", "="], shown: ["+"], text: "key.in", down: zoom(ZOOM) },
-      { keys: ["-", "_"], shown: ["\u2212"], text: "key.out", down: zoom(1 / ZOOM) },
-      { keys: ["f", "Home"], shown: ["f"], text: "key.fit", down: seen(() => this.view.osd.viewport.goHome()) },
-      { keys: ["Enter"], shown: ["Enter"], text: "key.why", once: true, down: seen(() => {
-        const { x, y } = this.view.goal;
-        this.explain(x, y);
-        this.why.focus();
-      }) },
-      { keys: ["Escape"], shown: ["Esc"], text: "key.close", down: () => this.closeWhy() },
-      { keys: ["v"], shown: ["v"], text: "key.views", once: true, down: when(() =>
-        this.setCount(COUNTS[(COUNTS.indexOf(this.views.length) + 1) % COUNTS.length])) },
-      { keys: ["x"], shown: ["x"], text: "key.view", once: true, down: when(() => {
-        this.activate((this.active + 1) % this.views.length);
-        this.focusView();
-      }) },
-      { keys: ["l"], shown: ["l"], text: "key.panel", once: true, down: when(() => this.controls.toggle()) },
-      { keys: ["n"], shown: ["n"], text: "key.next", once: true, down: () => this.other(1) },
-      { keys: ["p"], shown: ["p"], text: "key.previous", once: true, down: () => this.other(-1) },
-      { keys: ["w"], shown: ["w"], text: "key.wall", once: true, down: () => (location.hash = "") },
-      { keys: ["?"], shown: ["?"], text: "key.keys", down: () => this.app.keys.show() },
-    ];
   }
 
   /** Writes what is seen into the address. */

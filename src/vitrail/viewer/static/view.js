@@ -1,5 +1,6 @@
 // One view of a slide: OpenSeadragon shows the tissue, a canvas above it map, outlines and the tile that is asked about.
 
+import { reason } from "./api.js";
 import { el } from "./dom.js";
 import { levelSizes, SQUARE, squareSize } from "./levels.js";
 import { Sheet } from "./sheet.js";
@@ -55,7 +56,7 @@ export class View {
       focused.setAttribute("aria-label", t("view.label", { number: number + 1 }));
       this.osd.addHandler("open", onready);
       this.osd.addHandler("open-failed", () => onerror(new Error(t("error.slide"))));
-      this.osd.addHandler("tile-load-failed", () => onerror(new Error(t("error.square"))));
+      this.osd.addHandler("tile-load-failed", async ({ tile }) => onerror(await reason(tile.getUrl(), t("error.square"))));
       this.osd.addHandler("update-viewport", () => {
         this.draw();
         onmove(this);

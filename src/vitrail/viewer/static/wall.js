@@ -1,5 +1,6 @@
 // All slides: small pictures with the truth, what the networks say, and how often they are wrong or differ.
 
+import { reason } from "./api.js";
 import { button, el, field } from "./dom.js";
 import { slideLink } from "./link.js";
 import { networkTitle, splitTitle, t } from "./texts.js";
@@ -157,14 +158,8 @@ export class Wall {
 
   /** Says why a slide has no picture. */
   async unreadable(slide, frame) {
-    let line = t("error.slide");
-    try {
-      const answer = await fetch(`thumbnail/${slide.id}.jpg`);
-      if (!answer.ok) line = (await answer.json()).error;
-    } catch {
-      line = t("error.server");
-    }
+    const error = await reason(`thumbnail/${slide.id}.jpg`, t("error.slide"));
     frame.classList.add("unreadable");
-    frame.replaceChildren(el("p", {}, el("strong", { text: t("wall.unreadable") }), " ", line));
+    frame.replaceChildren(el("p", {}, el("strong", { text: t("wall.unreadable") }), " ", error.message));
   }
 }
