@@ -337,13 +337,14 @@ def describe(slide: ViewedSlide, session: Session) -> dict[str, Any]:
         It cannot be opened.
     """
     opened, problems = slide.open(), list[str]()
+    corrected = session.run is not None and bool(versions(session.run, slide.name))
     try:
         rasters = [raster.describe() for raster in session.rasters(slide.id).values()]
     except VitrailError as error:
         rasters, problems = [], [str(error)]
     return {
         "id": slide.id, "name": slide.name, "mpp": opened.mpp, "levels": slide_sizes(opened), "layers": rasters,
-        "outlined": slide.annotations is not None, "problems": problems, "facts": slide.facts,
+        "outlined": slide.annotations is not None or corrected, "problems": problems, "facts": slide.facts,
     }  # fmt: skip
 
 

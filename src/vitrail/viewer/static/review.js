@@ -125,7 +125,7 @@ export class ReviewPage {
     const { queue, app } = this;
     app.bar.replaceChildren(
       el("h1", { class: "slide-name", text: t("review.queue", { name: queue.name }) }),
-      el("span", { class: "slide-facts", text: t("review.as", { name: this.rater }) }),
+      el("span", { class: "rater-name", text: t("review.as", { name: this.rater }) }),
       button(t("review.rater.change"), () => this.askRater(), { class: "quiet" }),
       el("a", { class: "quiet", href: `#results=${queue.name}`, text: t("results") }));
     this.stage = el("div", { class: "review-stage" });

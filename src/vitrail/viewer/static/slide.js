@@ -259,7 +259,7 @@ export class SlidePage {
 
   explain(x, y) {
     const [width, height] = this.slide.levels[0];
-    if (x < 0 || y < 0 || x >= width || y >= height) return;
+    if (this.drawn?.on || x < 0 || y < 0 || x >= width || y >= height) return;
     this.frame.classList.add("with-why");
     this.why.ask(x, y);
   }
