@@ -13,7 +13,8 @@ features are computed once and reduced to the first principal components of the 
 network is a logistic regression on a tile's mean features, the segmentation network one on the features of each cell
 of the feature map, with the share of tumor in the cell as its target and a tile's mean over cells as its score. What a
 rater says of a tile holds for all of its cells. So the table says something of the orders, and nothing of how good
-Vitrail's networks become.
+Vitrail's networks become. It is made twice: with both networks on the same, last features, and with the segmentation
+network on those of a stage before, as its decoder sees them, so that the two have eyes of their own.
 
 Accuracy and AUC are of the mean score of both networks, over all test tiles against the truth. Intervals hold 95 % and
 are over seeds: those of a mean, and of the paired difference to `random` (`metrics.bootstrap`). The gain is the mean
@@ -63,6 +64,9 @@ SIDE_PX, TILE_PX, MPP = 1024, 128, 1.0
 CELLS = 4
 """Cells of the feature map along a tile."""
 
+FINER = 4
+"""Stage of the encoder, counted from 0, in front of its last halving."""
+
 COMPONENTS = 48
 RIDGE = 30.0
 """Of both regressions, in the unit of standardised components."""
@@ -84,8 +88,8 @@ class Tiles:
     ----------
     slide
         Whose tile it is, `[n]`.
-    features
-        `[n, cells, channels]`.
+    features, finer
+        Of the last stage and of one with cells of half the size, means of four: `[n, cells, channels]`.
     truth
         Whether most of its tissue is the carcinoma's, `[n]`.
     outlined
@@ -94,6 +98,7 @@ class Tiles:
 
     slide: NDArray[np.int64]
     features: Floats
+    finer: Floats
     truth: NDArray[np.bool_]
     outlined: Floats
 
@@ -144,14 +149,27 @@ def _slide_tiles(encoder: Any, seed: int, number: int) -> dict[str, NDArray[Any]
     images = np.ascontiguousarray(grid[rows, columns])
     with torch.inference_mode():
         standardised = (intensities(torch.from_numpy(images)) - 0.5) * 2
-        maps = torch.cat([encoder.forward_features(part) for part in standardised.split(16)]).flatten(2)
+        parts = [_two_stages(encoder, part) for part in standardised.split(16)]
+    last, finer = (torch.cat(maps).flatten(2).permute(0, 2, 1).numpy() for maps in zip(*parts, strict=True))
     cells = shares.reshape(-1, CELLS, shares.shape[1] // CELLS, CELLS, 2).transpose(0, 2, 1, 3, 4)
     return {
         "slide": np.full(len(rows), number),
-        "features": maps.permute(0, 2, 1).double().numpy(),
+        "features": last,
+        "finer": finer,
         "truth": (_blocks(tissue & scene.layout.zone, unit) > LEAST * covered)[rows, columns],
         "outlined": cells[rows, columns].reshape(len(rows), CELLS**2, 2),
     }
+
+
+def _two_stages(encoder: Any, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the last feature map, and that of the last stage with cells of half the size, means of four."""
+    finer: list[torch.Tensor] = []
+    hook = encoder.blocks[FINER].register_forward_hook(lambda _module, _inputs, output: finer.append(output))
+    try:
+        last = encoder.forward_features(images)
+    finally:
+        hook.remove()
+    return last, torch.nn.functional.avg_pool2d(finer[0], 2)
 
 
 def _polygons(geometry: Any) -> list[Any]:
@@ -183,7 +201,7 @@ def fit(features: Floats, target: Floats, weight: Floats) -> Floats:
 class Learner:
     """Both networks of one seed, and what they may learn from."""
 
-    def __init__(self, tiles: Tiles, seed: int, outlined: int) -> None:
+    def __init__(self, tiles: Tiles, seed: int, outlined: int, *, own_eyes: bool) -> None:
         self.tiles, rng = tiles, np.random.default_rng([seed, 15])
         names = np.unique(tiles.slide)
         # the slides that are outlined show both classes; the last half of all is for testing
@@ -193,15 +211,19 @@ class Learner:
         self.is_test = tiles.slide >= len(names) // 2
         self.is_outlined = np.isin(tiles.slide, first) & (tiles.label >= 0)
         self.is_pool = ~self.is_test & ~np.isin(tiles.slide, first)
-        pooled = tiles.features.mean(1)
-        mean = pooled[~self.is_test].mean(0)
-        axes = np.linalg.svd(pooled[~self.is_test] - mean, full_matrices=False)[2][:COMPONENTS]
-        cells = (tiles.features - mean) @ axes.T
-        self.cells = cells / cells[~self.is_test].mean(1).std(0)
+        self.cells = self._components(tiles.features)
+        self.finer = self._components(tiles.finer) if own_eyes else self.cells
+
+    def _components(self, features: Floats) -> Floats:
+        """Reduce features to what differs most between training tiles, each of variance 1 there."""
+        pooled = features.mean(1, dtype=np.float64)[~self.is_test]
+        axes = np.linalg.svd(pooled - pooled.mean(0), full_matrices=False)[2][:COMPONENTS]
+        cells = (features - pooled.mean(0)) @ axes.T
+        return np.asarray(cells / cells[~self.is_test].mean(1).std(0))
 
     def scores(self, judged: NDArray[np.int64]) -> Floats:
         """Train both networks and return the scores of all tiles, `[n, 2]`."""
-        tiles, cells = self.tiles, self.cells
+        tiles, cells, finer = self.tiles, self.cells, self.finer
         own = np.concatenate([np.flatnonzero(self.is_outlined), judged])
         said = np.concatenate([tiles.label[self.is_outlined], tiles.truth[judged]]).astype(np.float64)
         share = np.repeat(said[:, None], cells.shape[1], 1)
@@ -210,9 +232,9 @@ class Learner:
         weight[: len(drawn)] = drawn.sum(-1)
         share[: len(drawn)] = drawn[..., 0] / np.maximum(drawn.sum(-1), 1e-9)
         pooled = fit(cells[own].mean(1), said, np.ones(len(own)))
-        fine = fit(cells[own].reshape(-1, cells.shape[2]), share.ravel(), weight.ravel() / cells.shape[1])
+        fine = fit(finer[own].reshape(-1, finer.shape[2]), share.ravel(), weight.ravel() / cells.shape[1])
         classifier = expit(cells.mean(1) @ pooled[:-1] + pooled[-1])
-        segmenter = expit(cells @ fine[:-1] + fine[-1]).mean(1)
+        segmenter = expit(finer @ fine[:-1] + fine[-1]).mean(1)
         return np.column_stack([classifier, segmenter])
 
     def curve(self, by: Order, rounds: int, batch: int, seed: tuple[int, int]) -> list[dict[str, float]]:
@@ -257,7 +279,7 @@ def summarise(rows: pd.DataFrame) -> list[str]:
 
 
 def _interval(values: Floats, seeds: Any, *, signed: bool = False) -> str:
-    value, low, high = estimate(values, 1, np.asarray(seeds), 0)
+    value, low, high = estimate(values, 1, np.asarray(seeds), 0, "plain" if signed else "share")
     sign = "+" if signed else ""
     return f"{value:{sign}.3f} ({low:{sign}.3f} to {high:{sign}.3f})"
 
@@ -277,11 +299,12 @@ def main() -> None:
     for seed in range(args.seeds):
         began = time.perf_counter()
         tiles = draw_cohort(seed, args.slides, args.folder)
-        learner = Learner(tiles, seed, args.outlined)
-        for order in RUN_ORDERS:
-            for again in range(CHANCES if order == "random" else 1):
-                rows = learner.curve(order, args.rounds, args.batch, (seed, again))
-                results += [{"seed": seed, "order": order} | row for row in rows]
+        for own_eyes in (False, True):
+            learner = Learner(tiles, seed, args.outlined, own_eyes=own_eyes)
+            for order in RUN_ORDERS:
+                for again in range(CHANCES if order == "random" else 1):
+                    rows = learner.curve(order, args.rounds, args.batch, (seed, again))
+                    results += [{"own_eyes": own_eyes, "seed": seed, "order": order} | row for row in rows]
         counts = (
             f"{learner.is_outlined.sum()} outlined, {learner.is_pool.sum()} to judge, {learner.is_test.sum()} to test, "
             f"{tiles.truth.mean():.0%} tumor"
@@ -290,7 +313,9 @@ def main() -> None:
     table = pd.DataFrame(results)
     if args.folder is not None:
         (args.folder / "curves.json").write_text(json.dumps(results))
-    print("\n".join(summarise(table)))
+    for own_eyes, rows in table.groupby("own_eyes"):
+        print("\n## " + ("Each network on features of its own" if own_eyes else "Both networks on the same features"))
+        print("\n".join(summarise(rows)))
 
 
 if __name__ == "__main__":
