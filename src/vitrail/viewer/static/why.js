@@ -112,7 +112,7 @@ export class Why {
 
   score(task, score) {
     const { classes } = this.page.shared;
-    const threshold = 0.5;
+    const { threshold } = this.page.app.session;
     const called = classes.find((each) => each.key === (score >= threshold ? "tumor" : "non_tumor"));
     return el("div", { class: "score" },
       el("div", { class: "score-line" }, el("span", { text: networkTitle(task, true) }), el("strong", { class: "figure", text: probability(score) })),
