@@ -133,9 +133,11 @@ class Page:
 
 
 @pytest.fixture
-def page(chromium, viewer):
+def page(request, chromium, viewer):
     viewer.networks.questions.clear()
-    context = chromium.new_context(viewport={"width": 1100, "height": 700}, locale="en-GB")
+    context = chromium.new_context(
+        viewport={"width": 1100, "height": 700}, locale="en-GB", device_scale_factor=getattr(request, "param", 1)
+    )
     opened = Page(context.new_page(), viewer.address)
     yield opened
     context.close()
@@ -207,12 +209,13 @@ def test_pixels_of_the_slide_lie_where_they_belong(page, scale):
     assert np.abs(shot[row, column] - pixel(np.array(x), np.array(y))).max() < 6
 
 
+@pytest.mark.parametrize("page", [1, 2], indirect=True, ids=["screen", "fine screen"])
 def test_a_cell_is_drawn_exactly_where_it_belongs(page):
     middle, scale = (SPOT[1] * CELL + 8.0, SPOT[0] * CELL + 8.0), 4.0
     page.slide("classifier_hrcam", *middle, scale, more="&outlines=0")
     image = page.painted()
     height, width = image.shape[:2]
-    half = CELL * scale / 2
+    half = CELL * scale / 2 * page.tab.evaluate("devicePixelRatio")
     expected = (width / 2 - half, height / 2 - half, width / 2 + half, height / 2 + half)
     assert np.abs(np.subtract(box_of(image[..., 3] > 20), expected)).max() <= 0.51
     assert tuple(image[height // 2, width // 2, :3]) == pytest.approx((205, 60, 0), abs=2)
