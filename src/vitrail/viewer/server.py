@@ -213,6 +213,7 @@ class _Api:
             "title": shown.title,
             "run": shown.run is not None,
             "classes": map_classes(),
+            "threshold": 0.5 if shown.settings is None else shown.settings.evaluation.threshold,
             "networks": {task: {"title": NETWORKS[task], "colour": NETWORK_COLOURS[task]} for task in tasks},
             "slides": [{"id": each.id, "name": each.name, **shown.summary(each)} for each in shown.slides.values()],
         })  # fmt: skip

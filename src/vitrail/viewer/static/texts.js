@@ -223,6 +223,8 @@ export const TEXTS = {
   "why.called": ["says: {called}", "sagt: {called}"],
   "why.close": ["Close", "Schließen"],
   "why.map.label": ["{method}, {network}: from {low} to {high}, strongest at {x} % from the left and {y} % from the top", "{method}, {network}: von {low} bis {high}, am stärksten {x} % von links und {y} % von oben"],
+  "why.colours": ["Orange speaks for tumor, blue against. Full colour is each map's own strongest value.", "Orange spricht für Tumor, Blau dagegen. Volle Farbe ist der stärkste Wert der jeweiligen Karte."],
+  "why.map.flat": ["same everywhere", "überall gleich"],
   "why.maps": ["Where they see it", "Wo sie es sehen"],
   "why.method.waiting": ["{method} is computed", "{method} wird berechnet"],
   "why.no_network": ["No trained network belongs to these slides, so nobody can be asked.", "Zu diesen Schnitten gehört kein trainiertes Netz, das man fragen könnte."],

@@ -99,11 +99,12 @@ export class Why {
     this.place.textContent = `${coordinates(tile.x, tile.y, this.page.slide.mpp)} \u00b7 ${t("why.side", {
       side: number(tile.side * (this.page.slide.mpp || 1)), unit: this.page.slide.mpp ? "\u00b5m" : "px" })}`;
     const tasks = TASKS.filter((task) => networks[task]);
+    const signed = tasks.some((task) => networks[task].maps.some((map) => map.signed));
     this.maps = el("div", { class: "maps" });
     this.addMaps(answer, tasks);
     this.body.replaceChildren(
       el("section", { class: "said" }, el("h3", { text: t("why.said") }), ...tasks.map((task) => this.score(task, networks[task].score))),
-      el("section", {}, el("h3", { text: t("why.maps") }), this.maps, this.slow(answer, tasks, signal)),
+      el("section", {}, el("h3", { text: t("why.maps") }), signed ? el("p", { class: "facts", text: t("why.colours") }) : null, this.maps, this.slow(answer, tasks, signal)),
       new Brush(this.page, this.path, tile, tasks, signal).element,
       this.nearest(tile, signal),
       el("p", { class: "facts", text: t("why.seconds", { seconds: number(this.seconds, 2) }) }),
@@ -112,7 +113,7 @@ export class Why {
 
   score(task, score) {
     const { classes } = this.page.shared;
-    const threshold = 0.5;
+    const { threshold } = this.page.app.session;
     const called = classes.find((each) => each.key === (score >= threshold ? "tumor" : "non_tumor"));
     return el("div", { class: "score" },
       el("div", { class: "score-line" }, el("span", { text: networkTitle(task, true) }), el("strong", { class: "figure", text: probability(score) })),
@@ -148,7 +149,8 @@ export class Why {
       method: methodTitle(map.method, map.title), network: networkTitle(task), low: number(map.low, 2), high: number(map.high, 2),
       x: Math.round((100 * ((most % map.width) + 0.5)) / map.width), y: Math.round((100 * (Math.floor(most / map.width) + 0.5)) / map.height),
     }));
-    const rest = map.signed ? `\u00b1${number(map.high, 2)}` : `${number(map.low, 2)} \u2026 ${number(map.high, 2)}`;
+    const flat = values.every((value) => value === values[0]);
+    const rest = flat ? t("why.map.flat") : map.signed ? `\u00b1${number(map.high, 2)}` : `${number(map.low, 2)} \u2026 ${number(map.high, 2)}`;
     const line = el("span", { class: "figure", text: rest });
     caption.append(line);
     canvas.addEventListener("pointermove", (event) => {
@@ -166,6 +168,7 @@ export class Why {
     const others = new Map(tasks.flatMap((task) => answer.networks[task].methods).filter((method) => !shown.has(method.name)).map((method) => [method.name, method.title]));
     if (!others.size) return null;
     const line = el("div");
+    const part = el("div", { class: "slow" });
     const buttons = [...others].map(([name, title]) => button(methodTitle(name, title), async (event) => {
       const pressed = event.currentTarget;
       pressed.disabled = true;
@@ -175,6 +178,7 @@ export class Why {
         line.replaceChildren();
         this.addMaps(more, tasks);
         pressed.remove();
+        if (!part.querySelector("button")) part.remove();
         announce(t("why.ready"));
       } catch (error) {
         if (error.name === "AbortError") return;
@@ -182,7 +186,8 @@ export class Why {
         pressed.disabled = false;
       }
     }));
-    return el("div", { class: "slow" }, el("p", { class: "facts", text: t("why.slow") }), el("div", { class: "buttons" }, ...buttons), line);
+    part.append(el("p", { class: "facts", text: t("why.slow") }), el("div", { class: "buttons" }, ...buttons), line);
+    return part;
   }
 
   /** Shows training tiles that the classifier holds for alike, once they are there. */
