@@ -1,12 +1,13 @@
 # Vitrail's two commands: `make demo` and `make test`. Each makes .venv first where there is none. `make check` lints,
 # `make docs` builds the site, `make package` installs wheel and sdist in an empty folder and runs them, `make coverage`
 # says which lines no test reaches. `make fuzz` tries 30,000 broken files, where `make test` tries 1,200; FUZZ=N tries N.
+# `make viewer` fetches what the viewer's page takes from npm, where an install had no network.
 PYTHON ?= python3
 BIN := .venv/bin
 FUZZ ?= 30000
 TESTS := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test coverage fuzz check docs package clean
+.PHONY: demo test coverage fuzz check docs package viewer clean
 
 demo: .venv/demo
 	$(BIN)/vitrail demo demo
@@ -31,14 +32,19 @@ docs: .venv/docs
 package: .venv/test
 	bash .ci/package $(BIN)/python
 
-.venv/demo: pyproject.toml constraints.txt
+viewer: .venv/demo
+	VITRAIL_VIEWER=required $(BIN)/python -m pip install -q --no-deps -e .
+
+.venv/demo: pyproject.toml constraints.txt frontend/package-lock.json
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install -q -c constraints.txt -e ".[openvino,viewer]"
 	touch $@
 
-.venv/test: pyproject.toml constraints.txt
+.venv/test: pyproject.toml constraints.txt frontend/package-lock.json
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install -q -c constraints.txt -e ".[test,dev]"
+	# axe-core, for the tests of the page alone
+	command -v npm > /dev/null && npm ci --prefix frontend --ignore-scripts --silent || true
 	touch $@ .venv/demo
 
 .venv/docs: .venv/test

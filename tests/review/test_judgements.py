@@ -44,6 +44,27 @@ def test_what_is_said_stands_and_the_next_case_comes(judgements):
     assert {(each.rater, each.case): each.comment for each in judgements.read()}["Bob", 0].endswith("2nd line")
 
 
+def test_skipped_cases_come_again_in_turn(judgements):
+    for case in range(20):
+        judgements.add(say(case, SKIP if case in {3, 7} else "tumor"))
+    assert judgements.next_case("Ada") == 3
+    judgements.add(say(3, SKIP))
+    assert judgements.next_case("Ada") == 7
+    judgements.add(say(7, SKIP))
+    assert judgements.next_case("Ada") == 3
+
+
+def test_taking_back_makes_nobody_forget(judgements):
+    assert not judgements.answered(0, "Ada")
+    judgements.add(say(0, SKIP))
+    assert not judgements.answered(0, "Ada")
+    judgements.add(say(0))
+    judgements.undo("Ada")
+    assert judgements.answered(0, "Ada")
+    assert not judgements.answered(0, "Bob")
+    assert not judgements.answered(1, "Ada")
+
+
 @settings(deadline=None, max_examples=40)
 @given(st.lists(st.tuples(st.sampled_from(["Ada", "Bob"]), st.sampled_from(["say", "undo"])), max_size=25))
 def test_undo_takes_back_to_the_first(run, tmp_path_factory, steps):

@@ -87,13 +87,47 @@ def test_a_rater_judges_blind_and_sees_the_networks_afterwards(app, run):
     assert first.json["tile"]["x"] == pytest.approx(queue.loc[0, "x"])
     said = post(app, "api/review/errors/judge", case=0, rater="Ada", answer="tumor", seconds=1.5).json
     assert said["networks"]["classifier"] == pytest.approx(queue.loc[0, "classifier"])
-    assert said["label"] == queue.loc[0, "label"]
+    assert not said["shown"]
     assert request(app, at("api/review/errors/next"), query=b"rater=Ada").json["case"] == 1
     assert request(app, at("api/review/errors/next"), query=b"rater=Bob").json["case"] == 0
     assert request(app, at("api/review/errors/results")).json["raters"]["Ada"]["judged"] == 1
     assert post(app, "api/review/errors/undo", rater="Ada").json["case"] == 0
     assert post(app, "api/review/errors/undo", rater="Ada").json["case"] is None
     assert request(app, at("api/review/errors/next"), query=b"rater=Ada").json["judged"] == 0
+    # taking back makes nobody forget what was shown
+    assert post(app, "api/review/errors/judge", case=0, rater="Ada", answer="tumor", seconds=1.5).json["shown"]
+    skipped = post(app, "api/review/errors/judge", case=1, rater="Ada", answer="skip", seconds=1.5).json
+    assert "networks" not in skipped  # it will be asked again
+    assert not post(app, "api/review/errors/judge", case=1, rater="Ada", answer="tumor", seconds=1.5).json["shown"]
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {},
+        {"drawn": 5, "radius": 1},
+        {"drawn": [5], "radius": 1},
+        {"drawn": [[1, "a"]], "radius": 1},
+        {"drawn": [[1, 2]], "radius": -1},
+        {"drawn": [[1, 2]], "radius": 0},
+        {"drawn": [[1, 2]], "radius": 5, "by": "magic"},
+        {"drawn": [[1, 2]], "radius": 5, "outline": {"type": "Polygon"}},
+    ],
+)
+def test_a_drawing_that_is_none_is_refused(app, values):
+    assert post(app, f"api/slides/{id_of('S3')}/combine", **values).status == 400
+
+
+def test_drawings_are_combined_and_regions_found(app):
+    where = f"api/slides/{id_of('S3')}"
+    drawn = post(app, f"{where}/combine", drawn=[[5, 5], [20, 5], [20, 20], [5, 20]], radius=0).json["geometry"]
+    assert {tuple(corner) for corner in drawn["coordinates"][0]} == {(5, 5), (20, 5), (20, 20), (5, 20)}
+    assert post(app, f"{where}/combine", drawn=[[9, 9]], radius=4, outline=drawn).json["geometry"] == drawn
+    nothing = post(app, f"{where}/combine", drawn=drawn, outline=drawn, by="subtract").json["geometry"]
+    assert nothing["coordinates"] == []
+    region = request(app, at(f"{where}/region"), query=b"x=40&y=40").json["geometry"]
+    assert region["type"] == "Polygon"
+    assert request(app, at(f"{where}/region"), query=b"x=-40&y=40").status == 400
 
 
 def test_corrected_outlines_are_kept_beside_the_originals(app, run):

@@ -147,14 +147,31 @@ class Judgements:
             return self._effective(_lines(file, self.path))
 
     def latest(self, rater: str) -> dict[int, Judgement]:
-        """Return a rater's last judgement of each case that they were shown."""
-        return {each.case: each for each in self.read() if each.rater == rater}
+        """Return a rater's last judgement of each case that they were shown, in the order in which they gave them."""
+        latest: dict[int, Judgement] = {}
+        for each in self.read():
+            if each.rater == rater:
+                latest.pop(each.case, None)
+                latest[each.case] = each
+        return latest
+
+    def answered(self, case: int, rater: str) -> bool:
+        """Tell whether a rater has ever answered a case, so that they may have seen what the networks say of it.
+
+        Taking an answer back does not make them forget.
+        """
+        if not self.path.is_file():
+            return False
+        with self.path.open("rb") as file:
+            lines = _lines(file, self.path)
+        own = (values for values in lines if values.get("case") == case and values.get("rater") == rater)
+        return any(values["answer"] != SKIP for values in own)
 
     def next_case(self, rater: str) -> int | None:
-        """Return the first case that a rater has not seen, or else the first skipped one; None at the end."""
+        """Return the first case that a rater has not seen, or else the one skipped longest ago; None at the end."""
         seen = self.latest(rater)
         fresh = (case for case in range(len(self.queue)) if case not in seen)
-        skipped = (case for case in range(len(self.queue)) if case in seen and seen[case].answer == SKIP)
+        skipped = (case for case, judgement in seen.items() if judgement.answer == SKIP)
         return next(fresh, next(skipped, None))
 
     def table(self) -> pd.DataFrame:

@@ -121,6 +121,22 @@ class Networks:
             loaded[task] = _Network(model=model, explainer=explainer, heads=heads, methods=able, sharpness=sharpness)
         return loaded
 
+    def warm_up(self) -> None:
+        """Load the networks and explain an empty tile, so that nobody waits for what is computed but once.
+
+        Raises
+        ------
+        VitrailError
+            A network cannot be loaded; whoever asks is told again.
+        """
+        with self._lock:
+            for network in self._loaded.values():
+                image = np.full((1, *[network.model.spec.side_px] * 2, 3), 240, np.uint8)
+                quick = [name for name in network.methods if _quick(name)]
+                for each in next(network.explainer.maps(image, quick, network.heads)) if quick else ():
+                    each.saliencies()
+                network.scores(image)
+
     def place(self, slide: Slide, x: float, y: float) -> Region:
         """Return the tile of the grid that a point lies in.
 

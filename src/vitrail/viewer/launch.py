@@ -6,9 +6,11 @@ import secrets
 import socket
 import threading
 import webbrowser
+from contextlib import suppress
+from importlib import resources
 from typing import TYPE_CHECKING
 
-from vitrail.errors import SettingsError
+from vitrail.errors import SettingsError, VitrailError
 from vitrail.explain.study.store import split_key
 from vitrail.review.judgements import Judgements
 from vitrail.review.queue import QueueSpec, open_queue, read_queue
@@ -20,9 +22,13 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from vitrail.review.queue import Order, Question
+    from vitrail.viewer.asking import Networks
     from vitrail.viewer.session import Session
 
 LOOPBACK = "127.0.0.1"
+
+LIBRARY = ("static", "vendor", "openseadragon", "openseadragon.min.js")
+"""What the page cannot do without, fetched when Vitrail is built."""
 
 INSTALL = "Install it with: pip install 'vitrail[viewer]'"
 
@@ -135,7 +141,7 @@ def serve(
     Raises
     ------
     SettingsError
-        What the viewer needs is not installed, or the port is taken.
+        What the viewer needs is not installed or was not fetched, or the port is taken.
     """
     try:
         import uvicorn  # noqa: PLC0415 - an extra
@@ -145,16 +151,19 @@ def serve(
         raise SettingsError("vitrail view", f"{error.name} is not installed", INSTALL) from None
     from vitrail.viewer.asking import Networks  # noqa: PLC0415 - torch takes seconds
 
+    if not resources.files("vitrail.viewer").joinpath(*LIBRARY).is_file():
+        raise SettingsError("vitrail view", f"{'/'.join(LIBRARY)} is missing", "Fetch it with: make viewer")
     networks = None
     if session.run is not None and session.settings is not None:
         asked = Networks(session.run, session.settings)
         networks = asked if asked.tasks else None
     token = secrets.token_urlsafe(24)
-    opened = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    # asyncio sends at once (TCP_NODELAY) only where the protocol is named; else each answer waits 40 ms for an ACK
+    opened = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         opened.bind((LOOPBACK, port))
-        opened.listen()  # who is quicker than the server waits
+        opened.listen(128)  # who comes before the server runs waits, and is not refused
     except OSError as error:
         opened.close()
         raise SettingsError("--port", f"{port} cannot be used ({error.strerror})", "Name another, or none") from None
@@ -165,7 +174,14 @@ def serve(
     server = uvicorn.Server(config)
     say(f"{len(session.slides)} slides at {address}")
     say("Ctrl-C ends it.")
+    if networks is not None:
+        threading.Thread(target=_warm_up, args=(networks,), daemon=True).start()
     if browser:
         threading.Timer(0.5, webbrowser.open, (address,)).start()
     with opened:
         server.run(sockets=[opened])
+
+
+def _warm_up(networks: Networks) -> None:
+    with suppress(VitrailError):  # it is said to whoever asks
+        networks.warm_up()

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from vitrail.errors import VitrailError
 from vitrail.review.agreement import raters_summary
 from vitrail.review.judgements import SKIP, Judgement, Judgements, check_rater
 from vitrail.review.queue import ANSWERS, queues_of, read_queue
 from vitrail.viewer.asking import map_json
+from vitrail.viewer.pyramid import slide_sizes
 from vitrail.viewer.session import id_of
 
 if TYPE_CHECKING:
@@ -67,8 +68,9 @@ class Reviews:
         Returns
         -------
         dict[str, Any]
-            JSON: `case`, null at the end; `slide`, `tile`, `judged` of `cases`; of a question about explanations the
-            `map` and the tile's `row`.
+            JSON: `case`, null at the end; `slide` with the sizes of its `levels` and `mpp`, or a `problem` that keeps
+            it shut; `tile`; of a question about explanations the `map`; and how far the rater is: `judged` of
+            `cases`, the median `seconds`.
 
         Raises
         ------
@@ -78,10 +80,7 @@ class Reviews:
             The rater has no name.
         """
         judgements = self.queue(name)
-        number = judgements.next_case(check_rater(rater))
-        seen = judgements.latest(rater)
-        judged = sum(each.answer != SKIP for each in seen.values())
-        return self.case(name, number) | {"judged": judged, "cases": len(judgements.queue)}
+        return self.case(name, judgements.next_case(check_rater(rater))) | self._progress(judgements, rater)
 
     def case(self, name: str, number: int | None) -> dict[str, Any]:
         """Return a case as JSON; see `next_case`."""
@@ -92,11 +91,13 @@ class Reviews:
         shown: dict[str, Any] = {
             "case": int(number),
             "slide": id_of(row["slide_id"]),
-            "name": row["slide_id"],
-            "row": int(row["row"]),
             "tile": {"x": float(row["x"]), "y": float(row["y"]), "side": float(row["side"])},
-            "at": time.time(),
         }
+        try:
+            opened = self.session.slide(shown["slide"]).open()
+            shown |= {"levels": slide_sizes(opened), "mpp": opened.mpp}
+        except (VitrailError, OSError) as error:
+            shown["problem"] = str(error)  # the rater can skip it
         stored = self.session.stored
         if queue.spec.question == "explanation" and stored is not None:
             (position,) = np.flatnonzero((stored.rows["tile"] == row["row"]).to_numpy())
@@ -116,7 +117,8 @@ class Reviews:
         Returns
         -------
         dict[str, Any]
-            JSON: the scores of both networks, and the outlines' label.
+            JSON: the scores of both networks; none of a skipped case, which will be asked about again. Whoever has
+            answered a case before has seen them, whether or not that was taken back.
 
         Raises
         ------
@@ -133,13 +135,18 @@ class Reviews:
             wanted = (int, float) if kinds[key] is float else kinds[key]
             if not isinstance(value, wanted) or (isinstance(value, bool) and kinds[key] is not bool):
                 raise ValueError(f"{key} is no {kinds[key].__name__}")
-        written = judgements.add(Judgement(**values))
-        row = judgements.queue.rows.iloc[written.case]
-        scores = {network: float(row[network]) for network in ("classifier", "segmenter")}
-        return {"case": written.case, "answer": written.answer, "networks": scores, "label": str(row["label"])}
+        judgement = Judgement(**values)
+        if judgements.answered(judgement.case, judgement.rater):
+            judgement = replace(judgement, shown=True)
+        written = judgements.add(judgement)
+        said: dict[str, Any] = {"case": written.case, "answer": written.answer, "shown": written.shown}
+        if written.answer != SKIP:
+            row = judgements.queue.rows.iloc[written.case]
+            said["networks"] = {network: float(row[network]) for network in ("classifier", "segmenter")}
+        return said
 
     def undo(self, name: str, rater: str) -> dict[str, Any]:
-        """Take back what a rater said last, and return that case as JSON; null where nothing is left.
+        """Take back what a rater said last, and return that case as `next_case` does; null where nothing is left.
 
         Raises
         ------
@@ -148,8 +155,9 @@ class Reviews:
         ValueError
             The rater has no name.
         """
-        back = self.queue(name).undo(rater)
-        return self.case(name, None if back is None else back.case)
+        judgements = self.queue(name)
+        back = judgements.undo(rater)
+        return self.case(name, None if back is None else back.case) | self._progress(judgements, rater)
 
     def results(self, name: str) -> dict[str, Any]:
         """Return `raters_summary` of a queue.
@@ -160,3 +168,10 @@ class Reviews:
             There is no such queue.
         """
         return raters_summary(self.queue(name))
+
+    @staticmethod
+    def _progress(judgements: Judgements, rater: str) -> dict[str, Any]:
+        own = [each for each in judgements.read() if each.rater == rater and each.answer != SKIP]
+        blind = [each.seconds for each in own if not each.shown]
+        seconds = float(np.median(blind)) if blind else None
+        return {"judged": len({each.case for each in own}), "cases": len(judgements.queue), "seconds": seconds}

@@ -6,6 +6,8 @@
 /TOKEN/api/session                                 title, classes, networks, slides
 /TOKEN/api/slides/ID                               a slide and its maps
 /TOKEN/api/slides/ID/outlines                      its outlines, GeoJSON; POST features: a further version
+/TOKEN/api/slides/ID/combine      POST             an outline with what was drawn added to it or taken away
+/TOKEN/api/slides/ID/region?x=&y=                  the connected region of the map of classes at this place
 /TOKEN/api/slides/ID/explain      POST x, y        why the networks say so, at this place
 /TOKEN/api/slides/ID/what_if      POST x, y, discs the scores without what was brushed away
 /TOKEN/api/slides/ID/nearest?x=&y=                 the training tiles that are most alike
@@ -29,6 +31,7 @@ from functools import lru_cache
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
+from shapely.geometry import mapping
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
@@ -37,7 +40,8 @@ from starlette.routing import Route
 from vitrail.classes import NETWORK_COLOURS, NETWORKS
 from vitrail.errors import VitrailError
 from vitrail.slides.slide import read_thumbnail
-from vitrail.viewer.pyramid import encode, slide_square
+from vitrail.viewer.drawing import combine, drawn_shape, polygons_of, region_at
+from vitrail.viewer.pyramid import encode, slide_sizes, slide_square
 from vitrail.viewer.reviewing import Reviews
 from vitrail.viewer.session import describe, map_classes
 
@@ -137,6 +141,8 @@ def viewer_app(
         Route("/api/slides/{slide}", api.slide),
         Route("/api/slides/{slide}/outlines", api.outlines),
         Route("/api/slides/{slide}/outlines", api.correct, methods=["POST"]),
+        Route("/api/slides/{slide}/combine", api.combine, methods=["POST"]),
+        Route("/api/slides/{slide}/region", api.region),
         Route("/api/slides/{slide}/explain", api.explain, methods=["POST"]),
         Route("/api/slides/{slide}/what_if", api.what_if, methods=["POST"]),
         Route("/api/slides/{slide}/nearest", api.nearest),
@@ -221,8 +227,9 @@ class _Api:
             "run": shown.run is not None,
             "report": shown.run is not None and (shown.run / "report" / "index.html").is_file(),
             "classes": map_classes(),
+            "threshold": 0.5 if shown.settings is None else shown.settings.evaluation.threshold,
             "networks": {task: {"title": NETWORKS[task], "colour": NETWORK_COLOURS[task]} for task in tasks},
-            "slides": [{"id": each.id, "name": each.name, **each.facts} for each in shown.slides.values()],
+            "slides": [{"id": each.id, "name": each.name, **shown.summary(each)} for each in shown.slides.values()],
         })  # fmt: skip
 
     @_answers
@@ -242,6 +249,30 @@ class _Api:
             raise ValueError("features are a list")  # noqa: TRY004 - all that is wrong is one kind of answer
         version = await run_in_threadpool(self.shown.correct, self._slide(request).id, features)
         return _json({"version": version})
+
+    @_answers
+    async def combine(self, request: Request) -> Response:
+        values, slide = await _question(request, MOST_OUTLINES), self._slide(request)
+        outline, drawn, by = polygons_of(values.get("outline")), values.get("drawn"), values.get("by", "add")
+        if isinstance(drawn, dict):
+            shape = polygons_of(drawn)
+        elif isinstance(drawn, list) and all(isinstance(each, list) and len(each) == 2 for each in drawn):
+            points = [(_number({"x": x}, "x"), _number({"y": y}, "y")) for x, y in drawn]
+            size = slide_sizes(slide.open())[0]
+            shape = await run_in_threadpool(drawn_shape, points, _number(values, "radius"), size)
+        else:
+            raise ValueError("what is drawn is a list of x and y, or a geometry")
+        return _json({"geometry": mapping(await run_in_threadpool(combine, outline, shape, by))})
+
+    @_answers
+    async def region(self, request: Request) -> Response:
+        slide = self._slide(request)
+        x, y = (_number(dict(request.query_params), name) for name in ("x", "y"))
+
+        def read() -> Any:
+            return mapping(region_at(self.shown.rasters(slide.id)["classes"], x, y))
+
+        return _json({"geometry": await run_in_threadpool(read)})
 
     @_answers
     async def explain(self, request: Request) -> Response:

@@ -132,6 +132,8 @@ class Session:
         self.title, self.run, self.settings = title, run, settings
         self.slides = {slide.id: slide for slide in slides}
         self.predictions, self.stored = predictions, stored
+        self._predicted = frozenset() if predictions is None else frozenset(predictions["slide_id"])
+        self._explained = frozenset() if stored is None else frozenset(stored.rows["slide_id"])
         self._rasters: dict[str, dict[str, Raster]] = {}
         self._lock = threading.Lock()
 
@@ -144,6 +146,12 @@ class Session:
             There is none of this name.
         """
         return self.slides[slide_id]
+
+    def summary(self, slide: ViewedSlide) -> dict[str, Any]:
+        """Return a slide's facts, and which maps can be shown: of the whole slide, of its tiles, or explanations."""
+        mapped, explained = slide.maps is not None, slide.name in self._explained
+        return {**slide.facts, "mapped": mapped, "explained": explained,
+                "layered": mapped or explained or slide.name in self._predicted}  # fmt: skip
 
     def rasters(self, slide_id: str) -> dict[str, Raster]:
         """Return the maps of a slide by their keys.
@@ -336,13 +344,14 @@ def describe(slide: ViewedSlide, session: Session) -> dict[str, Any]:
         It cannot be opened.
     """
     opened, problems = slide.open(), list[str]()
+    corrected = session.run is not None and bool(versions(session.run, slide.name))
     try:
         rasters = [raster.describe() for raster in session.rasters(slide.id).values()]
     except VitrailError as error:
         rasters, problems = [], [str(error)]
     return {
         "id": slide.id, "name": slide.name, "mpp": opened.mpp, "levels": slide_sizes(opened), "layers": rasters,
-        "outlined": slide.annotations is not None, "problems": problems, "facts": slide.facts,
+        "outlined": slide.annotations is not None or corrected, "problems": problems, "facts": slide.facts,
     }  # fmt: skip
 
 
