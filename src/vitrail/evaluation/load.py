@@ -13,6 +13,7 @@ from vitrail.core.files import damaged, read_csv, read_json, read_table
 from vitrail.errors import RunError
 from vitrail.evaluation.explanations import open_explanations
 from vitrail.evaluation.results import Evaluation
+from vitrail.explain.nuclei.results import SUMMARY, open_nuclei
 from vitrail.inference.outputs import LEFT_OUT
 from vitrail.models.spec import read_spec
 from vitrail.slides.cohort import read_cohort
@@ -81,6 +82,7 @@ def evaluate(run: Path | str | Run) -> Evaluation:
         calibrated=settings.predict.calibrated,
         explanations=explanations,
         checks=checks,
+        nuclei=open_nuclei(folder / "nuclei") if (folder / "nuclei" / SUMMARY).is_file() else None,
     )
 
 

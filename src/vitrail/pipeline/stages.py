@@ -1,8 +1,9 @@
 """The whole data flow on one page: what each stage reads, and what makes it.
 
-slides.csv ─ tiles ─┬─ split ─┬─ classifier ─┬─ predict ───────────┬─ report
-                    │         └─ segmenter ──┼─ explain ─┬─────────┤
-                    └────────────────────────┴───────────┴─ check ─┘
+slides.csv ─ tiles ─┬─ split ─┬─ classifier ─┬─ predict ────────────┬─ report
+                    │         └─ segmenter ──┼─ explain ─┬──────────┤
+                    │                        │           ├─ check ──┤
+                    └────────────────────────┴───────────┴─ nuclei ─┘
 """
 
 from __future__ import annotations
@@ -103,6 +104,13 @@ def check(work: Work) -> None:
     check_study(work, read_cohort(work.run.cohort))
 
 
+def nuclei(work: Work) -> None:
+    """Say which nuclei both networks look at."""
+    from vitrail.explain.nuclei.stage import explain_nuclei
+
+    explain_nuclei(work, read_cohort(work.run.cohort))
+
+
 def report(work: Work) -> None:
     """Write figures, tables and the page."""
     from vitrail.report.collect import collect
@@ -161,6 +169,14 @@ def _truths(run: Run) -> list[bool]:
     """Tell beside which slides a truth lies, as beside synthetic ones; what it is follows from the slide."""
     slides = [entry.slide.resolve() for entry in read_cohort(run.cohort)]
     return [(slide.parent.parent / "truth" / f"{slide.stem}.npz").is_file() for slide in slides]
+
+
+def _detections(run: Run) -> Any:
+    """Digest what an engine reads beside the slides: its model, or every file of its folder."""
+    path = run.folder / run.settings.nuclei.model
+    if not run.settings.nuclei.model or not path.exists():
+        return None
+    return [[each.name, content_digest(each)] for each in ([path] if path.is_file() else sorted(path.iterdir()))]
 
 
 STAGES = (
@@ -228,11 +244,20 @@ STAGES = (
         make=check,
     ),
     Stage(
+        name="nuclei",
+        folder="nuclei",
+        version=1,
+        settings=("nuclei",),
+        needs=("tiles", "split", "classifier", "segmenter", "explain"),
+        inputs=_detections,
+        make=nuclei,
+    ),
+    Stage(
         name="report",
         folder="report",
-        version=8,
+        version=9,
         settings=("evaluation",),
-        needs=("tiles", "split", "classifier", "segmenter", "predict", "explain", "check"),
+        needs=("tiles", "split", "classifier", "segmenter", "predict", "explain", "check", "nuclei"),
         inputs=lambda run: {
             "attributes": [[entry.slide_id, entry.attributes] for entry in read_cohort(run.cohort)],
             "search": content_digest(run.folder / "search" / "stage.json")
