@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
@@ -20,7 +20,6 @@ from vitrail.tiles.store import read_tiles
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    import pandas as pd
     from numpy.typing import NDArray
 
     from vitrail.explain.nuclei.results import NucleiStudy
@@ -58,13 +57,16 @@ def collect_nuclei(run: Run, entries: Mapping[str, CohortSlide], study: NucleiSt
     """
     if study is None:
         return None
-    tiles = study.tiles.set_index("tile")
-    galleries = {}
-    for network in TASKS if len(tiles) else ():
+    tiles = {int(row["tile"]): row for row in study.tiles.to_dict("records")}
+    galleries: dict[str, dict[str, tuple[NucleusCrop, ...]]] = {}
+    for network in TASKS if tiles else ():
         rows = choose_nuclei(study, network)
         if rows:
             galleries[network] = {
-                title: tuple(_crop(run, entries, study, nucleus) for _, nucleus in row.iterrows())
+                title: tuple(
+                    _crop(run, entries, study, tiles[int(nucleus["tile"])], nucleus)
+                    for nucleus in row.to_dict("records")
+                )
                 for title, row in rows.items()
             }
     shown = choose_whole_tiles(study)
@@ -73,11 +75,11 @@ def collect_nuclei(run: Run, entries: Mapping[str, CohortSlide], study: NucleiSt
         side_um=run.settings.tiles.side_um,
         crop_um=CROP_UM,
         galleries=galleries,
-        pictures={tile: _picture(run, entries, tiles.loc[tile], TILE_PX) for tile in shown},
+        pictures={tile: _picture(run, entries, tiles[tile], TILE_PX) for tile in shown},
         rings={
             tile: {
                 number: [ring / study.labels[tile].shape[::-1] for ring in rings_of(study.labels[tile], number)]
-                for number in range(1, int(tiles.loc[tile, "nuclei"]) + 1)
+                for number in range(1, int(tiles[tile]["nuclei"]) + 1)
             }
             for tile in shown
         },
@@ -105,14 +107,19 @@ def rings_of(labels: NDArray[np.integer], number: int) -> Rings:
     top, left = rows.min(), columns.min()
     mask = labels[top : rows.max() + 1, left : columns.max() + 1] == number
     corner = np.array([left, top]) - 0.5  # one pixel of frame
-    return [contour[:, ::-1] + corner for contour in find_contours(np.pad(mask, 1).astype(np.float64), 0.5)]
+    trace: Any = find_contours
+    return [contour[:, ::-1] + corner for contour in trace(np.pad(mask, 1).astype(np.float64), 0.5)]
 
 
-def _crop(run: Run, entries: Mapping[str, CohortSlide], study: NucleiStudy, nucleus: pd.Series[float]) -> NucleusCrop:
-    """Read a nucleus and what lies around it."""
-    tile, number = int(nucleus["tile"]), int(nucleus["nucleus"])
-    own = study.tiles.set_index("tile").loc[tile]
-    side, labels = float(own["side"]), study.labels[tile]
+def _crop(
+    run: Run,
+    entries: Mapping[str, CohortSlide],
+    study: NucleiStudy,
+    own: Mapping[Any, Any],
+    nucleus: Mapping[Any, Any],
+) -> NucleusCrop:
+    """Read a nucleus of a tile and what lies around it."""
+    number, side, labels = int(nucleus["nucleus"]), float(own["side"]), study.labels[int(own["tile"])]
     per_um = side / run.settings.tiles.side_um
     length = CROP_UM * per_um
     left, top = nucleus["x"] - length / 2, nucleus["y"] - length / 2
@@ -120,7 +127,7 @@ def _crop(run: Run, entries: Mapping[str, CohortSlide], study: NucleiStudy, nucl
     scale = np.array([side / labels.shape[1], side / labels.shape[0]])  # level-0 pixels to one of the label image
     offset = np.array([own["x"] - left, own["y"] - top])
     return NucleusCrop(
-        tile=tile,
+        tile=int(own["tile"]),
         nucleus=number,
         effect=float(nucleus["effect"]),
         area_um2=float(nucleus["area_um2"]),
@@ -132,7 +139,7 @@ def _crop(run: Run, entries: Mapping[str, CohortSlide], study: NucleiStudy, nucl
 def _picture(
     run: Run,
     entries: Mapping[str, CohortSlide],
-    tile: pd.Series[float],
+    tile: Mapping[Any, Any],
     px: int,
     square: Sequence[float] = (0.0, 0.0, 1.0),
 ) -> Picture:
@@ -146,7 +153,7 @@ def _picture(
         own = min(max(round(length), 1), px)
         picture = read_region(slide, region, (own, own))
     except (SlideError, KeyError):  # the slide is gone, or no longer in slides.csv
-        stored = Image.fromarray(np.array(read_tiles(run.folder / "tiles").images[int(tile.name)]))
-        box = [at * stored.width for at in (left, top, left + share, top + share)]
-        return np.asarray(stored.crop(tuple(round(at) for at in box)).resize((px, px), Image.Resampling.BICUBIC))
+        stored = Image.fromarray(np.array(read_tiles(run.folder / "tiles").images[int(tile["tile"])]))
+        west, north, east, south = (round(at * stored.width) for at in (left, top, left + share, top + share))
+        return np.asarray(stored.crop((west, north, east, south)).resize((px, px), Image.Resampling.BICUBIC))
     return np.asarray(Image.fromarray(picture).resize((px, px), Image.Resampling.BICUBIC))

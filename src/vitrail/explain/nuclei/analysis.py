@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from vitrail.explain.nuclei.study import Field, Study
+    from vitrail.explain.target import Pixels
 
     Floats = NDArray[np.float64]
     Tables = Mapping[str, pd.DataFrame]
@@ -143,7 +144,7 @@ def _dependent(asked: Asked, seed: int) -> pd.DataFrame:
     parts = [
         partial_dependence(values, asked.outcome, tiles, patients, seed=seed)
         .rename(columns={"feature": "value"})
-        .assign(feature=name)
+        .assign(feature=str(name))
         for name, values in asked.features.items()
     ]
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=[*COLUMNS["dependence"]])
@@ -230,7 +231,7 @@ def _untrained(study: Study, fields: Sequence[Field], network: str, methods: lis
     """Measure nuclei on the maps of networks with random weights, all methods at once: `[draws, methods, n]`."""
     images, trained = study.seen([field.tile for field in fields]), study.models[network]
     pixels = tumor_pixels(Explainer(trained, study.device, engine="torch").outputs(images))
-    own = "predicted" if pixels is None else pixels
+    own: Pixels = "predicted" if pixels is None else pixels
     heads = {name: head for name, head in study.heads(network).items() if name in methods}
     model = Model(spec=trained.spec, module=copy.deepcopy(trained.module).cpu().eval())
     # where cells look is measured once and kept: while the weights are still the trained

@@ -17,6 +17,8 @@
 - `groups.parquet`: a row for each group of nuclei that was removed at once. `tile`, `patient_id`, `network`, `label`
   of the tile, and its group as `tiles`; `before` and `before_logit`, the score and the logit of the tile as it is; and
   what `vitrail.explain.nuclei.removal.Effects` says of the group.
+- `reliability.parquet`: what `vitrail.nuclei.reliability.reliability` returns of some of the tiles, segmented anew;
+  empty where an engine knows nuclei of other programs.
 - `associations.parquet`: which features go with that. `network`; `outcome`: `effect`, or a method; `tiles`: `all`, or
   a group of them; and what `vitrail.explain.nuclei.association.associate` returns, a row a feature.
 - `contrasts.parquet`: the same three, and what `vitrail.explain.nuclei.contrasts.contrasts` returns.
@@ -87,6 +89,9 @@ COLUMNS: dict[str, dict[str, str]] = {
     | {"group": "str", "nuclei": "int64"}
     | dict.fromkeys(("area_um2", "effect", "effect_logit", "control_area_um2", "control", "control_logit"), "float64")
     | dict.fromkeys(("random_nuclei", "random_area_um2", "random", "random_logit", "beaten"), "float64"),
+    "reliability": {"feature": "str", "nuclei": "int64", "again": "float64", "icc": "float64"}
+    | _ESTIMATE
+    | {"error": "float64"},
     "associations": _ASKED
     | {"feature": "str", "merged": "str"}
     | {f"{prefix}{name}": kind for prefix in ("", "marginal_") for name, kind in _TESTED.items()}
@@ -119,8 +124,10 @@ class NucleiStudy:
 
     Attributes
     ----------
-    tiles, nuclei, relevance, effects, controls, groups, associations, contrasts, dependence, comparison, concepts
-        The content of the tables.
+    tiles, nuclei, relevance, effects, controls, groups
+        The tables of what was measured.
+    reliability, associations, contrasts, dependence, comparison, concepts
+        The tables of what it comes to.
     labels
         By tile, `[h, w]`: the number of the nucleus that a pixel belongs to, 0 for none.
     summary
@@ -133,6 +140,7 @@ class NucleiStudy:
     effects: pd.DataFrame
     controls: pd.DataFrame
     groups: pd.DataFrame
+    reliability: pd.DataFrame
     associations: pd.DataFrame
     contrasts: pd.DataFrame
     dependence: pd.DataFrame

@@ -19,13 +19,12 @@ from vitrail.explain.layers import find_layers
 from vitrail.explain.nuclei.analysis import SETTLED, UNTRAINED, analyse
 from vitrail.explain.nuclei.nulls import untrained_model
 from vitrail.explain.nuclei.painting import paint
-from vitrail.explain.nuclei.relevance import cell_size_um, relevance, too_coarse
+from vitrail.explain.nuclei.relevance import cell_size_um, own_stride_px, relevance, too_coarse
 from vitrail.explain.nuclei.removal import effects_of, feature_groups
 from vitrail.explain.nuclei.results import LABELS, SUMMARY, as_table, group_of
 from vitrail.explain.nuclei.study import Field, Study
 from vitrail.explain.nuclei.summary import summarise
 from vitrail.explain.nuclei.tiles import choose_tiles, spread
-from vitrail.explain.receptive_field import BOTTLENECK, FEATURES
 from vitrail.explain.study.store import open_stored, split_key
 from vitrail.geometry import Region
 from vitrail.models.device import keep_memory, pick_device, reproducible
@@ -34,6 +33,7 @@ from vitrail.nuclei.engines import engine_of
 from vitrail.nuclei.features import measure
 from vitrail.nuclei.neighbours import neighbours
 from vitrail.nuclei.regions import segment_region
+from vitrail.nuclei.reliability import measure_again, reliability
 from vitrail.nuclei.scales import COARSEST_MPP
 from vitrail.quality.tissue import find_tissue
 from vitrail.tiles.extract import open_cohort_slide
@@ -47,12 +47,19 @@ if TYPE_CHECKING:
     from vitrail.explain.checks.stage import Outputs
     from vitrail.explain.nuclei.painting import Painting
     from vitrail.models.store import Model
+    from vitrail.nuclei.regions import RegionNuclei
     from vitrail.quality.tissue import Tissue
+    from vitrail.settings.schema import NucleiSettings
     from vitrail.slides.cohort import CohortSlide
     from vitrail.slides.slide import Slide
-    from vitrail.stage import Work
+    from vitrail.stage import Run, Work
 
     Images = NDArray[np.uint8]
+
+_NOTHING: dict[str, Any] = {"tiles": 0, "patients": 0, "nuclei": 0}
+
+AGAIN = 6
+"""Tiles whose nuclei are segmented anew, for the reliability of their features."""
 
 DRAWS = 8
 """Random groups of nuclei that each group is compared with."""
@@ -106,7 +113,7 @@ def explain_nuclei(work: Work, entries: tuple[CohortSlide, ...]) -> None:
                 summary = _written(study)
             summary["refused"] = refused + summary["refused"]
         else:
-            summary = {"tiles": 0, "patients": 0, "nuclei": 0, "refused": []}
+            summary = _NOTHING | {"refused": refused}
         write_json(work.folder / SUMMARY, summary)
     parts.discard()
 
@@ -155,6 +162,8 @@ def fine_slides(
 def _written(study: Study) -> dict[str, Any]:
     """Write tables and label images, and return the summary."""
     fields, refused = _fields(study)
+    if not fields:
+        return _NOTHING | {"refused": refused}
     relevances = as_table("relevance", _relevance(study, fields))
     tables = {
         "tiles": as_table("tiles", [each.row for each in fields]),
@@ -162,6 +171,7 @@ def _written(study: Study) -> dict[str, Any]:
         "relevance": relevances,
         **_removals(study, fields, relevances),
     }
+    tables["reliability"] = as_table("reliability", _reliability(study, fields))
     tables |= analyse(study, fields, tables)
     for name, table in tables.items():
         write_table(study.work.folder / f"{name}.parquet", table)
@@ -174,7 +184,7 @@ def _written(study: Study) -> dict[str, Any]:
 def _fields(study: Study) -> tuple[list[Field], list[str]]:
     """Outline and measure the nuclei of the tiles; those that an engine knows nothing of are left out, with a line."""
     settings = study.settings
-    engine = engine_of(settings.nuclei)
+    engine = engine_of(with_model_path(study.work.run))
     tissue = cache(lambda name: find_tissue(study.slides[name], settings.tissue))
     fields, refused = list[Field](), dict[str, None]()
     with study.work.progress.task("nuclei", len(study.tiles)) as step:
@@ -183,8 +193,8 @@ def _fields(study: Study) -> tuple[list[Field], list[str]]:
             region = Region(x=float(row["x"]), y=float(row["y"]), width=side, height=side)
             segmented = cache(partial(segment_region, slide, region, engine, slide_id=row["slide_id"]))
             try:
-                image = study.parts.array(f"image-{row['tile']}", lambda segmented=segmented: segmented().image)
-                labels = study.parts.array(f"labels-{row['tile']}", lambda segmented=segmented: segmented().labels)
+                image = study.parts.array(f"image-{row['tile']}", partial(_part, segmented, "image"))
+                labels = study.parts.array(f"labels-{row['tile']}", partial(_part, segmented, "labels"))
             except NucleiError as error:
                 refused[str(error)] = None
                 continue
@@ -209,8 +219,34 @@ def _fields(study: Study) -> tuple[list[Field], list[str]]:
     return fields, list(refused)
 
 
+def _part(segmented: Callable[[], RegionNuclei], name: str) -> NDArray[Any]:
+    values: NDArray[Any] = getattr(segmented(), name)
+    return values
+
+
+def with_model_path(run: Run) -> NucleiSettings:
+    """Return the settings of a run's nuclei with a path from the run's folder, where there is such a file or folder."""
+    nuclei = run.settings.nuclei
+    path = run.folder.resolve() / nuclei.model
+    return nuclei.model_copy(update={"model": str(path)}) if nuclei.model and path.exists() else nuclei
+
+
+def _reliability(study: Study, fields: list[Field]) -> Iterator[pd.DataFrame]:
+    """Measure nuclei again on some tiles, evenly spread, by engines that look at pixels."""
+    engine = engine_of(with_model_path(study.work.run))
+    if not callable(engine) or not fields:
+        return
+    few = np.linspace(0, len(fields) - 1, min(len(fields), AGAIN)).round().astype(np.int64)
+    tables = []
+    for number in few.tolist():
+        field = fields[number]
+        job = partial(measure_again, field.image, field.mpp, engine)
+        tables.append(study.parts.table(f"again-{field.tile}", job).assign(image=field.tile, patient=field.patient))
+    yield reliability(pd.concat(tables, ignore_index=True), study.settings.seed)
+
+
 def _measured(
-    row: Mapping[str, Any], slide: Slide, tissue: Tissue, image: Images, labels: NDArray[np.int32]
+    row: Mapping[Any, Any], slide: Slide, tissue: Tissue, image: Images, labels: NDArray[np.int32]
 ) -> pd.DataFrame:
     """Measure the nuclei of a tile: a row each, in the order of their labels."""
     mpp = float(row["side"]) * slide.mpp / image.shape[1]
@@ -229,7 +265,8 @@ def _relevance(study: Study, fields: list[Field]) -> Iterator[pd.DataFrame]:
         for key in study.stored.keys:
             network, method = split_key(key)
             size = field.labels.shape[0], field.labels.shape[1]
-            table = relevance(spread(study.stored.saliency(key, field.position).upsample(), size), field.labels)
+            saliency = study.stored.saliency(key, field.position)
+            table = relevance(spread(saliency.upsample(), size), field.labels, signed=saliency.signed)
             yield table.rename(columns={"label": "nucleus"}).assign(network=network, method=method, **field.owner)
 
 
@@ -246,9 +283,13 @@ def _removals(study: Study, fields: list[Field], relevances: pd.DataFrame) -> di
                 means = shown.groupby("nucleus", sort=True)["rank"].mean().to_numpy()
                 removed = cache(partial(_removed, study, field, painting, runs[network, draw], means, random=draw >= 0))
                 for name in tables if draw < 0 else ("effects",):
-                    table = study.parts.table(
-                        f"{name}-{network}-{draw}-{field.tile}", lambda removed=removed, name=name: removed()[name]
-                    )
+
+                    def part(
+                        removed: Callable[[], dict[str, pd.DataFrame]] = removed, name: str = name
+                    ) -> pd.DataFrame:
+                        return removed()[name]
+
+                    table = study.parts.table(f"{name}-{network}-{draw}-{field.tile}", part)
                     known = {"network": network, "draw": draw, "label": field.row["label"].iloc[0]}
                     known["tiles"] = field.row[f"{network}_group"].iloc[0]
                     tables[name].append(table.assign(**known, **field.owner))
@@ -325,12 +366,9 @@ def coarseness(study: Study, key: str, nuclei: pd.DataFrame) -> dict[str, Any]:
     """
     stored, (network, method), side_um = study.stored, split_key(key), study.settings.tiles.side_um
     kind = stored.file.kinds[key]
-    module = study.models[network].module
-    named = tuple(layer for layer in kind.layers if layer in dict(module.named_modules()))
-    # dense maps repeat the same look at closer places; of several layers the finest tells most
-    stride = min(find_layers(module, named).strides) if named else None
-    if kind.layers in {(FEATURES,), (BOTTLENECK,)}:
-        stride = max(find_layers(module).strides)
+    layers = find_layers(study.models[network].module)
+    described = [{"name": name, "stride": own} for name, own in zip(layers.names, layers.strides, strict=True)]
+    stride = own_stride_px(kind.layers, described)
     cell = cell_size_um(kind.frame, kind.size, side_um, stride)
     nucleus = float(2 * np.sqrt(nuclei["area_um2"].median() / np.pi)) if len(nuclei) else np.nan
     name = f"{stored.methods[method]} of the {NETWORKS.get(network, network).lower()}"

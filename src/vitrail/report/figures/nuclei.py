@@ -103,12 +103,12 @@ def tiles_figure(shown: ShownNuclei) -> Figure:
     }
     scales = {network: scale_of([np.array([*own.values()])]) for network, own in values.items()}
     figure = Figure(figsize=(_WIDTH, len(shown.pictures) * (head + side) + bar))
-    tiles = shown.study.tiles.set_index("tile")
+    tiles = {int(row["tile"]): row for row in shown.study.tiles.to_dict("records")}
     for line, (tile, picture) in enumerate(shown.pictures.items()):
         bottom = figure.get_figheight() - (line + 1) * (head + side)
         plain = inch_axes(figure, 0, bottom, side, side)
         show(plain, picture)
-        row = tiles.loc[tile]
+        row = tiles[tile]
         plain.set_title(
             f"{chr(ord('a') + line)}  {'Tumor' if row['label'] == 'tumor' else 'Non-tumor'}, "
             f"{drawable(row['patient_id'], 16)}: {int(row['nuclei'])} nuclei", fontsize=9, pad=4
