@@ -77,10 +77,10 @@ def write_nuclei_run(folder, mpp=MPP):
         module = build(spec).eval()
         save_model(run / network, module, spec)
         made = Explainer(Model(spec=spec, module=module), torch.device("cpu")).gradcam(np.stack(images))
+        values = maps[f"{network}_gradcam"] = np.stack([each.values for each in made])  # noqa: PD011 - no data frame
         kinds[f"{network}_gradcam"] = Kind(
-            method="gradcam", layers=made[0].layers, target="tumor", frame=made[0].frame, size=made[0].values.shape
-        )  # noqa: PD011 - no data frame
-        maps[f"{network}_gradcam"] = np.stack([each.values for each in made])  # noqa: PD011 - the same
+            method="gradcam", layers=made[0].layers, target="tumor", frame=made[0].frame, size=values.shape[1:]
+        )
     (run / "explanations").mkdir()
     file = create_file(run / "explanations", kinds, len(rows))
     for key, values in maps.items():

@@ -70,6 +70,7 @@ def test_every_stage_leaves_its_folder_and_nothing_else(finished):
         "predictions",
         "explanations",
         "checks",
+        "nuclei",
         "report",
     }
     for folder in names - {"study.toml", "slides.csv"}:

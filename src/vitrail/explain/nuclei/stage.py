@@ -28,6 +28,7 @@ from vitrail.explain.nuclei.tiles import choose_tiles, spread
 from vitrail.explain.study.store import open_stored, split_key
 from vitrail.geometry import Region
 from vitrail.models.device import keep_memory, pick_device, reproducible
+from vitrail.models.segmenter import Segmenter
 from vitrail.models.store import load_model
 from vitrail.nuclei.engines import engine_of
 from vitrail.nuclei.features import measure
@@ -42,6 +43,7 @@ from vitrail.tiles.store import read_tiles
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
+    import torch
     from numpy.typing import NDArray
 
     from vitrail.explain.checks.stage import Outputs
@@ -297,10 +299,17 @@ def _removals(study: Study, fields: list[Field], relevances: pd.DataFrame) -> di
     return {name: as_table(name, parts) for name, parts in tables.items()}
 
 
-def _running(study: Study, model: Model, fields: list[Field], draw: int) -> Outputs:
-    """Return what runs a network on images; that of a draw has random weights."""
-    if draw < 0:
-        return study.outputs(model)
+def _running(
+    study: Study, model: Model, fields: list[Field], draw: int
+) -> tuple[Outputs, dict[int, torch.Tensor | None]]:
+    """Return what runs a network on images, and by tile the pixels that are explained; one of a draw is random."""
+    run = study.outputs(model) if draw < 0 else _random(study, model, fields, draw)
+    tiles = [field.tile for field in fields]
+    inside = tumor_pixels(run(study.seen(tiles))) if isinstance(model.module, Segmenter) else None
+    return run, {tile: None if inside is None else inside[at : at + 1] for at, tile in enumerate(tiles)}
+
+
+def _random(study: Study, model: Model, fields: list[Field], draw: int) -> Outputs:
     tiles = np.linspace(0, len(fields) - 1, max(2, min(len(fields), SETTLED))).round().astype(np.int64)
     images = study.seen([fields[number].tile for number in tiles.tolist()])
     random = untrained_model(model, images, study.device, study.weights_seed(draw))
@@ -316,17 +325,16 @@ def _removed(
     study: Study,
     field: Field,
     painting: Callable[[], Painting],
-    running: Callable[[], Outputs],
+    running: Callable[[], tuple[Outputs, dict[int, torch.Tensor | None]]],
     relevance: NDArray[np.float64],
     *,
     random: bool,
 ) -> dict[str, pd.DataFrame]:
     """Remove the nuclei of a tile; of a network with random weights fewer, and no groups."""
-    run, most = running(), study.settings.nuclei.removals
-    inside = tumor_pixels(run(study.seen([field.tile])))
+    (run, inside), most = running(), study.settings.nuclei.removals
 
     def score(changed: Images) -> NDArray[np.float64]:
-        return score_both(run, inside, changed)
+        return score_both(run, inside[field.tile], changed)
 
     effects = effects_of(
         score,
