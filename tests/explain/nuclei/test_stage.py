@@ -4,6 +4,7 @@ import hashlib
 import json
 import shutil
 from contextlib import contextmanager
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -15,8 +16,11 @@ from vitrail.core.progress import Silent
 from vitrail.errors import NucleiError
 from vitrail.explain.nuclei import analysis, stage
 from vitrail.explain.nuclei.analysis import mean_relevance
+from vitrail.explain.nuclei.association import associate, compare
+from vitrail.explain.nuclei.concepts import concept_vectors
 from vitrail.explain.nuclei.results import COLUMNS, LABELS, SUMMARY, open_nuclei
 from vitrail.explain.nuclei.stage import explain_nuclei
+from vitrail.metrics import bootstrap
 from vitrail.nuclei.features import FEATURES
 
 
@@ -38,10 +42,14 @@ class Watch(Silent):
 
 @pytest.fixture(scope="module")
 def quick():
-    """Two networks with random weights instead of four, and an engine that takes no time."""
+    """Two networks with random weights instead of four, few samples, and an engine that takes no time."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(stage, "UNTRAINED", 2)
         patch.setattr(analysis, "UNTRAINED", 2)
+        patch.setattr(bootstrap, "RESAMPLES", 100)
+        patch.setattr(analysis, "associate", partial(associate, resamples=100))
+        patch.setattr(analysis, "compare", partial(compare, resamples=100))
+        patch.setattr(analysis, "concept_vectors", partial(concept_vectors, permutations=19))
         patch.setattr(stage, "engine_of", lambda _: DarkPixels())
         yield
 
