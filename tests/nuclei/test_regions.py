@@ -131,7 +131,7 @@ def test_beyond_the_slide_are_no_nuclei(slide, label_images):
 
 @pytest.mark.parametrize("engine", ["detections", "label_images"])
 def test_a_slide_without_a_file_is_named(slide, request, engine):
-    with pytest.raises(NucleiError, match="s2.*no such file"):
+    with pytest.raises(NucleiError, match=r"s2.*no such file"):
         segment_region(slide, slide.region, request.getfixturevalue(engine), slide_id="s2")
 
 

@@ -7,6 +7,7 @@ from scipy import ndimage
 from vitrail.errors import NucleiError
 from vitrail.metrics.instances import overlaps
 from vitrail.nuclei.classical import segment_classical
+from vitrail.nuclei.regions import centred_in
 from vitrail.nuclei.segmentation import segment_nuclei
 
 ENGINES = pytest.mark.parametrize("segment", [segment_nuclei, segment_classical])
@@ -72,9 +73,12 @@ def test_a_window_that_moves_leaves_the_nuclei_in_its_middle_where_they_are(segm
     image, _ = ellipses(side=300, pitch=30)
     whole = segment(image, 0.5)
     part = segment(image[13:, 21:], 0.5)
-    middle = np.s_[80:220, 80:220]
-    counted = overlaps(whole[middle], np.pad(part, ((13, 0), (21, 0)))[middle])
-    assert counted.f1(0.8) == 1
+    inner = np.unique(centred_in(whole, (slice(80, 220), slice(80, 220))))
+    counted = overlaps(np.where(np.isin(whole, inner), whole, 0), np.pad(part, ((13, 0), (21, 0))))
+    best = np.zeros(len(counted.truth_px))
+    np.maximum.at(best, counted.truth, counted.iou)
+    assert len(best) > 15
+    assert best.min() > 0.8
 
 
 @ENGINES
@@ -104,7 +108,7 @@ def test_any_shape_will_do(segment, shape):
 
 @ENGINES
 def test_what_is_too_coarse_is_refused(segment):
-    with pytest.raises(NucleiError, match="0.8 um per pixel are too coarse"):
+    with pytest.raises(NucleiError, match=r"0\.8 um per pixel are too coarse"):
         segment(np.zeros((8, 8, 3), np.uint8), 0.8)
 
 

@@ -146,5 +146,5 @@ def overlaps(truth: ArrayLike, labels: ArrayLike) -> Overlaps:
     )
 
 
-def _share(part: float, whole: float) -> float:
+def _share(part: ArrayLike, whole: ArrayLike) -> float:
     return float(divided(part, whole))

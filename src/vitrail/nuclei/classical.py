@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Plane = NDArray[np.float32]
+    Mask = NDArray[np.bool_]
 
 CLASSICAL_MARGIN_UM = 40.0
 """Half the surroundings that a threshold follows."""
@@ -99,7 +100,8 @@ def nuclear_mask(stain: Plane) -> tuple[Mask, Plane]:
     mean, square = _surroundings(stain), _surroundings(stain * stain)
     excess = np.maximum(_SPREADS * np.sqrt(np.maximum(square - mean * mean, 0)), _LEAST)
     local = np.maximum(mean + excess, _FAINTEST)
-    otsu = float(threshold_otsu(np.round(smooth / _BIN).astype(np.int16))) * _BIN  # one value is a histogram, too
+    whole = np.round(smooth / _BIN).astype(np.int16)  # of floats of one value there is no histogram
+    otsu = float(threshold_otsu(whole)) * _BIN  # type: ignore[no-untyped-call]
     threshold = (1 - _OTSU) * local + _OTSU * _BELOW_OTSU * otsu
     # dark tissue of one colour has a high mean and a higher threshold of Otsu, and still no nuclei
     threshold = np.maximum(threshold, np.maximum(mean + _LEAST / 2, _FAINTEST / 2)).astype(np.float32)

@@ -1,7 +1,7 @@
 """The small network that comes with Vitrail and tells nuclei from everything else.
 
 A U-Net of three scales: 1, 2 and 4 um per pixel. Pixels of 0.5 um come in as four of the coarser ones side by side
-(Shi et al. 2016, doi:10.1109/CVPR.2016.207), and go out the same way, which spares three quarters of the work. For every
+(Shi et al. 2016, doi:10.1109/CVPR.2016.207), and go out the same way, which spares three quarters of the work. For each
 pixel it gives whether it belongs to a nucleus, and how deep inside it lies: the distance from the nucleus' border, as a
 share of the largest in it, so that nuclei of all sizes have one peak.
 

@@ -89,7 +89,7 @@ def segment_at(image: Image, mpp: float, scale_um: float, segment: Callable[[Ima
 
 
 def consecutive(labels: ArrayLike) -> Labels:
-    """Number labels from 1 to n without gaps, in their own order; 0 stays 0.
+    """Renumber labels from 1 to n without gaps, in their own order; 0 stays 0.
 
     Parameters
     ----------

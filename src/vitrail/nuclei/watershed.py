@@ -47,9 +47,10 @@ def divide(mask: Mask, relief: Plane, *, prominence: float = 0.0, least: float =
     NDArray[np.int32]
         `[h, w]`, 0 none; each nucleus is connected and has at least 6 square micrometres. Numbers may be missing.
     """
-    peaks = reconstruction(relief - prominence, relief) if prominence else relief
-    seeds, _ = ndimage.label(local_maxima(peaks) & mask & (relief >= least), _EIGHT)
-    labels: Labels = watershed(-relief, seeds, mask=mask)
+    peaks = reconstruction(relief - prominence, relief) if prominence else relief  # type: ignore[no-untyped-call]
+    maxima = local_maxima(peaks)  # type: ignore[no-untyped-call]
+    seeds, _ = ndimage.label(maxima & mask & (relief >= least), _EIGHT)
+    labels: Labels = watershed(-relief, seeds, mask=mask)  # type: ignore[no-untyped-call]
     large = np.bincount(labels.ravel()) >= SMALLEST_UM2 / WORKING_MPP**2
     large[0] = False
     return np.where(large[labels], labels, 0).astype(np.int32)
