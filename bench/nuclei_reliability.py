@@ -1,10 +1,10 @@
 """Reliability of the features of nuclei: whether its intervals cover, and what it is on real images.
 
     python bench/nuclei_reliability.py coverage [COHORTS]
-    python bench/nuclei_reliability.py images FOLDER MPP [ENGINE]
+    python bench/nuclei_reliability.py cohort SLIDES.CSV [ENGINE]
 
-`coverage` simulates cohorts whose intraclass correlation is known. `images` segments every picture of a folder anew,
-mirrored, moved and stained differently; each picture is taken for a patient of its own.
+`coverage` simulates cohorts whose intraclass correlation is known. `cohort` segments the middle of a slide of each of
+16 patients, and again mirrored, moved by half a pixel and stained differently.
 """
 
 from __future__ import annotations
@@ -14,9 +14,13 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from PIL import Image
 
+from vitrail.geometry import Region
 from vitrail.nuclei.reliability import VERSIONS, measure_again, reliability
+from vitrail.quality.tissue import find_tissue
+from vitrail.settings.schema import NucleiSettings
+from vitrail.slides.cohort import read_cohort
+from vitrail.slides.slide import open_slide, read_region
 
 
 def simulate(rng, patients, noise, nuclei=20, patient_sd=0.5):
@@ -44,28 +48,30 @@ def coverage(cohorts):
             print(f"| {patients} | {truth:.3f} | {cohorts} | {inside / cohorts:.1%} | {width:.3f} |", flush=True)
 
 
-def images(folder, mpp, engine_name="classical"):
-    """Measure the nuclei of each picture in all versions."""
+def measure_cohort(slides_csv, engine_name="classical", most=16, side_um=256.0):
+    """Measure the nuclei of the middle of each patient's first slide in all versions."""
     from vitrail.nuclei.engines import engine_of  # noqa: PLC0415 - the other half needs none
 
-    from vitrail.settings.schema import NucleiSettings  # noqa: PLC0415 - the same
-
     engine = engine_of(NucleiSettings(engine=engine_name))
+    entries = {entry.patient_id: entry for entry in reversed(read_cohort(slides_csv))}
     tables = []
-    for path in sorted(folder.glob("*.png")):
-        if path.stem.endswith("_nuclei"):
-            continue
-        with Image.open(path) as picture:
-            pixels = np.asarray(picture.convert("RGB"))
-        tables.append(measure_again(pixels, mpp, engine).assign(image=path.stem, patient=path.stem))
-    print(reliability(pd.concat(tables, ignore_index=True)).round(3).to_string(index=False))
+    for patient, entry in sorted(entries.items())[:most]:
+        slide = open_slide(entry.slide, mpp=entry.mpp)
+        glass = find_tissue(slide).thresholds.glass
+        mpp, side = max(slide.mpp, 0.5), side_um / slide.mpp
+        middle = Region(x=(slide.region.width - side) / 2, y=(slide.region.height - side) / 2, width=side, height=side)
+        pixels = read_region(slide, middle, (round(side_um / mpp),) * 2)
+        tables.append(measure_again(pixels, mpp, engine, glass=glass).assign(image=entry.slide_id, patient=patient))
+    rows = pd.concat(tables, ignore_index=True)
+    print(f"{engine.name}: {len(tables)} patients, {(rows['version'] == 'original').sum()} nuclei")
+    print(reliability(rows).round(3).to_string(index=False))
 
 
 if __name__ == "__main__":
     match sys.argv[1:]:
         case ["coverage", *count]:
             coverage(int(count[0]) if count else 200)
-        case ["images", folder, mpp, *engine]:
-            images(Path(folder), float(mpp), *engine)
+        case ["cohort", slides_csv, *engine]:
+            measure_cohort(Path(slides_csv), *engine)
         case _:
             sys.exit(__doc__)

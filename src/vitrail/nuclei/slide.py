@@ -209,7 +209,10 @@ def _measure_window(
     stays &= tissue.shares(np.column_stack([x - cell, y - cell, np.full((len(x), 2), 2 * cell)])) > 0
     labels = np.append(0, np.cumsum(stays) * stays)[seen.labels].astype(np.int32)
     scale = seen.mpp / slide.mpp
-    outlines = shapely.transform(outline_nuclei(labels), lambda points: points * scale + (whole.x, whole.y))
+    # without the noise of floats, as a millionth of a pixel is
+    outlines = shapely.transform(
+        outline_nuclei(labels), lambda points: np.round(points * scale + (whole.x, whole.y), 6)
+    )
     rows = rows.loc[stays, ["x_um", "y_um", "orientation", *OWN]].reset_index(drop=True)
     rows[GEOMETRY] = pd.Series([*shapely.to_wkb(outlines)], dtype=object)
     return rows

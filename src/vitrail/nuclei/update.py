@@ -113,10 +113,12 @@ def update_nuclei(
         from vitrail.nuclei.regions import segment_region  # noqa: PLC0415
 
         segment = partial(segment_region, slide, engine=engine_of(settings.nuclei))
-        measure_slide(slide, find_tissue(slide, settings.tissue), segment, files, header, progress)
-        with suppress(OSError):  # not empty, or not there
-            files.partial.parent.rmdir()
-            files.partial.parent.parent.rmdir()
+        try:
+            measure_slide(slide, find_tissue(slide, settings.tissue), segment, files, header, progress)
+        finally:
+            for folder in (files.partial, files.partial.parent, files.partial.parent.parent):
+                with suppress(OSError):  # not empty, or not there
+                    folder.rmdir()
     if is_new or is_stale or not files.geojson.is_file():
         parts = nuclei_parts(files.table)
         if tiles is None:
@@ -143,7 +145,8 @@ def nuclei_key(slide: Slide, settings: Settings) -> str:
         64 hexadecimal digits.
     """
     model = Path(settings.nuclei.model or "-").expanduser()
-    own = sorted(model.glob(f"{slide.path.stem}.*")) if model.is_dir() else [model]  # of a folder the slide's own file
+    # of a folder the slide's own file counts
+    own = sorted(path for path in model.iterdir() if path.stem == slide.path.stem) if model.is_dir() else [model]
     digests = [file_digest(path) for path in own]
     engine = [settings.nuclei.engine, settings.nuclei.model, *digests]
     return json_digest(
