@@ -119,7 +119,7 @@ def test_a_tile_without_nuclei_has_no_effects():
     assert not len(result.nuclei) + len(result.groups) + len(result.controls)
 
 
-@settings(deadline=None, max_examples=12)
+@settings(deadline=None, max_examples=6)
 @given(st.integers(0, 2**32 - 1), st.integers(8, 40), st.integers(8, 40))
 def test_a_coarse_tile_changes_where_its_nuclei_lie_and_by_what_the_fine_pixels_do(seed, rows, columns):
     rng = np.random.default_rng(seed)

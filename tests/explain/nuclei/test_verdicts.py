@@ -74,3 +74,5 @@ def test_tumor_free_tiles_that_stay_are_left_alone():
     assert row["share"] == pytest.approx(row["effect"] / 0.8)
     assert not change_of_tumor_free(table.assign(effect=table["effect"] - 0.2), seed=0)["harmless"].item()
     assert not change_of_tumor_free(table[tumor], seed=0)["harmless"].item()
+    few = table[(table["patient_id"] < "P3") & (tumor | (table["patient_id"] != "P1"))]  # one has no tumor-free tile
+    assert np.abs(change_of_tumor_free(few, seed=0)[["share_low", "share_high"]].to_numpy()).max() < 0.2

@@ -12,8 +12,7 @@ import pandas as pd
 
 from vitrail.classes import TissueClass
 from vitrail.explain.nuclei.removal import ALL
-from vitrail.metrics.bootstrap import RESAMPLES, Drawn, Estimate, by_patient, estimate, interval, ratio, sample
-from vitrail.metrics.scores import divided
+from vitrail.metrics.bootstrap import Estimate, estimate
 
 if TYPE_CHECKING:
     from typing import Any, Literal
@@ -106,22 +105,13 @@ def change_of_tumor_free(table: pd.DataFrame, seed: int, value: Value = "effect"
     before = "before" + value.removeprefix("effect")
     rows: list[dict[str, Any]] = []
     for network, own in table[table["group"] == ALL].groupby("network", sort=False):
-        tumor = (own["label"] == TissueClass.TUMOR.key).to_numpy(np.float64)
-        free, scores, effect = 1 - tumor, own[before].to_numpy(), own[value].to_numpy()
-        sums = by_patient(
-            own["patient_id"], np.column_stack([effect * free, scores * tumor, scores * free, tumor, free])
-        )
-        weights = sample(len(sums), RESAMPLES, seed)
-        moved, high, low = (
-            ratio(sums[:, top], sums[:, bottom], weights, "plain") for top, bottom in ((0, 4), (1, 3), (2, 4))
-        )
-        gap = high - low
-        share = divided(moved.value, np.where(gap.value > 0, gap.value, 0))
-        influence = divided(moved.influence - share[:, None] * gap.influence, gap.value[:, None])
-        drawn = {"effect": moved, "share": Drawn(value=share, influence=influence)}
-        row: dict[str, Any] = {"network": network, "tiles": int(free.sum())}
-        for name, each in drawn.items():
-            ends = (float(each), *interval(each, weights))
-            row |= {f"{name}{end}": number for end, number in zip(("", "_low", "_high"), ends, strict=True)}
+        tumor = (own["label"] == TissueClass.TUMOR.key).to_numpy()
+        gap = own.loc[tumor, before].mean() - own.loc[~tumor, before].mean()
+        moved = _mean(own.loc[~tumor, value], own.loc[~tumor, "patient_id"], seed)
+        # the gap is taken as it is: of few patients, whose tiles are not all of both labels, its error is no number
+        share = [number / gap if gap > 0 else np.nan for number in moved]
+        row: dict[str, Any] = {"network": network, "tiles": int((~tumor).sum())}
+        for name, numbers in (("effect", moved), ("share", share)):
+            row |= {f"{name}{end}": number for end, number in zip(("", "_low", "_high"), numbers, strict=True)}
         rows.append(row | {"harmless": bool(row["share_low"] > -HARMLESS and row["share_high"] < HARMLESS)})
     return pd.DataFrame(rows)
