@@ -1,6 +1,7 @@
 """Whether the regression of what nuclei do on what they look like can be trusted: intervals, power, false findings.
 
     python -m bench.nuclei_effects [--cohorts N] [--patients 4 8 20] [--seed N] [--scale rank|winsorised|plain]
+        [--curves]
 
 Features are those of the nuclei of synthetic slides, computed from the contours and the stain they were drawn with, so
 that they are as skewed and as correlated as there. A patient is a slide and 1 to 7 of its tiles, of each at most 60
@@ -22,7 +23,10 @@ import pandas as pd
 import shapely
 from scipy.spatial import cKDTree
 
-from vitrail.explain.nuclei.association import LEVEL, associate, design, outcome_scores
+from vitrail.explain.nuclei.association import LEVEL, associate
+from vitrail.explain.nuclei.contrasts import contrasts
+from vitrail.explain.nuclei.partial_dependence import partial_dependence
+from vitrail.explain.nuclei.regression import design, outcome_scores
 from vitrail.synthetic import Scene, SlideSpec, compose
 
 TILE_UM, FEWEST, MOST = 199.1, 12, 60
@@ -33,10 +37,10 @@ POPULATION = 1000
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Slide:
-    """The nuclei of a slide, tile by tile: a table of features and the places in um, `[n, 2]`."""
+    """The nuclei of a slide, tile by tile: a table of features and the centres in um, `[n, 2]`."""
 
     features: list[pd.DataFrame]
-    places: list[np.ndarray]
+    centres: list[np.ndarray]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -50,7 +54,7 @@ class Cohort:
 
 
 def drawn_features(scene: Scene) -> tuple[pd.DataFrame, np.ndarray]:
-    """Measure the nuclei of a slide as they were drawn: a row each, and the places of their centres in um, `[n, 2]`."""
+    """Measure the nuclei of a slide as they were drawn: a row each, and their centres in um, `[n, 2]`."""
     nuclei, mpp = scene.nuclei, scene.spec.mpp
     rows = np.full((len(nuclei), 10), np.nan)
     names = ["area_um2", "perimeter_um", "major_axis_um", "minor_axis_um", "eccentricity"]
@@ -71,25 +75,25 @@ def drawn_features(scene: Scene) -> tuple[pd.DataFrame, np.ndarray]:
         which, gain = nuclei.drawing[own], nuclei.gain[own]
         stain = np.column_stack([mean[which] * gain, mean[which] * gain * area[which], std[which] * gain])
         rows[own] = np.column_stack([shape[which], stain])
-    table, places = pd.DataFrame(rows, columns=names), np.column_stack([nuclei.x, nuclei.y]) * mpp
-    tree = cKDTree(places)
-    table["nearest_um"] = tree.query(places, 2)[0][:, 1] + 0.25
-    table["density_25um"] = [len(near) - 1 for near in tree.query_ball_point(places, 25)]
-    near = tree.query_ball_point(places, 50)
+    table, centres = pd.DataFrame(rows, columns=names), np.column_stack([nuclei.x, nuclei.y]) * mpp
+    tree = cKDTree(centres)
+    table["nearest_um"] = tree.query(centres, 2)[0][:, 1] + 0.25
+    table["density_25um"] = [len(near) - 1 for near in tree.query_ball_point(centres, 25)]
+    near = tree.query_ball_point(centres, 50)
     area = table["area_um2"].to_numpy()
     table["anisokaryosis_50um"] = [area[each].std() / area[each].mean() for each in near]
-    return table, places
+    return table, centres
 
 
 def drawn_slide(seed: tuple[int, ...], side_px: int = 1024) -> Slide:
     """Compose a slide and measure its nuclei, tile by tile."""
     scene = compose(SlideSpec(slide_id="simulated", side_px=side_px, seed=seed))
-    table, places = drawn_features(scene)
-    at = (places // TILE_UM).astype(int)
+    table, centres = drawn_features(scene)
+    at = (centres // TILE_UM).astype(int)
     whole = (at < int(scene.spec.side_um / TILE_UM)).all(1)
     groups = [np.flatnonzero(whole & (at == tile).all(1)) for tile in np.unique(at[whole], axis=0)]
     groups = [each for each in groups if len(each) >= FEWEST]
-    return Slide(features=[table.iloc[each] for each in groups], places=[places[each] for each in groups])
+    return Slide(features=[table.iloc[each] for each in groups], centres=[centres[each] for each in groups])
 
 
 def simulate(
@@ -105,10 +109,10 @@ def simulate(
         if planted is not None:
             own[slide.features[0].columns.get_loc(planted)] += beta * (1 + OWN_SLOPE * rng.normal())
         for tile in some:
-            chosen = rng.permutation(len(slide.places[tile]))[:MOST]
-            table, places = slide.features[tile].to_numpy()[chosen], slide.places[tile][chosen]
+            chosen = rng.permutation(len(slide.centres[tile]))[:MOST]
+            table, centres = slide.features[tile].to_numpy()[chosen], slide.centres[tile][chosen]
             wave = rng.normal(0, 2 * np.pi / 80, (12, 2))
-            smooth = np.cos(places @ wave.T + rng.uniform(0, 2 * np.pi, 12)).sum(1) / np.sqrt(6)
+            smooth = np.cos(centres @ wave.T + rng.uniform(0, 2 * np.pi, 12)).sum(1) / np.sqrt(6)
             parts.append(table)
             outcomes.append((own, level + rng.normal() + SMOOTH * smooth + NOISE * rng.standard_t(2.5, len(table))))
             numbers.append(np.full(len(table), len(numbers)))
@@ -190,6 +194,24 @@ def summarise(table: pd.DataFrame, planted: str | None) -> dict[str, float]:
     return {name: float(value) for name, value in result.items()}
 
 
+def measure_curves(
+    pool: list[Slide], planted: str, beta: float, patients: int, *, cohorts: int, seed: int = 0
+) -> dict[str, float]:
+    """Return how often the intervals of contrasts, and of the bins of partial dependence, cover the population's."""
+
+    def both(cohort: Cohort) -> list[pd.DataFrame]:
+        owned = cohort.outcome, cohort.tiles, cohort.patients
+        return [contrasts(cohort.features, *owned), partial_dependence(cohort.features[planted], *owned)]
+
+    truth = both(simulate(pool, np.random.default_rng([seed, 98]), POPULATION // 2, planted, beta))
+    shares: list[list[float]] = [[], []]
+    for number in range(cohorts):
+        tables = both(simulate(pool, np.random.default_rng([seed, patients, number]), patients, planted, beta))
+        for share, table, population, value in zip(shares, tables, truth, ("value", "mean"), strict=True):
+            share.append(((table["low"] <= population[value]) & (population[value] <= table["high"])).mean())
+    return {name: float(np.mean(share)) for name, share in zip(("contrasts", "bins"), shares, strict=True)}
+
+
 def main() -> None:
     """Simulate, and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -198,6 +220,7 @@ def main() -> None:
     parser.add_argument("--slides", type=int, default=40)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--scale", default="rank", choices=["rank", "winsorised", "plain"])
+    parser.add_argument("--curves", action="store_true", help="intervals of contrasts and bins instead")
     arguments = parser.parse_args()
     pool = [slide for slide in (drawn_slide((arguments.seed, n)) for n in range(arguments.slides)) if slide.features]
     first, *others = PLANTED
@@ -207,6 +230,12 @@ def main() -> None:
         "planted               beta  patients  covered  (alone)  worst feature  found  (alone)  cohorts with a false "
         "finding  false among findings"
     )
+    if arguments.curves:
+        for patients in arguments.patients:
+            print(
+                patients, "patients:", measure_curves(pool, first, 0.3, patients, cohorts=arguments.cohorts), flush=True
+            )
+        return
     for planted, beta in cases:
         population = Population(pool, planted, beta, arguments.scale, seed=arguments.seed)
         for patients in arguments.patients:

@@ -8,11 +8,8 @@ from scipy.stats import spearmanr
 from vitrail.explain.nuclei.association import (
     associate,
     benjamini_hochberg,
-    coefficients,
     compare,
-    design,
     null_interval,
-    outcome_scores,
 )
 
 
@@ -92,20 +89,6 @@ def test_coefficients_are_those_of_least_squares():
     np.testing.assert_allclose(result["coefficient"], wanted, atol=2e-3)
     variance = np.linalg.inv(np.corrcoef(within.T)).diagonal()
     np.testing.assert_allclose(result["vif"], variance, rtol=2e-2)
-
-
-@pytest.mark.parametrize("kind", ["", "marginal_"])
-def test_influence_is_the_derivative_by_the_weights(kind):
-    table, tile, patient, rng = nuclei(patients=5, each=12)
-    ready = design(table, tile, patient)
-    outcome = outcome_scores(table["size"] - 0.5 * table["rough"] + rng.normal(size=len(tile)), ready.tiles)
-    weights, step = rng.integers(1, 4, (3, 5)).astype(float), 1e-6
-    drawn = coefficients(ready, outcome, weights)[kind]
-    for owner in range(5):
-        more = coefficients(ready, outcome, weights + step * (np.arange(5) == owner))[kind]
-        for after, before in zip(more, drawn, strict=True):
-            slope = (after.value - before.value) / step
-            np.testing.assert_allclose(slope, before.influence[:, owner], rtol=1e-3, atol=1e-7)
 
 
 def test_features_that_say_the_same_are_merged_or_left_out_of_the_regression():
@@ -191,12 +174,3 @@ def test_one_more_draw_of_a_null_lies_in_its_interval():
         inside.append(low < draws[5] < high)
     assert np.mean(inside) == pytest.approx(0.95, abs=0.016)
     assert np.isnan(null_interval([1.0])).all()
-
-
-@pytest.mark.parametrize("scale", ["rank", "winsorised", "plain"])
-def test_levels_of_tiles_do_not_count_in_any_scale(scale):
-    _, tile, _, rng = nuclei()
-    values = rng.standard_t(2, len(tile))
-    moved = values + 100 * rng.normal(size=24)[tile]
-    np.testing.assert_allclose(outcome_scores(values, tile, scale), outcome_scores(moved, tile, scale), atol=1e-9)
-    assert np.abs(np.bincount(tile, outcome_scores(moved, tile, scale))).max() < 1e-6

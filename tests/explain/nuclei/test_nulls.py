@@ -4,11 +4,13 @@ import copy
 from functools import partial
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
 from helpers.networks import CLASSIFIER, random_network
 from vitrail.explain.explainer import Explainer
+from vitrail.explain.nuclei.association import associate
 from vitrail.explain.nuclei.nulls import (
     HELD,
     SIZE,
@@ -79,6 +81,23 @@ def test_nulls_of_maps_keep_their_values_and_lose_their_place():
     assert all((nulls[name] == again[name]).all() for name in nulls)
 
 
+def test_a_map_of_the_middle_is_no_finding_where_large_nuclei_lie_in_the_middle():
+    rng = np.random.default_rng(5)
+    line = (np.arange(SIDE) - SIDE / 2 + 0.5) / SIDE
+    blob = np.exp(-8 * (line**2 + line[:, None] ** 2))
+    labels, tiles = grid(), np.repeat(np.arange(12), 16)
+    inner = np.isin(np.arange(16), [5, 6, 9, 10])
+    features = pd.DataFrame({"area_um2": np.tile(np.where(inner, 60.0, 30.0), 12) * np.exp(0.2 * rng.normal(size=192))})
+    saliencies = [saliency(blob + 0.05 * rng.normal(size=blob.shape)) for _ in range(12)]
+    outcome = pd.Series(np.concatenate([mean(each.values, labels) for each in saliencies]))
+    nulls = map_nulls(saliencies, [labels] * 12, np.arange(12) // 2, mean, seed=0)
+    alone = {name: associate(features, outcome, tiles, tiles // 2, null_outcomes={name: each}).loc[0]
+             for name, each in nulls.items()}  # fmt: skip
+    assert alone["shifted"]["verdict"] == "more"  # it does not know where a map lies that knows no tile
+    assert {alone[name]["verdict"] for name in ("turned", "other_tiles", "other_patients")} == {"as_null"}
+    assert associate(features, outcome, tiles, tiles // 2, null_outcomes=nulls).loc[0, "verdict"] == "as_null"
+
+
 def test_without_a_second_tile_or_patient_no_map_is_lent():
     saliencies = [saliency(np.eye(SIDE) + number) for number in range(3)]
     alone = map_nulls(saliencies, [grid()] * 3, ["a", "b", "c"], mean, seed=0, draws=2)
@@ -105,8 +124,8 @@ def test_effects_are_exchanged_among_nuclei_of_similar_area():
         for tile in range(8):
             np.testing.assert_allclose(np.sort(draw[tiles == tile]), np.sort(effect[tiles == tile]))
     rest = effect - np.log(area) - 10 * tiles
-    kept = [np.corrcoef(draw - np.log(area) - 10 * tiles, rest)[0, 1] for draw in nulls["similar_area"]]
-    assert abs(np.mean(kept)) < 0.25
+    left = [np.corrcoef(draw - np.log(area) - 10 * tiles, rest)[0, 1] for draw in nulls["similar_area"]]
+    assert abs(np.mean(left)) < 0.25
     elsewhere = effect_nulls(effect, rest, area, tiles, seed=1, draws=2)["elsewhere"]
     np.testing.assert_allclose(np.sort(elsewhere[0]), np.sort(rest))
     assert effect_nulls([], [], [], [], seed=0, draws=2) == {}
@@ -128,8 +147,9 @@ def test_a_network_with_random_weights_forgets_the_trained_one_and_leaves_it_as_
     draws = list(untrained_maps(explaining, model, images, maps, seeds=(1, 2)))
     assert [len(draw) for draw in draws] == [4, 4]
     assert draws[0][0].frame == maps[0].frame
-    assert draws[0][0].values.shape == maps[0].values.shape
-    assert not np.allclose(draws[0][0].values, draws[1][0].values)
+    first, second = (np.asarray(draw[0].upsample()) for draw in draws)
+    assert first.shape == (64, 64)
+    assert not np.allclose(first, second)
     other = untrained_model(model, images, CPU, 1)
     trained, random = (torch.cat([*explaining(each).outputs(images)]) for each in (model, other))
     assert not torch.allclose(trained, random)

@@ -26,7 +26,8 @@ import torch
 from vitrail.classes import TissueClass
 from vitrail.explain.layer_gradients import layer_gradients
 from vitrail.explain.layers import default_layers
-from vitrail.explain.nuclei.association import LEVEL, LOGARITHMS, benjamini_hochberg, null_interval
+from vitrail.explain.nuclei.association import LEVEL, benjamini_hochberg, null_interval
+from vitrail.explain.nuclei.regression import LOGARITHMS
 from vitrail.explain.target import target_pixels, target_score
 from vitrail.metrics.bootstrap import estimate
 from vitrail.metrics.scores import divided

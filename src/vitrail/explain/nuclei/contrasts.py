@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from vitrail.explain.nuclei.association import LOGARITHMS
 from vitrail.explain.nuclei.nulls import TITLES
+from vitrail.explain.nuclei.regression import LOGARITHMS
 from vitrail.metrics.bootstrap import estimate
 
 if TYPE_CHECKING:

@@ -14,13 +14,13 @@ import numpy as np
 import pandas as pd
 from scipy.stats import rankdata
 
-from vitrail.explain.nuclei.association import outcome_scores
+from vitrail.explain.nuclei.regression import outcome_scores
 from vitrail.metrics.bootstrap import estimate
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
-    from vitrail.explain.nuclei.association import Scale
+    from vitrail.explain.nuclei.regression import Scale
 
 
 def partial_dependence(
