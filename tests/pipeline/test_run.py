@@ -130,6 +130,14 @@ def test_the_report_is_one_page(finished):
     assert list((finished / "report" / "figures").glob("*.png"))
 
 
+def test_nuclei_of_coarse_slides_are_refused_in_one_line(finished, capsys):
+    assert vitrail("nuclei", finished) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert sum("too coarse to tell nuclei apart: 6.2 \N{MICRO SIGN}m a pixel" in line for line in lines) == 1
+    assert lines[-1] == f"nuclei: {finished / 'nuclei'}"
+    assert "too coarse to tell nuclei apart" in (finished / "report" / "index.html").read_text()
+
+
 def test_whole_slides_are_mapped_and_published(finished):
     (facts,) = (path for path in (finished / "predictions" / "maps").glob("*.json") if path.name != "left_out.json")
     name = facts.stem

@@ -33,7 +33,10 @@ def test_painting_is_judged_on_tumor_free_tiles(study):
     assert painting_harm(study.groups[study.groups["label"] == "tumor"], "segmenter", 0) is None
     few = painting_harm(still, "segmenter", 0)
     (line,) = removal_sentences([], few, "segmenter")
-    assert "segmentation network's score" in line
+    assert line.startswith("Painting hardly moves the segmentation network's score: 6 tumor-free tiles move by 0 %")
+    alone = still[(still["label"] == "tumor") | (still["patient_id"] == "P0")]
+    (line,) = removal_sentences([], painting_harm(alone, "segmenter", 0), "segmenter")
+    assert line.startswith("Whether painting itself moves the segmentation network's score cannot be told from")
 
 
 @pytest.mark.parametrize(

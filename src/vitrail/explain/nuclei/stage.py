@@ -63,7 +63,7 @@ _NOTHING: dict[str, Any] = {"tiles": 0, "patients": 0, "nuclei": 0}
 AGAIN = 6
 """Tiles whose nuclei are segmented anew, for the reliability of their features."""
 
-DRAWS = 8
+DRAWS = 4
 """Random groups of nuclei that each group is compared with."""
 
 FEWEST_RANDOM = 8

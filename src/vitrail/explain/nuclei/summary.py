@@ -69,7 +69,7 @@ def painting_harm(groups: pd.DataFrame, network: str, seed: int) -> dict[str, An
     Returns
     -------
     dict[str, Any] | None
-        `tiles`, `effect` and `share` as `[value, low, high]`, and `harmless`, see
+        `tiles` and `patients` without tumor, `effect` and `share` as `[value, low, high]`, and `harmless`, see
         `vitrail.explain.nuclei.verdicts.change_of_tumor_free`.
     """
     own = groups[groups["network"] == network]
@@ -77,7 +77,9 @@ def painting_harm(groups: pd.DataFrame, network: str, seed: int) -> dict[str, An
         return None
     row = change_of_tumor_free(own, seed).to_dict("records")[0]
     estimates = {name: _numbers(row, name) for name in ("effect", "share")}
-    return {"tiles": int(row["tiles"])} | estimates | {"harmless": bool(row["harmless"])}
+    patients = int(own.loc[own["label"] != TissueClass.TUMOR.key, "patient_id"].nunique())
+    counts = {"tiles": int(row["tiles"]), "patients": patients}
+    return counts | estimates | {"harmless": bool(row["harmless"]) and patients > 1}
 
 
 def _numbers(row: Mapping[Any, Any], name: str) -> list[float | None]:
@@ -131,7 +133,8 @@ def removal_sentences(entries: Sequence[Mapping[str, Any]], harm: Mapping[str, A
 def _painting_sentence(harm: Mapping[str, Any], title: str) -> str:
     share, low, high = harm["share"]
     where = f"{harm['tiles']} tumor-free {'tile' if harm['tiles'] == 1 else 'tiles'}"
-    if share is None or low is None or (not harm["harmless"] and low <= HARMLESS and high >= -HARMLESS):
+    undecided = low is None or (not harm["harmless"] and low <= HARMLESS and high >= -HARMLESS)
+    if share is None or undecided or harm["patients"] < 2:
         return f"Whether painting itself moves the {title}'s score cannot be told from {where}."
     numbers = f"by {100 * share:.0f} % (95 % interval {100 * low:.0f} to {100 * high:.0f} %) of what parts them"
     does = "hardly moves" if harm["harmless"] else "itself moves"
