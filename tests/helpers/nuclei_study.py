@@ -65,6 +65,15 @@ def nuclei_study(tiles=6, each=25, patients=3, refused=()):
         each | {"feature": name, "kind": kind, "value": 1.8, "low": 1.4, "high": 2.3}
         for each, (name, kind) in product(asked, (("area_um2", "ratio"), ("solidity", "difference")))
     ]
+    bins = [
+        each | {"feature": "area_um2", "bin": number, "value": 10.0 * number, "mean": number - 2.0}
+        | {"low": number - 3.0, "high": number - 1.0}
+        for each, number in product(asked, range(5))
+    ]  # fmt: skip
+    differences = [
+        {"outcome": "effect", "feature": "area_um2", "marginal_difference": -0.4, "marginal_low": -0.6}
+        | {"marginal_high": -0.2, "marginal_q": 0.01}
+    ]  # fmt: skip
     tables = {
         "tiles": drawn("tiles", rows),
         "nuclei": drawn("nuclei", nuclei),
@@ -72,6 +81,9 @@ def nuclei_study(tiles=6, each=25, patients=3, refused=()):
         "groups": drawn("groups", sets),
         "associations": drawn("associations", found),
         "contrasts": drawn("contrasts", gaps),
+        "dependence": drawn("dependence", bins),
+        "comparison": drawn("comparison", differences),
+        "reliability": drawn("reliability", [{"feature": "area_um2", "icc": 0.9}, {"feature": "clumps", "icc": 0.6}]),
     }
     tables = {name: tables.get(name, as_table(name, [])) for name in COLUMNS}
     summary = summarise(tables, NETWORKS, METHODS, 0) | {"refused": list(refused), "engine": "embedded"}

@@ -106,7 +106,7 @@ def test_the_page_has_sentences_figures_and_tables(tmp_path):
     shown = shown_nuclei(nuclei_study(refused=["1 slide is too coarse."]))
     data = changed(report_data(4, 20, (60, 80)), nuclei=shown)
     assert [spec.name for spec in figures_of(data)] == [
-        f"nuclei-{name}" for name in ("tiles", "gallery", "features", "forest")
+        f"nuclei-{name}" for name in ("tiles", "gallery", "features", "forest", "dependence")
     ]
     text = write_report(data, tmp_path).read_text()
     assert 'href="#nuclei"' in text

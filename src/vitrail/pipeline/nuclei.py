@@ -44,7 +44,8 @@ def explain_nuclei_of_run(folder: Path, changes: Sequence[str], progress: Progre
     lines = [*summary["refused"]]
     if summary["tiles"]:
         counts = f"{summary['nuclei']:,} nuclei on {summary['tiles']} test tiles of {summary['patients']} patients"
-        lines += [counts, *(line for network in NETWORKS for line in summary["sentences"].get(network, ()))]
+        told = (line for network in NETWORKS for line in summary["sentences"].get(network, ()))
+        lines += [counts, *told, *summary["shared_sentences"]]
     elif not lines:
         lines = ["no nuclei: nuclei.tiles is 0, or there is no test tile"]
     return replace(outcome, lines=[*lines, *outcome.lines])

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vitrail.classes import NETWORKS, TissueClass
+from vitrail.explain.nuclei.association import LEVEL
 from vitrail.explain.nuclei.contrasts import sentences
 from vitrail.explain.nuclei.verdicts import AGAINST, FOR, HARMLESS, change_of_tumor_free, judge_removals
 from vitrail.nuclei.features import FEATURES
@@ -211,6 +212,37 @@ def concept_sentences(concepts: pd.DataFrame, network: str) -> list[str]:
     return [f"{read} own space, and of none it can be told that its logit goes with it."]
 
 
+def shared_sentences(comparison: pd.DataFrame, reliability: pd.DataFrame) -> list[str]:
+    """Say in which features the two networks differ, and how far the features themselves can be trusted.
+
+    Parameters
+    ----------
+    comparison, reliability
+        The tables.
+    """
+    lines, called = [], titles_in_sentences()
+    own = comparison[comparison["outcome"] == "effect"]
+    for row in own[own["marginal_q"] < LEVEL].to_dict("records"):
+        more = "more" if row["marginal_difference"] > 0 else "less"
+        numbers = f"{row['marginal_difference']:+.2f}, 95 % interval {row['marginal_low']:+.2f} to "
+        lines.append(
+            with_minus(
+                f"The effect goes {more} with {called[row['feature']]} in the classification network than in the "
+                f"segmentation network (difference of standardised coefficients {numbers}{row['marginal_high']:+.2f})."
+            )
+        )
+    if len(own) and not lines:
+        lines.append("No feature was found with which the effect goes more in one network than in the other.")
+    known = reliability.dropna(subset=["icc"])
+    if len(known):
+        least = known.loc[known["icc"].idxmin()]
+        lines.append(
+            f"Where nuclei are segmented anew, the intraclass correlation of features is {known['icc'].min():.2f} to "
+            f"{known['icc'].max():.2f}; least reliable is {called[least['feature']]}."
+        )
+    return lines
+
+
 def titles_in_sentences() -> dict[str, str]:
     """Return what each feature is called within a sentence, by its name."""
     return {
@@ -245,7 +277,8 @@ def summarise(
     dict[str, Any]
         As JSON: the numbers of `tiles`, `patients` and `nuclei`; `removals`, by network the changed tiles
         that stand in the tables; `removed` and `painting`, by network what the functions of these names return (the
-        second is `painting_harm`); `sentences`, by network; `map_sentences`, by network and method; `methods`.
+        second is `painting_harm`); `sentences`, by network; `shared_sentences`, of both; `map_sentences`, by network
+        and method; `methods`.
     """
     seen = tables["groups"], tables["effects"], tables["controls"]
     carried = {network: removed(tables["groups"], network, seed) for network in networks}
@@ -266,6 +299,7 @@ def summarise(
             ]
             for network, entries in carried.items()
         },
+        "shared_sentences": shared_sentences(tables["comparison"], tables["reliability"]),
         "map_sentences": told,
         "methods": dict(methods),
     }

@@ -85,6 +85,14 @@ def figures_of(data: ReportData) -> list[FigureSpec]:
             f"{NO_SUCH_FIGURE}",
             applies=lambda _: bool(len(shown.study.associations)),
         ),
+        FigureSpec(
+            name="nuclei-dependence", number="Figure P", section="nuclei", order=4,
+            draw=lambda _: dependence_figure(shown),
+            caption=lambda _: "How the effect of a nucleus follows a feature, all tiles: the nuclei of each tile in "
+            "five bins of equal number by the feature, and the mean fall of the logit above the tile's mean, with 95 % "
+            f"intervals over patients; long ones are cut off. {NO_SUCH_FIGURE}",
+            applies=lambda _: bool((shown.study.dependence["outcome"] == "effect").any()),
+        ),
     ]  # fmt: skip
 
 
@@ -341,3 +349,30 @@ def _draw_coefficients(axes: Axes, own: pd.DataFrame, names: Sequence[str], netw
             linestyle="none", zorder=3, markerfacecolor=colour if found else PAPER,
             label=NETWORKS[network] if at == 0 else None,
         )  # fmt: skip
+
+
+def dependence_figure(shown: ShownNuclei) -> Figure:
+    """Draw how the effect of nuclei follows each feature, in bins, a row a network."""
+    table = shown.study.dependence
+    table = table[table["outcome"] == "effect"]
+    networks = [network for network in NETWORKS if (table["network"] == network).any()]
+    names = [name for name in SHOWN_FEATURES if (table["feature"] == name).any()]
+    figure = Figure(figsize=(_WIDTH, 0.35 + 1.75 * len(networks)), layout="constrained")
+    axes = figure.subplots(len(networks), len(names), squeeze=False, sharey="row")
+    for line, network in zip(axes, networks, strict=True):
+        means = table.loc[(table["network"] == network) & table["feature"].isin(names), "mean"].abs()
+        largest = 2.5 * float(means.max()) or 1.0  # intervals of few patients would leave nothing of the means to see
+        for panel, name in zip(line, names, strict=True):
+            own = table[(table["network"] == network) & (table["feature"] == name)].dropna(subset=["value", "mean"])
+            reach = np.abs(own[["low", "high"]].to_numpy() - own[["mean"]].to_numpy()).T
+            panel.axhline(0, color=MUTED, linewidth=0.8, zorder=0)
+            panel.errorbar(
+                own["value"], own["mean"], yerr=np.nan_to_num(reach), color=NETWORK_COLOURS[network], marker="o",
+                markersize=4, linewidth=1.3, elinewidth=1,
+            )  # fmt: skip
+            panel.locator_params(axis="x", nbins=3)
+            panel.set_ylim(-largest, largest)
+            if network == networks[-1]:
+                panel.set_xlabel("\n".join(wrap(_in_um(FEATURES[name].label), 16)), fontsize=8)
+        line[0].set_ylabel(NETWORKS[network].replace(" ", "\n"), fontsize=8.5, weight="bold")
+    return figure

@@ -25,8 +25,8 @@ def nuclei_section(study: NucleiStudy) -> dict[str, Any] | None:
     dict[str, Any] | None
         `refused`, why slides or tiles are left out, a line each; the numbers of `tiles`, `patients` and `nuclei`, and
         `fewest`, the patients below which little can be said; `engine`; `removals`, of both networks; `sentences` by
-        the network's title, and `map_sentences`, what goes with relevance; `coarse`, sentences about maps that cannot
-        point at a nucleus; `removed`, rows of the table.
+        the network's title, `shared_sentences` of both, and `map_sentences`, what goes with relevance; `coarse`,
+        sentences about maps that cannot point at a nucleus; `removed`, rows of the table.
     """
     summary = study.summary
     if not summary["tiles"]:
@@ -41,6 +41,7 @@ def nuclei_section(study: NucleiStudy) -> dict[str, Any] | None:
         "removals": sum(summary["removals"].values()),
         "refused": summary["refused"],
         "sentences": {titles[network]: summary["sentences"][network] for network in titles},
+        "shared_sentences": summary["shared_sentences"],
         "map_sentences": [
             line for own in summary["map_sentences"].values() for lines in own.values() for line in lines
         ],
