@@ -34,3 +34,11 @@ def test_a_shift_by_whole_steps_shifts_what_lies_away_from_the_edges():
     whole, moved = look(image)[0], look(image[STEP_PX:, STEP_PX:])[0]
     middle = np.s_[84:108, 84:108]
     assert np.allclose(np.pad(moved, ((STEP_PX, 0), (STEP_PX, 0)))[middle], whole[middle], atol=1e-4)
+
+
+def test_strips_give_what_the_whole_image_gives(monkeypatch):
+    image = np.random.default_rng(0).integers(90, 255, (300, 40, 3), np.uint8)
+    whole = look(image)
+    monkeypatch.setattr("vitrail.nuclei.network._STRIP_PX", 128)
+    for plane, stripped in zip(whole, look(image), strict=True):
+        assert np.allclose(plane, stripped, atol=1e-5)

@@ -75,12 +75,12 @@ def label_images(tmp_path):
 def test_nuclei_at_the_edges_are_seen_whole_and_belong_where_their_centre_is(slide, engine):
     # the left edge runs through disks just left of their middle, the right edge just left as well
     region = Region(x=138, y=80, width=160, height=160)
-    found = segment_region(slide, region, engine)
-    assert (found.image.shape, found.labels.shape, found.mpp) == ((160, 160, 3), (160, 160), 0.5)
-    assert found.labels.max() == 16
+    nuclei = segment_region(slide, region, engine)
+    assert (nuclei.image.shape, nuclei.labels.shape, nuclei.mpp) == ((160, 160, 3), (160, 160), 0.5)
+    assert nuclei.labels.max() == 16
     cut = disks()[80:240, 138:298]
     centred = np.where(np.isin(cut, np.unique(disks()[80:240, 140:290])), cut, 0) > 0
-    assert np.count_nonzero(centred & (found.labels > 0)) > 0.9 * np.count_nonzero(centred)
+    assert np.count_nonzero(centred & (nuclei.labels > 0)) > 0.9 * np.count_nonzero(centred)
 
 
 def test_regions_side_by_side_share_no_nucleus_and_lose_none(slide):
@@ -97,11 +97,11 @@ def test_regions_side_by_side_share_no_nucleus_and_lose_none(slide):
 def test_stored_nuclei_are_cut_out_at_any_scale(slide, request, kind, mpp):
     engine = request.getfixturevalue(kind)
     region = Region(x=100, y=40, width=200, height=120)
-    found = segment_region(slide, region, engine, mpp=mpp)
-    step = round(0.5 / found.mpp * 2) / 2
-    assert found.labels.shape == (120 * step, 200 * step)
-    assert found.labels.max() == 15  # 3 rows; columns with centres at 100 (inside), 140, ..., 260: 300 is not
-    area = np.bincount(found.labels.ravel())[1:] / step**2
+    nuclei = segment_region(slide, region, engine, mpp=mpp)
+    step = round(0.5 / nuclei.mpp * 2) / 2
+    assert nuclei.labels.shape == (120 * step, 200 * step)
+    assert nuclei.labels.max() == 15  # 3 rows; columns with centres at 100 (inside), 140, ..., 260: 300 is not
+    area = np.bincount(nuclei.labels.ravel())[1:] / step**2
     whole = np.median(area)
     assert whole == pytest.approx(np.pi * RADIUS**2, rel=0.2)
 

@@ -5,7 +5,7 @@ A U-Net of three scales: 1, 2 and 4 um per pixel. Pixels of 0.5 um come in as fo
 pixel it gives whether it belongs to a nucleus, and how deep inside it lies: the distance from the nucleus' border, as a
 share of the largest in it, so that nuclei of all sizes have one peak.
 
-`python -m bench.nuclei_training` made the weights, from synthetic slides and from points that pathologists set on
+`python -m bench.nuclei_training` trains it, from synthetic slides and from points that pathologists set on
 nuclei in TCGA's breast cancers (BRCA-M2C: Abousamra et al. 2021, doi:10.1109/ICCV48922.2021.00397; BSD-3-Clause).
 """
 
@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 
 STEP_PX = 8
 """Images have sides of a multiple of it."""
+
+_STRIP_PX, _SEEN_PX = 1024, 64
+"""Rows of a large image at a time, and how many beyond them the network sees (60): strips give what the whole would."""
 
 _WIDTHS = (24, 48, 64)
 _WEIGHTS = "network.safetensors"
@@ -94,12 +97,22 @@ def look(image: NDArray[np.uint8]) -> tuple[Plane, Plane]:
     tuple[NDArray[np.float32], NDArray[np.float32]]
         `[h, w]` each: probability of a nucleus, and depth in it, about 0 to 1.
     """
+    height, planes = len(image), []
+    for start in range(0, height, _STRIP_PX):
+        top = max(0, start - _SEEN_PX)
+        strip = image[top : start + _STRIP_PX + _SEEN_PX]
+        planes.append(_look(strip)[:, start - top :][:, :_STRIP_PX])
+    output = np.concatenate(planes, axis=1) if planes else np.empty((2, *image.shape[:2]), np.float32)
+    return output[0], output[1]
+
+
+def _look(image: NDArray[np.uint8]) -> Plane:
     height, width = image.shape[:2]
     padded = np.pad(image, ((0, -height % STEP_PX), (0, -width % STEP_PX), (0, 0)), mode="edge")
     absorbed = torch.from_numpy(1 - padded.astype(np.float32) / 255).permute(2, 0, 1)[None]
     with torch.inference_mode():
         output = _trained()(absorbed.contiguous(memory_format=torch.channels_last))[0, :, :height, :width]
-        return torch.sigmoid(output[0]).numpy(), output[1].numpy()
+        return torch.stack([output[0].sigmoid(), output[1]]).numpy()
 
 
 def _enlarged(maps: Tensor, like: Tensor) -> Tensor:
