@@ -23,7 +23,7 @@ HARMLESS = 0.1
 """Painting leaves tumor-free tiles alone where their mean score moves by less than this share of what tiles of tumor
 score above them, with the whole interval; a convention."""
 
-FOR, AGAINST, PAINTING, UNDECIDED = "for tumor", "against tumor", "no more than painting", "undecided"
+FOR, AGAINST, PAINTING, UNDECIDED = "for tumor", "against tumor", "not shown beyond painting", "undecided"
 
 
 def judge_removals(table: pd.DataFrame, seed: int, value: Value = "effect_logit") -> pd.DataFrame:
@@ -46,10 +46,10 @@ def judge_removals(table: pd.DataFrame, seed: int, value: Value = "effect_logit"
     pd.DataFrame
         One row a network and group: `network`, `group`, number of `tiles` and `patients`; `effect`, `control`,
         `beyond_control` and `beyond_random`, each with `_low` and `_high`, NaN where undefined; and `verdict`: `for
-        tumor`, `against tumor`; `no more than painting`, where there is an effect but not beyond the control's; or
-        `undecided`.
+        tumor`, `against tumor`; `not shown beyond painting`, where there is an effect, but none is shown beyond the
+        control's; or `undecided`.
     """
-    other = value.removeprefix("effect")
+    table, other = table.reset_index(drop=True), value.removeprefix("effect")  # tables of tiles have equal numbers
     control = table[f"control{other}"] * table["area_um2"] / table["control_area_um2"].where(lambda area: area > 0)
     parts = {
         "effect": table[value],
@@ -102,7 +102,7 @@ def change_of_tumor_free(table: pd.DataFrame, seed: int, value: Value = "effect"
         same over what tiles of tumor score above them, with `_low` and `_high`; and `harmless`, whether that is below
         `HARMLESS` either way, with the whole interval. NaN where there are no tiles of a label.
     """
-    before = "before" + value.removeprefix("effect")
+    table, before = table.reset_index(drop=True), "before" + value.removeprefix("effect")
     rows: list[dict[str, Any]] = []
     for network, own in table[table["group"] == ALL].groupby("network", sort=False):
         tumor = (own["label"] == TissueClass.TUMOR.key).to_numpy()
