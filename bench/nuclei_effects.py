@@ -190,7 +190,8 @@ def summarise(table: pd.DataFrame, planted: str | None) -> dict[str, float]:
     # a finding is false where the population has no such coefficient, or hardly any
     false = (hit[""] & (table["truth"].abs() < 0.02)) | (hit["marginal_"] & (table["marginal_truth"].abs() < 0.02))
     result["any_false"] = false.groupby(table["cohort"]).any().mean()
-    result["false_a_finding"] = false.sum() / max((hit[""] | hit["marginal_"]).sum(), 1)
+    findings = (hit[""] | hit["marginal_"]).groupby(table["cohort"]).sum()
+    result["false_a_finding"] = (false.groupby(table["cohort"]).sum() / findings.clip(lower=1)).mean()
     return {name: float(value) for name, value in result.items()}
 
 
