@@ -235,10 +235,10 @@ def shared_sentences(comparison: pd.DataFrame, reliability: pd.DataFrame) -> lis
         lines.append("No feature was found with which the effect goes more in one network than in the other.")
     known = reliability.dropna(subset=["icc"])
     if len(known):
-        least = known.loc[known["icc"].idxmin()]
+        least = str(known.sort_values("icc")["feature"].iloc[0])
         lines.append(
             f"Where nuclei are segmented anew, the intraclass correlation of features is {known['icc'].min():.2f} to "
-            f"{known['icc'].max():.2f}; least reliable is {called[least['feature']]}."
+            f"{known['icc'].max():.2f}; least reliable is {called[least]}."
         )
     return lines
 
