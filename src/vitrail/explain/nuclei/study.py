@@ -32,6 +32,9 @@ if TYPE_CHECKING:
     from vitrail.stage import Work
 
 
+MANY = 1000
+"""Images that a network is shown, at most, from which on compiling it pays."""
+
 _WEIGHTS = 0x2ADE  # keeps draws of the same seed apart
 
 
@@ -91,7 +94,8 @@ class Study:
 
     def outputs(self, model: Model) -> Outputs:
         """Return what runs a network on images, compiled where that is faster: removals are most of the work."""
-        if use_openvino(self.settings.compute.engine, self.device):
+        many = len(self.tiles) * self.settings.nuclei.removals >= MANY
+        if many and use_openvino(self.settings.compute.engine, self.device):
             return partial(compiled_outputs, Compiled(FromBytes(model.module, model.spec)))
         return Explainer(model, self.device, engine="torch").outputs
 
