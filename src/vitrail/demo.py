@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 PATIENTS, SIDE_PX = 12, 4096
 SETTINGS = (
     *("classifier.batch=32", "segmenter.batch=16", "classifier.glass=0.05"),
-    *("check.tiles=16", "check.draws=4", "check.steps=6"),
+    *("check.tiles=16", "check.draws=4", "check.steps=6", "nuclei.tiles=5", "nuclei.removals=64"),
 )
 """The demo's cohort is small: smaller batches give its training enough steps, and fewer tiles, draws and steps are
-enough to check."""
+enough to check and to look at nuclei."""
 
 NEW, NEW_PX, NEW_SEED = "NEW", 3072, 1000
 """Name, side and seed of the slide that nobody annotated; the cohort has none of this seed."""

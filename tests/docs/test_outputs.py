@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 from vitrail.explain.checks.results import COLUMNS
+from vitrail.explain.nuclei.results import COLUMNS as NUCLEI
 from vitrail.review.queue import COLUMNS as QUEUE
 
 ROOT = Path(__file__).parents[2]
@@ -29,12 +30,19 @@ def test_it_tells_of_all_stages():
     assert len(TABLES) >= 12
 
 
+def test_it_tells_of_every_table_of_nuclei():
+    assert {name.removesuffix(".parquet") for name, _ in TABLES if name.startswith("nuclei/")} == {
+        f"nuclei/{name}" for name in NUCLEI
+    }
+
+
 @pytest.mark.parametrize(("name", "rows"), TABLES, ids=[name for name, _ in TABLES])
 def test_its_columns_are_those_of_a_run(run, name, rows):
     told = [column for row in rows.splitlines() for column in re.findall(r"`([^`]+)`", row.split("|")[1])]
     folder, _, table = name.partition("/")
-    if folder == "checks":  # more of them than when this run was made
-        assert sorted(told) == sorted(COLUMNS[table.removesuffix(".parquet")])
+    if folder in {"checks", "nuclei"}:  # more of them than when this run was made
+        columns = COLUMNS if folder == "checks" else NUCLEI
+        assert sorted(told) == sorted(columns[table.removesuffix(".parquet")])
         return
     if folder == "review":  # there were no raters
         assert sorted(told) == sorted(QUEUE)

@@ -70,6 +70,7 @@ def test_every_stage_leaves_its_folder_and_nothing_else(finished):
         "predictions",
         "explanations",
         "checks",
+        "nuclei",
         "report",
     }
     for folder in names - {"study.toml", "slides.csv"}:
@@ -129,6 +130,14 @@ def test_the_report_is_one_page(finished):
     assert list((finished / "report" / "figures").glob("*.png"))
 
 
+def test_nuclei_of_coarse_slides_are_refused_in_one_line(finished, capsys):
+    assert vitrail("nuclei", finished) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert sum("too coarse to tell nuclei apart: 6.2 \N{MICRO SIGN}m a pixel" in line for line in lines) == 1
+    assert lines[-1] == f"nuclei: {finished / 'nuclei'}"
+    assert "too coarse to tell nuclei apart" in (finished / "report" / "index.html").read_text()
+
+
 def test_whole_slides_are_mapped_and_published(finished):
     (facts,) = (path for path in (finished / "predictions" / "maps").glob("*.json") if path.name != "left_out.json")
     name = facts.stem
@@ -170,7 +179,7 @@ def test_a_second_run_does_nothing(run, capsys):
     before = digests(run)
     assert vitrail("run", run) == 0
     said = capsys.readouterr().out
-    assert said.count("up to date") == 8
+    assert said.count("up to date") == 9
     assert said.strip().endswith(str(run / "report" / "index.html"))
     assert digests(run) == before
 
@@ -180,7 +189,7 @@ def test_a_setting_by_its_old_name_redoes_nothing_and_is_one_warning(run, capsys
     study.write_text(study.read_text().replace("test_time_augmentation =", "mirror ="))
     assert vitrail("run", run, "--set", "predict.mirror=false") == 0
     ended = capsys.readouterr()
-    assert ended.out.count("up to date") == 8
+    assert ended.out.count("up to date") == 9
     assert ended.err == "warning: the setting predict.mirror is now called predict.test_time_augmentation\n"
     assert json.loads((run / "predictions" / "stage.json").read_text())["settings"]["predict"]["mirror"] is False
 
@@ -188,7 +197,7 @@ def test_a_setting_by_its_old_name_redoes_nothing_and_is_one_warning(run, capsys
 @pytest.mark.usefixtures("undrawn")
 def test_a_threshold_redoes_the_report_alone(run, capsys):
     assert vitrail("run", run, "--set", "evaluation.threshold=0.9") == 0
-    assert capsys.readouterr().out.count("up to date") == 7
+    assert capsys.readouterr().out.count("up to date") == 8
     assert "threshold = 0.9" in (run / "study.toml").read_text()
 
 
@@ -212,7 +221,7 @@ def test_attributes_and_splits_cut_no_tile(run, capsys):
     cohort = run / "slides.csv"
     cohort.write_text(cohort.read_text().replace("larynx", "hypopharynx"))
     assert vitrail("run", run) == 0
-    assert capsys.readouterr().out.count("up to date") == 7
+    assert capsys.readouterr().out.count("up to date") == 8
 
 
 def test_killed_again_and_again_the_numbers_are_the_same(finished, tmp_path):

@@ -258,3 +258,10 @@ def test_a_typo_in_the_file_is_named(tmp_path, text, said):
     assert said in str(caught.value)
     assert str(tmp_path / "study.toml") in str(caught.value)
     assert len(str(caught.value)) < 600 + len(str(tmp_path))
+
+
+def test_nuclei_are_removed_often_enough_for_all_groups(study):
+    with pytest.raises(SettingsError, match=r"nuclei.removals = 10"):
+        change_settings(study, ["nuclei.removals=10"])
+    change_settings(study, ["nuclei.removals=48", "nuclei.tiles=0"])
+    assert read_settings(study).nuclei.tiles == 0

@@ -13,6 +13,7 @@ from vitrail.core.files import damaged, read_csv, read_json, read_table
 from vitrail.errors import RunError
 from vitrail.evaluation.explanations import open_explanations
 from vitrail.evaluation.results import Evaluation
+from vitrail.explain.nuclei.results import SUMMARY, open_nuclei
 from vitrail.inference.outputs import LEFT_OUT
 from vitrail.models.spec import read_spec
 from vitrail.review.agreement import raters_summary
@@ -87,6 +88,7 @@ def evaluate(run: Path | str | Run) -> Evaluation:
         raters={
             queue.name: raters_summary(Judgements(read_queue(queue)), settings.seed) for queue in judged_queues(folder)
         },
+        nuclei=open_nuclei(folder / "nuclei") if (folder / "nuclei" / SUMMARY).is_file() else None,
     )
 
 

@@ -15,6 +15,7 @@ from vitrail.classes import CLASSES, LABELS, NETWORKS
 from vitrail.evaluation.explanations import check_tables, explanation_metrics, explanation_tables
 from vitrail.evaluation.groups import patient_groups, too_small
 from vitrail.evaluation.names import ALL_SCORES, CALIBRATION, DIFFERENCES, ENSEMBLES, ROWS, SINGLE
+from vitrail.evaluation.nuclei import nuclei_tables
 from vitrail.evaluation.tables import (
     agreement_table,
     calibration_table,
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from vitrail.explain.checks.results import Checked
+    from vitrail.explain.nuclei.results import NucleiStudy
     from vitrail.explain.study.store import Stored
     from vitrail.metrics.bootstrap import Drawn
     from vitrail.metrics.calibration import Reliability
@@ -85,6 +87,8 @@ class Evaluation:
         Why the networks say what they say, and whether that is true; None where nobody has asked.
     raters
         By the name of a queue what raters said in it, see `raters_summary`.
+    nuclei
+        Which nuclei they look at; None where nobody has asked.
     """
 
     predictions: pd.DataFrame
@@ -99,6 +103,7 @@ class Evaluation:
     explanations: Stored | None = None
     checks: Checked | None = None
     raters: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    nuclei: NucleiStudy | None = None
 
     @cached_property
     def metrics(self) -> dict[str, Any]:
@@ -116,13 +121,16 @@ class Evaluation:
         - `groups`: `groups`;
 
         and of a run with explanations `explanations`, see `vitrail.evaluation.explanations`; of one that raters have
-        judged `raters`, by the name of their queue, see `vitrail.review.agreement`.
+        judged `raters`, by the name of their queue, see `vitrail.review.agreement`; of one whose nuclei were looked at
+        `nuclei`, the content of their `summary.json`.
         """
         explained = {}
         if self.explanations is not None:
             explained["explanations"] = explanation_metrics(self.explanations, self.checks)
         if self.raters:
             explained["raters"] = {name: dict(summary) for name, summary in self.raters.items()}
+        if self.nuclei is not None:
+            explained["nuclei"] = self.nuclei.summary
         rows = {name: self.scores(name) for name in ROWS}
         return {
             "test": {
@@ -161,6 +169,7 @@ class Evaluation:
             **{f"training_{name}": table for name, table in self.history.items()},
             **(explanation_tables(self.explanations) if self.explanations is not None else {}),
             **(check_tables(self.checks) if self.checks is not None else {}),
+            **(nuclei_tables(self.nuclei) if self.nuclei is not None else {}),
         }
 
     @cached_property

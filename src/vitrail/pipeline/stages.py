@@ -1,8 +1,9 @@
 """The whole data flow on one page: what each stage reads, and what makes it.
 
-slides.csv ─ tiles ─┬─ split ─┬─ classifier ─┬─ predict ───────────┬─ report
-                    │         └─ segmenter ──┼─ explain ─┬─────────┤
-                    └────────────────────────┴───────────┴─ check ─┘
+slides.csv ─ tiles ─┬─ split ─┬─ classifier ─┬─ predict ────────────┬─ report
+                    │         └─ segmenter ──┼─ explain ─┬──────────┤
+                    │                        │           ├─ check ──┤
+                    └────────────────────────┴───────────┴─ nuclei ─┘
 """
 
 from __future__ import annotations
@@ -104,6 +105,13 @@ def check(work: Work) -> None:
     check_study(work, read_cohort(work.run.cohort))
 
 
+def nuclei(work: Work) -> None:
+    """Say which nuclei both networks look at."""
+    from vitrail.explain.nuclei.stage import explain_nuclei
+
+    explain_nuclei(work, read_cohort(work.run.cohort))
+
+
 def report(work: Work) -> None:
     """Write figures, tables and the page."""
     from vitrail.report.collect import collect
@@ -168,6 +176,14 @@ def _judgements(run: Run) -> dict[str, Any]:
     """Digest what raters have said; a run that nobody has judged is as it was before there were raters."""
     files = [folder / FILE for folder in judged_queues(run.folder)]
     return {"raters": [[file.parent.name, content_digest(file)] for file in files]} if files else {}
+
+
+def _detections(run: Run) -> Any:
+    """Digest what an engine reads beside the slides: its model, or every file of its folder."""
+    path = run.folder / run.settings.nuclei.model
+    if not run.settings.nuclei.model or not path.exists():
+        return None
+    return [[each.name, content_digest(each)] for each in ([path] if path.is_file() else sorted(path.iterdir()))]
 
 
 STAGES = (
@@ -235,11 +251,20 @@ STAGES = (
         make=check,
     ),
     Stage(
+        name="nuclei",
+        folder="nuclei",
+        version=1,
+        settings=("nuclei",),
+        needs=("tiles", "split", "classifier", "segmenter", "explain"),
+        inputs=_detections,
+        make=nuclei,
+    ),
+    Stage(
         name="report",
         folder="report",
-        version=8,
+        version=9,
         settings=("evaluation",),
-        needs=("tiles", "split", "classifier", "segmenter", "predict", "explain", "check"),
+        needs=("tiles", "split", "classifier", "segmenter", "predict", "explain", "check", "nuclei"),
         inputs=lambda run: (
             {
                 "attributes": [[entry.slide_id, entry.attributes] for entry in read_cohort(run.cohort)],

@@ -14,6 +14,7 @@ from vitrail.evaluation.tiles import is_tumor, worst_slides
 from vitrail.geometry import Region
 from vitrail.inference.outputs import MapFiles
 from vitrail.report.collect_explanations import collect_explained
+from vitrail.report.collect_nuclei import collect_nuclei
 from vitrail.report.data import CutExample, Overlaid, ReportData
 from vitrail.report.figures.predictions_over_slide import SECTION_PX, choose_sections, choose_slide
 from vitrail.report.figures.slide_maps import THUMBNAIL_PX, read_slide_maps
@@ -91,6 +92,7 @@ def collect(run: Run) -> ReportData:
         maps=maps,
         mapped=[files for _, files in mapped],
         explained=collect_explained(run, entries, evaluation),
+        nuclei=collect_nuclei(run, entries, evaluation.nuclei),
         search=search,
         worst={entry.slide_id: read_thumbnail(open_cohort_slide(entry, run.settings), WORST_PX) for entry in worst},
         cut=_cut_example(run, entries, [each.slide_id for each in maps]),

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from vitrail.classes import TissueClass
     from vitrail.evaluation.results import Evaluation
     from vitrail.explain.checks.results import Checked
+    from vitrail.explain.nuclei.results import NucleiStudy
     from vitrail.explain.study.store import Stored
     from vitrail.inference.outputs import MapFiles
     from vitrail.search.results import SearchResult
@@ -147,6 +148,61 @@ class Explained:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class NucleusCrop:
+    """A nucleus of a gallery.
+
+    Attributes
+    ----------
+    tile, nucleus
+        Which one, as in the tables of the stage `nuclei`.
+    effect
+        What the logit of tumor loses without it.
+    area_um2
+        Its area.
+    picture
+        `[h, h, 3]`, RGB: the nucleus in the middle of its surroundings.
+    rings
+        Its outline, float `[k, 2]` each (x, y), as shares of the picture's side.
+    """
+
+    tile: int
+    nucleus: int
+    effect: float
+    area_um2: float
+    picture: NDArray[np.uint8]
+    rings: tuple[NDArray[np.float64], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class ShownNuclei:
+    """What a report shows of the nuclei that the networks look at.
+
+    Attributes
+    ----------
+    study
+        What was measured; its tables are empty where there was nothing to measure on.
+    side_um
+        Side of a tile.
+    crop_um
+        Side of the pictures of single nuclei.
+    galleries
+        By network and by title of a row, nuclei; the rows are as long as each other, and what stands in one place of
+        each belongs together.
+    pictures
+        By tile `[h, w, 3]`, RGB: tiles that are shown as a whole.
+    rings
+        By tile, by number of a nucleus, its outline as shares of the tile's side.
+    """
+
+    study: NucleiStudy
+    side_um: float
+    crop_um: float
+    galleries: Mapping[str, Mapping[str, Sequence[NucleusCrop]]]
+    pictures: Mapping[int, NDArray[np.uint8]]
+    rings: Mapping[int, Mapping[int, Sequence[NDArray[np.float64]]]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class CutExample:
     """One slide with the tiles that were cut from it, some of them with their masks.
 
@@ -245,6 +301,8 @@ class ReportData:
         The files of the slides that were mapped, in the order of `maps`; they lie in the run's `predictions/maps`.
     explained
         Why the networks say what they say; None for a run without explanations.
+    nuclei
+        Which nuclei they look at; None where nobody has asked.
     search
         What the grid search over tile sizes and resolutions found; None for a run without one.
     worst
@@ -262,6 +320,7 @@ class ReportData:
     maps: Sequence[SlideMaps]
     mapped: Sequence[MapFiles] = ()
     explained: Explained | None = None
+    nuclei: ShownNuclei | None = None
     search: SearchResult | None = None
     worst: Mapping[str, NDArray[np.uint8]] = field(default_factory=dict)
     cut: CutExample | None = None

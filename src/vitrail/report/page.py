@@ -21,6 +21,7 @@ from vitrail.report.figures import figures_of
 from vitrail.report.figures.explained_slide import save_explained_figures
 from vitrail.report.figures.spec import SECTIONS
 from vitrail.report.sections.explanations import section as explained_section
+from vitrail.report.sections.nuclei import nuclei_section
 from vitrail.report.sections.raters import raters_section
 from vitrail.report.sections.scores import section
 from vitrail.report.select import examples_table
@@ -87,6 +88,7 @@ def write_report(data: ReportData, folder: Path) -> Path:
         why=explained_section(data.explained) if data.explained else None,
         examples=tables["explained_examples"].to_dict("records") if data.explained is not None else [],
         raters=[raters_section(name, summary) for name, summary in data.evaluation.raters.items()],
+        nuclei=nuclei_section(data.nuclei.study) if data.nuclei else None,
         figures=drawings,
         mapped=_with_links(tables["mapped"], data.mapped, save_explained_figures(data, folder / "figures")),
         tables=[f"{name}.csv" for name in tables],

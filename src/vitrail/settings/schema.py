@@ -395,6 +395,11 @@ class NucleiSettings(Branch):
     tiles: Annotated[int, Field(ge=0, le=1_000_000)] = Field(
         24, description="test tiles whose nuclei are measured and removed, drawn with the seed; 0: none"
     )
+    removals: Annotated[int, Field(ge=48, le=1_000_000)] = Field(
+        128,
+        description="images of a tile without some of its nuclei that each network is shown, at most: a tile with more "
+        "nuclei loses only some of them one by one",
+    )
 
 
 class EvaluationSettings(Branch):

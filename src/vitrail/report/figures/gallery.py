@@ -288,12 +288,12 @@ def _draw_example(
     tile = inch_axes(figure, left, upper, side, side)
     show(tile, picture)
     tile.set_title(example.heading, fontsize=8, pad=3.5)
-    _draw_ruler(tile, 50, explained.side_um)
+    draw_ruler(tile, 50, explained.side_um)
     if closeup is not None:
         mark_square(tile, *(share * picture.shape[0] for share in (closeup.left, closeup.top, closeup.side)))
         enlarged = inch_axes(figure, left, lower, side, side)
         show(enlarged, closeup.picture)
-        _draw_ruler(enlarged, 20, closeup.side * explained.side_um)
+        draw_ruler(enlarged, 20, closeup.side * explained.side_um)
     for number, (key, kind) in enumerate(kinds.items(), 1):
         saliency = explained.stored.saliency(key, example.row)
         at = left + number * (side + _GAP)
@@ -309,7 +309,7 @@ def _draw_example(
             )
 
 
-def _draw_ruler(axes: Axes, length_um: int, side_um: float) -> None:
+def draw_ruler(axes: Axes, length_um: int, side_um: float) -> None:
     """Draw a ruler into a picture, dark on light so that it shows on any tissue."""
     length, below = length_um / side_um, 1 - 0.93
     if length > 0.8:
