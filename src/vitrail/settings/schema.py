@@ -383,10 +383,11 @@ class CheckSettings(Branch):
 class NucleiSettings(Branch):
     """Which nuclei the networks look at: the paper's future work. Slides of more than 0.6 um a pixel are too coarse."""
 
-    engine: Literal["classical", "instanseg", "stardist", "cellpose", "geojson", "labels"] = Field(
-        "classical",
-        description="what finds nuclei. classical: comes with Vitrail; instanseg, stardist, cellpose: networks that "
-        "you have; geojson, labels: detections of QuPath, or label images, one file a slide",
+    engine: Literal["embedded", "classical", "instanseg", "stardist", "cellpose", "geojson", "labels"] = Field(
+        "embedded",
+        description="what finds nuclei. embedded: a small network that comes with Vitrail; classical: thresholds and a "
+        "watershed; instanseg, stardist, cellpose: networks that you have; geojson, labels: detections of QuPath, or "
+        "label images, one file a slide",
     )
     model: str = Field(
         "", description="of an engine that needs one: a path or an address; of geojson and labels the folder"
