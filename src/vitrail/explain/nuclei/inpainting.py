@@ -47,8 +47,8 @@ _PLACES = 6
 _CALM = 3.0
 """Grey levels of grain that are never too much."""
 
-_SWEEPS = 24
-"""Relaxations at each scale."""
+_SWEEPS, _OVER = 24, 1.8
+"""Relaxations at each scale, and by how much each pixel goes further than to the mean of its neighbours."""
 
 
 def with_halo(labels: Labels, mpp: float, halo_um: float = HALO_UM) -> Labels:
@@ -68,6 +68,8 @@ def with_halo(labels: Labels, mpp: float, halo_um: float = HALO_UM) -> Labels:
     NDArray[np.int32]
         `[h, w]`: every nucleus with its halo, none over another.
     """
+    if not labels.any():
+        return labels.astype(np.int32)
     far, nearest = ndimage.distance_transform_edt(labels == 0, return_indices=True)
     return np.where(far <= max(halo_um / mpp, 1.0), labels[tuple(nearest)], 0).astype(np.int32)
 
@@ -101,9 +103,12 @@ def inpaint(
     if not inside.any() or closed.all():
         return image.copy()
     free = ~closed
-    colour = harmonic_fill(_smooth(image, free, _GRAIN_UM / mpp), closed)
-    residual = image - colour
-    bend, pull = _grain(residual, colour, pieces, free, mpp, seed), (mpp / _BOUND_UM) ** 2 / 4
+    smooth = _smooth(image, free, _GRAIN_UM / mpp)
+    rough = np.abs(image - smooth).mean(2, keepdims=True)
+    filled = harmonic_fill(np.concatenate([smooth, _smooth(rough, free, _GRAIN_UM / mpp)], axis=2), closed)
+    colour, usual = filled[..., :3], filled[..., 3]
+    residual = np.where(free[..., None], image - colour, np.float32(0))
+    bend, pull = _grain(residual, colour.mean(2), usual, pieces, free, mpp=mpp, seed=seed), (mpp / _BOUND_UM) ** 2 / 4
     painted = image.copy()
     painted[inside] = np.clip(np.rint(colour + harmonic_fill(residual, closed, bend, pull)), 0, 255)[inside]
     return painted
@@ -146,11 +151,11 @@ def harmonic_fill(planes: Planes, hole: Mask, bend: Planes | None = None, pull: 
     if min(height, width) > 1:
         odd = ((0, height % 2), (0, width % 2))
         weight = np.pad(~hole, odd).astype(np.float32)[..., None]
-        sums = _halved(np.pad(filled, (*odd, (0, 0))) * weight)
         count = _halved(weight)
+        means = np.asarray(_halved(np.pad(filled, (*odd, (0, 0))) * weight) / np.maximum(count, 1), np.float32)
         # on a grid of twice the step a function bends four times as much, and the mean of four is a quarter of the sum
         wider = None if bend is None else _halved(np.pad(np.where(hole[..., None], bend, 0), (*odd, (0, 0))))
-        coarse = harmonic_fill(sums / np.maximum(count, np.float32(1)), count[..., 0] == 0, wider, 4 * pull)
+        coarse = harmonic_fill(means, count[..., 0] == 0, wider, 4 * pull)
         filled[hole] = _doubled(coarse)[:height, :width][hole]
     else:
         filled[hole] = filled[~hole].mean(0)
@@ -180,14 +185,10 @@ def _relaxed(planes: Planes, hole: Mask, bend: Planes | None, pull: float) -> Pl
     order = np.argsort((rows + columns) % 2, kind="stable")
     rows, columns = rows[order], columns[order]
     own, even = rows * width + columns, int(np.count_nonzero((rows + columns) % 2 == 0))
-    near = np.stack(
-        [
-            np.abs(rows - 1) * width + columns,
-            np.minimum(rows + 1, 2 * (height - 1) - rows) * width + columns,
-            rows * width + np.abs(columns - 1),
-            rows * width + np.minimum(columns + 1, 2 * (width - 1) - columns),
-        ]
-    ).clip(0, height * width - 1)
+    up, left = np.minimum(np.abs(rows - 1), height - 1), np.minimum(np.abs(columns - 1), width - 1)
+    down = np.maximum(np.minimum(rows + 1, 2 * height - 3 - rows), 0)
+    right = np.maximum(np.minimum(columns + 1, 2 * width - 3 - columns), 0)
+    near = np.stack([up * width + columns, down * width + columns, rows * width + left, rows * width + right])
     number = np.full(height * width, -1)
     number[own] = np.arange(len(own))
     flat, inside = planes.reshape(-1, planes.shape[2]), number[near] >= 0
@@ -202,12 +203,15 @@ def _relaxed(planes: Planes, hole: Mask, bend: Planes | None, pull: float) -> Pl
     halves = [(part, matrix[part]) for part in (slice(0, even), slice(even, None))]
     for _ in range(_SWEEPS):
         for part, rule in halves:
-            values[part] = (rule @ values + fixed[part]) / np.float32(1 + pull)
+            step = (rule @ values + fixed[part]) / np.float32(1 + pull) - values[part]
+            values[part] += np.float32(_OVER) * step
     flat[own] = values
     return planes
 
 
-def _grain(residual: Planes, colour: Planes, pieces: Labels, free: Mask, mpp: float, seed: tuple[int, ...]) -> Planes:
+def _grain(
+    residual: Planes, grey: Planes, usual: Planes, pieces: Labels, free: Mask, *, mpp: float, seed: tuple[int, ...]
+) -> Planes:
     """Fetch grain for each piece from a free place of about its colour and roughness, and what that lacks from others.
 
     Grain is how much more a pixel is than the mean of its neighbours.
@@ -215,8 +219,7 @@ def _grain(residual: Planes, colour: Planes, pieces: Labels, free: Mask, mpp: fl
     height, width = pieces.shape
     cross = np.array([[0, 1, 0], [1, -4, 1], [0, 1, 0]], np.float32)[..., None] / -4
     grain, free = ndimage.correlate(residual, cross, mode="mirror"), ndimage.binary_erosion(free, border_value=1)
-    grey, rough = colour.mean(2), np.abs(residual).mean(2)
-    usual = harmonic_fill(_smooth(rough[..., None], free, _GRAIN_UM / mpp), pieces > 0)[..., 0]
+    rough = np.abs(residual).mean(2)
     rng = np.random.default_rng(seed)
     angle, reach = rng.uniform(0, 2 * np.pi, _SHIFTS), _REACH_UM / mpp * np.sqrt(rng.uniform(0.01, 1, _SHIFTS))
     shifts = np.rint(np.stack([reach * np.sin(angle), reach * np.cos(angle)], 1)).astype(np.int64)
@@ -230,7 +233,7 @@ def _grain(residual: Planes, colour: Planes, pieces: Labels, free: Mask, mpp: fl
         usable = within & free.ravel()[there] & (rougher <= 2 * usual.ravel()[here] + _CALM)  # no borders of tissue
         return there, usable, np.abs(grey.ravel()[there] - grey.ravel()[here]) + np.abs(rougher)
 
-    flat, result = grain.reshape(-1, grain.shape[2]), np.zeros_like(colour)
+    flat, result = grain.reshape(-1, grain.shape[2]), np.zeros_like(grain)
     boxes = dict(enumerate(ndimage.find_objects(pieces), 1))
     for number in np.unique(pieces[pieces > 0]).tolist():
         box = boxes[number]

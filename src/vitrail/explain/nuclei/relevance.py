@@ -9,6 +9,8 @@ import pandas as pd
 from scipy.stats import rankdata
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from numpy.typing import NDArray
 
     from vitrail.explain.saliency import Frame
@@ -77,8 +79,8 @@ def cell_size_um(frame: Frame, cells: tuple[int, int], side_um: float, stride_px
     side_um
         Side of the tile.
     stride_px
-        Pixels between two cells of the network's own map. A dense map repeats the same look at closer places: it has
-        more cells, but each sees as much as before. None takes the map for the network's own.
+        Pixels between two cells of the network's own map, see `own_stride_px`. A dense map repeats the same look at
+        closer places: it has more cells, but each sees as much as before. None takes the map for the network's own.
 
     Returns
     -------
@@ -90,6 +92,29 @@ def cell_size_um(frame: Frame, cells: tuple[int, int], side_um: float, stride_px
         for span, count, image in zip(frame.span_px, cells, frame.image_px, strict=True)
     ]
     return float(max(sides))
+
+
+def own_stride_px(layers: Sequence[str], described: Sequence[Mapping[str, Any]]) -> int | None:
+    """Return the stride of the finest layer that a map comes from, in the network as it was trained.
+
+    Parameters
+    ----------
+    layers
+        Of the map: `Saliency.layers`.
+    described
+        Names and strides of the network's layers, finest first: an entry of `layers` in the explanations' summary.
+
+    Returns
+    -------
+    int | None
+        Pixels. The encoder's last maps, which Grad-CAM explains, are those of the coarsest layer; None of maps of
+        pixels, and where nothing is described.
+    """
+    strides = {str(layer["name"]): int(layer["stride"]) for layer in described}
+    if not strides or "pixels" in layers:
+        return None
+    coarsest = max(strides.values())
+    return min(strides.get(name, coarsest) for name in layers)
 
 
 def nucleus_size_um(labels: Labels, mpp: float) -> float:
