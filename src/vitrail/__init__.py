@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from vitrail.geometry import Region
     from vitrail.inference.predictor import Predictor
     from vitrail.models.store import load_model
-    from vitrail.pipeline.library import cut_tiles, predict_slides, run_study
+    from vitrail.pipeline.library import cut_tiles, measure_nuclei, predict_slides, run_study
     from vitrail.quality.artefacts import find_artefacts
     from vitrail.quality.tissue import find_tissue
     from vitrail.slides.cohort import read_cohort
@@ -41,8 +41,8 @@ __version__ = "0.1.0"
 __all__ = [
     "AnnotationError", "CohortError", "ExchangeError", "Explainer", "ModelError", "NucleiError", "Predictor", "Region",
     "RunError", "Saliency", "Score", "SettingsError", "Slide", "SlideError", "TileError", "VitrailError", "cut_tiles",
-    "evaluate", "find_artefacts", "find_tissue", "gradcam", "hrcam", "load_model", "open_slide", "predict_slides",
-    "read_cohort", "read_region", "run_study",
+    "evaluate", "find_artefacts", "find_tissue", "gradcam", "hrcam", "load_model", "measure_nuclei", "open_slide",
+    "predict_slides", "read_cohort", "read_region", "run_study",
 ]  # fmt: skip
 
 _MODULES = {
@@ -54,7 +54,7 @@ _MODULES = {
     "geometry": ("Region",),
     "inference.predictor": ("Predictor",),
     "models.store": ("load_model",),
-    "pipeline.library": ("cut_tiles", "predict_slides", "run_study"),
+    "pipeline.library": ("cut_tiles", "measure_nuclei", "predict_slides", "run_study"),
     "quality.artefacts": ("find_artefacts",),
     "quality.tissue": ("find_tissue",),
     "slides.cohort": ("read_cohort",),

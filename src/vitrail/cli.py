@@ -88,6 +88,7 @@ def predict(  # noqa: PLR0913, PLR0917 - each is an option of the command
     background: Annotated[bool, typer.Option("--background", help="Classify background tiles, too.")] = False,  # noqa: FBT002 - a flag
     keep_artefacts: Annotated[bool, typer.Option("--keep-artefacts", help="Do not leave artefacts out.")] = False,  # noqa: FBT002 - a flag
     explain: Annotated[bool, typer.Option("--explain", help="Say why, too: Grad-CAM and HR-CAM of slides.")] = False,  # noqa: FBT002 - a flag
+    nuclei: Annotated[bool, typer.Option("--nuclei", help="Measure every nucleus of slides, too.")] = False,  # noqa: FBT002 - a flag
     changes: Changes = None,
 ) -> None:
     """Apply both networks to a run's tiles and test slides; or map any slides with trained models.
@@ -104,6 +105,7 @@ def predict(  # noqa: PLR0913, PLR0917 - each is an option of the command
         _refuse("--out", out, f"the predictions of a run go to {run / 'predictions'}", "Leave it out")
         cure = "Set slides.mpp in study.toml, or give slides.csv a column mpp"
         _refuse("--mpp", mpp, "a run has its own pixel sizes", cure)
+        _refuse("--nuclei", nuclei or None, "measures slides, not a run", f"Run: vitrail nuclei {run}")
         _bring(run, "predict", all_changes)
         return
     from vitrail.pipeline.predict_slides import Application, apply_models, settings_from
@@ -112,7 +114,7 @@ def predict(  # noqa: PLR0913, PLR0917 - each is an option of the command
     folder, settings = out or Path("predictions"), settings_from(all_changes)
     for line in old_names(None, all_changes):
         typer.echo(f"warning: {line}", err=True)
-    job = Application(classifier=classifier, segmenter=segmenter, out=folder, mpp=mpp, settings=settings)
+    job = Application(classifier=classifier, segmenter=segmenter, out=folder, mpp=mpp, nuclei=nuclei, settings=settings)
     _finish(apply_models(what, job, _progress()))
 
 
@@ -149,6 +151,40 @@ def explain(
     from vitrail.pipeline.explain_image import explain_picture
 
     _finish(explain_picture(model, what, corner, out or Path(), methods or ()))
+
+
+@app.command()
+def nuclei(
+    what: Annotated[list[Path], typer.Argument(metavar="RUN | SLIDE...", help="A run, or any slides.")],
+    engine: Annotated[
+        Optional[str],  # noqa: UP045 - typer reads this at run time
+        typer.Option(metavar="NAME", help="What finds nuclei, such as classical: nuclei.engine of the settings."),
+    ] = None,
+    out: Annotated[Optional[Path], typer.Option("--out", "-o", help="Where the slides' nuclei go.")] = None,  # noqa: UP045 - the same
+    mpp: Annotated[Optional[float], typer.Option(help="um per level-0 pixel, whatever the headers say.")] = None,  # noqa: UP045 - the same
+    changes: Changes = None,
+) -> None:
+    """Ask which nuclei a run's networks look at; or find and measure every nucleus of any slides."""
+    all_changes = [*(changes or ()), *([f"nuclei.engine={engine}"] if engine else [])]
+    if (what[0] / "study.toml").is_file():
+        run = what[0]
+        if len(what) > 1:
+            raise SettingsError("vitrail nuclei", "a run, and more", "Give one run, or slides alone")
+        _refuse("--out", out, f"the nuclei of a run go to {run / 'nuclei'}", "Leave it out")
+        cure = "Set slides.mpp in study.toml, or give slides.csv a column mpp"
+        _refuse("--mpp", mpp, "a run has its own pixel sizes", cure)
+        from vitrail.pipeline.nuclei import explain_nuclei_of_run
+
+        _finish(explain_nuclei_of_run(run, all_changes, _progress()))
+        return
+    from vitrail.pipeline.nuclei_of_slides import NucleiJob, find_nuclei
+    from vitrail.pipeline.predict_slides import settings_from
+    from vitrail.settings.load import old_names
+
+    for line in old_names(None, all_changes):
+        typer.echo(f"warning: {line}", err=True)
+    job = NucleiJob(out=out or Path("nuclei"), mpp=mpp, settings=settings_from(all_changes))
+    _finish(find_nuclei(what, job, _progress()))
 
 
 @app.command()

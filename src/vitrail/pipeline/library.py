@@ -71,6 +71,7 @@ def predict_slides(
     *,
     classifier: str | Path | None = None,
     segmenter: str | Path | None = None,
+    nuclei: bool = False,
     settings: Settings | None = None,
     progress: Progress | None = None,
 ) -> pd.DataFrame:
@@ -84,6 +85,8 @@ def predict_slides(
         Folder for each slide's maps, GeoJSON and picture.
     classifier, segmenter
         Model folders; one of them may be missing.
+    nuclei
+        Whether each nucleus is measured, too: `<name>.nuclei.parquet`, see `vitrail.nuclei.store`.
     settings
         None takes those of the command: blended windows, artefacts left out, calibrated probabilities.
     progress
@@ -114,9 +117,57 @@ def predict_slides(
         classifier=None if classifier is None else Path(classifier),
         segmenter=None if segmenter is None else Path(segmenter),
         out=Path(out),
+        nuclei=nuclei,
         settings=settings or settings_from(),
     )
     apply_models([Path(slide) for slide in slides], job, progress)
+    table = read_csv(job.out / SUMMARY_CSV, ("slide_id", "reason"))
+    numbers = [name for name in table if name not in {"slide_id", "reason"}]
+    return table.assign(**{str(name): pd.to_numeric(table[name]) for name in numbers})
+
+
+def measure_nuclei(
+    slides: Iterable[str | Path],
+    out: str | Path,
+    *,
+    settings: Settings | None = None,
+    progress: Progress | None = None,
+) -> pd.DataFrame:
+    """Find and measure every nucleus of slides, as `vitrail nuclei` does; finished slides are not done again.
+
+    Parameters
+    ----------
+    slides
+        Their files.
+    out
+        Folder for each slide's `<name>.nuclei.parquet`, one row a nucleus, and `<name>.nuclei.geojson`.
+    settings
+        The branches `nuclei`, `slides` and `tissue` matter; None takes those of the command.
+    progress
+        Told how far the work is; None says nothing.
+
+    Returns
+    -------
+    pd.DataFrame
+        A row for each slide of the folder, see `nuclei.csv`: number of `nuclei`, the median of each feature, and
+        `reason` where they could not be found.
+
+    Raises
+    ------
+    SettingsError
+        No slide is given, two share a name, or the engine lacks a model.
+    ExchangeError
+        A result cannot be written.
+    RunError
+        Another call writes into the same folder.
+    """
+    import pandas as pd
+
+    from vitrail.pipeline.nuclei_of_slides import SUMMARY_CSV, NucleiJob, find_nuclei
+    from vitrail.pipeline.predict_slides import settings_from
+
+    job = NucleiJob(out=Path(out), settings=settings or settings_from())
+    find_nuclei([Path(slide) for slide in slides], job, progress)
     table = read_csv(job.out / SUMMARY_CSV, ("slide_id", "reason"))
     numbers = [name for name in table if name not in {"slide_id", "reason"}]
     return table.assign(**{str(name): pd.to_numeric(table[name]) for name in numbers})

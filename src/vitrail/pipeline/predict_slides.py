@@ -19,7 +19,7 @@ from vitrail.core.digest import combined_digest, json_digest
 from vitrail.core.files import damaged, not_written, read_csv, read_json, read_table, write_csv, write_table, write_text
 from vitrail.core.lock import locked
 from vitrail.core.progress import Silent
-from vitrail.errors import ExchangeError, ModelError, RunError, SettingsError, SlideError
+from vitrail.errors import ExchangeError, ModelError, NucleiError, RunError, SettingsError, SlideError
 from vitrail.explain.methods.base import FIT, explaining_classifier, find_heads, methods_named, slide_readers
 from vitrail.inference.map_slide import Networks, map_slide
 from vitrail.inference.outputs import MAP_PX, MapFiles
@@ -27,6 +27,7 @@ from vitrail.inference.predictor import Predictor, explaining_predictors
 from vitrail.inference.publish import SUMMARY, name_tiles, publish
 from vitrail.models.device import keep_memory, reproducible
 from vitrail.models.store import JSON, WEIGHTS, load_model
+from vitrail.nuclei.update import update_nuclei
 from vitrail.pipeline.run import Outcome
 from vitrail.report.figures.explained_slide import save_explained_figure
 from vitrail.report.figures.slide_maps import read_slide_maps, save_map_figure
@@ -90,14 +91,17 @@ class Application:
         Folder for the results; made where it is missing.
     mpp
         Micrometres per level-0 pixel of the slides, whatever their headers say; None takes it from these.
+    nuclei
+        Whether each nucleus is found and measured, too: `<name>.nuclei.parquet` and `<name>.nuclei.geojson`.
     settings
-        The branches `slides`, `predict`, `tissue`, `artefacts`, `evaluation` and `compute` matter.
+        The branches `slides`, `predict`, `tissue`, `artefacts`, `evaluation` and `compute` matter; and `nuclei`.
     """
 
     classifier: Path | None = None
     segmenter: Path | None = None
     out: Path
     mpp: float | None = None
+    nuclei: bool = False
     settings: Settings = field(default_factory=settings_from)
 
 
@@ -134,14 +138,7 @@ def apply_models(slides: Sequence[Path], job: Application, progress: Progress | 
     RunError
         Another call writes into the same folder, or a file of an earlier call is damaged.
     """
-    if not slides:
-        raise SettingsError("SLIDE", "none is given", "Name at least one slide")
-    by_name: dict[str, Path] = {}
-    for path in slides:
-        other = by_name.setdefault(path.stem.casefold(), path)
-        if other is not path:
-            problem = f"has the name of {other}, and both would write {path.stem}.geojson"
-            raise SettingsError(path, problem, "Rename one, or give them in two calls with two output folders")
+    check_names(slides, "geojson")
     progress = progress or Silent()
     networks, digests, no_head = load_networks(job)
     summary, settings = job.out / SUMMARY_CSV, job.settings
@@ -155,7 +152,7 @@ def apply_models(slides: Sequence[Path], job: Application, progress: Progress | 
             list[str](),
             0,
         )
-        rows = _read_summary(summary)
+        rows = read_summary(summary, _COLUMNS)
         for number, path in enumerate(slides, 1):
             progress.say(f"{path.name} ({number} of {len(slides)})")
             try:
@@ -173,11 +170,38 @@ def apply_models(slides: Sequence[Path], job: Application, progress: Progress | 
                 mapped += is_new
                 warnings += check_slide(networks, path.name, facts, settings)
                 rows[path.stem] = {key: np.nan if value is None else value for key, value in facts["summary"].items()}
+                if job.nuclei:
+                    skipped += _measure_nuclei(path, job, networks, is_new=is_new, progress=progress)
             table = pd.DataFrame(list(rows.values()), columns=_COLUMNS).sort_values("slide_id", kind="stable")
             write_csv(summary, table, "%.6g")
     done = len([row for row in rows.values() if not row.get("reason")])
     lines = [f"{mapped} slides mapped, {done} in the summary", str(summary)]
     return Outcome(lines=lines, warnings=warnings, skipped=skipped)
+
+
+def check_names(slides: Sequence[Path], ending: str) -> None:
+    """Make sure that there are slides, and that each has a name of its own.
+
+    Parameters
+    ----------
+    slides
+        Their files.
+    ending
+        Of a file that each of them writes.
+
+    Raises
+    ------
+    SettingsError
+        There is none, or two share a name.
+    """
+    if not slides:
+        raise SettingsError("SLIDE", "none is given", "Name at least one slide")
+    by_name: dict[str, Path] = {}
+    for path in slides:
+        other = by_name.setdefault(path.stem.casefold(), path)
+        if other is not path:
+            problem = f"has the name of {other}, and both would write {path.stem}.{ending}"
+            raise SettingsError(path, problem, "Rename one, or give them in two calls with two output folders")
 
 
 def load_networks(job: Application) -> tuple[Networks, list[str], list[str]]:
@@ -282,6 +306,24 @@ def _map(
     return facts, is_new
 
 
+def _measure_nuclei(path: Path, job: Application, networks: Networks, *, is_new: bool, progress: Progress) -> list[str]:
+    """Measure the nuclei of a mapped slide; return why not, where that cannot be: its maps stay."""
+    settings, base = job.settings, job.out / path.stem
+    reading = networks.predictors[0].spec.reading.mode
+    slide = open_slide(path, mpp=job.mpp, fallback_mpp=settings.slides.mpp, reading=reading)
+    try:
+        tiles = read_table(MapFiles(base=base).tiles)
+        update_nuclei(slide, base, settings, progress, tiles=tiles, is_stale=is_new)
+    except (SlideError, NucleiError) as error:
+        progress.say(f"no nuclei: {error}")
+        return [f"nuclei of {error}"]
+    except ExchangeError:
+        raise
+    except OSError as error:
+        raise not_written(base, error) from error
+    return []
+
+
 def check_slide(networks: Networks, name: str, facts: dict[str, Any], settings: Settings) -> list[str]:
     """Warn of networks that see tumor on a slide's own glass, and of tissue in colours unlike those of the training.
 
@@ -374,11 +416,24 @@ def _publish(files: MapFiles, slide: Slide, facts: dict[str, Any], threshold: fl
     return facts
 
 
-def _read_summary(path: Path) -> dict[str, dict[str, Any]]:
-    """Read the rows of earlier calls, so that slides may be given bit by bit."""
+def read_summary(path: Path, columns: tuple[str, ...]) -> dict[str, dict[str, Any]]:
+    """Read the rows of earlier calls, so that slides may be given bit by bit.
+
+    Parameters
+    ----------
+    path
+        The summary.
+    columns
+        Its columns: `slide_id`, `reason`, and numbers.
+
+    Returns
+    -------
+    dict[str, dict[str, Any]]
+        The rows by slide; none where the file is missing or no summary.
+    """
     try:
-        table = read_csv(path, ("slide_id", "reason")).reindex(columns=_COLUMNS, fill_value="")
-        figures = [name for name in _COLUMNS if name not in {"slide_id", "reason"}]
+        table = read_csv(path, ("slide_id", "reason")).reindex(columns=columns, fill_value="")
+        figures = [name for name in columns if name not in {"slide_id", "reason"}]
         table[figures] = table[figures].replace("", "nan").astype(float)
         rows = table[table["slide_id"] != ""].to_dict("records")
     except (RunError, ValueError):

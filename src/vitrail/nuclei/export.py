@@ -1,0 +1,133 @@
+"""Nuclei for other programs: detections of QuPath with measurements, and AnnData.
+
+GeoParquet needs no export: the table of a slide's nuclei is one (see `store`).
+"""
+
+from __future__ import annotations
+
+import json
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import shapely
+
+import vitrail
+from vitrail.core.files import exporting
+from vitrail.errors import ExchangeError
+from vitrail.interop.qupath import feature_json, identity_of
+from vitrail.nuclei.features import FEATURES
+from vitrail.nuclei.store import GEOMETRY, outlines_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from pathlib import Path
+
+    from vitrail.nuclei.store import NucleiHeader
+
+CLASS = '"classification":{"name":"Nucleus","color":[70,70,200]},'
+"""As a member of a feature's properties."""
+
+
+def measurement_names() -> dict[str, str]:
+    """Return what each feature's column is called in QuPath, such as `Nucleus: Area µm^2`."""
+    units = {name: feature.unit.replace("um", "µm").replace("2", "^2") for name, feature in FEATURES.items()}
+    return {name: f"Nucleus: {FEATURES[name].title} {unit}".strip() for name, unit in units.items()}
+
+
+def write_detections(
+    path: Path, header: NucleiHeader, tables: Iterable[pd.DataFrame], more: Mapping[str, str] | None = None
+) -> int:
+    """Write nuclei as a GeoJSON of QuPath: locked detections, outlines in level-0 pixels, every digit.
+
+    Identities follow from the slide and the outline alone, so that writing again gives the same file.
+
+    Parameters
+    ----------
+    path
+        The file; it is whole or absent.
+    header
+        Of the nuclei.
+    tables
+        With the columns of `store`; one after the other, so that they need not fit in memory.
+    more
+        Further columns of numbers, and what QuPath is to call them.
+
+    Returns
+    -------
+    int
+        How many nuclei were written.
+
+    Raises
+    ------
+    ExchangeError
+        The file cannot be written, or the disk is full.
+    ValueError
+        A measurement is infinite.
+    """
+    measurements, count = measurement_names() | dict(more or {}), 0
+    common = {"version": vitrail.__version__, "slide": header.slide_id, "mpp": header.mpp, "engine": header.engine}
+    with exporting(path) as temporary, temporary.open("w", encoding="ascii", newline="\n") as file:
+        file.write(f'{{"type":"FeatureCollection","vitrail":{json.dumps(common)},"features":[\n')
+        for table in tables:
+            named = {json.dumps(name): column for column, name in measurements.items() if column in table}
+            # of float32 the shortest digits that read back as the same
+            columns = {name: [*map(str, table[column].to_numpy())] for name, column in named.items()}
+            for name, column in named.items():
+                if np.isinf(table[column].to_numpy(np.float64)).any():
+                    raise ValueError(f"the measurement {name} is infinite")
+            rows = zip(*columns.values(), strict=True)
+            outlines = shapely.to_geojson(outlines_of(table)).tolist()
+            for outline, key, values in zip(outlines, table[GEOMETRY], rows, strict=True):
+                pairs = zip(columns, values, strict=True)
+                # JSON has no NaN: what was not measured is left out
+                measured = ",".join(f"{name}:{value}" for name, value in pairs if value != "nan")
+                identity = identity_of(header.slide_id, f"nucleus/{bytes(key).hex()}")
+                feature = feature_json(identity, outline, "detection", CLASS, f"{{{measured}}}")
+                file.write(",\n" + feature if count else feature)
+                count += 1
+        file.write("\n]}\n")
+    return count
+
+
+def to_anndata(table: pd.DataFrame, header: NucleiHeader) -> Any:
+    """Return nuclei as an AnnData: a row of `X` is a nucleus, a column a feature.
+
+    `obs` has the other columns, `var` title, unit and definition of each feature, `obsm["spatial"]` the centres in
+    level-0 pixels, as squidpy takes them, and `uns["vitrail"]` the header.
+
+    Parameters
+    ----------
+    table
+        With the columns of `store`.
+    header
+        Of the nuclei.
+
+    Returns
+    -------
+    anndata.AnnData
+        In memory; `write_h5ad` writes it.
+
+    Raises
+    ------
+    ExchangeError
+        The package anndata is not installed.
+    """
+    try:
+        anndata = import_module("anndata")  # an extra
+    except ModuleNotFoundError:
+        cure = "Run: pip install 'vitrail[anndata]'"
+        raise ExchangeError("AnnData export", "the package anndata is not installed", cure) from None
+    names = [name for name in FEATURES if name in table]
+    others = [str(name) for name in table if name not in {*names, GEOMETRY}]
+    about = {key: [getattr(FEATURES[name], key) for name in names] for key in ("title", "unit", "definition", "group")}
+    # texts as objects: what pandas 3 has for them instead is not written by AnnData as it is set up
+    rows = pd.Index([*map(str, table["nucleus"])], dtype=object)
+    return anndata.AnnData(
+        X=table[names].to_numpy(np.float32),
+        obs=table[others].set_axis(rows, axis="index"),
+        var=pd.DataFrame(about, index=pd.Index(names, dtype=object), dtype=object),
+        obsm={"spatial": table[["x_um", "y_um"]].to_numpy(np.float64) / header.mpp},
+        uns={"vitrail": {"slide_id": header.slide_id, "mpp": header.mpp, "engine": header.engine}},
+    )
