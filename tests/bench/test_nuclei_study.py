@@ -20,7 +20,6 @@ TARGET = np.array([True, True, False, False, False])
 
 @pytest.fixture(scope="module")
 def bench():
-    pytest.importorskip("vitrail.nuclei.regions", reason="segmentation of nuclei comes with another branch")
     spec = importlib.util.spec_from_file_location("bench_nuclei_study", PATH)
     module = importlib.util.module_from_spec(spec)
     with pytest.MonkeyPatch.context() as patch:
