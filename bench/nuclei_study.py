@@ -23,7 +23,7 @@ import copy
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -32,6 +32,7 @@ from scipy import ndimage
 from scipy.signal import fftconvolve
 
 from vitrail.classes import TASKS, TissueClass
+from vitrail.core.progress import Lines
 from vitrail.explain.checks.randomisation import reinitialise, settle, steps_of
 from vitrail.explain.checks.reliance_study import log_odds
 from vitrail.explain.explainer import Explainer
@@ -72,6 +73,8 @@ SETTLE = 48
 
 SIMILAR, ALIKE = 1.25, 4
 """Largest ratio of the areas of nuclei that are compared as of one size; and how many are permuted among each other."""
+
+T = TypeVar("T")
 
 CALLED = 0.5
 """A tile with this score, or more, is called tumor."""
@@ -307,7 +310,7 @@ class Study:
     """
 
     def __init__(self, run: Run, cells: pd.DataFrame, source: str, most: int) -> None:
-        self.run, self.stored = run, open_stored(run.folder / "explanations")
+        self.run, self.stored, self.progress = run, open_stored(run.folder / "explanations"), Lines()
         self.images = read_tiles(run.folder / "tiles").images
         self.mpp = run.settings.tiles.side_um / self.images.shape[1]
         self.models: dict[str, Model] = {task: load_model(run.folder / task) for task in TASKS}
@@ -357,7 +360,7 @@ class Study:
         for network in TASKS:
             methods = [method for own, method in map(split_key, self.stored.keys) if own == network]
             untrained = [self._untrained_maps(network, methods, draw) for draw in range(RANDOM)]
-            for method in methods:
+            for method in self.stepped(f"{network} maps", methods):
                 maps = [self.stored.saliency(f"{network}_{method}", int(i)).upsample() for i in self.rows]
                 constant = np.array([np.ptp(each) == 0 for each in maps])
                 for at in np.flatnonzero(~constant):
@@ -396,7 +399,7 @@ class Study:
             models = [self.models[network], *(self.randomised(network, draw) for draw in range(RANDOM))]
             scores = [partial(log_odds, Explainer(model, torch.device("cpu"), engine="torch")) for model in models]
             befores = [score(pictures) for score in scores]
-            for at, nuclei in enumerate(self.nuclei):
+            for at, nuclei in enumerate(self.stepped(f"{network} effects", self.nuclei)):
                 rng, count = np.random.default_rng([seed, int(self.rows[at]), 1]), len(nuclei.target)
                 changed, area_px = painted_over(pictures[at], nuclei, self.mpp, (seed, int(self.rows[at])))
                 chance = [b[at] - s(changed[:count]) for s, b in zip(scores[1:], befores[1:], strict=True)]
@@ -421,6 +424,13 @@ class Study:
                 columns |= {"effect": own, "beside": beside}
                 singles.append(pd.DataFrame(owner | {"label": np.arange(1, count + 1)} | columns))
         return pd.DataFrame(records), pd.concat(singles, ignore_index=True)
+
+    def stepped(self, title: str, items: list[T]) -> Iterator[T]:
+        """Go through a list, and say how far it is."""
+        with self.progress.task(title, len(items)) as step:
+            for item in items:
+                yield item
+                step()
 
     def randomised(self, network: str, draw: int) -> Model:
         """Return a network with all weights random, its batch normalisation settled on tiles."""
