@@ -83,6 +83,7 @@ def test_density_is_not_less_at_the_edge():
 )  # fmt: skip
 @settings(max_examples=150, deadline=None)
 def test_parts_of_discs_have_the_area_of_polygons(x, y, radius, left, width, top, height):
+    left, top = round(left, 6), round(top, 6)  # shapely cuts along lines at 1e-300 wrongly
     edges = left, top, left + width, top + height
     disc = shapely.Point(x, y).buffer(radius, quad_segs=512)
     expected = disc.intersection(shapely.box(*edges)).area
