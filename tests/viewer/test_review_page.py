@@ -505,6 +505,24 @@ def test_a_polygon_is_where_it_was_clicked_and_saved_as_a_version(open_tab, view
     state(tab, "3 outlines")
 
 
+def test_leaving_shows_what_is_saved(open_tab, viewer):
+    tab = open_tab()
+    screen = enter(tab)
+    assert tab.frame() is None  # outlines are drawn once
+    click(tab, screen, (450, 420), (560, 430), (540, 500))
+    tab.press("Enter")
+    state(tab, "3 outlines")
+    save(tab, 1)
+    tab.press("Escape", "Escape")  # selects nothing, leaves
+    tab.until("!document.querySelector('.draw-panel')")
+    tab.moved(None)
+    tab.press("d")
+    state(tab, "3 outlines")
+    tab.press("j", "k", "d")
+    tab.until("!document.querySelector('.draw-panel')")
+    assert len(versions(viewer)) == 1
+
+
 def test_a_brush_adds_and_takes_away_and_outlines_of_two_classes_never_overlap(open_tab, viewer):
     tab = open_tab()
     screen = enter(tab)

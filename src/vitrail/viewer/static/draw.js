@@ -5,6 +5,7 @@
 
 import { getJson, postJson } from "./api.js";
 import { announce, button, el, field } from "./dom.js";
+import { readOutlines } from "./outlines.js";
 import { className, language, t } from "./texts.js";
 import { number } from "./units.js";
 
@@ -61,7 +62,7 @@ export class Draw {
     this.now = this.saved = 0;
     this.selected = null;
     this.radius ??= round(0.03 * Math.min(...page.slide.levels[0]));
-    page.shared.outlines = [];
+    page.shared.drawn = true; // they are drawn here
     if (page.views.length > 1) page.setCount(1);
     this.panel = this.makePanel();
     page.why.element.hidden = true;
@@ -75,6 +76,7 @@ export class Draw {
     announce(this.state.textContent);
   }
 
+  /** Shows the outlines as they are saved. */
   leave() {
     const { page } = this;
     this.close();
@@ -83,8 +85,11 @@ export class Draw {
     page.frame.classList.remove("with-why");
     page.app.keys.table = this.pageKeys;
     this.opener.setAttribute("aria-pressed", "false");
-    page.readOutlines();
     page.focusView();
+    readOutlines(page.facts.id, page.shared.classes).then((outlines) => {
+      Object.assign(page.shared, { outlines, drawn: this.on });
+      page.refresh();
+    }).catch((error) => page.app.say(error));
   }
 
   close() {
@@ -387,8 +392,8 @@ export class Draw {
       { keys: ["Enter"], shown: ["Enter"], text: "key.draw.finish", once: true, down: () => this.finishPolygon() },
       { keys: ["x"], shown: ["x"], text: "key.draw.next", down: () => this.selectNext() },
       { keys: ["Delete", "Backspace"], shown: ["Del"], text: "key.draw.delete", once: true, down: () => this.remove() },
-      { keys: ["["], shown: ["["], text: "key.draw.radius", down: () => this.setRadius(this.radius / 1.15) },
-      { keys: ["]"], shown: ["]"], text: "key.draw.radius", down: () => this.setRadius(this.radius * 1.15) },
+      { keys: ["j", "["], shown: ["j"], text: "key.draw.smaller", down: () => this.setRadius(this.radius / 1.15) },
+      { keys: ["k", "]"], shown: ["k"], text: "key.draw.larger", down: () => this.setRadius(this.radius * 1.15) },
       { keys: ["z"], shown: ["z"], text: "key.draw.undo", down: () => this.step(-1) },
       { keys: ["y"], shown: ["y"], text: "key.draw.redo", down: () => this.step(1) },
       { keys: ["w"], shown: ["w"], text: "key.draw.save", once: true, down: () => this.save() },
