@@ -14,6 +14,7 @@ const CLASSES = { t: "tumor", n: "non_tumor" };
 const KEPT = new Set(["layer", "nolayer", "hide", "contour", "left", "right", "up", "down", "in", "out", "fit", "panel", "keys"].map((name) => `key.${name}`));
 const NEAR = 8; // pixels of the screen within which two places are the same
 const MOST_HISTORY = 200;
+const MOST_STROKE = 1500; // points of a brush
 const ZOOM = 1.2;
 
 const round = (value) => Math.round(value * 100) / 100;
@@ -424,6 +425,10 @@ export class Draw {
       this.page.hover(...this.at);
       const last = this.stroke?.at(-1);
       if (last && Math.hypot(last[0] - this.at[0], last[1] - this.at[1]) > this.radius / 4) this.stroke.push(this.at.map(round));
+      if (this.stroke?.length >= MOST_STROKE) { // what the server takes at once; it goes on from there
+        this.finishStroke();
+        this.stroke = [last];
+      }
       this.draw();
     });
     for (const name of ["pointerup", "pointercancel"]) {
