@@ -22,6 +22,8 @@ from vitrail.viewer.rasters import NOTHING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from shapely.geometry.base import BaseGeometry
+
     from vitrail.viewer.rasters import Raster
 
 MOST_POINTS = 2000
@@ -158,7 +160,7 @@ def region_at(classes: Raster, x: float, y: float) -> Polygon:
     return affinity.affine_transform(region, [cell, 0, 0, cell, left * cell, top * cell])
 
 
-def _mended(shape: Polygon | MultiPolygon) -> shapely.Geometry:
+def _mended(shape: Polygon | MultiPolygon) -> BaseGeometry:
     """Return a valid geometry as `read_annotations` mends it: all that is enclosed is inside."""
     if shape.is_valid:
         return shape
@@ -171,7 +173,7 @@ def _mended(shape: Polygon | MultiPolygon) -> shapely.Geometry:
     return shapely.make_valid(shape, method="structure", keep_collapsed=False)
 
 
-def _areas(shape: shapely.Geometry) -> MultiPolygon:
+def _areas(shape: BaseGeometry) -> MultiPolygon:
     """Return the polygons of a geometry; points and lines among them are none."""
     parts = shapely.get_parts(shapely.get_parts(shape))
     return MultiPolygon([part for part in parts if isinstance(part, Polygon) and part.area > 0])
