@@ -556,6 +556,21 @@ def test_a_brush_adds_and_takes_away_and_outlines_of_two_classes_never_overlap(o
     assert non_tumor.is_valid
 
 
+def test_an_outline_that_becomes_another_class_is_taken_from_those_of_the_other(open_tab, viewer):
+    tab = open_tab()
+    screen = enter(tab)
+    tab.press("t")
+    click(tab, screen, (580, 380), (660, 380), (660, 450), (580, 450))  # over a corner of what is tumor already
+    tab.press("Enter")
+    state(tab, "3 outlines, selected: Tumor")
+    tab.press("n")
+    save(tab, 1)
+    (_, tumor), _, (name, drawn) = versions(viewer)[0]
+    assert name == "Non-tumor"
+    assert drawn.intersection(tumor).area < 1e-6
+    assert tumor.area == pytest.approx(300 * 300 - 60 * 20, rel=0.005)
+
+
 def test_a_region_of_the_network_becomes_an_outline(open_tab, viewer):
     tab = open_tab()
     screen = enter(tab)

@@ -179,8 +179,11 @@ export class Draw {
     this.label = name;
     const before = this.selected;
     if (before && before.class !== name) {
-      const after = { ...before, class: name };
-      this.change(this.features.map((each) => (each === before ? after : each)), after);
+      this.then(async () => {
+        const own = { ...before, class: name };
+        const after = await this.without(this.under(before.geometry, name), before.geometry);
+        this.replace(this.features, after.set(before, own), own);
+      });
     } else this.sync();
     announce(this.titleOf(name));
   }
@@ -250,8 +253,8 @@ export class Draw {
   }
 
   async save() {
-    if (this.now === this.saved) return;
     await this.work;
+    if (this.now === this.saved) return;
     const { now } = this;
     const features = this.features.map(({ class: label, geometry }) => ({ type: "Feature", properties: { class: label }, geometry }));
     try {
@@ -283,11 +286,16 @@ export class Draw {
     }
     const { label } = this;
     const own = { class: label, geometry: grown ? await this.combine(grown.geometry, geometry) : geometry };
-    const others = this.features.filter((each) => each.class !== label && overlap(bounds(each.geometry), bounds(geometry)));
-    const after = await this.without(others, geometry);
+    const after = await this.without(this.under(geometry, label), geometry);
     if (grown) after.set(grown, own);
     else after.set(own, own);
     this.replace(grown ? this.features : [...this.features, own], after, own);
+  }
+
+  /** Returns the outlines of the other class that may lie under an area. */
+  under(geometry, label) {
+    const reach = bounds(geometry);
+    return this.features.filter((each) => each.class !== label && overlap(bounds(each.geometry), reach));
   }
 
   /** Returns outlines without what was drawn, by what they were. */
