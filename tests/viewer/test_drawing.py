@@ -29,6 +29,14 @@ def test_a_polygon_that_crosses_itself_becomes_valid():
     assert drawn.area == pytest.approx(5000)
 
 
+def test_a_tangle_is_refused_at_once():
+    tangle = np.random.default_rng(0).uniform(0, 300, (1000, 2)).tolist()
+    with pytest.raises(ValueError, match="crosses itself"):
+        drawn_shape([(x, y) for x, y in tangle], 0, SIZE)
+    with pytest.raises(ValueError, match="crosses itself"):
+        polygons_of({"type": "Polygon", "coordinates": [[*tangle, tangle[0]]]})
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.lists(POINT, min_size=3, max_size=12), st.lists(POINT, min_size=1, max_size=8), st.floats(1, 60))
 def test_areas_add_up_and_stay_valid(corners, stroke, radius):

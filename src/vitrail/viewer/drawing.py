@@ -22,10 +22,15 @@ from vitrail.viewer.rasters import NOTHING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from shapely.geometry.base import BaseGeometry
+
     from vitrail.viewer.rasters import Raster
 
-MOST_POINTS = 5000
+MOST_POINTS = 2000
 """Of a stroke, or corners of a polygon: more than a hand draws."""
+
+MOST_CROSSINGS = 200
+"""Of a polygon with itself: mending it takes moments, of some thousands minutes."""
 
 _SMOOTH = 0.02  # of a brush's radius: what a stroke's border may be off, so that it has few corners
 
@@ -47,12 +52,12 @@ def drawn_shape(points: Sequence[tuple[float, float]], radius: float, size: tupl
     Returns
     -------
     MultiPolygon
-        Valid; a polygon that crosses itself is filled by the even-odd rule. Empty where all lies beside the slide.
+        Valid; of a polygon that crosses itself all that it encloses. Empty where all lies beside the slide.
 
     Raises
     ------
     ValueError
-        There are too few points, or too many.
+        There are too few points, or too many, or they cross too often.
     """
     if not (1 if radius else 3) <= len(points) <= MOST_POINTS or radius < 0:
         raise ValueError(f"a polygon has 3 to {MOST_POINTS} corners, a stroke 1 to {MOST_POINTS} points")
@@ -60,7 +65,7 @@ def drawn_shape(points: Sequence[tuple[float, float]], radius: float, size: tupl
         line = LineString(points) if len(set(points)) > 1 else Point(points[0])
         shape = line.buffer(radius).simplify(_SMOOTH * radius)
     else:
-        shape = shapely.make_valid(Polygon(points))
+        shape = _mended(Polygon(points))
     return _areas(shape.intersection(box(0, 0, *size)))
 
 
@@ -80,7 +85,7 @@ def polygons_of(geometry: Any) -> MultiPolygon:
     Raises
     ------
     ValueError
-        It is no polygon.
+        It is no polygon, or crosses itself too often.
     """
     if geometry is None:
         return MultiPolygon()
@@ -90,7 +95,7 @@ def polygons_of(geometry: Any) -> MultiPolygon:
         raise ValueError("the outline is no geometry") from None
     if not isinstance(shape, Polygon | MultiPolygon):
         raise ValueError("the outline is no polygon")  # noqa: TRY004 - all that is wrong is one kind of answer
-    return _areas(shape if shape.is_valid else shapely.make_valid(shape))
+    return _areas(_mended(shape))
 
 
 def combine(outline: MultiPolygon, shape: MultiPolygon, by: str) -> Polygon | MultiPolygon:
@@ -155,7 +160,20 @@ def region_at(classes: Raster, x: float, y: float) -> Polygon:
     return affinity.affine_transform(region, [cell, 0, 0, cell, left * cell, top * cell])
 
 
-def _areas(shape: shapely.Geometry) -> MultiPolygon:
+def _mended(shape: Polygon | MultiPolygon) -> BaseGeometry:
+    """Return a valid geometry as `read_annotations` mends it: all that is enclosed is inside."""
+    if shape.is_valid:
+        return shape
+    points, ring = shapely.get_coordinates(shapely.get_rings(shapely.get_parts(shape)), return_index=True)
+    sides = shapely.linestrings(np.stack([points[:-1], points[1:]], axis=1)[ring[1:] == ring[:-1]])
+    # each crossing is two pairs, and each side meets itself and its neighbours
+    pairs = shapely.STRtree(sides).query(sides, predicate="intersects").shape[1]
+    if pairs > 2 * MOST_CROSSINGS + 3 * len(sides):
+        raise ValueError(f"it crosses itself more than {MOST_CROSSINGS} times")
+    return shapely.make_valid(shape, method="structure", keep_collapsed=False)
+
+
+def _areas(shape: BaseGeometry) -> MultiPolygon:
     """Return the polygons of a geometry; points and lines among them are none."""
     parts = shapely.get_parts(shapely.get_parts(shape))
     return MultiPolygon([part for part in parts if isinstance(part, Polygon) and part.area > 0])

@@ -5,6 +5,7 @@
 
 import { getJson, postJson } from "./api.js";
 import { announce, button, el, field } from "./dom.js";
+import { readOutlines } from "./outlines.js";
 import { className, language, t } from "./texts.js";
 import { number } from "./units.js";
 
@@ -13,6 +14,7 @@ const CLASSES = { t: "tumor", n: "non_tumor" };
 const KEPT = new Set(["layer", "nolayer", "hide", "contour", "left", "right", "up", "down", "in", "out", "fit", "panel", "keys"].map((name) => `key.${name}`));
 const NEAR = 8; // pixels of the screen within which two places are the same
 const MOST_HISTORY = 200;
+const MOST_STROKE = 1500; // points of a brush
 const ZOOM = 1.2;
 
 const round = (value) => Math.round(value * 100) / 100;
@@ -61,7 +63,7 @@ export class Draw {
     this.now = this.saved = 0;
     this.selected = null;
     this.radius ??= round(0.03 * Math.min(...page.slide.levels[0]));
-    page.shared.outlines = [];
+    page.shared.drawn = true; // they are drawn here
     if (page.views.length > 1) page.setCount(1);
     this.panel = this.makePanel();
     page.why.element.hidden = true;
@@ -75,6 +77,7 @@ export class Draw {
     announce(this.state.textContent);
   }
 
+  /** Shows the outlines as they are saved. */
   leave() {
     const { page } = this;
     this.close();
@@ -83,8 +86,11 @@ export class Draw {
     page.frame.classList.remove("with-why");
     page.app.keys.table = this.pageKeys;
     this.opener.setAttribute("aria-pressed", "false");
-    page.readOutlines();
     page.focusView();
+    readOutlines(page.facts.id, page.shared.classes).then((outlines) => {
+      Object.assign(page.shared, { outlines, drawn: this.on });
+      page.refresh();
+    }).catch((error) => page.app.say(error));
   }
 
   close() {
@@ -173,8 +179,11 @@ export class Draw {
     this.label = name;
     const before = this.selected;
     if (before && before.class !== name) {
-      const after = { ...before, class: name };
-      this.change(this.features.map((each) => (each === before ? after : each)), after);
+      this.then(async () => {
+        const own = { ...before, class: name };
+        const after = await this.without(this.under(before.geometry, name), before.geometry);
+        this.replace(this.features, after.set(before, own), own);
+      });
     } else this.sync();
     announce(this.titleOf(name));
   }
@@ -244,8 +253,8 @@ export class Draw {
   }
 
   async save() {
-    if (this.now === this.saved) return;
     await this.work;
+    if (this.now === this.saved) return;
     const { now } = this;
     const features = this.features.map(({ class: label, geometry }) => ({ type: "Feature", properties: { class: label }, geometry }));
     try {
@@ -277,11 +286,16 @@ export class Draw {
     }
     const { label } = this;
     const own = { class: label, geometry: grown ? await this.combine(grown.geometry, geometry) : geometry };
-    const others = this.features.filter((each) => each.class !== label && overlap(bounds(each.geometry), bounds(geometry)));
-    const after = await this.without(others, geometry);
+    const after = await this.without(this.under(geometry, label), geometry);
     if (grown) after.set(grown, own);
     else after.set(own, own);
     this.replace(grown ? this.features : [...this.features, own], after, own);
+  }
+
+  /** Returns the outlines of the other class that may lie under an area. */
+  under(geometry, label) {
+    const reach = bounds(geometry);
+    return this.features.filter((each) => each.class !== label && overlap(bounds(each.geometry), reach));
   }
 
   /** Returns outlines without what was drawn, by what they were. */
@@ -387,8 +401,8 @@ export class Draw {
       { keys: ["Enter"], shown: ["Enter"], text: "key.draw.finish", once: true, down: () => this.finishPolygon() },
       { keys: ["x"], shown: ["x"], text: "key.draw.next", down: () => this.selectNext() },
       { keys: ["Delete", "Backspace"], shown: ["Del"], text: "key.draw.delete", once: true, down: () => this.remove() },
-      { keys: ["["], shown: ["["], text: "key.draw.radius", down: () => this.setRadius(this.radius / 1.15) },
-      { keys: ["]"], shown: ["]"], text: "key.draw.radius", down: () => this.setRadius(this.radius * 1.15) },
+      { keys: ["j", "["], shown: ["j"], text: "key.draw.smaller", down: () => this.setRadius(this.radius / 1.15) },
+      { keys: ["k", "]"], shown: ["k"], text: "key.draw.larger", down: () => this.setRadius(this.radius * 1.15) },
       { keys: ["z"], shown: ["z"], text: "key.draw.undo", down: () => this.step(-1) },
       { keys: ["y"], shown: ["y"], text: "key.draw.redo", down: () => this.step(1) },
       { keys: ["w"], shown: ["w"], text: "key.draw.save", once: true, down: () => this.save() },
@@ -419,6 +433,10 @@ export class Draw {
       this.page.hover(...this.at);
       const last = this.stroke?.at(-1);
       if (last && Math.hypot(last[0] - this.at[0], last[1] - this.at[1]) > this.radius / 4) this.stroke.push(this.at.map(round));
+      if (this.stroke?.length >= MOST_STROKE) { // what the server takes at once; it goes on from there
+        this.finishStroke();
+        this.stroke = [last];
+      }
       this.draw();
     });
     for (const name of ["pointerup", "pointercancel"]) {

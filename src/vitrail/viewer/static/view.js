@@ -145,7 +145,7 @@ export class View {
     const at = { x: x * ratio, y: y * ratio, scale: scale * ratio, ratio };
     if (layer) this.drawLayer(context, layer, at, [...this.place(0, 0), ...this.place(width, height)]);
     context.globalAlpha = 1;
-    if (this.shared.outlined) this.drawOutlines(context, at);
+    if (this.shared.outlined && !this.shared.drawn) this.drawOutlines(context, at);
     if (this.shared.tile) this.drawTile(context, at);
   }
 
