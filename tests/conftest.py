@@ -8,8 +8,12 @@ from pathlib import Path
 os.environ["OMP_NUM_THREADS"] = "1"  # small networks gain nothing from threads, and lose much where cores are busy
 
 import pytest
+from hypothesis import settings
 
 from helpers.cohort import write_cohort
+
+settings.register_profile("busy", deadline=None)  # other work may take the cores at any time
+settings.load_profile("busy")
 
 
 @pytest.fixture

@@ -227,7 +227,7 @@ def review(  # noqa: PLR0913, PLR0917 - each is an option of the command
     by: Annotated[
         Literal["disagreement", "uncertainty", "errors", "explanations", "random"],
         typer.Option(help="Which tiles come first."),
-    ] = "disagreement",
+    ] = "uncertainty",
     cases: Annotated[int, typer.Option(help="How many.")] = 100,
     about: Annotated[
         Optional[str],  # noqa: UP045 - typer reads this at run time

@@ -46,7 +46,7 @@ def test_a_sentence_needs_an_interval():
         "answers": {"tumor_cells": [0.8, None, None], "stroma": [0.2, None, None], "artefact": [0, None, None],
                     "unsure": [0, None, None]},
     }  # fmt: skip
-    assert raters_section("maps", summary)["sentences"] == []
+    assert raters_section("maps", summary, {})["sentences"] == []
     summary["answers"]["tumor_cells"] = [0.8, 0.6, 0.9]
-    (words,) = raters_section("maps", summary)["sentences"]
+    (words,) = raters_section("maps", summary, {})["sentences"]
     assert "80% of the answers (95 % interval over patients 60% to 90%)" in words

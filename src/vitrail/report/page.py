@@ -77,6 +77,7 @@ def write_report(data: ReportData, folder: Path) -> Path:
             svg, caption = save(spec.draw(data), folder / "figures", spec.name), spec.caption(data)
             inline = inline_svg(svg, spec.name, Markup(caption).striptags())  # noqa: S704 - ours, names escaped
             drawings[spec.section].append({"spec": spec, "svg": inline, "caption": caption})
+    methods = {} if data.explained is None else data.explained.stored.methods
     template = _environment().get_template("page.html")
     page = template.render(
         data=data,
@@ -87,7 +88,7 @@ def write_report(data: ReportData, folder: Path) -> Path:
         scores=section(data),
         why=explained_section(data.explained) if data.explained else None,
         examples=tables["explained_examples"].to_dict("records") if data.explained is not None else [],
-        raters=[raters_section(name, summary) for name, summary in data.evaluation.raters.items()],
+        raters=[raters_section(name, said, methods) for name, said in data.evaluation.raters.items()],
         nuclei=nuclei_section(data.nuclei.study) if data.nuclei else None,
         figures=drawings,
         mapped=_with_links(tables["mapped"], data.mapped, save_explained_figures(data, folder / "figures")),

@@ -68,9 +68,7 @@ def test_a_plane_is_continued_exactly():
 
 
 @settings(deadline=None, max_examples=30)
-@given(
-    st.integers(1, 24), st.integers(1, 24), st.integers(0, 2**32 - 1), st.floats(0, 1), st.booleans(), st.booleans()
-)
+@given(st.integers(1, 24), st.integers(1, 24), st.integers(0, 2**32 - 1), st.floats(0, 1), st.booleans(), st.booleans())
 def test_only_masked_pixels_change_and_the_same_seed_gives_the_same(height, width, seed, share, barring, numbered):
     rng = np.random.default_rng(seed)
     image = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)

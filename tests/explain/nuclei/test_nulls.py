@@ -1,15 +1,8 @@
 from __future__ import annotations
 
-import copy
-from functools import partial
-
 import numpy as np
 import pandas as pd
-import pytest
-import torch
 
-from helpers.networks import CLASSIFIER, random_network
-from vitrail.explain.explainer import Explainer
 from vitrail.explain.nuclei.association import associate
 from vitrail.explain.nuclei.nulls import (
     HELD,
@@ -18,14 +11,10 @@ from vitrail.explain.nuclei.nulls import (
     effect_nulls,
     map_nulls,
     shifted,
-    untrained_maps,
-    untrained_model,
 )
 from vitrail.explain.saliency import Frame, Saliency
-from vitrail.models.store import Model
 
 SIDE = 32
-CPU = torch.device("cpu")
 
 
 def saliency(values):
@@ -135,23 +124,3 @@ def test_every_null_has_a_title_and_what_it_holds():
     assert set(HELD) == set(TITLES)
     assert HELD["similar_area"] == SIZE
     assert not HELD["turned"]
-
-
-def test_a_network_with_random_weights_forgets_the_trained_one_and_leaves_it_as_it_is():
-    rng = np.random.default_rng(4)
-    images = rng.integers(0, 256, (4, 64, 64, 3)).astype(np.uint8)
-    model = Model(spec=CLASSIFIER, module=random_network(CLASSIFIER).eval())
-    before = copy.deepcopy(model.module.state_dict())
-    explaining = partial(Explainer, device=CPU, engine="torch")
-    maps = explaining(model).gradcam(images)
-    draws = list(untrained_maps(explaining, model, images, maps, seeds=(1, 2)))
-    assert [len(draw) for draw in draws] == [4, 4]
-    assert draws[0][0].frame == maps[0].frame
-    first, second = (np.asarray(draw[0].upsample()) for draw in draws)
-    assert first.shape == (64, 64)
-    assert not np.allclose(first, second)
-    other = untrained_model(model, images, CPU, 1)
-    trained, random = (torch.cat([*explaining(each).outputs(images)]) for each in (model, other))
-    assert not torch.allclose(trained, random)
-    assert random == pytest.approx(torch.cat([*explaining(untrained_model(model, images, CPU, 1)).outputs(images)]))
-    assert all(torch.equal(before[name], value) for name, value in model.module.state_dict().items())

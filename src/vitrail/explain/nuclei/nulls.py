@@ -22,28 +22,19 @@ Of the effect of removing a nucleus:
 
 from __future__ import annotations
 
-import copy
-from dataclasses import replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
-from vitrail.explain.checks.floors import Untrained
 from vitrail.explain.checks.localisation import turned
-from vitrail.explain.checks.randomisation import reinitialise, settle, steps_of
-from vitrail.models.store import Model
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from numpy.typing import ArrayLike, NDArray
 
-    from vitrail.explain.explainer import Explainer
-    from vitrail.explain.methods.base import Head
     from vitrail.explain.saliency import Saliency
-    from vitrail.explain.target import Pixels
 
     Floats = NDArray[np.float64]
     Values = NDArray[np.float32]
@@ -52,9 +43,6 @@ if TYPE_CHECKING:
 
 DRAWS = 20
 """Of each null that is drawn at random; an interval of 20 draws is 9 % wider than one of very many."""
-
-UNTRAINED_DRAWS = 6
-"""Networks with random weights: each is explained on all tiles, and so is dear."""
 
 TITLES: Mapping[str, str] = MappingProxyType(
     {
@@ -183,75 +171,6 @@ def effect_nulls(
         if np.isfinite(drawn).sum() > drawn.size / 2:
             result[name] = drawn
     return result
-
-
-def untrained_maps(
-    explain: Callable[[Model], Explainer],
-    model: Model,
-    images: NDArray[np.uint8],
-    saliencies: Sequence[Saliency],
-    *,
-    heads: Mapping[str, Head] = MappingProxyType({}),
-    pixels: Pixels = "predicted",
-    seeds: Collection[int] = range(UNTRAINED_DRAWS),
-) -> Iterator[list[Saliency]]:
-    """Explain tiles by a network whose weights are all random, again and again.
-
-    Parameters
-    ----------
-    explain
-        Makes what explains a model, as the study's maps were made.
-    model
-        The trained model; it stays as it is.
-    images
-        The tiles, `[n, h, w, 3]`; at least two.
-    saliencies
-        Their maps by the trained network, of one method: it and its frame are taken from them.
-    heads
-        By method what was fitted for it; it is drawn anew.
-    pixels
-        Of a segmenter those that are explained: give those that the trained network calls tumor, for a random one may
-        call none so.
-    seeds
-        Of the draws.
-
-    Yields
-    ------
-    list[Saliency]
-        Of each draw the maps of the tiles, to be measured as the others are.
-    """
-    few = images[np.linspace(0, len(images) - 1, min(len(images), 16)).round().astype(np.int64)]
-    for seed in seeds:
-        values = Untrained(model, few, saliencies[0].method, heads, explain, seed).maps(images, pixels)
-        yield [replace(trained, values=each) for trained, each in zip(saliencies, values, strict=True)]
-
-
-def untrained_model(model: Model, images: NDArray[np.uint8], device: torch.device, seed: int) -> Model:
-    """Return a model with all weights random, to remove nuclei before its eyes: the null of effects.
-
-    Parameters
-    ----------
-    model
-        The trained model; it stays as it is.
-    images
-        Tiles for the running statistics of its batch normalisation, `[n, h, w, 3]`; at least two, and few enough for
-        one pass.
-    device
-        Where the model will be.
-    seed
-        Draws the weights.
-
-    Returns
-    -------
-    Model
-        With the same spec, in eval mode.
-    """
-    random = Model(spec=model.spec, module=copy.deepcopy(model.module).cpu().eval())
-    steps = steps_of(random.module, torch.zeros(1, 3, *images.shape[1:3]))
-    for number, step in enumerate(steps, 1):
-        reinitialise(random.module, step, seed + number)
-    settle(random, steps, images, device)
-    return random
 
 
 def _changed(

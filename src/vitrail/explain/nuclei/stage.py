@@ -17,7 +17,6 @@ from vitrail.explain.checks.stage import score_both, tumor_pixels
 from vitrail.explain.explainer import Explainer
 from vitrail.explain.layers import find_layers
 from vitrail.explain.nuclei.analysis import SETTLED, UNTRAINED, analyse
-from vitrail.explain.nuclei.nulls import untrained_model
 from vitrail.explain.nuclei.painting import paint
 from vitrail.explain.nuclei.relevance import cell_size_um, own_stride_px, relevance, too_coarse
 from vitrail.explain.nuclei.removal import effects_of, feature_groups
@@ -25,6 +24,7 @@ from vitrail.explain.nuclei.results import LABELS, SUMMARY, as_table, group_of
 from vitrail.explain.nuclei.study import Field, Study
 from vitrail.explain.nuclei.summary import summarise
 from vitrail.explain.nuclei.tiles import choose_tiles, spread
+from vitrail.explain.nuclei.untrained import untrained_model
 from vitrail.explain.study.store import open_stored, split_key
 from vitrail.geometry import Region
 from vitrail.models.device import keep_memory, pick_device, reproducible

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from vitrail.classes import NETWORKS
-from vitrail.explain.methods.base import METHODS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -28,7 +27,7 @@ ORDER_TITLES = {
 }
 
 
-def raters_section(name: str, summary: Mapping[str, Any]) -> dict[str, Any]:
+def raters_section(name: str, summary: Mapping[str, Any], methods: Mapping[str, str]) -> dict[str, Any]:
     """Return what the template needs of one queue.
 
     Parameters
@@ -37,6 +36,8 @@ def raters_section(name: str, summary: Mapping[str, Any]) -> dict[str, Any]:
         Of the queue.
     summary
         What `raters_summary` returns.
+    methods
+        The title of each method, by its name.
 
     Returns
     -------
@@ -61,7 +62,7 @@ def raters_section(name: str, summary: Mapping[str, Any]) -> dict[str, Any]:
         asked = "what a tile shows"
     else:
         network, method = summary["map"]
-        title = METHODS[method].title if method in METHODS else method
+        title = methods.get(method, method)
         asked = f"what the strongest places of {title} of the {NETWORKS.get(network, network).lower()} lie on"
         for answer, triple in summary["answers"].items():
             rows.append(_row(f"The map lies {ANSWER_TITLES[answer]}", "all", triple))
