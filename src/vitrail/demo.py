@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 PATIENTS, SIDE_PX = 12, 4096
 SETTINGS = (
     *("classifier.batch=32", "segmenter.batch=16", "classifier.glass=0.05"),
-    *("check.tiles=16", "check.draws=4", "check.steps=6", "nuclei.tiles=5", "nuclei.removals=64"),
+    *("check.tiles=12", "check.draws=3", "check.steps=5", "nuclei.tiles=3", "nuclei.removals=64"),
 )
 """The demo's cohort is small: smaller batches give its training enough steps, and fewer tiles, draws and steps are
 enough to check and to look at nuclei."""

@@ -65,7 +65,7 @@ STEPWISE = 8
 OTHERS = 16
 """Maps of other tiles that each tile's maps are compared with, at most."""
 
-CHANGED = 12
+CHANGED = 8
 """Tiles whose maps have to follow changes, at most."""
 
 REFERENCE = 64
