@@ -34,6 +34,8 @@ SLOW = (
     "docs/test_readme",
     "pipeline/test_run",
     "test_fuzz",
+    "viewer/test_review_page",
+    "viewer/test_page",
     "test_bad_input",
     "pipeline/test_search",
     "report/test_explanations",
