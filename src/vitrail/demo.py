@@ -17,11 +17,12 @@ if TYPE_CHECKING:
 
 PATIENTS, SIDE_PX = 12, 4096
 SETTINGS = (
-    *("classifier.batch=32", "segmenter.batch=16", "classifier.glass=0.05"),
-    *("check.tiles=12", "check.draws=3", "check.steps=5", "nuclei.tiles=3", "nuclei.removals=64"),
+    *("classifier.batch=32", "classifier.epochs=6", "classifier.glass=0.05"),
+    *("segmenter.batch=16", "segmenter.epochs=5"),
+    *("check.tiles=8", "check.draws=3", "check.steps=5", "nuclei.tiles=3", "nuclei.removals=64"),
 )
-"""The demo's cohort is small: smaller batches give its training enough steps, and fewer tiles, draws and steps are
-enough to check and to look at nuclei."""
+"""The demo's cohort is small: smaller batches give its training enough steps, and fewer epochs, tiles, draws and steps
+are enough to see everything work."""
 
 NEW, NEW_PX, NEW_SEED = "NEW", 3072, 1000
 """Name, side and seed of the slide that nobody annotated; the cohort has none of this seed."""
