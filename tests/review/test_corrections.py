@@ -19,6 +19,7 @@ from vitrail.errors import AnnotationError
 from vitrail.review.corrections import apply_judged, judged_tiles, save_correction, versions
 from vitrail.review.judgements import Judgement, Judgements
 from vitrail.review.queue import QueueSpec, open_queue
+from vitrail.settings.load import change_settings
 from vitrail.slides.annotations import Annotation, ClassNames, read_annotations
 from vitrail.slides.cohort import read_cohort
 from vitrail.stage import open_run
@@ -123,6 +124,16 @@ def test_the_next_study_takes_corrections_and_keeps_split_and_tiles(run, tmp_pat
             cut[cut["slide_id"] == name].reset_index(drop=True), old[old["slide_id"] == name].reset_index(drop=True)
         )
     assert "2/2" in said.out + said.err  # only those that were touched are cut again
+
+
+def test_paths_that_count_from_the_run_stay_right(run, tmp_path):
+    """A study.toml's paths count from its folder, and the next study has another."""
+    (run / "detections").mkdir(exist_ok=True)
+    change_settings(run / "study.toml", ["nuclei.engine=geojson", "nuclei.model=detections"])
+    assert vitrail("init", tmp_path / "new", "--from", run) == 0
+    assert open_run(tmp_path / "new").settings.nuclei.model == str((run / "detections").resolve())
+    weights = open_run(tmp_path / "new").settings.encoder.weights
+    assert weights == open_run(run).settings.encoder.weights  # a word, and no path
 
 
 def test_without_corrections_there_is_nothing_to_go_on_from(tmp_path, capsys):

@@ -4,36 +4,21 @@ from __future__ import annotations
 
 import base64
 import io
-import shutil
 import time
-from importlib import resources
-from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from helpers.browser import AXE, HARMLESS, NEEDS_BROWSER, Tab
 from helpers.viewed import CELL, DARK, HEIGHT, KEYS, MPP, SPOT, TILE, WIDTH, Networks, pixel, served, session, share
-from vitrail.viewer.launch import LIBRARY
 from vitrail.viewer.session import id_of
 
-CHROMIUM = shutil.which("chromium")
-AXE = Path(__file__).parents[2] / "frontend" / "node_modules" / "axe-core" / "axe.min.js"
 ONE = f"#slide={id_of('one')}"
-HARMLESS = (
-    "Failed to load resource",  # what the server refuses; the tests of broken slides look at that
-    "loaded before reset",  # OpenSeadragon, of a view that was closed while pictures were on their way
-    "willReadFrequently",  # the tests read what was drawn
-)
 SAME = {"Kappa", "Name", "Polygon", "Test", "Training", "Tumor", "Radius", "Patient {name}", "{seconds} s"}
 """Texts that are the same in English and German."""
 
-pytestmark = [
-    pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine"),
-    pytest.mark.skipif(
-        not resources.files("vitrail.viewer").joinpath(*LIBRARY).is_file(), reason="OpenSeadragon is not fetched"
-    ),
-]
+pytestmark = NEEDS_BROWSER
 
 
 @pytest.fixture(scope="module")
@@ -43,28 +28,14 @@ def viewer(tmp_path_factory):
         yield running
 
 
-@pytest.fixture(scope="module")
-def chromium():
-    api = pytest.importorskip("playwright.sync_api")
-    with api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
-        yield browser
-        browser.close()
-
-
-class Page:
+class Page(Tab):
     """A tab, and what a test does in it."""
 
     def __init__(self, tab, address):
-        self.tab, self.address, self.problems, self.requests = tab, address, [], []
-        tab.set_default_timeout(15000)
+        super().__init__(tab, address)
+        self.requests = []
         tab.on("console", lambda line: self.problems.append(line.text) if line.type in {"error", "warning"} else None)
-        tab.on("pageerror", lambda error: self.problems.append(str(error)))
         tab.on("request", lambda request: self.requests.append(request.url))
-
-    def open(self, link="", lang="en"):
-        self.tab.goto("about:blank")
-        self.tab.goto(f"{self.address}?lang={lang}{link}")
 
     def slide(self, layer="", x=WIDTH / 2, y=HEIGHT / 2, scale=1.0, look="1~0~both", more=""):
         """Open the slide with a map, a place in the middle, and as many pixels of the screen a pixel."""
@@ -72,13 +43,6 @@ class Page:
         self.tab.wait_for_selector(".view canvas.overlay")
         self.until("document.querySelector('.scale-text').textContent !== ''")
         return self
-
-    def until(self, condition):
-        """Wait until something holds; the page's own policy forbids Playwright's way to wait."""
-        deadline = time.monotonic() + 15
-        while not self.tab.evaluate(condition):
-            assert time.monotonic() < deadline, condition
-            self.tab.wait_for_timeout(25)
 
     def screen(self, x, y, at=(WIDTH / 2, HEIGHT / 2), scale=1.0, view=0):
         """Return where a place of the slide is on the screen."""

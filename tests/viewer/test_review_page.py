@@ -10,7 +10,6 @@ import shutil
 import time
 from dataclasses import asdict
 from importlib import resources
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -20,28 +19,20 @@ import shapely
 from PIL import Image
 from shapely.geometry import box, mapping, shape
 
+from helpers.browser import AXE, HARMLESS, NEEDS_BROWSER, Tab
 from helpers.data import DATA, needs_data
 from helpers.viewed import CELL, HEIGHT, WIDTH, served, session
 from vitrail.core.files import write_csv, write_json
 from vitrail.review.judgements import Judgement, Judgements
 from vitrail.review.queue import QueueSpec, read_queue
 from vitrail.slides.geojson import read_features
-from vitrail.viewer.launch import LIBRARY
 from vitrail.viewer.session import id_of
 
-CHROMIUM = shutil.which("chromium")
-AXE = Path(__file__).parents[2] / "frontend" / "node_modules" / "axe-core" / "axe.min.js"
 ONE = f"#slide={id_of('one')}"
 SIDE, CASES = 96, 8
-HARMLESS = ("Failed to load resource", "loaded before reset", "willReadFrequently")
 ODD = [[(10.1, 20.123456789), (200 / 3, 21.7), (60.000000001, 99.9), (11, 90)]]
 
-pytestmark = [
-    pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine"),
-    pytest.mark.skipif(
-        not resources.files("vitrail.viewer").joinpath(*LIBRARY).is_file(), reason="OpenSeadragon is not fetched"
-    ),
-]
+pytestmark = NEEDS_BROWSER
 
 
 def score(case, network):
@@ -90,36 +81,18 @@ def viewer(tmp_path):
         yield running
 
 
-@pytest.fixture(scope="module")
-def chromium():
-    api = pytest.importorskip("playwright.sync_api")
-    with api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
-        yield browser
-        browser.close()
-
-
-class Tab:
+class RaterTab(Tab):
     """A tab, what came into it, and what a test does there."""
 
     def __init__(self, context, address):
-        self.tab, self.address, self.problems, self.answers = context.new_page(), address, [], []
-        self.tab.set_default_timeout(15000)
+        super().__init__(context.new_page(), address)
+        self.answers = []
         self.tab.on("console", lambda line: self.problems.append(line.text) if line.type == "error" else None)
-        self.tab.on("pageerror", lambda error: self.problems.append(str(error)))
         self.tab.on("response", lambda response: self.answers.append(response) if "/api/" in response.url else None)
 
     def open(self, link, lang="en"):
-        self.tab.goto("about:blank")
-        self.tab.goto(f"{self.address}?lang={lang}{link}")
+        super().open(link, lang)
         return self
-
-    def until(self, condition):
-        """Wait until something holds; the page's own policy forbids Playwright's way to wait."""
-        deadline = time.monotonic() + 15
-        while not self.tab.evaluate(condition):
-            assert time.monotonic() < deadline, condition
-            self.tab.wait_for_timeout(20)
 
     def judge_as(self, rater, queue="tiles", lang="en"):
         """Open a queue, and say who judges."""
@@ -172,7 +145,7 @@ def open_tab(chromium, viewer):
         if context is None:
             context = chromium.new_context(viewport={"width": 1600, "height": 900}, locale="en-GB")
             contexts.append(context)
-        tab = Tab(context, viewer.address)
+        tab = RaterTab(context, viewer.address)
         tabs.append(tab)
         return tab
 
@@ -333,7 +306,7 @@ def test_a_server_that_was_stopped_and_started_again_loses_nothing(chromium, tmp
     shown = run_session(tmp_path)
     context = chromium.new_context(viewport={"width": 1280, "height": 860})
     with served(shown) as running:
-        tab = Tab(context, running.address).judge_as("Ada")
+        tab = RaterTab(context, running.address).judge_as("Ada")
         tab.press("1")
         tab.case(2)
     tab.press("2")

@@ -86,7 +86,8 @@ def evaluate(run: Path | str | Run) -> Evaluation:
         explanations=explanations,
         checks=checks,
         raters={
-            queue.name: raters_summary(Judgements(read_queue(queue)), settings.seed) for queue in judged_queues(folder)
+            queue.name: raters_summary(Judgements(read_queue(queue)), settings.evaluation.threshold, settings.seed)
+            for queue in judged_queues(folder)
         },
         nuclei=open_nuclei(folder / "nuclei") if (folder / "nuclei" / SUMMARY).is_file() else None,
     )

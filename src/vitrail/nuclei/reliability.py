@@ -13,6 +13,7 @@ import pandas as pd
 from skimage.color import hed_from_rgb, rgb_from_hed
 
 from vitrail.metrics.bootstrap import estimate
+from vitrail.metrics.instances import MATCHED_IOU, overlaps
 from vitrail.nuclei.features import FEATURES, measure
 from vitrail.nuclei.neighbours import neighbours
 from vitrail.quality.background import optical_density
@@ -30,9 +31,6 @@ VERSIONS = ("original", "mirrored", "moved", "stained")
 
 STAIN = (1.05, 0.95, 1.0)
 """By how much hematoxylin, eosin and the rest are changed: as much as two slides of one batch differ, about."""
-
-_SAME = 0.5
-"""Least intersection over union of two outlines of one nucleus; beyond a half there is no second."""
 
 
 def stain_changed(image: Image, factors: tuple[float, float, float] = STAIN, glass: ArrayLike | None = None) -> Image:
@@ -104,11 +102,10 @@ def measure_again(
 
 def _same(first: Labels, second: Labels) -> dict[int, int]:
     """Return which label of the first image is which of the second."""
-    both = (first > 0) & (second > 0)
-    pairs, common = np.unique(np.stack([first[both], second[both]], axis=1), axis=0, return_counts=True)
-    sizes = [np.bincount(labels.ravel()) for labels in (first, second)]
-    union = sizes[0][pairs[:, 0]] + sizes[1][pairs[:, 1]] - common
-    return {int(one): int(other) for one, other in pairs[common > _SAME * union]}
+    pairs = overlaps(first, second)
+    alike = pairs.iou > MATCHED_IOU
+    ones, others = (np.unique(labels[labels > 0]) for labels in (first, second))
+    return dict(zip(ones[pairs.truth[alike]].tolist(), others[pairs.labels[alike]].tolist(), strict=True))
 
 
 def reliability(rows: pd.DataFrame, seed: int = 0) -> pd.DataFrame:

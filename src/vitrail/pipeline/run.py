@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from vitrail.core.files import damaged, read_csv, read_json, write_text
@@ -10,7 +10,7 @@ from vitrail.core.lock import locked
 from vitrail.errors import RunError
 from vitrail.pipeline.stages import STAGES, stages_of, with_weights_path
 from vitrail.settings.load import change_settings, changed_text, old_names, preset, settings_text
-from vitrail.slides.cohort import copy_cohort, read_cohort
+from vitrail.slides.cohort import copy_cohort, read_cohort, write_cohort
 from vitrail.stage import bring_up_to_date, chain, open_run
 
 if TYPE_CHECKING:
@@ -111,8 +111,7 @@ def run_from(folder: Path, earlier: Path, changes: Sequence[str] = (), *, correc
     VitrailError
         Its cohort, settings or outlines cannot be read.
     """
-    import csv
-    import io
+    import json
     import os
     import shutil
 
@@ -124,31 +123,25 @@ def run_from(folder: Path, earlier: Path, changes: Sequence[str] = (), *, correc
     if study.exists():
         raise RunError(folder, "is a run already", f"Go on with: vitrail run {folder}, or name another folder")
     entries, names = read_cohort(old.cohort), class_names(old.settings)
-    text = changed_text((earlier / "study.toml").read_text(encoding="utf-8"), changes)
+    moved = {"encoder.weights": with_weights_path(old).encoder.weights}
+    if (model := earlier.resolve() / old.settings.nuclei.model) != earlier.resolve() and model.exists():
+        moved["nuclei.model"] = str(model)  # paths count from the run's folder, and this is another one
+    kept = [f"{key}={json.dumps(value)}" for key, value in moved.items()]
+    text = changed_text((earlier / "study.toml").read_text(encoding="utf-8"), [*kept, *changes])
     has_split = (earlier / "split" / "patients.csv").is_file()
     split = split_of(earlier / "split") if has_split else {}
     split = split if all(entry.patient_id in split for entry in entries) else {}
-    rows, count = [], 0
+    slides, count = [], 0
     for entry in entries:
         file = corrected_outlines(earlier, entry, names, folder / "annotations") if corrected else None
         count += file is not None
         own = split.get(entry.patient_id) or entry.split
-        rows.append(
-            {"slide_id": entry.slide_id, "patient_id": entry.patient_id, "slide": str(entry.slide.resolve())}
-            | {"annotations": str((file or entry.annotations).resolve())}
-            | ({"split": own} if own else {})
-            | ({} if entry.mpp is None else {"mpp": repr(entry.mpp)})
-            | entry.attributes
-        )
+        slides.append(replace(entry, split=own, annotations=entry.annotations if file is None else file.resolve()))
     if corrected and not count:
         cure = f"Correct outlines in: vitrail view {earlier}, or judge tiles in: vitrail review {earlier}"
         raise RunError(earlier, "has no corrections", cure)
     folder.mkdir(parents=True, exist_ok=True)
-    table = io.StringIO()
-    writer = csv.DictWriter(table, fieldnames=list(dict.fromkeys(key for row in rows for key in row)), restval="")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_text(folder / "slides.csv", table.getvalue())
+    write_cohort(folder / "slides.csv", slides)
     if (earlier / "tiles" / "stage.json").is_file():
 
         def link(source: str, target: str) -> None:

@@ -19,12 +19,10 @@ if TYPE_CHECKING:
     from vitrail.metrics.bootstrap import Estimate
     from vitrail.review.judgements import Judgements
 
-THRESHOLD = 0.5
-
 _DECIDED = ("tumor", "non_tumor")
 
 
-def raters_summary(judgements: Judgements, seed: int = 0) -> dict[str, Any]:
+def raters_summary(judgements: Judgements, threshold: float = 0.5, seed: int = 0) -> dict[str, Any]:
     """Compute the agreement of raters.
 
     Only blind answers count, but for `changed`; a rater's answer to the repeat of a case counts only where they are
@@ -34,6 +32,8 @@ def raters_summary(judgements: Judgements, seed: int = 0) -> dict[str, Any]:
     ----------
     judgements
         Of one queue.
+    threshold
+        From which score on a network calls a tile tumor.
     seed
         Of the intervals.
 
@@ -75,7 +75,7 @@ def raters_summary(judgements: Judgements, seed: int = 0) -> dict[str, Any]:
     summary["fleiss"] = fleiss_kappa(counts, owners, seed).json
     if queue.spec.question == "class":
         summary["networks"] = {
-            task: _against(first, raters, (first[task] >= THRESHOLD).to_numpy(), seed) for task in TASKS
+            task: _against(first, raters, (first[task] >= threshold).to_numpy(), seed) for task in TASKS
         }
         summary["labels"] = _against(first, raters, (first["label"] == "tumor").to_numpy(), seed)
         summary["changed"] = _changed(table, seed).json

@@ -152,14 +152,42 @@ def copy_cohort(source: Path, target: Path) -> None:
         for column, file in (("slide", slide.slide), ("annotations", slide.annotations)):
             if not Path(row[column]).is_absolute():
                 row[column] = os.path.relpath(file, os.path.realpath(target.parent))
+    text = _csv_text(rows)
+    if not target.exists():
+        write_text(target, text)
+    elif not target.is_file() or target.read_bytes() != text.encode():
+        raise CohortError(target, "is there already, and is another file", "Remove it, or name another folder")
+
+
+def write_cohort(path: Path, slides: Iterable[CohortSlide]) -> None:
+    """Write a `slides.csv` that `read_cohort` reads back; its paths are absolute.
+
+    Parameters
+    ----------
+    path
+        Where to; it is written whole or not at all.
+    slides
+        The rows.
+    """
+    rows = [
+        {"slide_id": each.slide_id, "patient_id": each.patient_id, "slide": str(each.slide)}
+        | {"annotations": str(each.annotations)}
+        | ({"split": each.split} if each.split else {})
+        | ({} if each.mpp is None else {"mpp": repr(each.mpp)})
+        | each.attributes
+        for each in slides
+    ]
+    write_text(path, _csv_text(rows))
+
+
+def _csv_text(rows: list[dict[str, str]]) -> str:
+    """Return rows as CSV; a cell that only other rows have is empty."""
     table = io.StringIO()
-    writer = csv.DictWriter(table, fieldnames=list(rows[0]), lineterminator="\n")
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    writer = csv.DictWriter(table, fieldnames=names, restval="", lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    if not target.exists():
-        write_text(target, table.getvalue())
-    elif not target.is_file() or target.read_bytes() != table.getvalue().encode():
-        raise CohortError(target, "is there already, and is another file", "Remove it, or name another folder")
+    return table.getvalue()
 
 
 def file_digest(path: Path) -> str:

@@ -154,7 +154,7 @@ def serve(
     if not resources.files("vitrail.viewer").joinpath(*LIBRARY).is_file():
         raise SettingsError("vitrail view", f"{'/'.join(LIBRARY)} is missing", "Fetch it with: make viewer")
     networks = None
-    if session.run is not None and session.settings is not None:
+    if session.run is not None:
         asked = Networks(session.run, session.settings)
         networks = asked if asked.tasks else None
     token = secrets.token_urlsafe(24)

@@ -167,7 +167,8 @@ class Reviews:
         LookupError
             There is no such queue.
         """
-        return raters_summary(self.queue(name))
+        settings = self.session.settings
+        return raters_summary(self.queue(name), settings.evaluation.threshold, settings.seed)
 
     @staticmethod
     def _progress(judgements: Judgements, rater: str) -> dict[str, Any]:

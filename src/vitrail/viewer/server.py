@@ -227,7 +227,7 @@ class _Api:
             "run": shown.run is not None,
             "report": shown.run is not None and (shown.run / "report" / "index.html").is_file(),
             "classes": map_classes(),
-            "threshold": 0.5 if shown.settings is None else shown.settings.evaluation.threshold,
+            "threshold": shown.settings.evaluation.threshold,
             "networks": {task: {"title": NETWORKS[task], "colour": NETWORK_COLOURS[task]} for task in tasks},
             "slides": [{"id": each.id, "name": each.name, **shown.summary(each)} for each in shown.slides.values()],
         })  # fmt: skip

@@ -19,6 +19,7 @@ from vitrail.explain.study.store import SUMMARY, Stored, open_stored, split_key
 from vitrail.inference.outputs import MapFiles, load_map, tile_positions
 from vitrail.interop.class_map import read_class_map
 from vitrail.review.corrections import NAMES, save_correction, versions
+from vitrail.settings.load import Settings
 from vitrail.slides.annotations import ClassNames, read_annotations
 from vitrail.slides.cohort import read_cohort
 from vitrail.slides.slide import open_slide
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from vitrail.settings.load import Settings
     from vitrail.slides.slide import Slide
     from vitrail.viewer.rasters import RasterKind
 
@@ -112,7 +112,7 @@ class Session:
     run
         The run folder, where it is one.
     settings
-        Its settings.
+        Its settings; None takes the defaults.
     predictions
         Of its tiles, with the columns of `predictions/tiles.parquet`; None without.
     stored
@@ -129,7 +129,7 @@ class Session:
         predictions: pd.DataFrame | None = None,
         stored: Stored | None = None,
     ) -> None:
-        self.title, self.run, self.settings = title, run, settings
+        self.title, self.run, self.settings = title, run, settings or Settings()
         self.slides = {slide.id: slide for slide in slides}
         self.predictions, self.stored = predictions, stored
         self._predicted = frozenset() if predictions is None else frozenset(predictions["slide_id"])
@@ -238,7 +238,7 @@ class Session:
     @property
     def _names(self) -> ClassNames:
         """What classes of outlines mean: as the run has it, and the names that Vitrail itself writes."""
-        own = (self.settings or _default_settings()).annotations
+        own = self.settings.annotations
         tumor, non_tumor = (
             (*names, *(() if other in names else (other,)))
             for names, other in ((own.tumor, NAMES["tumor"]), (own.non_tumor, NAMES["non_tumor"]))
@@ -359,12 +359,6 @@ def map_classes() -> list[dict[str, Any]]:
     """List the classes of maps, in the order of their numbers."""
     shown = [{"key": each.key, "title": each.title, "rgb": each.rgb} for each in CLASSES]
     return [*shown, {"key": ARTEFACT_CLASS.key, "title": ARTEFACT_CLASS.title, "rgb": ARTEFACT_CLASS.rgb}]
-
-
-def _default_settings() -> Settings:
-    from vitrail.settings.load import Settings  # noqa: PLC0415 - only for slides without a run
-
-    return Settings()
 
 
 def _of_run(folder: Path) -> Session:

@@ -381,6 +381,8 @@ def coarseness(study: Study, key: str, nuclei: pd.DataFrame) -> dict[str, Any]:
     nucleus = float(2 * np.sqrt(nuclei["area_um2"].median() / np.pi)) if len(nuclei) else np.nan
     name = f"{stored.methods[method]} of the {NETWORKS.get(network, network).lower()}"
     told = too_coarse(cell, nucleus)
-    does = "is too coarse to point at a nucleus" if told else "is fine enough to point at a nucleus"
+    does = (
+        "is too coarse to point at a nucleus" if told else "is not too coarse to point at a nucleus by its cells alone"
+    )
     sentence = f"{name} {does}: its cells are {cell:.0f} \N{MICRO SIGN}m apart, and nuclei {nucleus:.0f} wide."
     return {"cell_um": cell, "nucleus_um": nucleus, "too_coarse": told, "sentence": sentence}
