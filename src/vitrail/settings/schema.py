@@ -34,14 +34,26 @@ Folds = Annotated[int, Field(ge=2, le=1000)]
 Reading = Literal["fast", "faithful"]
 """How slides are read: see `SlideSettings.reading`."""
 
+StainNormalisation = Literal["none", "macenko", "reinhard"]
+"""How colours of slides are made alike: see `SlideSettings.stain`."""
+
 Layout = Literal["paper", "timm"]
 """Where the segmenter takes its encoder's feature maps: see `SegmenterSettings.layout`."""
 
 Replacement = Literal["blur", "tissue", "donor"]
 """What takes the place of deleted blocks: see `CheckSettings.replacements`."""
 
-Loss = Literal["jaccard", "jaccard_present"]
+Loss = Literal["jaccard", "jaccard_present", "jaccard_cross_entropy", "dice_cross_entropy", "cross_entropy", "focal"]
 """What the segmenter minimises: see `SegmenterSettings.loss`."""
+
+ClassifierLoss = Literal["cross_entropy", "focal", "generalised_cross_entropy"]
+"""What the classifier minimises: see `ClassifierSettings.loss`."""
+
+Architecture = Literal["unet", "upernet", "linear"]
+"""What follows the segmenter's encoder: see `SegmenterSettings.architecture`."""
+
+Symmetries = Literal[1, 4, 8]
+"""Of a square, in which a network sees an image: see `PredictSettings.symmetries`."""
 
 PrecisionName = Literal["auto", "float32", "bfloat16"]
 """The type that networks compute in: see `ComputeSettings.precision`."""
@@ -108,6 +120,13 @@ class SlideSettings(Branch):
         "fast",
         description="fast starts from the scanner's own reduced levels, and reduces JPEG while it is decoded, within a "
         "grey level on average; faithful decodes the full resolution and averages areas exactly. Stored with a model",
+    )
+    stain: StainNormalisation = Field(
+        "none",
+        description="stain normalisation: each slide's colours are moved to those of one reference before anything is "
+        "cut from it. macenko: its two stain vectors (Macenko et al. 2009); reinhard: mean and spread in Lab (Reinhard "
+        "et al. 2001). Stored with a model. The paper has none",
+        json_schema_extra={"since": "0.3.0"},
     )
 
 
@@ -179,6 +198,18 @@ class EncoderSettings(Branch):
         description='"imagenet" (through timm, needs the network once), "embedded" (tf_efficientnet_lite0 only), '
         '"random", or the path of a .safetensors or .pth file, from this folder',
     )
+    frozen: bool = Field(
+        default=False,
+        description="the encoder keeps its weights, and only what follows it is trained, on features that are computed "
+        "once; for foundation models. The paper tunes its encoder",
+        json_schema_extra={"since": "0.3.0"},
+    )
+    licence_accepted: bool = Field(
+        default=False,
+        description="that the encoder's licence, where it restricts its use (non-commercial, no derivatives, terms to "
+        "be accepted), was read and allows yours",
+        json_schema_extra={"since": "0.3.0"},
+    )
 
 
 class AugmentSettings(Branch):
@@ -198,13 +229,95 @@ class AugmentSettings(Branch):
     saturation: Annotated[float, Field(ge=0, lt=1)] = Field(0.2, description="largest relative change")
     brightness: Annotated[float, Field(ge=0, lt=1)] = Field(0.15, description="largest relative change")
     contrast: Annotated[float, Field(ge=0, lt=1)] = Field(0.15, description="largest relative change")
+    stain: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.0,
+        description="largest relative change of each stain's amount, hematoxylin, eosin and the rest apart, with a "
+        "shift of each, in optical density, of an eighth of it (after Tellez et al. 2019)",
+        json_schema_extra={"since": "0.3.0"},
+    )
+    stain_templates: Share = Field(
+        0.0,
+        description="probability that a tile gets mean and spread, in Lab, of a virtual slide, drawn around those of "
+        "the training tiles (RandStainNA, Shen et al. 2022)",
+        json_schema_extra={"since": "0.3.0"},
+    )
+    scale: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.0, description="largest relative change of scale", json_schema_extra={"since": "0.3.0"}
+    )
+    jpeg: Share = Field(
+        0.0,
+        description="probability that a tile is compressed as JPEG does, at a quality from 30 to 95",
+        json_schema_extra={"since": "0.3.0"},
+    )
+
+
+class TrainingSettings(Branch):
+    """How a network is trained, whichever it is; the defaults are the paper's, or do nothing."""
+
+    optimizer: Literal["adam", "adamw"] = Field(
+        "adam",
+        description='Paper: "using Adam optimizer". adamw: with decoupled weight decay (Loshchilov and Hutter 2019)',
+        json_schema_extra={"since": "0.3.0"},
+    )
+    weight_decay: Annotated[float, Field(ge=0, le=10)] = Field(
+        0.0,
+        description="of adamw; biases and normalisation layers have none",
+        json_schema_extra={"since": "0.3.0"},
+    )
+    schedule: Literal["constant", "one_cycle"] = Field(
+        "constant",
+        description="of the learning rate over the steps. The paper names one rate. one_cycle: up to it and down to "
+        "none, both along a cosine (Smith and Topin 2019)",
+        json_schema_extra={"since": "0.3.0"},
+    )
+    warmup: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.3, description="share of the steps of one_cycle that go up", json_schema_extra={"since": "0.3.0"}
+    )
+    encoder_rate: Annotated[float, Field(gt=0, le=10)] = Field(
+        1.0,
+        description="learning rate of the encoder over that of what follows it (discriminative rates, Howard and Ruder "
+        "2018)",
+        json_schema_extra={"since": "0.3.0"},
+    )
+    min_steps: Annotated[int, Field(ge=0, le=100_000_000)] = Field(
+        0,
+        description="steps that a training has at least: small cohorts get more epochs",
+        json_schema_extra={"since": "0.3.0"},
+    )
+    ema: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.0,
+        description="decay of an exponential moving average of the weights over the steps, which is validated and kept "
+        "in their place (Polyak and Juditsky 1992); 0: none",
+        json_schema_extra={"since": "0.3.0"},
+    )
+    keep: Literal["best", "last"] = Field(
+        "best",
+        description="weights that are kept: of the epoch with the lowest validation loss, or of the last",
+        json_schema_extra={"since": "0.3.0"},
+    )
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.0,
+        description="share of each label that is dealt to all classes alike, in cross-entropies (Szegedy et al. 2016)",
+        json_schema_extra={"since": "0.3.0"},
+    )
+    mixup: Annotated[float, Field(ge=0, le=100)] = Field(
+        0.0,
+        description="alpha of mixup: tiles and labels are mixed in pairs (Zhang et al. 2018); 0: none",
+        json_schema_extra={"since": "0.3.0"},
+    )
+    cutmix: Annotated[float, Field(ge=0, le=100)] = Field(
+        0.0,
+        description="alpha of CutMix: a rectangle of a tile is that of another one, with its label or mask (Yun et al. "
+        "2019); 0: none. With mixup, one of both is drawn for each batch",
+        json_schema_extra={"since": "0.3.0"},
+    )
 
 
 Activation = Literal["linear", "relu"]
 """Of the classifier's dense layer: see `ClassifierSettings.activation`."""
 
 
-class ClassifierSettings(Branch):
+class ClassifierSettings(TrainingSettings):
     """The classification network: encoder, global average pooling, dense layer, dropout, one logit."""
 
     dense: Neurons = Field(1024, description='Paper: "a global average pooling layer, a dense layer with 1024 neurons"')
@@ -229,12 +342,18 @@ class ClassifierSettings(Branch):
         description="tiles of empty glass, drawn at random, that are learnt as non-tumor beside each batch, as a share "
         "of its tiles. The paper has none; no outlined tile shows glass alone, and such a network may call it anything",
     )
+    loss: ClassifierLoss = Field(
+        "cross_entropy",
+        description="focal: counts clear tiles less (gamma 2, Lin et al. 2017); generalised_cross_entropy: counts "
+        "tiles that contradict everything else less, which are often labelled wrong (q 0.7, Zhang and Sabuncu 2018)",
+        json_schema_extra={"since": "0.3.0"},
+    )
     learning_rate: Positive = Field(1e-5, description='Paper: "The learning rate was set to 10^-5"')
     batch: Batch = Field(128, description='Paper: "and the batch size to 128"')
     epochs: Epochs = Field(50, description="the paper is silent; the epoch with the lowest validation loss is kept")
 
 
-class SegmenterSettings(Branch):
+class SegmenterSettings(TrainingSettings):
     """The segmentation network: a U-Net on the encoder, softmax over four classes, Jaccard loss."""
 
     decoder: Annotated[tuple[DecoderChannels, ...], Field(min_length=5, max_length=5)] = Field(
@@ -252,13 +371,44 @@ class SegmenterSettings(Branch):
         "jaccard",
         description='Paper: "We chose to minimize the Jaccard loss function". jaccard: as in its library, the mean '
         "over the four classes; a class that the batch lacks counts with nearly 1, whatever is predicted. "
-        "jaccard_present: such a class counts as 0",
+        "jaccard_present: such a class counts as 0; jaccard_cross_entropy, dice_cross_entropy: the mean over the "
+        "classes that are there plus the pixels' cross-entropy; focal: the latter with gamma 2 (Lin et al. 2017)",
+    )
+    class_weights: tuple[Positive, Positive, Positive, Positive] = Field(
+        (1.0, 1.0, 1.0, 1.0),
+        description="of tumor, non-tumor, other and background in the loss",
+        json_schema_extra={"since": "0.3.0"},
+    )
+    blur_px: Annotated[float, Field(ge=0, le=8)] = Field(
+        0.0,
+        description="largest Gaussian sigma of a blur; the paper has it for the classifier",
+        json_schema_extra={"since": "0.3.0"},
+    )
+    noise: Annotated[float, Field(ge=0, le=0.5)] = Field(
+        0.0, description="see blur_px; as in [classifier]", json_schema_extra={"since": "0.3.0"}
+    )
+    architecture: Architecture = Field(
+        "unet",
+        description='Paper: "a U-Net"; upernet, linear: heads for encoders without a pyramid of feature maps, such as '
+        "vision transformers",
+        json_schema_extra={"since": "0.3.0"},
     )
     learning_rate: Positive = Field(1e-4, description='Paper: "using Adam optimizer with a learning rate of 10^-4"')
     batch: Batch = Field(
         64, description='Paper: "We chose to minimize the Jaccard loss function and set the batch size to 64."'
     )
     epochs: Epochs = Field(50, description="the paper is silent; the epoch with the lowest validation loss is kept")
+
+
+class EnsembleSettings(Branch):
+    """Several networks of each kind in the place of one: the paper has one of each."""
+
+    folds: Annotated[int, Field(ge=0, le=100)] = Field(
+        0,
+        description="the patients of training and validation are dealt into so many parts, and as many networks are "
+        "trained, each validated on one part: their mean answers count, and how far they differ says how sure that is "
+        "(Lakshminarayanan et al. 2017); 0 or 1: one network, trained and validated as [split] says",
+    )
 
 
 class PredictSettings(Branch):
@@ -284,6 +434,17 @@ class PredictSettings(Branch):
         default=False,
         json_schema_extra={"digest_as": "mirror"},
         description="show the segmenter each window in four mirrorings and take the mean; takes four times as long",
+    )
+    symmetries: Symmetries = Field(
+        1,
+        description="show both networks each tile and window in so many symmetries of a square and take the mean of "
+        "their answers: 4 without, 8 with quarter turns (test-time augmentation); takes as many times as long",
+        json_schema_extra={"since": "0.3.0"},
+    )
+    uncertainty: bool = Field(
+        default=False,
+        description="write a map of how far networks and symmetries differ, too, for QuPath and the viewer",
+        json_schema_extra={"since": "0.3.0"},
     )
     min_tissue: Share = Field(0.05, description="a tile with a smaller share of tissue is background")
     background: bool = Field(
@@ -399,6 +560,15 @@ class NucleiSettings(Branch):
         128,
         description="images of a tile without some of its nuclei that each network is shown, at most: a tile with more "
         "nuclei loses only some of them one by one",
+    )
+
+
+class ShiftSettings(Branch):
+    """How far the test slides lie from the training slides, and what stain, focus and compression do to the scores."""
+
+    tiles: Annotated[int, Field(ge=0, le=1_000_000)] = Field(
+        512,
+        description="test tiles that are shown with other stain, focus and compression, drawn with the seed; 0: none",
     )
 
 
