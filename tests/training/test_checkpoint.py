@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 from helpers.training import TASKS, Killed, Killer, contents, history, make_parts, settings
 from vitrail.models.store import load_model
 from vitrail.settings.schema import ComputeSettings
-from vitrail.training.checkpoint import EpochScores, best_epoch
+from vitrail.training.checkpoint import EpochScores, kept_epoch
 from vitrail.training.trainer import train
 
 
@@ -109,4 +109,4 @@ def test_a_kill_while_writing_leaves_the_checkpoint_before(tmp_path, monkeypatch
 
 def test_best_epoch_is_the_first_of_equals():
     losses = (0.5, 0.3, 0.3, 0.4)
-    assert best_epoch([EpochScores(train_loss=0, validation_loss=loss, score=0) for loss in losses]) == 2
+    assert kept_epoch([EpochScores(train_loss=0, validation_loss=loss, score=0) for loss in losses]) == 2

@@ -15,7 +15,8 @@ from vitrail.settings.schema import AugmentSettings
 from vitrail.tiles.store import TileTable
 from vitrail.training.glass import glass_count, glass_tiles
 from vitrail.training.loader import training_tiles
-from vitrail.training.tasks import TRAINING_TASKS, jaccard_losses
+from vitrail.training.losses import jaccard_losses
+from vitrail.training.tasks import TRAINING_TASKS
 from vitrail.training.trainer import train
 
 

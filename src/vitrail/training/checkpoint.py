@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -35,8 +35,23 @@ class EpochScores:
     score: float
 
 
-def best_epoch(history: list[EpochScores]) -> int:
-    """Return the number, from 1, of the epoch with the lowest validation loss; of equal ones the first."""
+def kept_epoch(history: list[EpochScores], keep: Literal["best", "last"] = "best") -> int:
+    """Return the number, from 1, of the epoch whose weights are kept.
+
+    Parameters
+    ----------
+    history
+        Of all epochs so far.
+    keep
+        The last, or the best: that with the lowest validation loss, of equal ones the first.
+
+    Returns
+    -------
+    int
+        Its number.
+    """
+    if keep == "last":
+        return len(history)
     losses = [epoch.validation_loss for epoch in history]
     return losses.index(min(losses)) + 1
 
@@ -53,34 +68,63 @@ class TrainState:
         Its Adam.
     scaler
         Its scaler of float16 losses, idle for other types.
+    average
+        The same network with the moving average of its weights; None where there is none.
     """
 
     module: nn.Module
     optimizer: torch.optim.Adam
     scaler: torch.amp.GradScaler
+    average: nn.Module | None = None
+
+    @property
+    def judged(self) -> nn.Module:
+        """What is validated and kept: the average where there is one."""
+        return self.average or self.module
+
+    @torch.no_grad()
+    def follow(self, decay: float) -> None:
+        """Let the average follow the weights, and the statistics of normalisation layers with them."""
+        if self.average is None:
+            return
+        for mean, value in zip(self.average.state_dict().values(), self.module.state_dict().values(), strict=True):
+            if mean.dtype.is_floating_point:
+                mean.lerp_(value, 1 - decay)
+            else:
+                mean.copy_(value)
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return the network's weights and Adam's moments and step counts by name."""
+        """Return the network's weights, their average, and Adam's moments and step counts by name."""
         tensors = {f"model/{key}": value for key, value in self.module.state_dict().items()}
         for name, parameter in self.module.named_parameters():
             for key, value in self.optimizer.state.get(parameter, {}).items():
                 tensors[f"adam/{name}/{key}"] = value
+        if self.average is not None:
+            tensors |= {f"average/{key}": value for key, value in self.average.state_dict().items()}
         return tensors
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
         """Put back what `tensors` returned."""
         weights: dict[str, Tensor] = {}
+        average: dict[str, Tensor] = {}
         moments: dict[str, dict[str, Tensor]] = {}
         for path, value in tensors.items():
             kind, _, name = path.partition("/")
             if kind == "model":
                 weights[name] = value
+            elif kind == "average":
+                average[name] = value
             elif kind == "adam":
                 parameter_name, _, key = name.rpartition("/")
                 moments.setdefault(parameter_name, {})[key] = value
         self.module.load_state_dict(weights)
+        if self.average is not None:
+            self.average.load_state_dict(average)
+        groups = self.optimizer.param_groups
+        numbers = {id(parameter): number for number, parameter in enumerate(p for g in groups for p in g["params"])}
         state: dict[int, dict[str, Tensor]] = {}
-        for number, (name, parameter) in enumerate(self.module.named_parameters()):
+        for name, parameter in self.module.named_parameters():
+            number = numbers[id(parameter)]
             for key, value in moments.get(name, {}).items():
                 # the fused Adam takes for granted that moments lie in memory as their parameter does
                 like = parameter if value.shape == parameter.shape else value
@@ -102,10 +146,13 @@ class Checkpoint:
     fingerprint
         Of everything that the training follows from, device and precision among it; a checkpoint of another one is not
         taken up.
+    keep
+        Which epoch's weights are kept, see `kept_epoch`.
     """
 
     folder: Path
     fingerprint: str
+    keep: Literal["best", "last"] = "best"
 
     @property
     def path(self) -> Path:
@@ -113,14 +160,14 @@ class Checkpoint:
         return self.folder / "checkpoint.safetensors"
 
     def best_path(self, history: list[EpochScores]) -> Path:
-        """Return the file of the best weights."""
-        return self.folder / f"best-{best_epoch(history)}.safetensors"
+        """Return the file of the weights that are kept."""
+        return self.folder / f"best-{kept_epoch(history, self.keep)}.safetensors"
 
     def save(self, state: TrainState, history: list[EpochScores]) -> None:
         """Keep the state behind the last epoch of `history`."""
         best = self.best_path(history)
-        if best_epoch(history) == len(history):
-            save_tensors(best, state.module.state_dict())
+        if kept_epoch(history, self.keep) == len(history):
+            save_tensors(best, state.judged.state_dict())
         metadata = {
             "fingerprint": self.fingerprint,
             "history": [asdict(epoch) for epoch in history],

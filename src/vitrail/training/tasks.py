@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import torch
-from torch.nn.functional import binary_cross_entropy_with_logits, one_hot
 
 from vitrail.classes import TissueClass
 from vitrail.models.encoder import expansions
 from vitrail.models.spec import ClassifierSpec, SegmenterSpec
 from vitrail.training.augment import Augmenter
 from vitrail.training.glass import glass_count, glass_tiles
+from vitrail.training.losses import pixel_loss, tile_loss
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -101,7 +101,7 @@ class TrainingTask(Protocol):
 
 
 class Classification:
-    """Tumor or not: binary cross-entropy, accuracy at a probability of one half."""
+    """Tumor or not: a loss of tiles, accuracy at a probability of one half."""
 
     task: Task = "classifier"
     score = "validation_accuracy"
@@ -133,9 +133,9 @@ class Classification:
         glass = glass_tiles(count, images.shape[-1], generator).to(images.device)
         return glass, torch.zeros(count, device=images.device)
 
-    def loss(self, settings: Settings, logits: Tensor, targets: Tensor) -> Tensor:  # noqa: ARG002 - the protocol's
-        """Return the binary cross-entropy of logits `[n]`."""
-        return binary_cross_entropy_with_logits(logits, targets)
+    def loss(self, settings: Settings, logits: Tensor, targets: Tensor) -> Tensor:
+        """Return the loss of logits `[n]`."""
+        return tile_loss(settings.classifier, logits, targets)
 
     def metric(self) -> Accuracy:
         """Return the accuracy."""
@@ -143,7 +143,7 @@ class Classification:
 
 
 class Segmentation:
-    """The class of every pixel: Jaccard loss on the softmax, mean Jaccard index."""
+    """The class of every pixel: a loss of pixels, mean Jaccard index."""
 
     task: Task = "segmenter"
     score = "validation_jaccard"
@@ -164,49 +164,20 @@ class Segmentation:
         return tiles.masks
 
     def augmenter(self, settings: Settings, generator: Generator) -> Augmenter:
-        """Turn, mirror and recolour."""
-        return Augmenter(settings.augment, generator)
+        """Turn, mirror and recolour; blur and noise only where the settings want them."""
+        own = settings.segmenter
+        return Augmenter(settings.augment, generator, blur_px=own.blur_px, noise=own.noise)
 
     def negatives(self, settings: Settings, images: Tensor, generator: Generator) -> None:
         """Return none: tiles show enough glass beside their tissue."""
 
     def loss(self, settings: Settings, logits: Tensor, targets: Tensor) -> Tensor:
-        """Return the Jaccard loss of logits `[n, 4, h, w]`."""
-        loss = jaccard_losses(logits, targets)
-        if settings.segmenter.loss == "jaccard_present":
-            present = torch.bincount(targets.flatten().long(), minlength=len(loss)) > 0
-            loss = torch.where(present, loss, 0)
-        return loss.mean()
+        """Return the loss of logits `[n, 4, h, w]`."""
+        return pixel_loss(settings.segmenter, logits, targets)
 
     def metric(self) -> MeanJaccard:
         """Return the mean Jaccard index."""
         return MeanJaccard()
-
-
-def jaccard_losses(logits: Tensor, targets: Tensor) -> Tensor:
-    """Return the Jaccard loss of each class: 1 less shared over joint probability, summed over all pixels of a batch.
-
-    As the library that the paper names computes it. A class that the batch lacks comes out as nearly 1, whatever is
-    predicted, and hardly has a gradient.
-
-    Parameters
-    ----------
-    logits
-        `[n, classes, h, w]`.
-    targets
-        The true class of each pixel, `[n, h, w]`.
-
-    Returns
-    -------
-    Tensor
-        `[classes]`.
-    """
-    probability = logits.softmax(1)
-    truth = one_hot(targets.long(), logits.shape[1]).movedim(3, 1)
-    shared = (probability * truth).sum((0, 2, 3))
-    joint = probability.sum((0, 2, 3)) + truth.sum((0, 2, 3)) - shared
-    smooth = 1e-5  # as in the paper's library, which divides no 0 by 0 with it
-    return 1 - (shared + smooth) / (joint + smooth)
 
 
 def _shared(settings: Settings, colours: Colours) -> dict[str, object]:

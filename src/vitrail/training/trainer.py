@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import math
 from typing import TYPE_CHECKING
@@ -20,16 +21,18 @@ from vitrail.models.spec import TrainingInfo
 from vitrail.models.store import JSON, build, save_model, saved_fingerprint
 from vitrail.models.weights import load_encoder, start_weights
 from vitrail.training.calibrate import TrainedModel, examine
-from vitrail.training.checkpoint import Checkpoint, EpochScores, TrainState, best_epoch
+from vitrail.training.checkpoint import Checkpoint, EpochScores, TrainState, kept_epoch
 from vitrail.training.loader import Loader, channel_statistics, cut, shuffled
+from vitrail.training.mixing import Mixing
 from vitrail.training.preflight import check_fit
+from vitrail.training.schedule import epochs_of, make_optimizer, one_cycle, set_rate
 from vitrail.training.tasks import TRAINING_TASKS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from vitrail.classes import Task
     from vitrail.core.progress import Progress
@@ -42,7 +45,7 @@ if TYPE_CHECKING:
 def train(
     task: Task, parts: TrainingTiles, settings: Settings, *, folder: Path, progress: Progress | None = None
 ) -> None:
-    """Train a network and write its model folder: the weights of the epoch with the lowest validation loss.
+    """Train a network and write its model folder: those of the epoch with the lowest validation loss.
 
     Writes `weights.safetensors`, `history.csv` and, last, `model.json`, with what `examine` finds. Until then the
     folder holds a checkpoint of the last finished epoch; called again with the same tiles and settings on such a
@@ -80,7 +83,8 @@ def train(
     fingerprint = _fingerprint(spec, parts, settings)
     precision = training_precision(device, settings.compute.precision)
     # steps of another device or precision must not be gone on from
-    checkpoint = Checkpoint(folder=folder, fingerprint=f"{fingerprint} {device.type} {precision.dtype}")
+    keep = TRAINING_TASKS[task].settings(settings).keep
+    checkpoint = Checkpoint(folder=folder, fingerprint=f"{fingerprint} {device.type} {precision.dtype}", keep=keep)
     if saved_fingerprint(folder) == fingerprint:
         checkpoint.remove()  # killed between the training's end and the removal
         return
@@ -88,7 +92,7 @@ def train(
         with reproducible(device, epoch_seeds(settings.seed, task, 0)[0]):
             trainer = Trainer(spec, parts, settings, precision)
             history = trainer.run(checkpoint, progress)
-            best = best_epoch(history)
+            best = kept_epoch(history, keep)
             info = TrainingInfo.model_validate(
                 {
                     "epochs": len(history), "best_epoch": best, "validation_loss": history[best - 1].validation_loss,
@@ -179,12 +183,14 @@ class Trainer:
             load_encoder(network.backbone, weights, f"encoder.weights = {settings.encoder.weights!r}")
         device = precision.device
         self.network = network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # the stubs lack this one
-        adam = torch.optim.Adam(
-            self.network.parameters(), lr=self.own.learning_rate, fused=device.type in {"cpu", "cuda"}
-        )
-        self.state = TrainState(module=self.network, optimizer=adam, scaler=precision.scaler())
+        adam = make_optimizer(self.network, self.network.backbone, self.own, self.own.learning_rate)
+        average = copy.deepcopy(self.network).requires_grad_(requires_grad=False) if self.own.ema else None
+        self.state = TrainState(module=self.network, optimizer=adam, scaler=precision.scaler(), average=average)
+        self.mixing = Mixing.of(self.own)
         self.standardise = Normalizer(spec, device)
         self.loader = Loader(images=parts.tiles.images, targets=self.objective.targets(parts.tiles), device=device)
+        self.steps = len(cut(parts.train, self.own.batch))
+        self.epochs = epochs_of(self.own, epochs=self.own.epochs, steps=self.steps)
 
     def run(self, checkpoint: Checkpoint, progress: Progress) -> list[EpochScores]:
         """Train what is left of the epochs, and write `history.csv`.
@@ -206,13 +212,13 @@ class Trainer:
         ModelError
             The loss is no longer finite.
         """
-        task, epochs, batch = self.objective.task, self.own.epochs, self.own.batch
+        task, epochs = self.objective.task, self.epochs
         history = checkpoint.resume(self.state)
         if not history:
             (checkpoint.folder / JSON).unlink(
                 missing_ok=True
             )  # a model of earlier settings must not look like this one
-        steps = len(cut(self.parts.train, batch)) + len(cut(self.parts.validation, batch))
+        steps = self.steps + len(cut(self.parts.validation, self.own.batch))
         with progress.task(task, epochs * steps, len(history) * steps) as step:
             for number in range(len(history) + 1, epochs + 1):
                 loss = f"  validation loss {history[-1].validation_loss:.3f}" if history else ""
@@ -240,8 +246,12 @@ class Trainer:
         augmenter = self.objective.augmenter(self.settings, torch.Generator().manual_seed(augment_seed))
         self.network.train()
         train_loss = torch.zeros((), device=self.precision.device)  # read once an epoch: reading waits for the device
-        for images, targets in self.loader(cut(shuffled(self.parts.train, order_seed), self.own.batch)):
+        batches = cut(shuffled(self.parts.train, order_seed), self.own.batch)
+        for done, (images, targets) in enumerate(self.loader(batches), (number - 1) * self.steps):
+            if self.own.schedule == "one_cycle":
+                set_rate(self.state.optimizer, one_cycle(done / (self.epochs * self.steps), self.own.warmup))
             train_loss += self._step(images, targets, augmenter) * len(images)
+            self.state.follow(min(self.own.ema, (done + 2) / (done + 11)))  # at first it must forget the start
             step()
         mean_loss = train_loss.item() / len(self.parts.train)
         validation_loss, score = self._validate(step)
@@ -252,11 +262,14 @@ class Trainer:
         optimizer, scaler = self.state.optimizer, self.state.scaler
         negatives = self.objective.negatives(self.settings, images, augmenter.generator)
         images, masks = augmenter(images, targets if targets.ndim == 3 else None)
-        loss = self._loss(images, targets if masks is None else masks)[0]
+        images, mixed = self.mixing(images, targets if masks is None else masks, augmenter.generator)
+        logits = self._logits(self.network, images)
+        loss = torch.stack([weight * self._loss(logits, each) for weight, each in mixed]).sum()
         total = loss
         if negatives is not None:
             self.network.eval()  # in the batch they would move its statistics
-            total = loss + self._loss(*negatives)[0] * len(negatives[0]) / len(images)
+            glass, truth = negatives
+            total = loss + self._loss(self._logits(self.network, glass), truth) * len(glass) / len(images)
             self.network.train()
         optimizer.zero_grad(set_to_none=True)
         scaler.scale(total).backward()  # type: ignore[no-untyped-call]  # torch leaves this one untyped
@@ -264,23 +277,24 @@ class Trainer:
         scaler.update()
         return loss.detach()
 
-    def _loss(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """Return loss and logits of images."""
+    def _logits(self, network: nn.Module, images: Tensor) -> Tensor:
         with self.precision.autocast():
-            logits: Tensor = self.network(self.standardise(images))
-        logits = logits.float()
-        return self.objective.loss(self.settings, logits, targets), logits
+            logits: Tensor = network(self.standardise(images))
+        return logits.float()
+
+    def _loss(self, logits: Tensor, targets: Tensor) -> Tensor:
+        return self.objective.loss(self.settings, logits, targets)
 
     @torch.inference_mode()
     def _validate(self, step: Callable[[], None]) -> tuple[float, float]:
         """Return loss and score of the validation tiles, which are not augmented."""
-        self.network.eval()
+        network = self.state.judged.eval()
         order_seed = epoch_seeds(self.settings.seed, self.objective.task, 0)[1]
         rows = shuffled(self.parts.validation, order_seed)  # tiles of one slide lack classes
         losses, metric = [], self.objective.metric()
         for images, targets in self.loader(cut(rows, self.own.batch)):
-            loss, logits = self._loss(images, targets)
-            losses.append(loss * len(images))
+            logits = self._logits(network, images)
+            losses.append(self._loss(logits, targets) * len(images))
             metric.update(logits, targets)
             step()
         return torch.stack(losses).sum().item() / len(rows), metric.compute()
