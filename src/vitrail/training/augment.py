@@ -1,7 +1,8 @@
 """Random changes of training tiles, whole batches at once, on the device that trains.
 
 The paper names rotation, mirroring, hue, saturation, brightness and contrast, and for the classifier blurring and
-Gaussian noise. Rotation and mirroring become one resampling, the four colour changes one affine map of RGB.
+Gaussian noise. Rotation, mirroring and scale become one resampling, the four colour changes one affine map of RGB.
+Changes of the stains themselves are in `vitrail.training.stain_augment`, compression in `vitrail.training.jpeg`.
 """
 
 # Own code, because torchvision.transforms.v2 draws once a batch, not once an image, and kornia from torch's global
@@ -16,10 +17,18 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn.functional import affine_grid, conv2d, grid_sample, pad
 
+from vitrail.training.jpeg import compress
+from vitrail.training.stain_augment import restain
+
 if TYPE_CHECKING:
     from torch import Generator, Tensor
 
     from vitrail.settings.schema import AugmentSettings
+    from vitrail.training.stain_augment import StainTemplates
+
+_LATER = 0x5EED  # any number, so that both generators differ
+
+_QUALITIES = (30, 95)  # of JPEG
 
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 
@@ -36,13 +45,23 @@ class Augmenter:
         Of the CPU, whatever the device of the images, so that all devices draw the same.
     blur_px, noise
         Largest sigma of the blur, in pixels, and of the noise, of intensities; the paper has both for the classifier.
+    templates
+        What virtual slides are drawn from for `augment.stain_templates`; None draws none.
     """
 
     def __init__(
-        self, settings: AugmentSettings, generator: Generator, *, blur_px: float = 0.0, noise: float = 0.0
+        self,
+        settings: AugmentSettings,
+        generator: Generator,
+        *,
+        blur_px: float = 0.0,
+        noise: float = 0.0,
+        templates: StainTemplates | None = None,
     ) -> None:
-        self.settings, self.generator = settings, generator
+        self.settings, self.generator, self.templates = settings, generator, templates
         self.blur_px, self.noise = blur_px, noise
+        # the paper's changes draw as they did before there were others
+        self.later = torch.Generator().manual_seed(generator.initial_seed() ^ _LATER)
 
     def __call__(self, images: Tensor, masks: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """Change a batch.
@@ -63,14 +82,19 @@ class Augmenter:
         # whatever is switched off is drawn all the same, so that it changes nothing else
         angle = self._uniform(images, 0, turns).floor() * math.radians(own.rotation_step_deg)
         flips = torch.stack([self._uniform(images, 0, 1) < own.mirror for _axis in range(2)], 1)
-        if own.rotation_step_deg or own.mirror:
-            images, masks = warp(images, masks, rigid(angle, flips))
+        if own.rotation_step_deg or own.mirror or own.scale:
+            matrices = rigid(angle, flips)
+            if own.scale:
+                largest = math.log1p(own.scale)
+                matrices = matrices * self._uniform(images, -largest, largest, self.later).exp().view(-1, 1, 1)
+            images, masks = warp(images, masks, matrices)
         hue = self._uniform(images, -own.hue, own.hue)
         saturation, brightness, contrast = (
             self._uniform(images, 1 - most, 1 + most) for most in (own.saturation, own.brightness, own.contrast)
         )
         if own.hue or own.saturation or own.brightness or own.contrast:
             images = recolour(images, hue, saturation, brightness, contrast)
+        images = self._restained(images)
         sigma_px = self._uniform(images, 0, self.blur_px)
         if self.blur_px:
             images = blur(images, sigma_px, math.ceil(3 * self.blur_px))
@@ -80,11 +104,28 @@ class Augmenter:
             generator = torch.Generator(images.device).manual_seed(seed)
             noise = torch.randn(images.shape, generator=generator, device=images.device)
             images = torch.addcmul(images, noise, strength.view(-1, 1, 1, 1))
-        return images.clamp(0, 1), masks
+        images = images.clamp(0, 1)
+        if own.jpeg:
+            hit = self._uniform(images, 0, 1, self.later) < own.jpeg
+            quality = self._uniform(images, *_QUALITIES, self.later)
+            if hit.any():
+                images[hit] = compress(images[hit], quality[hit])
+        return images, masks
 
-    def _uniform(self, images: Tensor, low: float, high: float) -> Tensor:
+    def _restained(self, images: Tensor) -> Tensor:
+        """Change stains and overall colours as slides of other laboratories have them."""
+        own = self.settings
+        if own.stain_templates and self.templates is not None:
+            hit = self._uniform(images, 0, 1, self.later) < own.stain_templates
+            if hit.any():
+                images = images.clone()
+                images[hit] = self.templates.dress(images[hit], self.later)
+        return restain(images, own.stain, self.later) if own.stain else images
+
+    def _uniform(self, images: Tensor, low: float, high: float, generator: Generator | None = None) -> Tensor:
         """Draw one value an image."""
-        return torch.rand(len(images), generator=self.generator).mul_(high - low).add_(low).to(images.device)
+        drawn = torch.rand(len(images), generator=generator or self.generator)
+        return drawn.mul_(high - low).add_(low).to(images.device)
 
 
 def rigid(angle: Tensor, flips: Tensor) -> Tensor:

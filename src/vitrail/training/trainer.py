@@ -26,6 +26,7 @@ from vitrail.training.loader import Loader, channel_statistics, cut, shuffled
 from vitrail.training.mixing import Mixing
 from vitrail.training.preflight import check_fit
 from vitrail.training.schedule import epochs_of, make_optimizer, one_cycle, set_rate
+from vitrail.training.stain_augment import StainTemplates
 from vitrail.training.tasks import TRAINING_TASKS
 
 if TYPE_CHECKING:
@@ -189,6 +190,9 @@ class Trainer:
         self.mixing = Mixing.of(self.own)
         self.standardise = Normalizer(spec, device)
         self.loader = Loader(images=parts.tiles.images, targets=self.objective.targets(parts.tiles), device=device)
+        slides = parts.tiles.rows["slide_id"].to_numpy()[parts.train]
+        wanted = settings.augment.stain_templates
+        self.templates = StainTemplates.of(parts.tiles.images, parts.train, slides) if wanted else None
         self.steps = len(cut(parts.train, self.own.batch))
         self.epochs = epochs_of(self.own, epochs=self.own.epochs, steps=self.steps)
 
@@ -244,6 +248,7 @@ class Trainer:
         torch_seed, order_seed, augment_seed = epoch_seeds(self.settings.seed, self.objective.task, number)
         torch.manual_seed(torch_seed)
         augmenter = self.objective.augmenter(self.settings, torch.Generator().manual_seed(augment_seed))
+        augmenter.templates = self.templates
         self.network.train()
         train_loss = torch.zeros((), device=self.precision.device)  # read once an epoch: reading waits for the device
         batches = cut(shuffled(self.parts.train, order_seed), self.own.batch)
