@@ -15,6 +15,7 @@ import json
 import time
 from collections import defaultdict
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import segmentation_models_pytorch as smp
@@ -62,10 +63,12 @@ class Tiles(Dataset):
         return self.transform(image), torch.tensor(float(self.table.rows["label"].iat[row] == "tumor"))
 
 
-def fit(model, loss, sets, settings):
+def fit(model, loss, sets, settings, *, one_cycle=False):
     """Train with Adam and keep the best epoch by validation loss."""
     optimizer = torch.optim.Adam(model.parameters(), settings.learning_rate)
     train = DataLoader(sets["train"], settings.batch, shuffle=True, drop_last=len(sets["train"]) % settings.batch == 1)
+    steps = len(train) * settings.epochs
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, settings.learning_rate, steps) if one_cycle else None
     best, weights = float("inf"), None
     for epoch in range(settings.epochs):
         model.train()
@@ -73,9 +76,12 @@ def fit(model, loss, sets, settings):
             optimizer.zero_grad()
             loss(model(x).squeeze(1), y).backward()
             optimizer.step()
+            if schedule:
+                schedule.step()
         outputs, truth = run(model, sets["validation"], settings.batch)
         value = float(loss(outputs, truth))
-        print(f"  epoch {epoch + 1}/{settings.epochs}  validation loss {value:.4f}", flush=True)
+        if not one_cycle:
+            print(f"  epoch {epoch + 1}/{settings.epochs}  validation loss {value:.4f}", flush=True)
         if value < best:
             best, weights = value, copy.deepcopy(model.state_dict())
     model.load_state_dict(weights)
@@ -94,6 +100,49 @@ def tile_figures(truth, probability):
     return {"auc": roc_auc_score(truth, probability), "accuracy": accuracy_score(truth, probability >= 0.5)}
 
 
+def classifier_of(name, weights):
+    """Return timm's classifier with one output."""
+    network = timm.create_model(name, num_classes=1)
+    network.load_state_dict(weights, strict=False)
+    network.get_classifier().reset_parameters()  # timm's own start for one output is uniform in -1..1: loss near 3
+    return network, torch.nn.BCEWithLogitsLoss()
+
+
+def segmenter_of(name, weights):
+    """Return the library's U-Net."""
+    network = smp.Unet(f"tu-{name}", encoder_weights=None, classes=CLASSES)
+    network.encoder.model.load_state_dict(weights, strict=False)
+    return network, smp.losses.JaccardLoss("multiclass")
+
+
+def start(settings):
+    """Return the encoder's start weights."""
+    weights = start_weights(settings.encoder)
+    return {key: value for key, value in weights.items() if not key.startswith("classifier.")}
+
+
+def colours(table, rows):
+    """Return mean and standard deviation of each channel."""
+    pixels = table.images[rows].reshape(-1, 3) / 255
+    return pixels.mean(0).tolist(), pixels.std(0).tolist()
+
+
+def plain_answers(task, parts, settings, unseen):
+    """Train one network with one cycle, batches of 32 and ten epochs; return its answers to tiles, and the seconds."""
+    begun = time.perf_counter()
+    torch.manual_seed(settings.seed)
+    own = SimpleNamespace(learning_rate=1e-3, batch=32, epochs=10)
+    rows = {"train": parts.train, "validation": parts.validation, "test": unseen}
+    statistics, masks = colours(parts.tiles, parts.train), task == "segmenter"
+    tiles = {name: Tiles(parts.tiles, rows[name], statistics, masks=masks, train=name == "train") for name in rows}
+    make = segmenter_of if masks else classifier_of
+    network, loss = make(settings.encoder.name, start(settings))
+    fit(network, loss, tiles, own, one_cycle=True)
+    seconds = time.perf_counter() - begun
+    logits, _ = run(network, tiles["test"], own.batch)
+    return {"one": (torch.softmax(logits, 1) * 255).round().byte().numpy() if masks else logits.numpy()}, seconds
+
+
 def study(folder: Path, seed: int) -> dict:
     """Train both networks plainly and score them on the test tiles."""
     torch.manual_seed(seed)
@@ -101,26 +150,20 @@ def study(folder: Path, seed: int) -> dict:
     table = read_tiles(folder / "tiles")
     split = read_split(folder / "split", table.rows)
     rows = {name: np.flatnonzero(split == name) for name in ("train", "validation", "test")}
-    pixels = table.images[rows["train"]].reshape(-1, 3) / 255
-    statistics = pixels.mean(0).tolist(), pixels.std(0).tolist()
-    weights = start_weights(settings.encoder)
-    weights = {key: value for key, value in weights.items() if not key.startswith("classifier.")}
+    statistics, weights = colours(table, rows["train"]), start(settings)
 
     def sets(masks):
         return {name: Tiles(table, rows[name], statistics, masks=masks, train=name == "train") for name in rows}
 
-    classifier = timm.create_model(settings.encoder.name, num_classes=1)
-    classifier.load_state_dict(weights, strict=False)
-    classifier.get_classifier().reset_parameters()  # timm's own start for one output is uniform in -1..1: loss near 3
+    classifier, loss = classifier_of(settings.encoder.name, weights)
     tiles = sets(masks=False)
-    fit(classifier, torch.nn.BCEWithLogitsLoss(), tiles, settings.classifier)
+    fit(classifier, loss, tiles, settings.classifier)
     logits, truth = run(classifier, tiles["test"], settings.classifier.batch)
     figures = {"classifier": tile_figures(truth, torch.sigmoid(logits))}
 
-    segmenter = smp.Unet(f"tu-{settings.encoder.name}", encoder_weights=None, classes=CLASSES)
-    segmenter.encoder.model.load_state_dict(weights, strict=False)
+    segmenter, loss = segmenter_of(settings.encoder.name, weights)
     tiles = sets(masks=True)
-    fit(segmenter, smp.losses.JaccardLoss("multiclass"), tiles, settings.segmenter)
+    fit(segmenter, loss, tiles, settings.segmenter)
     logits, masks = run(segmenter, tiles["test"], settings.segmenter.batch)
     called = logits.argmax(1)
     jaccard = jaccard_score(masks.ravel(), called.ravel(), average=None, labels=range(CLASSES))
