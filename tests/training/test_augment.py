@@ -150,3 +150,26 @@ def test_quarter_turns_keep_every_pixel():
     assert fits.any(0).all()
     assert fits.any(1).sum() > 4
     assert not torch.equal(turned, masks)
+
+
+def test_later_changes_leave_the_draws_of_the_papers_alone():
+    """What the paper names is drawn as if there were nothing else."""
+    strong = AugmentSettings(hue=0.1)
+    later = strong.model_copy(update={"jpeg": 1.0, "stain": 0.3})
+    drawn = []
+    for settings in (strong, later):
+        state = generator(4)
+        Augmenter(settings, state)(pictures())
+        drawn.append(torch.rand(3, generator=state))
+    assert torch.equal(*drawn)
+
+
+def test_scale_enlarges_and_shrinks_about_the_middle():
+    disc = torch.zeros(64, 3, 33, 33)
+    y, x = torch.meshgrid(torch.arange(33) - 16, torch.arange(33) - 16, indexing="ij")
+    disc[:, :, (x**2 + y**2).sqrt() < 8] = 1.0
+    moved, _ = Augmenter(STILL.model_copy(update={"scale": 0.25}), generator())(disc)
+    radii = (moved[:, 0].sum((1, 2)) / math.pi).sqrt()
+    assert 8 / 1.27 < radii.min() < 7.2
+    assert 8.8 < radii.max() < 8 * 1.27
+    assert torch.equal(moved[:, :, 16, 16], torch.ones(64, 3))

@@ -3,12 +3,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from helpers.training import TASKS, Killed, Killer, contents, history, make_parts, settings
 from vitrail.models.store import load_model
 from vitrail.settings.schema import ComputeSettings
-from vitrail.training.checkpoint import EpochScores, kept_epoch
+from vitrail.training.checkpoint import EpochScores, TrainState, kept_epoch
 from vitrail.training.trainer import train
 
 
@@ -26,6 +27,24 @@ def test_a_killed_training_ends_with_the_same_bytes(task, steps, tmp_path):
     train(task, part, chosen, folder=tmp_path / "killed", progress=again)
     assert again.begun == (task, 18, steps // 6 * 6)
     assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
+
+
+RECIPE = {"schedule": "one_cycle", "optimizer": "adamw", "weight_decay": 0.01, "ema": 0.9, "encoder_rate": 0.5,
+          "mixup": 0.4, "cutmix": 1.0, "label_smoothing": 0.1, "keep": "last"}  # fmt: skip
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_killed_recipe_ends_with_the_same_bytes(task, tmp_path):
+    """Averages, groups of weights and the place in the cycle are taken up again."""
+    changed, part = settings(**RECIPE), make_parts()
+    stains = changed.augment.model_copy(update={"stain": 0.2, "stain_templates": 0.5, "jpeg": 0.5, "scale": 0.1})
+    chosen = changed.model_copy(update={"augment": stains})
+    train(task, part, chosen, folder=tmp_path / "whole")
+    with pytest.raises(Killed):
+        train(task, part, chosen, folder=tmp_path / "killed", progress=Killer(13))
+    train(task, part, chosen, folder=tmp_path / "killed")
+    assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
+    assert load_model(tmp_path / "whole").spec.training.best_epoch == 3
 
 
 @pytest.mark.parametrize("removed", [0, 1])
@@ -110,3 +129,24 @@ def test_a_kill_while_writing_leaves_the_checkpoint_before(tmp_path, monkeypatch
 def test_best_epoch_is_the_first_of_equals():
     losses = (0.5, 0.3, 0.3, 0.4)
     assert kept_epoch([EpochScores(train_loss=0, validation_loss=loss, score=0) for loss in losses]) == 2
+
+
+def test_the_last_epoch_is_kept_where_that_is_wished():
+    history = [EpochScores(train_loss=0, validation_loss=loss, score=0) for loss in (0.5, 0.4, 0.6)]
+    assert (kept_epoch(history), kept_epoch(history, "last")) == (2, 3)
+
+
+def test_an_average_follows_the_weights():
+    """By hand: each step it comes nearer by a share; whole numbers are taken over."""
+    module, average = (torch.nn.BatchNorm1d(2) for _ in range(2))
+    state = TrainState(module=module, optimizer=None, scaler=None, average=average)
+    with torch.no_grad():
+        module.weight.fill_(3.0)
+        module.running_var.fill_(5.0)
+        module.num_batches_tracked.fill_(7)
+    state.follow(0.75)
+    state.follow(0.5)
+    assert average.weight.tolist() == [2.25, 2.25]  # 1 -> 1.5 -> 2.25
+    assert average.running_var.tolist() == [3.5, 3.5]
+    assert int(average.num_batches_tracked) == 7
+    assert state.judged is average
