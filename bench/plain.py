@@ -64,7 +64,7 @@ class Tiles(Dataset):
 
 
 def fit(model, loss, sets, settings, *, one_cycle=False):
-    """Train with Adam and keep the best epoch by validation loss."""
+    """Train with Adam and keep the best epoch by validation loss; with one cycle the last, which is better there."""
     optimizer = torch.optim.Adam(model.parameters(), settings.learning_rate)
     train = DataLoader(sets["train"], settings.batch, shuffle=True, drop_last=len(sets["train"]) % settings.batch == 1)
     steps = len(train) * settings.epochs
@@ -82,7 +82,7 @@ def fit(model, loss, sets, settings, *, one_cycle=False):
         value = float(loss(outputs, truth))
         if not one_cycle:
             print(f"  epoch {epoch + 1}/{settings.epochs}  validation loss {value:.4f}", flush=True)
-        if value < best:
+        if value < best or one_cycle:
             best, weights = value, copy.deepcopy(model.state_dict())
     model.load_state_dict(weights)
 

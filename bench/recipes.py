@@ -49,6 +49,7 @@ PLAIN = "plain script"
 FOLDS = 5
 TASKS = ("classifier", "segmenter")
 ONE_CYCLE = {"schedule": "one_cycle", "optimizer": "adamw", "weight_decay": 0.01, "batch": 32, "learning_rate": 1e-3}
+ONE_CYCLE |= {"keep": "last"}
 STAIN = {"stain": 0.15}
 
 
@@ -74,6 +75,7 @@ OVERLAP = {"segmenter": {"loss": "jaccard_cross_entropy"}}
 RECIPES = {
     "before": {},
     "one cycle": CYCLE,
+    "one cycle, best epoch": merged(CYCLE, both(keep="best")),
     "+ averaged": AVERAGED,
     "+ stain": STAINED,
     "+ virtual slides": VIRTUAL,
@@ -164,6 +166,7 @@ def work(cell: Cell) -> float:
         answers = symmetric_answers(
             Predictor(load_model(cell.folder / "model"), precision="float32"), tiles.images[unseen]
         )
+    cell.folder.mkdir(parents=True, exist_ok=True)
     with replacing(cell.answers) as temporary, temporary.open("wb") as file:
         np.savez_compressed(file, seconds=seconds, **answers)
     return seconds

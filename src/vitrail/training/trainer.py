@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import json
 import math
 from typing import TYPE_CHECKING
 
@@ -135,9 +136,9 @@ def epoch_seeds(seed: int, task: Task, epoch: int) -> tuple[int, int, int]:
 
 def _fingerprint(spec: ModelSpec, parts: TrainingTiles, settings: Settings) -> str:
     """Digest everything that a trained network depends on, except machine and libraries."""
-    content = spec.model_dump_json() + settings.model_dump_json(
-        include={"seed", "tiles", "encoder", "augment", spec.task}
-    )
+    values = settings.digest_values()
+    counted = {name: values[name] for name in ("seed", "tiles", "encoder", "augment", spec.task)}
+    content = spec.model_dump_json() + json.dumps(counted)
     content += settings.compute.named_precision or ""
     rows = pd.util.hash_pandas_object(parts.tiles.rows, index=False).to_numpy()
     arrays = (rows, parts.train, parts.validation)
