@@ -101,7 +101,7 @@ def test_nobody_is_confident_of_both():
 
 
 def test_most_of_what_is_contradicted_was_flipped():
-    labels, p, owners, truth = flipped(np.random.default_rng(3), 0.05, gap=4)
+    labels, p, _, truth = flipped(np.random.default_rng(3), 0.05, gap=4)
     listed = np.isfinite(contradicted(labels, p[:, None]))
     assert (labels != truth)[listed].mean() > 0.8
     assert listed[labels != truth].mean() > 0.8

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -43,7 +45,7 @@ def test_it_is_the_integral_of_the_curve():
         return errors / (share * 60)
 
     edges = np.cumsum([0, *[own for own, _ in levels]]) / 60
-    expected = sum(quad(risk, a, b)[0] for a, b in zip(edges[:-1], edges[1:], strict=True))
+    expected = sum(quad(risk, a, b)[0] for a, b in pairwise(edges))
     assert area(wrong, certainty) == pytest.approx(expected, abs=1e-8)
 
 

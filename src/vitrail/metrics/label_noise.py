@@ -143,7 +143,11 @@ def noise_parts(positive: ArrayLike, probability: ArrayLike, patients: ArrayLike
     ValueError
         The three are not vectors of one length, or a probability is not between 0 and 1.
     """
-    labels, values, owners = np.asarray(positive).astype(bool), np.asarray(probability, np.float64), np.asarray(patients)
+    labels, values, owners = (
+        np.asarray(positive).astype(bool),
+        np.asarray(probability, np.float64),
+        np.asarray(patients),
+    )
     if not labels.shape == values.shape == owners.shape or values.ndim != 1:
         raise ValueError(f"labels {labels.shape}, probability {values.shape}, patients {owners.shape} must be alike")
     if not ((values >= 0) & (values <= 1)).all():
