@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.special import expit, logit
+from scipy.stats import norm
 
 from vitrail.metrics.bootstrap import interval, sample
-from vitrail.metrics.label_noise import confident_of, confident_thresholds, contradicted, noise_parts
+from vitrail.metrics.label_noise import confident_of, confident_thresholds, contradicted, noise_by_errors, noise_parts
 
 ONE = np.ones((1, 1))
 
@@ -118,3 +120,20 @@ def test_one_class_has_no_noise_to_tell():
 def test_what_is_no_probability_is_refused(p, words):
     with pytest.raises(ValueError, match=words):
         noise_parts([0, 1], p, [0, 1])
+
+
+@pytest.mark.parametrize(("area", "positives"), [(0.85, 0.5), (0.95, 0.5), (0.9, 0.2)])
+def test_noise_by_errors_is_that_of_a_simulated_network(area, positives):
+    rng = np.random.default_rng(0)
+    truth = rng.random(200_000) < positives
+    gap = np.sqrt(2) * norm.ppf(area)
+    p = expit(gap * rng.normal(np.where(truth, gap, -gap) / 2, 1) + logit(positives))
+    simulated = float(noise_parts(truth, p, np.zeros(len(p))).rates(ONE)["noise"])
+    assert noise_by_errors(area, positives) == pytest.approx(simulated, abs=0.004)
+
+
+def test_noise_by_errors_falls_as_networks_get_better():
+    rates = [noise_by_errors(area, 0.5) for area in (0.7, 0.8, 0.9, 0.99, 1.0)]
+    assert rates == sorted(rates, reverse=True)
+    assert rates[-1] == 0
+    assert np.isnan([noise_by_errors(0.4, 0.5), noise_by_errors(0.9, 0.0), noise_by_errors(np.nan, 0.5)]).all()

@@ -12,7 +12,8 @@ from vitrail.evaluation.intervals import with_intervals
 from vitrail.evaluation.names import SINGLE
 from vitrail.evaluation.tiles import is_tumor, single_scores
 from vitrail.metrics.bootstrap import sample
-from vitrail.metrics.label_noise import noise_parts
+from vitrail.metrics.label_noise import noise_by_errors, noise_parts
+from vitrail.metrics.scores import auc
 from vitrail.review.labels import contradicted_labels, unseen
 
 ISSUES = (
@@ -37,8 +38,9 @@ def label_metrics(predictions: pd.DataFrame, resamples: int, seed: int) -> dict[
     dict[str, Any]
         `tiles` and `patients` that no network had seen when it predicted them, and of how many of these tiles the
         `split` is which; by the names of `SINGLE` the share `noise` of labels that are wrong, of those that say `tumor`
-        and of those that say `non_tumor`, with their `interval`, and the `joint` distribution of label (rows) and
-        estimated truth; and how many tiles are `contradicted` by both networks, by label.
+        and of those that say `non_tumor`, with their `interval`, the `joint` distribution of label (rows) and
+        estimated truth, and the noise `by_errors` that a network of the same AUC would show of labels that are all
+        true; and how many tiles are `contradicted` by both networks, by label.
     """
     tiles = predictions[unseen(predictions)]
     tumor, patients = is_tumor(tiles), tiles["patient_id"].to_numpy()
@@ -52,7 +54,9 @@ def label_metrics(predictions: pd.DataFrame, resamples: int, seed: int) -> dict[
         parts = noise_parts(tumor, score, patients)
         rates = parts.rates(weights)
         named = {"noise": rates["noise"], "tumor": rates["positive"], "non_tumor": rates["negative"]}
-        result[name] = with_intervals(named, weights) | {"joint": parts.distribution.tolist()}
+        by_errors = noise_by_errors(float(auc(tumor, score)), float(tumor.mean()) if len(tumor) else np.nan)
+        result[name] = with_intervals(named, weights)
+        result[name] |= {"joint": parts.distribution.tolist(), "by_errors": by_errors}
     issues = label_issues(predictions)["label"]
     result["contradicted"] = {label.key: int((issues == label.key).sum()) for label in LABELS}
     return result
@@ -95,11 +99,17 @@ def noise_table(labels: dict[str, Any]) -> pd.DataFrame:
     Returns
     -------
     pd.DataFrame
-        `network`, `labels` (`all`, `tumor`, `non_tumor`), `noise`, `low`, `high`.
+        `network`, `labels` (`all`, `tumor`, `non_tumor`), `noise`, `low`, `high`, and of all labels `by_errors`.
     """
     rows = [
-        (name, title, labels[name][key], *labels[name]["interval"][key])
+        (
+            name,
+            title,
+            labels[name][key],
+            *labels[name]["interval"][key],
+            labels[name]["by_errors"] if key == "noise" else np.nan,
+        )
         for name in SINGLE
         for key, title in (("noise", "all"), ("tumor", "tumor"), ("non_tumor", "non_tumor"))
     ]
-    return pd.DataFrame(rows, columns=["network", "labels", "noise", "low", "high"])
+    return pd.DataFrame(rows, columns=["network", "labels", "noise", "low", "high", "by_errors"])

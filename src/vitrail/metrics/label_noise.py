@@ -4,8 +4,10 @@ A network that has not seen an element says how probable each class is. The mean
 elements that are labelled with it is the threshold from which the network is confident of that class. Elements of
 which the network is confident are counted by label and by the class that it is confident of; scaled to as many as have
 each label, these counts estimate the joint distribution of label and truth. The share off the diagonal is the noise
-rate. Whatever the network confidently gets wrong counts as noise, too: it is an upper limit where labels are good, and
-a poor network blurs it. `python -m bench.label_noise` says by how much.
+rate. Whatever the network confidently gets wrong counts as noise, too, so that good labels have a rate as well, the
+higher the poorer the network: `noise_by_errors` says about how high. Labels that are wrong where a network is unsure,
+as at the borders of outlines, are found less. `python -m bench.label_noise` measures both; only of networks that make
+hardly an error is the estimate close to the truth.
 
 Here are two classes, positive and not, and every estimate is a function of sums over patients; the thresholds are those
 of the whole cohort.
@@ -17,6 +19,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+from scipy.special import expit, logit
+from scipy.stats import norm
 
 from vitrail.metrics.bootstrap import Drawn, by_patient
 from vitrail.metrics.scores import divided
@@ -26,6 +30,8 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float64]
     Flags = NDArray[np.bool_]
+
+_POINTS = 10_000  # of the distributions of scores
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -156,6 +162,37 @@ def noise_parts(positive: ArrayLike, probability: ArrayLike, patients: ArrayLike
     confident = np.stack(confident_of(labels, values), axis=1)
     joint = by_label[:, :, None] & confident[:, None, :]
     return NoiseParts(labelled=by_patient(owners, by_label), joint=by_patient(owners, joint))
+
+
+def noise_by_errors(area: float, positives: float) -> float:
+    """Return the noise rate that is estimated where all labels are true, and all contradictions a network's errors.
+
+    The scores of both classes are taken for normal with equal variance, and the probabilities for calibrated.
+
+    Parameters
+    ----------
+    area
+        The network's area under the ROC curve against the labels. Wrong labels lower it, and so raise what is returned.
+    positives
+        The share of positive elements.
+
+    Returns
+    -------
+    float
+        NaN where there is no such area, or one class alone.
+    """
+    if not (0.5 < area < 1 and 0 < positives < 1):
+        return 0.0 if area == 1 and 0 < positives < 1 else float("nan")
+    labels = np.arange(_POINTS) < max(min(round(positives * _POINTS), _POINTS - 1), 1)
+    gap = float(np.sqrt(2) * norm.ppf(area))
+    scores = np.concatenate(
+        [
+            norm.ppf((np.arange(count) + 0.5) / count) + sign * gap / 2
+            for count, sign in ((labels.sum(), 1), ((~labels).sum(), -1))
+        ]
+    )
+    parts = noise_parts(labels, expit(gap * scores + logit(labels.mean())), np.zeros(_POINTS))
+    return float(parts.rates(np.ones((1, 1)))["noise"])
 
 
 def contradicted(positive: ArrayLike, probabilities: ArrayLike) -> Floats:

@@ -96,8 +96,10 @@ def labels_section(evaluation: Evaluation) -> dict[str, Any]:
     noise, (low, high) = labels["voting"]["noise"], labels["voting"]["interval"]["noise"]
     if np.isfinite(low):
         sentences.append(
-            f"Taken together they estimate that {noise:.1%} of the labels are wrong (95 % interval over patients "
-            f"{low:.1%} to {high:.1%}); what they confidently get wrong is among these."
+            f"Taken together they confidently contradict {noise:.1%} of the labels, scaled to those of which they are "
+            f"confident (95 % interval over patients {low:.1%} to {high:.1%}). If every label were true, networks that "
+            f"tell the classes apart as well as these would contradict about {labels['voting']['by_errors']:.1%} by "
+            "errors of their own."
         )
     return {
         "tiles": labels["tiles"],
