@@ -12,8 +12,8 @@ learnt from the labels with the planted noise.
 Noise is planted by turning labels around: uniformly, or only where outlines are doubtful, which in the simulation are
 the tiles that are hardest for both networks, and on ORCA those closest to a tile of the other label. The estimate is
 that of a report for voting (`metrics.label_noise`). `covered`: how often its 95 % interval over patients holds the
-share that was planted; `mean` beside it is what it takes for wrong, and `by errors` what a network of the same AUC against
-these labels would show if all were true. `listed`: of the tiles that both networks contradict, the
+share that was planted; `mean` beside it is what it takes for wrong, and `by errors` what a network of the same AUC
+against these labels would show if all were true. `listed`: of the tiles that both networks contradict, the
 share whose label was turned around; `found`: of those turned around the share that is listed. On ORCA nobody knows
 the noise without planting; `more` is the estimate less that without planting.
 """
