@@ -35,7 +35,10 @@ from vitrail.search.results import Combination, SearchResult
 from vitrail.slides.annotations import Annotation, Annotations
 from vitrail.slides.slide import open_slide
 
-FIGURES = ("roc", "confusion", "training", "cohort", "calibration", "shares", "patients", "groups")
+FIGURES = (
+    "roc", "confusion", "training", "cohort", "calibration", "shares", "patients", "groups", "certainty",
+    "slide-calibration",
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
