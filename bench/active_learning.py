@@ -77,7 +77,8 @@ LEAST = 0.5
 CHANCES = 10
 """Draws of the order of chance for each seed; their mean is what the others are compared with."""
 
-RUN_ORDERS: tuple[Order, ...] = tuple(order for order in ORDERS if order != "explanations")  # no maps are made here
+RUN_ORDERS: tuple[Order, ...] = tuple(order for order in ORDERS if order not in {"explanations", "labels"})
+"""No maps are made here, and no outlines are judged again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

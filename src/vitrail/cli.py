@@ -225,7 +225,7 @@ def view(
 def review(  # noqa: PLR0913, PLR0917 - each is an option of the command
     run: RunFolder,
     by: Annotated[
-        Literal["disagreement", "uncertainty", "errors", "explanations", "random"],
+        Literal["disagreement", "uncertainty", "errors", "explanations", "labels", "random"],
         typer.Option(help="Which tiles come first."),
     ] = "uncertainty",
     cases: Annotated[int, typer.Option(help="How many.")] = 100,

@@ -26,16 +26,19 @@ from vitrail.inference.map_slide import Networks, map_slide
 from vitrail.inference.outputs import MapFiles
 from vitrail.inference.publish import SUMMARY
 from vitrail.report import figures as registry
-from vitrail.report.collect import outline_rings
 from vitrail.report.figures import cohort as figures
 from vitrail.report.figures import slide_maps as maps
+from vitrail.report.outlines import outline_rings
 from vitrail.report.page import write_report
 from vitrail.report.style import drawable, style
 from vitrail.search.results import Combination, SearchResult
 from vitrail.slides.annotations import Annotation, Annotations
 from vitrail.slides.slide import open_slide
 
-FIGURES = ("roc", "confusion", "training", "cohort", "calibration", "shares", "patients", "groups")
+FIGURES = (
+    "roc", "confusion", "training", "cohort", "calibration", "shares", "patients", "groups", "certainty",
+    "slide-calibration",
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")

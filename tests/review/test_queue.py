@@ -9,8 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from helpers.viewing import unpack_run
+from vitrail import evaluate
 from vitrail.core.files import write_csv, write_json
 from vitrail.errors import RunError, SettingsError
+from vitrail.report.sections.raters import raters_section
+from vitrail.review.agreement import raters_summary
+from vitrail.review.judgements import Judgements
 from vitrail.review.queue import LEAST_APART, ORDERS, QueueSpec, draw_queue, open_queue, queues_of, read_queue, urgency
 
 
@@ -42,7 +46,12 @@ def test_maps_that_disagree_come_first():
 
 
 @settings(deadline=None, max_examples=60)
-@given(st.integers(1, 300), st.integers(1, 200), st.sampled_from(ORDERS[:3] + ORDERS[4:]), st.integers(0, 9))
+@given(
+    st.integers(1, 300),
+    st.integers(1, 200),
+    st.sampled_from([order for order in ORDERS if order not in {"explanations", "labels"}]),
+    st.integers(0, 9),
+)
 def test_a_queue_keeps_its_promises(n, cases, by, seed):
     rows, spec = tiles(n), QueueSpec(by=by, cases=cases, seed=seed)
     queue = draw_queue(rows, spec)
@@ -64,6 +73,16 @@ def test_a_queue_keeps_its_promises(n, cases, by, seed):
         assert len(repeats) == round(cases * 0.05)
         assert (repeats["case"] - repeats["of"]).min() >= LEAST_APART
         assert by == "random" or (queue["reason"] == "random").sum() == round(cases * 0.1)
+
+
+def test_labels_that_are_contradicted_are_asked_about_and_no_others():
+    strength = np.where(np.arange(60) % 6 == 0, np.linspace(0.6, 0.9, 60), np.nan)
+    queue = draw_queue(tiles(60), QueueSpec(by="labels", cases=100), strength)
+    once = queue[queue["reason"] == "ordered"]
+    assert once["row"].tolist() == list(range(54, -1, -6))  # all ten, the strongest first
+    assert set(queue["reason"]) == {"ordered", "repeat"}
+    assert once["urgency"].tolist() == strength[once["row"]].tolist()
+    assert draw_queue(tiles(5), QueueSpec(by="labels"), np.full(5, np.nan)).empty
 
 
 def test_random_cases_are_fair():
@@ -95,6 +114,30 @@ def test_a_queue_on_disk_is_the_same_again(run):
     assert run / "review" / "first" in queues_of(run)
     with pytest.raises(SettingsError, match="there is a queue first already"):
         open_queue(run, "first", QueueSpec(by="errors", cases=30))
+
+
+def test_a_queue_of_labels_is_the_list_of_the_report(tmp_path):
+    run = unpack_run(tmp_path)
+    file = run / "predictions" / "tiles.parquet"
+    rows = pd.read_parquet(file)
+    p = np.where(rows["label"] == "tumor", 0.9, 0.1)
+    swapped = [3, 60, 150, 200, 230]
+    p[swapped] = 1 - p[swapped]
+    doubted = rows.assign(classifier=p, classifier_logit=np.log(p / (1 - p)), segmenter=p)
+    doubted.assign(out_of_fold=np.arange(len(rows)) != 60).to_parquet(file)  # a network has seen tile 60
+    listed = evaluate(run).tables["label_issues"]
+    assert set(listed["row"]) == {3, 150, 200, 230}
+    queue = open_queue(run, "labels", QueueSpec(by="labels"))
+    assert set(queue.rows["row"]) == set(listed["row"])
+    test = open_queue(run, "labels-of-test", QueueSpec(by="labels", split="test"))
+    assert set(test.rows["row"]) == set(listed.loc[listed["split"] == "test", "row"])
+    asked = QueueSpec(by="labels", question="explanation", network="classifier", method="hrcam")
+    assert set(open_queue(run, "maps", asked).rows["row"]) == set(test.rows["row"])  # test tiles are explained
+    about = raters_section("labels", raters_summary(Judgements(queue)), {})["about"]
+    assert about.endswith("those first of which both networks contradict the label; no others.")
+    doubted.assign(out_of_fold=False).to_parquet(file)
+    with pytest.raises(RunError, match="no tile that could be asked about"):
+        open_queue(run, "none", QueueSpec(by="labels"))
 
 
 def test_explanations_can_be_asked_about(run):

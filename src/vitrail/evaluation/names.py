@@ -7,7 +7,7 @@ from vitrail.classes import NETWORKS
 ENSEMBLES = {
     "voting": "Voting",
     "stacking": "Stacking, cross-validated on test",
-    "stacking_validation": "Stacking, fitted on validation",
+    "stacking_validation": "Stacking, fitted on held-out tiles",
 }
 """The ensembles of both networks."""
 
@@ -38,3 +38,10 @@ DIFFERENCES = (
 
 SINGLE = ("classifier", "segmenter", "voting")
 """The rows with one probability a tile on every split: what has a reliability diagram, and thresholds."""
+
+CERTAINTIES = {
+    "probability": "the probability",
+    "spread": "the spread over members and symmetries",
+    "disagreement": "the disagreement of both networks",
+}
+"""By what tiles can be ordered, the most certain first; spread and disagreement: the smaller, the more certain."""

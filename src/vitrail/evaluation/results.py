@@ -12,8 +12,11 @@ import numpy as np
 import pandas as pd
 
 from vitrail.classes import CLASSES, LABELS, NETWORKS
+from vitrail.evaluation.certainty import Certainty
 from vitrail.evaluation.explanations import check_tables, explanation_metrics, explanation_tables
 from vitrail.evaluation.groups import patient_groups, too_small
+from vitrail.evaluation.intervals import compared, with_intervals
+from vitrail.evaluation.labels import label_issues, label_metrics, noise_table
 from vitrail.evaluation.names import ALL_SCORES, CALIBRATION, DIFFERENCES, ENSEMBLES, ROWS, SINGLE
 from vitrail.evaluation.nuclei import nuclei_tables
 from vitrail.evaluation.tables import (
@@ -26,9 +29,17 @@ from vitrail.evaluation.tables import (
     networks_table,
     thresholds_table,
 )
-from vitrail.evaluation.tiles import at_temperature, is_tumor, patients_table, pixel_counts, slides_table
+from vitrail.evaluation.tiles import (
+    at_temperature,
+    both_networks,
+    is_tumor,
+    patients_table,
+    pixel_counts,
+    single_scores,
+    slides_table,
+)
 from vitrail.metrics.bland_altman import pair_parts
-from vitrail.metrics.bootstrap import by_patient, interval, p_value, sample
+from vitrail.metrics.bootstrap import by_patient, interval, sample
 from vitrail.metrics.calibration import equal_count, equal_width, reliability
 from vitrail.metrics.ensembles import cross_stacked, stacked, voting
 from vitrail.metrics.per_patient import clustered_delong, jaccard_scores, mean_scores, tile_parts
@@ -64,7 +75,10 @@ class Evaluation:
         One row a tile of every split: `slide_id`, `patient_id`, `split`, `x`, `y`, `side`, `label` (`tumor` or
         `non_tumor`), `classifier` (tumor probability), `classifier_logit` (what it comes from, uncalibrated),
         `segmenter` (fraction of pixels called tumor), and `pixels`, 16 counts: the tile's 4 x 4 confusion matrix of
-        pixels, row by row, rows = truth, in the order of `TissueClass`.
+        pixels, row by row, rows = truth, in the order of `TissueClass`. There may be `classifier_spread` and
+        `segmenter_spread`, the standard deviation of tumor probabilities over members and symmetries; `out_of_fold`,
+        whether no network had learnt from the tile's patient when it predicted the tile; and `confidence`, 40 counts:
+        in 20 equal bins of the called class' probability the segmenter's pixels, and of these the right ones.
     slides
         One row a slide of the cohort: `slide_id`, `patient_id`, `split`, `mpp`, `tumor_tiles`, `non_tumor_tiles`; any
         further column is an attribute of the patient, NaN where it is not known.
@@ -120,11 +134,15 @@ class Evaluation:
         - `slides`: `agreement`;
         - `groups`: `groups`;
 
-        and of a run with explanations `explanations`, see `vitrail.evaluation.explanations`; of one that raters have
-        judged `raters`, by the name of their queue, see `vitrail.review.agreement`; of one whose nuclei were looked at
+        where there are test tiles `certainty`, see `Certainty.metrics`, and `labels`, see `label_metrics`; and of a run
+        with explanations `explanations`, see `vitrail.evaluation.explanations`; of one that raters have judged
+        `raters`, by the name of their queue, see `vitrail.review.agreement`; of one whose nuclei were looked at
         `nuclei`, the content of their `summary.json`.
         """
-        explained = {}
+        explained: dict[str, Any] = {}
+        if self.certainty is not None:
+            explained["certainty"] = self.certainty.metrics
+            explained["labels"] = label_metrics(self.predictions, self.settings.resamples, self.seed)
         if self.explanations is not None:
             explained["explanations"] = explanation_metrics(self.explanations, self.checks)
         if self.raters:
@@ -167,6 +185,12 @@ class Evaluation:
             **{f"confusion_{name}": table for name, table in confusion_tables(test).items()},
             **{f"roc_{name}": self.roc[name] for name in ROWS if len(self.probabilities[name]) == 1},
             **{f"training_{name}": table for name, table in self.history.items()},
+            **(self.certainty.tables if self.certainty is not None else {}),
+            **(
+                {"label_noise": noise_table(self.metrics["labels"]), "label_issues": label_issues(self.predictions)}
+                if self.certainty is not None
+                else {}
+            ),
             **(explanation_tables(self.explanations) if self.explanations is not None else {}),
             **(check_tables(self.checks) if self.checks is not None else {}),
             **(nuclei_tables(self.nuclei) if self.nuclei is not None else {}),
@@ -178,9 +202,34 @@ class Evaluation:
         return self.predictions[self.predictions["split"] == "test"]
 
     @cached_property
-    def validation(self) -> pd.DataFrame:
-        """The rows of `predictions` that choose thresholds, and that an ensemble is fitted on."""
-        return self.predictions[self.predictions["split"] == "validation"]
+    def held_out(self) -> pd.DataFrame:
+        """The rows of `predictions` that choose thresholds, and that stacking is fitted on.
+
+        Those of training and validation that were predicted out of fold, by the member of an ensemble that had not seen
+        their patients; without an ensemble those of validation.
+        """
+        splits = self.predictions["split"]
+        if "out_of_fold" in self.predictions:
+            return self.predictions[(splits != "test") & self.predictions["out_of_fold"].astype(bool)]
+        return self.predictions[splits == "validation"]
+
+    @cached_property
+    def held_out_title(self) -> str:
+        """What these tiles are called: `validation`, or `out-of-fold` where some are of training patients."""
+        return "out-of-fold" if (self.held_out["split"] == "train").any() else "validation"
+
+    @cached_property
+    def certainty(self) -> Certainty | None:
+        """What the networks' certainty is worth; None without test tiles."""
+        if not len(self.test):
+            return None
+        return Certainty(
+            test=self.test,
+            held_out=self.held_out,
+            threshold=self.settings.threshold,
+            weights=self.weights,
+            seed=self.seed,
+        )
 
     @cached_property
     def truth(self) -> NDArray[np.bool_]:
@@ -198,9 +247,9 @@ class Evaluation:
 
         One vector; for `stacking` one an iteration; none where `missing` says why.
         """
-        test, validation = self.test, self.validation
+        test, held_out = self.test, self.held_out
         features = both_networks(test)
-        honest = stacked((both_networks(validation), is_tumor(validation)), features)
+        honest = stacked((both_networks(held_out), is_tumor(held_out)), features)
         repeats, patients = self.settings.stacking_iterations, test["patient_id"]
         return {name: [test[name].to_numpy(np.float64)] for name in NETWORKS} | {
             "voting": [voting(features)],
@@ -213,8 +262,8 @@ class Evaluation:
         """By the names of `ENSEMBLES`, why one is missing."""
         reasons = {
             "stacking": "the test patients cannot be divided into two halves that both hold tumor and non-tumor tiles",
-            "stacking_validation": "the validation tiles are of one class"
-            if len(self.validation)
+            "stacking_validation": f"the {self.held_out_title} tiles are of one class"
+            if len(self.held_out)
             else "there are no validation tiles",
         }
         if not len(self.test):
@@ -349,9 +398,7 @@ class Evaluation:
         )
         result: dict[str, Any] = {}
         for score in a:
-            gap = a[score] - b[score]
-            ends, p = list(interval(gap, self.weights)), p_value(gap, self.weights)
-            result[score] = {"difference": float(gap), "interval": ends, "p": p}
+            result[score] = compared(a[score], b[score], self.weights)
         single = all(len(self.parts[name]) == 1 for name in names)
         result["auc"]["p_delong"] = clustered_delong(*(self.parts[name][0] for name in names)) if single else UNDEFINED
         return result
@@ -382,7 +429,7 @@ class Evaluation:
         return result
 
     def thresholds(self, name: str) -> dict[str, Any]:
-        """Choose thresholds on the validation tiles, and apply them to the test tiles.
+        """Choose thresholds on the tiles that were held out, and apply them to the test tiles.
 
         Parameters
         ----------
@@ -395,9 +442,8 @@ class Evaluation:
             By rule, `youden` or `sensitivity`, the `threshold`, and the `sensitivity`, `specificity` and `accuracy`
             that it comes to, with their `interval`; the `wished_sensitivity`; and `missing`, why there are none.
         """
-        validation, wished = self.validation, self.settings.sensitivity
-        truth = is_tumor(validation)
-        score = voting(both_networks(validation)) if name == "voting" else validation[name].to_numpy(np.float64)
+        held_out, wished = self.held_out, self.settings.sensitivity
+        truth, score = is_tumor(held_out), single_scores(held_out)[name]
         result: dict[str, Any] = {"wished_sensitivity": wished}
         if not len(truth):
             result["missing"] = "there are no validation tiles"
@@ -465,20 +511,9 @@ class Evaluation:
         return {name: drawn[name] for name in CALIBRATION}
 
 
-def both_networks(tiles: pd.DataFrame) -> Floats:
-    """Return the probabilities of both networks as they give them, uncalibrated, `[n, 2]`: what ensembles take."""
-    return np.column_stack([at_temperature(tiles), tiles["segmenter"].to_numpy(np.float64)])
-
-
 def parts_of(tiles: pd.DataFrame, score: Floats, threshold: float) -> TileParts:
     """Sum up by patient what a score `[n]` says of tiles."""
     return tile_parts(is_tumor(tiles), score, tiles["patient_id"].to_numpy(), threshold)
-
-
-def with_intervals(statistics: Mapping[str, Drawn], weights: Floats) -> dict[str, Any]:
-    """Return statistics as numbers, and by the same names their 95 % intervals over patients as `interval`."""
-    numbers = {name: float(drawn) for name, drawn in statistics.items()}
-    return {**numbers, "interval": {name: list(interval(drawn, weights)) for name, drawn in statistics.items()}}
 
 
 def as_json(metrics: Any) -> str:

@@ -10,6 +10,7 @@ from scipy.special import expit
 
 from vitrail.classes import CLASSES, LABELS, NETWORKS, TissueClass
 from vitrail.metrics import scores
+from vitrail.metrics.ensembles import voting
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -28,6 +29,17 @@ def is_tumor(tiles: pd.DataFrame) -> NDArray[np.bool_]:
 def at_temperature(tiles: pd.DataFrame, temperature: float = 1.0) -> NDArray[np.float64]:
     """Return the classifier's tumor probabilities at a temperature, `[n]`; at 1 as the network gives them."""
     return np.asarray(expit(tiles["classifier_logit"].to_numpy(np.float64) / temperature), np.float64)
+
+
+def both_networks(tiles: pd.DataFrame) -> NDArray[np.float64]:
+    """Return the probabilities of both networks as they give them, uncalibrated, `[n, 2]`: what ensembles take."""
+    return np.column_stack([at_temperature(tiles), tiles["segmenter"].to_numpy(np.float64)])
+
+
+def single_scores(tiles: pd.DataFrame) -> dict[str, NDArray[np.float64]]:
+    """Return the tumor probabilities of tiles by both networks and by voting, `[n]` by the names of `SINGLE`."""
+    scores_of = {name: tiles[name].to_numpy(np.float64) for name in NETWORKS}
+    return scores_of | {"voting": voting(both_networks(tiles))}
 
 
 def pixel_counts(tiles: pd.DataFrame) -> NDArray[np.int64]:

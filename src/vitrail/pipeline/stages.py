@@ -262,7 +262,7 @@ STAGES = (
     Stage(
         name="report",
         folder="report",
-        version=9,
+        version=10,
         settings=("evaluation",),
         needs=("tiles", "split", "classifier", "segmenter", "predict", "explain", "check", "nuclei"),
         inputs=lambda run: (

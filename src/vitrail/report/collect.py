@@ -6,19 +6,20 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
-import shapely
 
-from vitrail.classes import LABELS, TissueClass
+from vitrail.classes import TissueClass
 from vitrail.evaluation.load import evaluate
 from vitrail.evaluation.tiles import is_tumor, worst_slides
 from vitrail.geometry import Region
 from vitrail.inference.outputs import MapFiles
 from vitrail.report.collect_explanations import collect_explained
+from vitrail.report.collect_labels import collect_doubted
 from vitrail.report.collect_nuclei import collect_nuclei
 from vitrail.report.data import CutExample, Overlaid, ReportData
 from vitrail.report.figures.predictions_over_slide import SECTION_PX, choose_sections, choose_slide
 from vitrail.report.figures.slide_maps import THUMBNAIL_PX, read_slide_maps
 from vitrail.report.figures.tiles_of_a_slide import choose_tiles
+from vitrail.report.outlines import outline_rings
 from vitrail.search.results import is_searched, read_search
 from vitrail.settings.load import settings_text
 from vitrail.slides.annotations import read_annotations
@@ -31,10 +32,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     import pandas as pd
-    from numpy.typing import NDArray
 
     from vitrail.report.data import SlideMaps
-    from vitrail.slides.annotations import Annotations
     from vitrail.slides.cohort import CohortSlide
     from vitrail.slides.slide import Slide
     from vitrail.stage import Run
@@ -93,36 +92,12 @@ def collect(run: Run) -> ReportData:
         mapped=[files for _, files in mapped],
         explained=collect_explained(run, entries, evaluation),
         nuclei=collect_nuclei(run, entries, evaluation.nuclei),
+        doubted=collect_doubted(run, entries, evaluation),
         search=search,
         worst={entry.slide_id: read_thumbnail(open_cohort_slide(entry, run.settings), WORST_PX) for entry in worst},
         cut=_cut_example(run, entries, [each.slide_id for each in maps]),
         overlaid=_overlaid(run, entries, maps),
     )
-
-
-def outline_rings(outlines: Annotations, scale: float) -> dict[TissueClass, list[NDArray[np.float64]]]:
-    """Turn what was drawn on a slide into rings on a picture of it; where outlines overlap, tumor wins.
-
-    Parameters
-    ----------
-    outlines
-        In level-0 pixels.
-    scale
-        Pixels of the picture per level-0 pixel.
-
-    Returns
-    -------
-    dict[TissueClass, list[NDArray[np.float64]]]
-        As `SlideMaps.outlines`.
-    """
-    areas = {TissueClass.TUMOR: outlines.tumor, TissueClass.NON_TUMOR: outlines.non_tumor.difference(outlines.tumor)}
-    rings: dict[TissueClass, list[NDArray[np.float64]]] = {label: [] for label in LABELS}
-    for label, area in areas.items():
-        for part in shapely.get_parts(area):
-            if part.geom_type == "Polygon" and not part.is_empty:
-                corners = [np.asarray(ring.coords)[:, :2] for ring in (part.exterior, *part.interiors)]
-                rings[label] += [ring * scale for ring in corners]
-    return rings
 
 
 def thumbnail_scale(slide: Slide) -> float:

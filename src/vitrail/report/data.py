@@ -203,6 +203,42 @@ class ShownNuclei:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class DoubtedTile:
+    """A tile whose label both networks contradict, in its surroundings.
+
+    Attributes
+    ----------
+    slide_id, patient_id
+        Names, as the user wrote them.
+    label
+        What the outlines say.
+    classifier, segmenter
+        What the networks say: tumor probability, and the share of pixels called tumor.
+    annotated
+        The share of the tile that was outlined at all; NaN where that is not known.
+    picture
+        `[h, h, 3]`, RGB.
+    width_um
+        Width of the picture.
+    frame
+        Left, top and side of the tile, as shares of the picture's side.
+    outlines
+        As of `SlideMaps`, as shares of the picture's side.
+    """
+
+    slide_id: str
+    patient_id: str
+    label: TissueClass
+    classifier: float
+    segmenter: float
+    annotated: float
+    picture: NDArray[np.uint8]
+    width_um: float
+    frame: tuple[float, float, float]
+    outlines: dict[TissueClass, list[NDArray[np.float64]]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class CutExample:
     """One slide with the tiles that were cut from it, some of them with their masks.
 
@@ -303,6 +339,8 @@ class ReportData:
         Why the networks say what they say; None for a run without explanations.
     nuclei
         Which nuclei they look at; None where nobody has asked.
+    doubted
+        The tiles whose label the networks contradict most, those first.
     search
         What the grid search over tile sizes and resolutions found; None for a run without one.
     worst
@@ -321,6 +359,7 @@ class ReportData:
     mapped: Sequence[MapFiles] = ()
     explained: Explained | None = None
     nuclei: ShownNuclei | None = None
+    doubted: Sequence[DoubtedTile] = ()
     search: SearchResult | None = None
     worst: Mapping[str, NDArray[np.uint8]] = field(default_factory=dict)
     cut: CutExample | None = None

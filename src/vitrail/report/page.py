@@ -20,6 +20,7 @@ from vitrail.inference.publish import publish_all
 from vitrail.report.figures import figures_of
 from vitrail.report.figures.explained_slide import save_explained_figures
 from vitrail.report.figures.spec import SECTIONS
+from vitrail.report.sections.certainty import certainty_section, labels_section
 from vitrail.report.sections.explanations import section as explained_section
 from vitrail.report.sections.nuclei import nuclei_section
 from vitrail.report.sections.raters import raters_section
@@ -86,6 +87,8 @@ def write_report(data: ReportData, folder: Path) -> Path:
         parts=cohort_parts(data.evaluation.slides),
         skipped=data.evaluation.skipped.to_dict("records"),
         scores=section(data),
+        certainty=certainty_section(data.evaluation) if data.evaluation.certainty else None,
+        labels=labels_section(data.evaluation) if data.evaluation.certainty else None,
         why=explained_section(data.explained) if data.explained else None,
         examples=tables["explained_examples"].to_dict("records") if data.explained is not None else [],
         raters=[raters_section(name, said, methods) for name, said in data.evaluation.raters.items()],

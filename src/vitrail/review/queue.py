@@ -19,6 +19,7 @@ import pandas as pd
 from vitrail.core.files import read_csv, read_json, read_table, write_csv, write_json
 from vitrail.errors import RunError, SettingsError
 from vitrail.explain.study.store import SUMMARY, open_stored, pairs, split_key
+from vitrail.review.labels import contradicted_labels
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -27,9 +28,10 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float64]
 
-Order = Literal["disagreement", "uncertainty", "errors", "explanations", "random"]
+Order = Literal["disagreement", "uncertainty", "errors", "explanations", "labels", "random"]
 """Tiles come first of which the networks disagree; of which both are unsure; of which they say what the outlines do
-not; of which the maps of both networks agree least; or as chance has it."""
+not; of which the maps of both networks agree least; whose label both contradict that have not seen them, and no others;
+or as chance has it."""
 
 ORDERS: tuple[Order, ...] = get_args(Order)
 
@@ -107,7 +109,7 @@ class Queue:
         return len(self.rows)
 
 
-def urgency(rows: pd.DataFrame, by: Order, rng: np.random.Generator, agreement: Floats | None = None) -> Floats:
+def urgency(rows: pd.DataFrame, by: Order, rng: np.random.Generator, measured: Floats | None = None) -> Floats:
     """Say how much each tile wants a rater.
 
     Parameters
@@ -118,8 +120,9 @@ def urgency(rows: pd.DataFrame, by: Order, rng: np.random.Generator, agreement: 
         The order.
     rng
         Of chance.
-    agreement
-        Of `explanations`: how far the maps of both networks correlate, `[n]`; NaN where there are none.
+    measured
+        `[n]`. Of `explanations`: how far the maps of both networks correlate, NaN where there are none. Of `labels`:
+        how strongly both networks contradict the label, see `vitrail.review.labels`.
 
     Returns
     -------
@@ -134,12 +137,13 @@ def urgency(rows: pd.DataFrame, by: Order, rng: np.random.Generator, agreement: 
     if by == "errors":
         tumor = (rows["label"] == "tumor").to_numpy()
         return np.asarray(np.where(tumor, 1 - scores.mean(1), scores.mean(1)))
-    if by == "explanations":
-        return np.full(len(rows), np.nan) if agreement is None else 1 - agreement
+    if by in {"explanations", "labels"}:
+        known = np.full(len(rows), np.nan) if measured is None else measured
+        return 1 - known if by == "explanations" else known
     return rng.random(len(rows))
 
 
-def draw_queue(rows: pd.DataFrame, spec: QueueSpec, agreement: Floats | None = None) -> pd.DataFrame:
+def draw_queue(rows: pd.DataFrame, spec: QueueSpec, measured: Floats | None = None) -> pd.DataFrame:
     """Choose and order the cases of a queue.
 
     Parameters
@@ -148,21 +152,24 @@ def draw_queue(rows: pd.DataFrame, spec: QueueSpec, agreement: Floats | None = N
         The tiles that may be asked about, with the columns of `predictions/tiles.parquet`; the index is their row.
     spec
         What is wished.
-    agreement
+    measured
         As of `urgency`.
 
     Returns
     -------
     pandas.DataFrame
-        The columns of `queue.csv`. Fewer cases than wished where there are fewer tiles.
+        The columns of `queue.csv`. Fewer cases than wished where there are fewer tiles; by `labels` none is drawn by
+        chance.
     """
     rng = np.random.default_rng([spec.seed, len(rows)])
-    wanted = urgency(rows, spec.by, rng, agreement)
+    wanted = urgency(rows, spec.by, rng, measured)
+    if spec.by == "labels":
+        rows, wanted = rows[np.isfinite(wanted)], wanted[np.isfinite(wanted)]
     able = np.flatnonzero(np.isfinite(wanted))
     able = able[np.lexsort((rng.random(len(able)), -wanted[able]))]  # chance decides between equals
     repeats = round(spec.cases * REPEAT_SHARE)
     first = min(spec.cases - repeats, len(rows))
-    by_chance = 0 if spec.by == "random" else round(spec.cases * RANDOM_SHARE)
+    by_chance = 0 if spec.by in {"labels", "random"} else round(spec.cases * RANDOM_SHARE)
     ordered = able[: max(first - by_chance, 0)]
     others = rng.permutation(np.setdiff1d(np.arange(len(rows)), ordered))[: first - len(ordered)]
     total = len(ordered) + len(others)
@@ -232,12 +239,13 @@ def open_queue(run: Path, name: str, spec: QueueSpec) -> Queue:
     rows = read_table(table)
     if not {"classifier", "segmenter"} <= set(rows):
         raise RunError(run, "lacks the predictions of a network", f"Make them with: vitrail predict {run}")
+    measured = contradicted_labels(rows) if spec.by == "labels" else None
     if spec.split:
-        rows = rows[rows["split"] == spec.split]
-    agreement = None
+        own = (rows["split"] == spec.split).to_numpy()
+        rows, measured = rows[own], None if measured is None else measured[own]
     if spec.by == "explanations" or spec.question == "explanation":
-        rows, agreement = _explained(run, rows, spec)
-    cases = draw_queue(rows, spec, agreement)
+        rows, measured = _explained(run, rows, spec, measured)
+    cases = draw_queue(rows, spec, measured)
     if cases.empty:
         raise RunError(run, "has no tile that could be asked about", "Choose another split, or another order")
     folder.mkdir(parents=True, exist_ok=True)
@@ -268,8 +276,8 @@ def queues_of(run: Path) -> list[Path]:
     return sorted(file.parent for file in (run / "review").glob(f"*/{_QUEUE}"))
 
 
-def _explained(run: Path, rows: pd.DataFrame, spec: QueueSpec) -> tuple[pd.DataFrame, Floats]:
-    """Return the tiles that are explained, and how far the maps of both networks agree on each."""
+def _explained(run: Path, rows: pd.DataFrame, spec: QueueSpec, measured: Floats | None) -> tuple[pd.DataFrame, Floats]:
+    """Return the tiles that are explained, and what was measured of them: else how far the maps of both agree."""
     if not (run / "explanations" / SUMMARY).is_file():
         raise RunError(run, "has no explanations", f"Make them with: vitrail explain {run}")
     stored = open_stored(run / "explanations")
@@ -279,5 +287,7 @@ def _explained(run: Path, rows: pd.DataFrame, spec: QueueSpec) -> tuple[pd.DataF
     own = next((name for name, both in pairs(stored.keys).items() if len({split_key(k)[1] for k in both}) == 1), None)
     numbers = stored.rows["tile"].to_numpy()
     known = np.isin(numbers, rows.index)
+    if measured is not None:
+        return rows.loc[numbers[known]], measured[rows.index.get_indexer(pd.Index(numbers[known]))]
     agreement = np.full(len(numbers), np.nan) if own is None else stored.agreement[own].to_numpy(np.float64)
     return rows.loc[numbers[known]], agreement[known]

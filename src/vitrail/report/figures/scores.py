@@ -34,7 +34,7 @@ _MARKERS = {"classifier": "o", "segmenter": "s", "voting": "D"}
 _ROC = {"a  Both networks": ("classifier", "segmenter"), "b  Voting": ("classifier", "voting"),
         "c  Stacking": ("classifier", "stacking", "stacking_validation")}  # fmt: skip
 _SHORT = {"classifier": "Classification", "segmenter": "Segmentation", "voting": "Voting",
-          "stacking": "Stacking, test", "stacking_validation": "Stacking, validation"}  # fmt: skip
+          "stacking": "Stacking, test", "stacking_validation": "Stacking, held-out"}  # fmt: skip
 _DOTTED: dict[str, Any] = {"color": MUTED, "linewidth": 0.9, "linestyle": (0, (1, 2))}
 _LINE = 0.27  # inches of a row
 _MOST_PATIENTS = 200

@@ -23,6 +23,7 @@ ORDER_TITLES = {
     "uncertainty": "the networks are least sure",
     "errors": "the networks say what the outlines do not",
     "explanations": "the maps of both networks agree least",
+    "labels": "both networks contradict the label",
     "random": "chance has drawn",
 }
 
@@ -72,7 +73,8 @@ def raters_section(name: str, summary: Mapping[str, Any], methods: Mapping[str, 
             sentences.append(f"Raters saw the strongest places of the map on tumor cells in {spread}.")
     count = "1 rater" if len(judged) == 1 else f"{len(judged)} raters"
     order = ORDER_TITLES[summary["by"]]
-    about = f"{count} said {asked}, of {summary['cases']} cases, those first of which {order}; one in ten by chance."
+    others = "no others" if summary["by"] == "labels" else "one in ten by chance"
+    about = f"{count} said {asked}, of {summary['cases']} cases, those first of which {order}; {others}."
     return {"name": name, "about": about, "judged": judged, "rows": rows, "sentences": sentences}
 
 

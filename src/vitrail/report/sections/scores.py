@@ -57,5 +57,6 @@ def section(data: ReportData) -> dict[str, Any]:
         "worst": worst,
         "groups": test["groups"],
         "fewest": FEWEST_PATIENTS,
-        "validation": len(evaluation.validation),
+        "held_out": len(evaluation.held_out),
+        "held_out_title": evaluation.held_out_title,
     }

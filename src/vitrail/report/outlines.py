@@ -1,0 +1,44 @@
+"""Outlines of a slide as rings on a picture."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import shapely
+
+from vitrail.classes import LABELS, TissueClass
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from vitrail.slides.annotations import Annotations
+
+
+def outline_rings(
+    outlines: Annotations, scale: float, corner: tuple[float, float] = (0.0, 0.0)
+) -> dict[TissueClass, list[NDArray[np.float64]]]:
+    """Turn what was drawn on a slide into rings on a picture of it; where outlines overlap, tumor wins.
+
+    Parameters
+    ----------
+    outlines
+        In level-0 pixels.
+    scale
+        Pixels of the picture per level-0 pixel.
+    corner
+        Where the picture begins on the slide, in level-0 pixels.
+
+    Returns
+    -------
+    dict[TissueClass, list[NDArray[np.float64]]]
+        As `SlideMaps.outlines`.
+    """
+    areas = {TissueClass.TUMOR: outlines.tumor, TissueClass.NON_TUMOR: outlines.non_tumor.difference(outlines.tumor)}
+    rings: dict[TissueClass, list[NDArray[np.float64]]] = {label: [] for label in LABELS}
+    for label, area in areas.items():
+        for part in shapely.get_parts(area):
+            if part.geom_type == "Polygon" and not part.is_empty:
+                corners = [np.asarray(ring.coords)[:, :2] for ring in (part.exterior, *part.interiors)]
+                rings[label] += [(ring - np.array(corner)) * scale for ring in corners]
+    return rings
