@@ -2,9 +2,9 @@
 
     python -m bench.recipes FOLDER [--data DATA] [--recipes NAME ...] [--seeds 0 1 2] [--workers N] [--table]
 
-Each site of a cohort (`../shared/data`, or `--shared`) is in turn the unseen hospital; `ebhi`, which has one, is
-dealt into three parts by patient. A recipe is a change of the preset `quick`; each is trained on all other patients, a
-part of them for validation, once for each seed, and tried on all tiles of the unseen ones, once in one look and once in the
+Each site of a cohort (`../shared/data`, or `--shared`) is in turn the unseen hospital; `ebhi`, which has one, is dealt
+into three parts by patient. A recipe is a change of the preset `quick`; each is trained on all other patients, a part
+of them for validation, once for each seed, and tried on all tiles of the unseen ones, once in one look and once in the
 eight symmetries of a square. A recipe with folds trains as many networks, each validated on another part, whose mean
 answers count. The first row is what a user would write with timm and segmentation_models_pytorch (`bench.plain`): one
 cycle of the learning rate, batches of 32, ten epochs.
