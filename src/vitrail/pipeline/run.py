@@ -183,7 +183,7 @@ def bring_run(folder: Path, until: str, changes: Sequence[str], progress: Progre
     """
     open_run(folder)
     with locked(folder):
-        renamed = old_names(folder / "study.toml", changes)
+        warnings = old_names(folder / "study.toml", changes)
         if changes:
             change_settings(folder / "study.toml", changes)
         run = open_run(folder)
@@ -192,14 +192,14 @@ def bring_run(folder: Path, until: str, changes: Sequence[str], progress: Progre
         if any(not (folder / stage.folder / "stage.json").is_file() for stage in networks):
             from vitrail.training.preflight import check_start
 
-            check_start(with_weights_path(run))  # before hours of cutting: can the networks be built at all?
+            warnings += check_start(with_weights_path(run))  # before hours of cutting: can the networks be built at all?
         bring_up_to_date(stages, run, progress)
     rows = read_csv(folder / "tiles" / "slides.csv", ("slide_id", "skipped", "warnings"))
     skipped = rows.loc[rows["skipped"] != "", ["slide_id", "skipped"]].itertuples(index=False)
     result = folder / next(stage.folder for stage in STAGES if stage.name == until)
     return Outcome(
         lines=_report_lines(result) if until == "report" else [f"{until}: {result}"],
-        warnings=[*renamed, *(line for cell in rows["warnings"] if cell for line in cell.split(" | "))],
+        warnings=[*warnings, *(line for cell in rows["warnings"] if cell for line in cell.split(" | "))],
         skipped=[f"{name}: {reason}" for name, reason in skipped],
     )
 

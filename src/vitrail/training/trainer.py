@@ -20,6 +20,7 @@ from vitrail.models.spec import TrainingInfo
 from vitrail.models.store import JSON, build, save_model, saved_fingerprint
 from vitrail.models.weights import load_encoder, start_weights
 from vitrail.training.calibrate import TrainedModel, examine
+from vitrail.training.frozen import CachedFeatures, freeze, hold, remove_features
 from vitrail.training.checkpoint import Checkpoint, EpochScores, TrainState, best_epoch
 from vitrail.training.loader import Loader, channel_statistics, cut, shuffled
 from vitrail.training.preflight import check_fit
@@ -83,6 +84,7 @@ def train(
     checkpoint = Checkpoint(folder=folder, fingerprint=f"{fingerprint} {device.type} {precision.dtype}")
     if saved_fingerprint(folder) == fingerprint:
         checkpoint.remove()  # killed between the training's end and the removal
+        remove_features(folder)
         return
     try:
         with reproducible(device, epoch_seeds(settings.seed, task, 0)[0]):
@@ -105,6 +107,7 @@ def train(
         problem = f"{device.type} has too little memory for batches of {TRAINING_TASKS[task].settings(settings).batch}"
         raise ModelError(f"{task} training", problem, f"Lower {task}.batch in study.toml") from None
     checkpoint.remove()
+    remove_features(folder)
 
 
 def epoch_seeds(seed: int, task: Task, epoch: int) -> tuple[int, int, int]:
@@ -177,14 +180,17 @@ class Trainer:
         weights = start_weights(settings.encoder)
         if weights is not None:
             load_encoder(network.backbone, weights, f"encoder.weights = {settings.encoder.weights!r}")
+        if settings.encoder.frozen:
+            freeze(network)
         device = precision.device
         self.network = network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # the stubs lack this one
         adam = torch.optim.Adam(
-            self.network.parameters(), lr=self.own.learning_rate, fused=device.type in {"cpu", "cuda"}
+            [each for each in self.network.parameters() if each.requires_grad], lr=self.own.learning_rate, fused=device.type in {"cpu", "cuda"}
         )
         self.state = TrainState(module=self.network, optimizer=adam, scaler=precision.scaler())
         self.standardise = Normalizer(spec, device)
         self.loader = Loader(images=parts.tiles.images, targets=self.objective.targets(parts.tiles), device=device)
+        self.features: CachedFeatures | None = None
 
     def run(self, checkpoint: Checkpoint, progress: Progress) -> list[EpochScores]:
         """Train what is left of the epochs, and write `history.csv`.
@@ -212,6 +218,8 @@ class Trainer:
             (checkpoint.folder / JSON).unlink(
                 missing_ok=True
             )  # a model of earlier settings must not look like this one
+        if self.settings.encoder.frozen:
+            self.features = CachedFeatures.of(self, checkpoint, progress)
         steps = len(cut(self.parts.train, batch)) + len(cut(self.parts.validation, batch))
         with progress.task(task, epochs * steps, len(history) * steps) as step:
             for number in range(len(history) + 1, epochs + 1):
@@ -238,9 +246,10 @@ class Trainer:
         torch_seed, order_seed, augment_seed = epoch_seeds(self.settings.seed, self.objective.task, number)
         torch.manual_seed(torch_seed)
         augmenter = self.objective.augmenter(self.settings, torch.Generator().manual_seed(augment_seed))
-        self.network.train()
+        self._train_mode()
         train_loss = torch.zeros((), device=self.precision.device)  # read once an epoch: reading waits for the device
-        for images, targets in self.loader(cut(shuffled(self.parts.train, order_seed), self.own.batch)):
+        read = self.features or self.loader
+        for images, targets in read(cut(shuffled(self.parts.train, order_seed), self.own.batch)):
             train_loss += self._step(images, targets, augmenter) * len(images)
             step()
         mean_loss = train_loss.item() / len(self.parts.train)
@@ -250,24 +259,37 @@ class Trainer:
     def _step(self, images: Tensor, targets: Tensor, augmenter: Augmenter) -> Tensor:
         """Change the weights by one batch and return its loss, that of the negatives left out."""
         optimizer, scaler = self.state.optimizer, self.state.scaler
-        negatives = self.objective.negatives(self.settings, images, augmenter.generator)
-        images, masks = augmenter(images, targets if targets.ndim == 3 else None)
-        loss = self._loss(images, targets if masks is None else masks)[0]
+        if self.features is None:
+            negatives = self.objective.negatives(self.settings, images, augmenter.generator)
+            images, masks = augmenter(images, targets if targets.ndim == 3 else None)
+            loss = self._loss(images, targets if masks is None else masks)[0]
+        else:
+            side, count = self.parts.tiles.images.shape[1], len(images)
+            tiles = images.new_zeros(1).expand(count, 3, side, side)
+            negatives = self.objective.negatives(self.settings, tiles, augmenter.generator)
+            loss = self._loss(self.features.turned(images, augmenter.generator), targets, self.features.logits)[0]
         total = loss
         if negatives is not None:
             self.network.eval()  # in the batch they would move its statistics
             total = loss + self._loss(*negatives)[0] * len(negatives[0]) / len(images)
-            self.network.train()
+            self._train_mode()
         optimizer.zero_grad(set_to_none=True)
         scaler.scale(total).backward()  # type: ignore[no-untyped-call]  # torch leaves this one untyped
         scaler.step(optimizer)
         scaler.update()
         return loss.detach()
 
-    def _loss(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """Return loss and logits of images."""
+    def _train_mode(self) -> None:
+        self.network.train()
+        if self.settings.encoder.frozen:
+            hold(self.network)
+
+    def _loss(
+        self, inputs: Tensor, targets: Tensor, run: Callable[[Tensor], Tensor] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Return loss and logits of images, or of what `run` maps to logits."""
         with self.precision.autocast():
-            logits: Tensor = self.network(self.standardise(images))
+            logits: Tensor = run(inputs) if run else self.network(self.standardise(inputs))
         logits = logits.float()
         return self.objective.loss(self.settings, logits, targets), logits
 
@@ -278,9 +300,10 @@ class Trainer:
         order_seed = epoch_seeds(self.settings.seed, self.objective.task, 0)[1]
         rows = shuffled(self.parts.validation, order_seed)  # tiles of one slide lack classes
         losses, metric = [], self.objective.metric()
-        for images, targets in self.loader(cut(rows, self.own.batch)):
-            loss, logits = self._loss(images, targets)
-            losses.append(loss * len(images))
+        read, run = (self.features, self.features.logits) if self.features else (self.loader, None)
+        for inputs, targets in read(cut(rows, self.own.batch)):
+            loss, logits = self._loss(inputs, targets, run)
+            losses.append(loss * len(inputs))
             metric.update(logits, targets)
             step()
         return torch.stack(losses).sum().item() / len(rows), metric.compute()
