@@ -75,7 +75,9 @@ def test_the_symmetries_are_those_of_a_square():
     assert tuple(image.transpose(2, 3).flatten().tolist()) in each
 
 
-@pytest.mark.parametrize(("task", "architecture"), [("classifier", "unet"), ("segmenter", "unet"), ("segmenter", "linear")])
+@pytest.mark.parametrize(
+    ("task", "architecture"), [("classifier", "unet"), ("segmenter", "unet"), ("segmenter", "linear")]
+)
 def test_a_frozen_encoder_keeps_its_weights_and_the_head_learns(task, architecture, tmp_path):
     own, parts = frozen_settings(architecture=architecture, epochs=6, learning_rate=1e-2), make_parts()
     start = create_encoder("test_efficientnet").state_dict()

@@ -68,8 +68,8 @@ class TumorProbability(_Calibrated):
 class ClassProbabilities(_Calibrated):
     """A segmenter from bytes of any height and width to the probability of each class.
 
-    The border is repeated up to a multiple of its stride as in `Segmenter.encode`, but by rules that hold for every size:
-    a recorded graph cannot ask whether there is anything to pad.
+    The border is repeated up to a multiple of its stride as in `Segmenter.encode`, but by rules that hold for every
+    size: a recorded graph cannot ask whether there is anything to pad.
     """
 
     network: Segmenter

@@ -87,7 +87,8 @@ class TokenEncoder(nn.Module):
         return self.forward_features(x)
 
     def _laid_out(self, tokens: Tensor) -> Tensor:
-        return tokens[:, self._prefix :].transpose(1, 2).unflatten(2, self._cells)
+        patches = tokens[:, self._prefix :].transpose(1, 2)
+        return patches.reshape(patches.shape[0], patches.shape[1], *self._cells)
 
     def _pass_through(self, look: nn.Module, _block: nn.Module, _inputs: Any, tokens: Tensor) -> Tensor:
         """Let a block's tokens pass through a module as a map, and go on as they were."""
@@ -149,7 +150,7 @@ def build_timm(name: str, arguments: Arguments = (), **weights: Any) -> nn.Modul
         timm knows no network of this name, or cannot build it with these arguments.
     """
     check_name(name)
-    given = {key: _layer(value) if key.endswith("_layer") else value for key, value in arguments}
+    given: dict[str, Any] = {key: _layer(value) if key.endswith("_layer") else value for key, value in arguments}
     if is_transformer(name):
         given["dynamic_img_size"] = True
     weights = weights or {"pretrained": False}

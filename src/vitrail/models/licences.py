@@ -10,6 +10,7 @@ import re
 from dataclasses import dataclass
 
 from vitrail.errors import ModelError
+from vitrail.settings.load import HUB
 
 UNKNOWN = "unknown"
 """The name of a licence that nobody has stated."""
@@ -60,7 +61,7 @@ WEIGHTS = {
     ),
     "kaiko-ai/midnight": Licence(name="MIT", source="model card"),
     "owkin/phikon": Licence(
-        name="Owkin non-commercial", restricts=_NO_COMMERCE, source="LICENSE.txt of the repository owkin/HistoSSLscaling"
+        name="Owkin non-commercial", restricts=_NO_COMMERCE, source="LICENSE.txt of repository owkin/HistoSSLscaling"
     ),
     "owkin/phikon-v2": Licence(name="Owkin non-commercial", restricts=_NO_COMMERCE, source="model card"),
     "sophontai/openmidnight": Licence(name="Apache-2.0", source="model card"),
@@ -103,6 +104,31 @@ def licence_of(repository: str, stated: str | None) -> Licence:
         limits = limits or ["commercial use"]
     restricts = f"forbids {' and '.join(limits)}" if limits else _OF_ITS_OWN.get(name.lower(), "")
     return Licence(name=name, restricts=restricts)
+
+
+def foreseen_terms(encoder: str, weights: str, *, accepted: bool) -> list[str]:
+    """Say what a hub's repository restricts, as far as the table knows, before anything is read.
+
+    Parameters
+    ----------
+    encoder, weights
+        `encoder.name` and `encoder.weights`.
+    accepted
+        `encoder.licence_accepted`.
+
+    Returns
+    -------
+    list[str]
+        No line or one.
+    """
+    known = encoder.replace("hf_hub:", HUB).startswith(HUB) and weights == "imagenet"
+    licence = licence_of(encoder.partition(":")[2], None) if known else None
+    if licence is None or not licence.restricts:
+        return []
+    try:
+        return [str(check_licence(encoder, licence, accepted=accepted))]
+    except ModelError as error:
+        return [str(error)]
 
 
 def check_licence(encoder: str, licence: Licence, *, accepted: bool) -> str | None:

@@ -1,10 +1,10 @@
 """The segmenter: a decoder on the same encoder, by default a U-Net, from segmentation_models_pytorch.
 
-Of a U-Net, two layouts take the encoder's feature maps at different places. `paper` is that of the library which the paper names
-(Iakubovskii, Segmentation Models, for Keras) for EfficientNets: skip connections from the activations behind the
-expanding convolution of the first block of each stage that halves the map (of EfficientNet-B0 96, 144, 240 and 672
-channels), and as bottleneck the encoder's final activation (1280). `timm` takes what the stages give (16, 24, 40, 112
-and 320 channels), which are linear projections.
+Of a U-Net, two layouts take the encoder's feature maps at different places. `paper` is that of the library which the
+paper names (Iakubovskii, Segmentation Models, for Keras) for EfficientNets: skip connections from the activations
+behind the expanding convolution of the first block of each stage that halves the map (of EfficientNet-B0 96, 144, 240
+and 672 channels), and as bottleneck the encoder's final activation (1280). `timm` takes what the stages give (16, 24,
+40, 112 and 320 channels), which are linear projections.
 
 Two further architectures suit encoders whose maps all have one size, such as vision transformers. `linear` is a 1x1
 convolution on the last map, enlarged bilinearly: what papers of foundation models test their features by. `upernet`

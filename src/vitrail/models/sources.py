@@ -18,14 +18,12 @@ from urllib.parse import urlsplit
 
 import timm
 from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
-from huggingface_hub.utils import EntryNotFoundError, GatedRepoError, RepositoryNotFoundError
+from huggingface_hub.errors import EntryNotFoundError, GatedRepoError, RepositoryNotFoundError
 
 from vitrail.core.files import read_regular
 from vitrail.errors import ModelError
-from vitrail.models.spec import ARGUMENTS, Arguments  # noqa: TC001 - a table and a type
-
-HUB, FOLDER = "hf-hub:", "local-dir:"
-"""What `encoder.name` begins with, where it is no name of timm's."""
+from vitrail.models.spec import ARGUMENTS, Arguments
+from vitrail.settings.load import FOLDER, HUB
 
 CONFIG = "config.json"
 _WEIGHTS = ("model.safetensors", "pytorch_model.safetensors", "pytorch_model.bin", "model.pth", "pytorch_model.pth")
@@ -99,8 +97,8 @@ def find_source(name: str) -> Source:
     Parameters
     ----------
     name
-        A name of timm's, such as `efficientnet_b0` or `efficientnet_b0.ra_in1k`; `hf-hub:owner/name`; `local-dir:` and
-        a folder, or its path.
+        A name of timm's, such as `efficientnet_b0` or `efficientnet_b0.ra_in1k`; `hf-hub:owner/name`; or `local-dir:`
+        and the path of a folder.
 
     Returns
     -------
@@ -117,19 +115,13 @@ def find_source(name: str) -> Source:
         repository = name.partition(":")[2]
         config = _read_config(name, _hub_file(name, repository, CONFIG))
         return _configured(name, config, repository=repository)
-    folder = local_folder(name)
-    if folder:
+    if name.startswith(FOLDER):
+        folder = Path(name.removeprefix(FOLDER)).expanduser()
         config = _read_config(name, folder / CONFIG)
         return _configured(name, config, folder=folder)
     check_name(name)
-    return Source(name=name, network=name, config=timm.get_pretrained_cfg(name).to_dict())
-
-
-def local_folder(name: str) -> Path | None:
-    """Return the folder that an `encoder.name` names; None where it names none."""
-    if name.startswith(FOLDER):
-        return Path(name.removeprefix(FOLDER)).expanduser()
-    return Path(name).expanduser() if (Path(name) / CONFIG).is_file() else None
+    known: Any = timm.get_pretrained_cfg(name)
+    return Source(name=name, network=name, config=known.to_dict() if known else {})
 
 
 def weights_file(source: Source) -> Path | None:

@@ -38,9 +38,9 @@ ARGUMENTS = frozenset(
         "act_layer", "attn_norm", "class_token", "depth", "depths", "dims", "embed_dim", "embed_norm", "final_norm",
         "fc_norm", "global_pool", "img_size", "init_values", "layer_scale_init_value", "mlp_layer", "mlp_ratio",
         "no_embed_class", "norm_layer", "num_heads", "num_reg_tokens", "patch_size", "pos_embed", "pre_norm",
-        "proj_bias", "qk_norm", "qkv_bias", "qkv_fused", "ref_feat_shape", "reg_tokens", "rope_type", "scale_attn_inner",
-        "scale_mlp", "scale_mlp_norm", "swiglu_mlp", "use_fc_norm", "use_post_norm", "use_rot_pos_emb",
-        "use_abs_pos_emb", "weight_init",
+        "proj_bias", "qk_norm", "qkv_bias", "qkv_fused", "ref_feat_shape", "reg_tokens", "rope_type",
+        "scale_attn_inner", "scale_mlp", "scale_mlp_norm", "swiglu_mlp", "use_fc_norm", "use_post_norm",
+        "use_rot_pos_emb", "use_abs_pos_emb", "weight_init",
     }
 )  # fmt: skip
 """Names that are allowed there: shapes and layers, nothing that reads files or loads weights."""
@@ -150,13 +150,18 @@ class EncoderSource(_Strict):
         What its images had been standardised by before, where its configuration says.
     """
 
-    name: Annotated[str, Field(min_length=1, max_length=200)]
+    name: Annotated[str, Field(min_length=1, max_length=300)]
     weights: Literal["pretrained", "embedded", "random", "file"]
     frozen: bool = False
     licence: Annotated[str, Field(max_length=200)] = "unknown"
     restricts: Annotated[str, Field(max_length=400)] = ""
     mean: tuple[float, float, float] | None = None
     std: tuple[float, float, float] | None = None
+
+    @property
+    def terms(self) -> str:
+        """The licence, and what it restricts."""
+        return f"{self.licence}, which {self.restricts}" if self.restricts else self.licence
 
 
 class ModelSpec(_Strict):

@@ -13,6 +13,7 @@ import timm
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from timm.models import PretrainedCfg
 
 from vitrail.core.files import regular_file
 from vitrail.errors import ModelError
@@ -39,8 +40,9 @@ def start_weights(settings: EncoderSettings) -> StateDict | None:
     Parameters
     ----------
     settings
-        `encoder.weights` is `imagenet` (those that timm, the hub or the folder has), `embedded`, `random`, or the path of a `.safetensors` or `.pth` file of timm's
-        names or of a Vitrail classifier's `weights.safetensors`; `~` is the user's home.
+        `encoder.weights` is `imagenet` (those that timm, the hub or the folder has), `embedded`, `random`, or the path
+        of a `.safetensors` or `.pth` file of timm's names or of a Vitrail classifier's `weights.safetensors`; `~` is
+        the user's home.
 
     Returns
     -------
@@ -200,7 +202,7 @@ def _pretrained_weights(source: Source) -> StateDict:
     overlay = {"file": str(here)} if here else None
     config = None
     if source.own:  # of what the configuration says, timm is given what it knows
-        known = {each.name for each in fields(type(timm.get_pretrained_cfg(source.network)))}
+        known = {each.name for each in fields(PretrainedCfg)}
         config = {key: value for key, value in source.config.items() if key in known}
         config |= {"hf_hub_id": source.repository, "source": "hf-hub"} if source.repository else {}
     try:

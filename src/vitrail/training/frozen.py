@@ -151,7 +151,8 @@ class CachedFeatures:
     def logits(self, features: Tensor) -> Tensor:
         """Map features `[b, symmetries, ...]`, of which the first counts, to the network's logits."""
         if isinstance(self.network, Classifier):
-            return self.network.head(features[:, 0, :, None, None])
+            head: Tensor = self.network.head(features[:, 0, :, None, None])
+            return head
         return self.network.decode([features[:, 0]], (self.side_px, self.side_px))
 
     def _read(self, rows: Rows) -> tuple[Tensor, Tensor]:
@@ -166,8 +167,10 @@ def _encoder_of(trainer: Trainer) -> Callable[[NDArray[np.uint8], int], NDArray[
     def features(images: Tensor) -> Tensor:
         with precision.autocast():
             if isinstance(network, Classifier):
-                return network.features(trainer.standardise(images)).float().mean((2, 3))
-            return network.encode(trainer.standardise(images))[-1].half()
+                maps: Tensor = network.features(trainer.standardise(images))
+                return maps.float().mean((2, 3))
+            last: Tensor = network.encode(trainer.standardise(images))[-1]
+            return last.half()
 
     @torch.inference_mode()
     def compute(images: NDArray[np.uint8], symmetries: int) -> NDArray[np.floating]:

@@ -20,8 +20,8 @@ from vitrail.models.spec import TrainingInfo
 from vitrail.models.store import JSON, build, save_model, saved_fingerprint
 from vitrail.models.weights import load_encoder, start_weights
 from vitrail.training.calibrate import TrainedModel, examine
-from vitrail.training.frozen import CachedFeatures, freeze, hold, remove_features
 from vitrail.training.checkpoint import Checkpoint, EpochScores, TrainState, best_epoch
+from vitrail.training.frozen import CachedFeatures, freeze, hold, remove_features
 from vitrail.training.loader import Loader, channel_statistics, cut, shuffled
 from vitrail.training.preflight import check_fit
 from vitrail.training.tasks import TRAINING_TASKS
@@ -185,7 +185,9 @@ class Trainer:
         device = precision.device
         self.network = network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # the stubs lack this one
         adam = torch.optim.Adam(
-            [each for each in self.network.parameters() if each.requires_grad], lr=self.own.learning_rate, fused=device.type in {"cpu", "cuda"}
+            [each for each in self.network.parameters() if each.requires_grad],
+            lr=self.own.learning_rate,
+            fused=device.type in {"cpu", "cuda"},
         )
         self.state = TrainState(module=self.network, optimizer=adam, scaler=precision.scaler())
         self.standardise = Normalizer(spec, device)
