@@ -149,7 +149,7 @@ class PyramidDecoder(nn.Module):
         self.levels = nn.ModuleList(
             [
                 nn.Sequential(
-                    nn.ConvTranspose2d(channels, half, 2, 2), nn.GroupNorm(1, half), nn.GELU(),
+                    nn.ConvTranspose2d(channels, half, 2, 2), nn.BatchNorm2d(half), nn.GELU(),
                     nn.ConvTranspose2d(half, half // 2, 2, 2),
                 ),
                 nn.ConvTranspose2d(channels, half, 2, 2),

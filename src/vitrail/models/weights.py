@@ -204,7 +204,8 @@ def _pretrained_weights(source: Source) -> StateDict:
     if source.own:  # of what the configuration says, timm is given what it knows
         known = {each.name for each in fields(PretrainedCfg)}
         config = {key: value for key, value in source.config.items() if key in known}
-        config |= {"hf_hub_id": source.repository, "source": "hf-hub"} if source.repository else {}
+        # a file that is here is read as it is; asked for the repository, timm would ask the hub first
+        config |= {"hf_hub_id": None, "source": ""} if here else {"hf_hub_id": source.repository, "source": "hf-hub"}
     try:
         network = build_timm(
             source.network, source.arguments, pretrained=True, pretrained_cfg=config, pretrained_cfg_overlay=overlay

@@ -193,7 +193,7 @@ class EncoderSettings(Branch):
     name: Annotated[str, Field(max_length=4096)] = Field(
         "efficientnet_b0",
         description='Paper: "EfficientNet-B0 pre-trained on ImageNet". Any timm encoder by name, a convolutional '
-        'network or a plain vision transformer; "hf-hub:owner/name" from a hub, such as hf-hub:bioptimus/H-optimus-0; or '
+        'network or a plain vision transformer; "hf-hub:owner/name" from a hub, as hf-hub:bioptimus/H-optimus-0; or '
         '"local-dir:" and the path, from this folder, of a folder with timm\'s config.json and weights. Encoders from '
         "hubs and folders, and frozen ones, see images standardised as when they were trained; for others the training "
         "tiles' own mean and standard deviation are taken, as in the paper",
@@ -488,7 +488,8 @@ class ExplainSettings(Branch):
         None,
         description="pixels between two cells of Grad-CAM and of other methods that show feature maps, where the "
         "network's own lie further apart: its last strides are taken out, its weights stay (a vision transformer's "
-        "cells stay its patches). Empty: as many as give a tile 12 cells along a side, or more. 32, and a margin of 0: the paper's maps (of 224 pixels 7 x 7 cells)",
+        "cells stay its patches). Empty: as many as give a tile 12 cells along a side, or more. 32, and a margin of 0: the paper's "
+        "maps (of 224 pixels 7 x 7 cells)",
         json_schema_extra={"since": "0.2.0"},
     )
     margin_px: Annotated[int, Field(ge=0, le=512)] = Field(
