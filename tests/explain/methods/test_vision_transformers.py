@@ -58,7 +58,8 @@ def test_every_method_explains_it(spec):
         assert method.explains(network)
         if method.needs_head and method.name != "hrcam":
             continue
-        maps = method.explain(network, x, head=random_head(layers) if method.name == "hrcam" else None)
+        head = random_head(layers) if method.name == "hrcam" else None
+        maps = method.explain(network, x, head=head, pixels="all")
         assert torch.isfinite(maps.values).all()
         assert maps.values.std() > 0, method.name
         assert maps.frame.span_px == (48, 64)
@@ -103,8 +104,14 @@ def test_hr_cams_map_is_its_dense_layer_at_each_place(spec):
     layers = find_layers(network)
     head = random_head(layers)
     seen, encoder = {}, network.get_submodule(network.stages)
-    for number, look in enumerate(encoder.maps):
-        look.register_forward_hook(lambda _m, _i, output, number=number: seen.setdefault(number, output.detach()))
+    handles = [
+        look.register_forward_hook(lambda _m, _i, output, number=number: seen.update({number: output.detach()}))
+        for number, look in enumerate(encoder.maps)
+    ]
+    with torch.no_grad():
+        network(x)
+    for handle in handles:
+        handle.remove()
     found = METHODS["hrcam"].explain(network, x, head=head)
     every = torch.cat([seen[number] for number in range(4)], 1)
     expected = torch.einsum("nchw,c->nhw", every, head.weights) + head.bias
@@ -154,7 +161,7 @@ def test_deeplift_of_attention_is_what_its_parts_give():
 def test_smoothgrad_without_noise_is_captums_gradient_times_difference():
     network, x = network_of(CLASSIFIER), noise(1, 3, 32, 32)
     found = smoothgrad(network, x, copies=1, noise=0).values
-    relevance = (Saliency(score(network)).attribute(x, abs=False) * (x - blurred(x))).sum(1)
+    relevance = (Saliency(score(network)).attribute(x.clone().requires_grad_(), abs=False) * (x - blurred(x))).sum(1)
     torch.testing.assert_close(found, cell_sums(relevance), rtol=1e-3, atol=1e-6)
 
 
