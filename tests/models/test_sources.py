@@ -70,7 +70,8 @@ def test_a_folder_names_network_arguments_colours_and_weights(tmp_path):
     assert all(torch.equal(found[key], value) for key, value in network.state_dict().items())
 
 
-def test_a_repository_in_the_hubs_cache_is_read_without_the_network(cached, offline_hub):
+@pytest.mark.usefixtures("offline_hub")
+def test_a_repository_in_the_hubs_cache_is_read_without_the_network(cached):
     network, asked = cached
     settings = EncoderSettings(name="hf-hub:owner/own")
     check_weights(settings)
@@ -88,7 +89,8 @@ def offline_hub(monkeypatch):
     monkeypatch.setattr(weights, "online", lambda: False)
 
 
-def test_a_hub_out_of_reach_is_said_in_a_line(offline):
+@pytest.mark.usefixtures("offline")
+def test_a_hub_out_of_reach_is_said_in_a_line():
     line = told(HUB)
     assert "it cannot be downloaded (this machine is offline)" in line
     assert "local-dir:PATH" in line
@@ -110,8 +112,9 @@ def test_what_a_hub_refuses_is_said_with_a_cure(monkeypatch, kind, problem):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.usefixtures("offline")
 @pytest.mark.parametrize("name", ["hf-hub:nobody", "hf-hub:", "hf-hub:a/b/c", "hf-hub:/b"])
-def test_a_name_without_owner_is_no_repository(name, offline):
+def test_a_name_without_owner_is_no_repository(name):
     assert "names no repository of a hub. Write hf-hub:owner/name" in told(name)
 
 

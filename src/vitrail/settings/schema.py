@@ -488,8 +488,8 @@ class ExplainSettings(Branch):
         None,
         description="pixels between two cells of Grad-CAM and of other methods that show feature maps, where the "
         "network's own lie further apart: its last strides are taken out, its weights stay (a vision transformer's "
-        "cells stay its patches). Empty: as many as give a tile 12 cells along a side, or more. 32, and a margin of 0: the paper's "
-        "maps (of 224 pixels 7 x 7 cells)",
+        "cells stay its patches). Empty: as many as give a tile 12 cells along a side, or more. 32, and a margin of 0: "
+        "the paper's maps (of 224 pixels 7 x 7 cells)",
         json_schema_extra={"since": "0.2.0"},
     )
     margin_px: Annotated[int, Field(ge=0, le=512)] = Field(
