@@ -31,7 +31,7 @@ def transformer(tmp_path_factory):
     write_folder(folder / "own", license="cc-by-nc-4.0")
     changes = (
         "encoder.name=local-dir:../own", "encoder.weights=imagenet", "encoder.frozen=true",
-        "segmenter.architecture=upernet", 'explain.methods=["gradcam", "hrcam", "layercam"]', "predict.explained=true",
+        "segmenter.architecture=linear", 'explain.methods=["gradcam", "hrcam", "layercam"]', "predict.explained=true",
     )  # fmt: skip
     return study(folder, *changes)
 
@@ -50,7 +50,7 @@ def test_a_study_with_a_vision_transformer(transformer, capsys):
         assert (model["encoder_source"]["name"], tuple(model["mean"])) == ("local-dir:own", MEAN)
         assert not (transformer / task / "features").exists()
     path = transformer.parent / "exported"
-    assert vitrail("export", "onnx", transformer / "classifier", path) == 0
+    assert vitrail("export", "onnx", transformer / "classifier", "--out", path) == 0
     metadata = {entry.key: entry.value for entry in onnx.load(path / "classifier.onnx").metadata_props}
     assert metadata["encoder_licence"] == "cc-by-nc-4.0, which forbids commercial use"
 
