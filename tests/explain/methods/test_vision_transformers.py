@@ -26,7 +26,7 @@ from vitrail.models.encoder import build_timm
 from vitrail.models.store import Model
 
 SPECS = pytest.mark.parametrize("spec", [CLASSIFIER, LINEAR, UPERNET], ids=["classifier", "linear", "upernet"])
-ODD = pytest.mark.parametrize("spec", [CLASSIFIER, LINEAR], ids=["classifier", "linear"])
+PLAIN = pytest.mark.parametrize("spec", [CLASSIFIER, LINEAR], ids=["classifier", "linear"])
 
 
 def network_of(spec):
@@ -49,7 +49,7 @@ def score(network):
     return of
 
 
-@SPECS
+@PLAIN
 def test_every_method_explains_it(spec):
     network, x = network_of(spec), noise(2, 3, 48, 64)
     layers = find_layers(network)
@@ -87,7 +87,7 @@ def test_a_classifiers_grad_cam_adds_up_to_its_logit():
     torch.testing.assert_close(GRADCAM.explain(network, x).values.sum((1, 2)), expected, rtol=1e-4, atol=1e-5)
 
 
-@ODD
+@PLAIN
 def test_layercam_is_gradient_times_feature(spec):
     network, x = network_of(spec), noise(2, 3, 64, 64)
     maps = network.features(x) if spec is CLASSIFIER else network.encode(x)[-1]
@@ -118,7 +118,7 @@ def test_hr_cams_map_is_its_dense_layer_at_each_place(spec):
     torch.testing.assert_close(found.values, expected, rtol=1e-3, atol=1e-4)
 
 
-@ODD
+@PLAIN
 def test_integrated_gradients_are_captums(spec):
     network, x = network_of(spec), noise(1, 3, 32, 32)
     found = INTEGRATED.explain(network, x, pixels="all").values
