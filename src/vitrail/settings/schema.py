@@ -190,7 +190,7 @@ class SplitSettings(Branch):
 class EncoderSettings(Branch):
     """The encoder of both networks."""
 
-    name: Annotated[str, Field(max_length=4096)] = Field(
+    name: Annotated[str, Field(max_length=200)] = Field(
         "efficientnet_b0",
         description='Paper: "EfficientNet-B0 pre-trained on ImageNet". Any timm encoder by name, a convolutional '
         'network or a plain vision transformer; "hf-hub:owner/name" from a hub, as hf-hub:bioptimus/H-optimus-0; or '

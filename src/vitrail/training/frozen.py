@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import torch
@@ -31,10 +31,13 @@ if TYPE_CHECKING:
     from torch import Generator, Tensor
 
     from vitrail.core.progress import Progress
+    from vitrail.models.device import Precision
+    from vitrail.models.preprocessing import Normalizer
     from vitrail.models.segmenter import Segmenter
+    from vitrail.settings.load import Settings
     from vitrail.training.checkpoint import Checkpoint
-    from vitrail.training.loader import Rows
-    from vitrail.training.trainer import Trainer
+    from vitrail.training.loader import Loader, Rows, TrainingTiles
+    from vitrail.training.tasks import TrainingTask
 
 FOLDER = "features"
 """Within a model folder, while it is trained."""
@@ -44,6 +47,18 @@ BLOCK = 64
 
 _BATCH = 16
 _SYMMETRIES = 8
+
+
+class Training(Protocol):
+    """What is needed of a training: what a `Trainer` has."""
+
+    network: Classifier | Segmenter
+    parts: TrainingTiles
+    settings: Settings
+    precision: Precision
+    standardise: Normalizer
+    loader: Loader
+    objective: TrainingTask
 
 
 def freeze(network: Classifier | Segmenter) -> None:
@@ -93,7 +108,7 @@ class CachedFeatures:
     side_px: int
 
     @classmethod
-    def of(cls, trainer: Trainer, checkpoint: Checkpoint, progress: Progress) -> CachedFeatures | None:
+    def of(cls, trainer: Training, checkpoint: Checkpoint, progress: Progress) -> CachedFeatures | None:
         """Compute the features of all tiles that a training sees, or what an earlier attempt has left of them.
 
         Parameters
@@ -160,7 +175,7 @@ class CachedFeatures:
         return torch.from_numpy(features), torch.from_numpy(np.asarray(self.targets[rows]))
 
 
-def _encoder_of(trainer: Trainer) -> Callable[[NDArray[np.uint8], int], NDArray[np.floating]]:
+def _encoder_of(trainer: Training) -> Callable[[NDArray[np.uint8], int], NDArray[np.floating]]:
     """Return what computes the features of tiles `[n, h, w, 3]` in so many symmetries."""
     network, precision = trainer.network, trainer.precision
 
