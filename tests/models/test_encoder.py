@@ -18,9 +18,9 @@ def test_unknown_encoder_is_told_near_names():
 
 
 @pytest.mark.parametrize("spec", [classifier_spec, segmenter_spec])
-@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "swin_tiny_patch4_window7_224"])
+@pytest.mark.parametrize("name", ["hiera_tiny_224", "swin_tiny_patch4_window7_224"])
 def test_encoders_without_feature_maps_are_refused(spec, name):
-    with pytest.raises(ModelError, match="gives no convolutional feature maps"):
+    with pytest.raises(ModelError, match="gives no feature maps"):
         build(spec(encoder=name))
 
 

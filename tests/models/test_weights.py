@@ -12,7 +12,7 @@ from sklearn.datasets import load_sample_images
 
 from helpers.specs import TINY, classifier_spec, segmenter_spec
 from vitrail.errors import ModelError
-from vitrail.models import weights
+from vitrail.models import sources, weights
 from vitrail.models.preprocessing import intensities
 from vitrail.models.store import build, save_model
 from vitrail.models.weights import load_encoder, start_weights
@@ -123,8 +123,8 @@ def test_a_weights_file_in_the_home_folder(tmp_path, monkeypatch):
 
 
 def test_imagenet_weights_offline(monkeypatch):
-    monkeypatch.setattr(weights, "try_to_load_from_cache", lambda *_args: None)
-    monkeypatch.setattr(weights, "_online", lambda: False)
+    monkeypatch.setattr(sources, "try_to_load_from_cache", lambda *_args, **_kwargs: None)
+    monkeypatch.setattr(weights, "online", lambda: False)
     with pytest.raises(ModelError) as caught:
         start_weights(EncoderSettings(name=TINY))
     line = str(caught.value)
@@ -137,8 +137,8 @@ def test_imagenet_weights_that_fail_on_the_way(monkeypatch):
     def fail(*_args, **_kwargs):
         raise huggingface_hub.errors.LocalEntryNotFoundError("first line\nsecond line")
 
-    monkeypatch.setattr(weights, "try_to_load_from_cache", lambda *_args: None)
-    monkeypatch.setattr(weights, "_online", lambda: True)
+    monkeypatch.setattr(sources, "try_to_load_from_cache", lambda *_args, **_kwargs: None)
+    monkeypatch.setattr(weights, "online", lambda: True)
     monkeypatch.setattr(weights.timm, "create_model", fail)
     with pytest.raises(ModelError, match="cannot be downloaded \\(LocalEntryNotFoundError: first line second line\\)"):
         start_weights(EncoderSettings(name=TINY))
@@ -147,7 +147,9 @@ def test_imagenet_weights_that_fail_on_the_way(monkeypatch):
 def test_imagenet_weights_from_the_hubs_cache(monkeypatch, tmp_path):
     network = timm.create_model(TINY)
     save_file(network.state_dict(), tmp_path / "model.safetensors")
-    monkeypatch.setattr(weights, "try_to_load_from_cache", lambda *_args: str(tmp_path / "model.safetensors"))
+    monkeypatch.setattr(
+        sources, "try_to_load_from_cache", lambda *_args, **_kwargs: str(tmp_path / "model.safetensors")
+    )
     found = start_weights(EncoderSettings(name=TINY))
     assert all(torch.equal(value, network.state_dict()[key]) for key, value in found.items())
 
@@ -170,22 +172,22 @@ def test_online_means_that_the_first_hop_answers_soon(monkeypatch, proxies, hop)
         asked.append((address, timeout))
         raise TimeoutError
 
-    monkeypatch.setattr(weights.constants, "ENDPOINT", "https://hub.example")
-    monkeypatch.setattr(weights.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(sources.constants, "ENDPOINT", "https://hub.example")
+    monkeypatch.setattr(sources.constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(urllib.request, "getproxies", lambda: proxies)
     monkeypatch.setattr(
         urllib.request, "proxy_bypass", lambda host: urllib.request.proxy_bypass_environment(host, proxies)
     )
-    monkeypatch.setattr(weights.socket, "create_connection", connect)
-    assert not weights._online()
+    monkeypatch.setattr(sources.socket, "create_connection", connect)
+    assert not sources.online()
     assert asked == [(hop, 5)]
-    monkeypatch.setattr(weights.socket, "create_connection", lambda *_args, **_kwargs: io.BytesIO())
-    assert weights._online()
+    monkeypatch.setattr(sources.socket, "create_connection", lambda *_args, **_kwargs: io.BytesIO())
+    assert sources.online()
 
 
 def test_a_hub_switched_off_is_not_asked(monkeypatch):
-    monkeypatch.setattr(weights.constants, "HF_HUB_OFFLINE", True)
-    assert not weights._online()
+    monkeypatch.setattr(sources.constants, "HF_HUB_OFFLINE", True)
+    assert not sources.online()
 
 
 @pytest.mark.parametrize(

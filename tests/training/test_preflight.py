@@ -18,14 +18,15 @@ from vitrail.training.preflight import check_fit, check_start
         ("encoder", {"weights": "missing.pth"}, "missing.pth: no such file"),
         ("encoder", {"weights": "imagenet"}, r"cannot be downloaded \(this machine is offline\)"),
         ("encoder", {"name": "inception_v3"}, "cannot be trained on tiles of 32 pixels, 8 a batch"),
-        ("encoder", {"name": "vit_tiny_patch16_224"}, "gives no convolutional feature maps"),
+        ("encoder", {"name": "vit_tiny_patch16_224"}, "is a vision transformer, whose maps all have one size"),
+        ("encoder", {"name": "vit_small_patch14_dinov2"}, "of 32 pixels do not divide into patches of 14.*to 42"),
         ("compute", {"device": "cuda"}, "this machine has no 'cuda'"),
     ],
 )
 def test_what_cannot_start_is_told_before_tiles_are_cut(monkeypatch, branch, change, problem):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr("vitrail.models.weights.try_to_load_from_cache", lambda *_args: None)
-    monkeypatch.setattr("vitrail.models.weights._online", lambda: False)
+    monkeypatch.setattr("vitrail.models.sources.try_to_load_from_cache", lambda *_args, **_kwargs: None)
+    monkeypatch.setattr("vitrail.models.weights.online", lambda: False)
     check_start(settings())
     content = settings().model_dump()
     content[branch] |= change
@@ -36,8 +37,8 @@ def test_what_cannot_start_is_told_before_tiles_are_cut(monkeypatch, branch, cha
 def test_weights_within_reach_may_start(monkeypatch):
     content = settings().model_dump()
     content["encoder"]["weights"] = "imagenet"
-    monkeypatch.setattr("vitrail.models.weights.try_to_load_from_cache", lambda *_args: None)
-    monkeypatch.setattr("vitrail.models.weights._online", lambda: True)
+    monkeypatch.setattr("vitrail.models.sources.try_to_load_from_cache", lambda *_args, **_kwargs: None)
+    monkeypatch.setattr("vitrail.models.weights.online", lambda: True)
     check_start(Settings.model_validate(content))
 
 

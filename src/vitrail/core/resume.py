@@ -38,6 +38,14 @@ class Parts:
         values: NDArray[Any] = np.load(path)
         return values
 
+    def mapped(self, name: str, make: Callable[[], NDArray[Any]]) -> NDArray[Any]:
+        """Do what `array` does, and return a memory map of the file."""
+        path = self._path(f"{name}.npy")
+        if not path.is_file():
+            write_array(path, make())
+        values: NDArray[Any] = np.load(path, mmap_mode="r")
+        return values
+
     def table(self, name: str, make: Callable[[], pd.DataFrame]) -> pd.DataFrame:
         """Return a table, made by `make` unless an earlier attempt has (RunError where it is damaged)."""
         path = self._path(f"{name}.parquet")

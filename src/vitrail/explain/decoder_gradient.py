@@ -1,4 +1,4 @@
-"""The gradient of a segmenter's decoder with respect to the bottleneck, written out.
+"""The gradient of a segmenter's decoder with respect to the bottleneck: of a U-Net, written out.
 
 Each block of the decoder enlarges its input twofold by repeating, puts the encoder's map of that size beside it, and
 applies convolution, batch normalisation and ReLU, twice. The gradient with respect to the input alone needs less work
@@ -8,7 +8,8 @@ than automatic differentiation does:
 - its 3x3 kernel on values repeated 2x2 is, backwards, a 4x4 kernel of stride 2: 4/9 of the products;
 - batch normalisation is a factor per channel, which goes into the kernel.
 
-The forward pass is the network's own, so what it says does not change by a bit.
+The forward pass is the network's own, so what it says does not change by a bit. Other architectures' gradients are
+torch's.
 """
 
 from __future__ import annotations
@@ -93,7 +94,30 @@ class Decoded:
         return gradient
 
 
-def decode(network: Segmenter, encoded: list[Tensor], size: Size) -> Decoded:
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Differentiated:
+    """What a decoder says that is no U-Net's, and its gradient by automatic differentiation.
+
+    Attributes
+    ----------
+    logits
+        `[n, classes, h, w]`, cropped to the image, with the record of how they came about.
+    bottleneck
+        The leaf that gradients end at, `[n, c, h', w']`.
+    """
+
+    logits: Tensor
+    bottleneck: Tensor
+
+    def gradient(self, target: TissueClass, inside: Tensor) -> Tensor:
+        """Do what `Decoded.gradient` does."""
+        with torch.enable_grad():
+            score = (self.logits[:, target] * inside.to(self.logits)).sum()
+        (gradient,) = torch.autograd.grad(score, self.bottleneck)
+        return gradient
+
+
+def decode(network: Segmenter, encoded: list[Tensor], size: Size) -> Decoded | Differentiated:
     """Run a segmenter's decoder on what `encode` returned for images of a height and width.
 
     Parameters
@@ -107,10 +131,14 @@ def decode(network: Segmenter, encoded: list[Tensor], size: Size) -> Decoded:
 
     Returns
     -------
-    Decoded
+    Decoded | Differentiated
         Logits, and what their gradient needs.
     """
-    unet: Any = network.unet
+    if network.architecture != "unet":
+        with torch.enable_grad():
+            leaf = encoded[-1].detach().requires_grad_()
+            return Differentiated(logits=network.decode([*encoded[:-1], leaf], size), bottleneck=leaf)
+    unet: Any = network.body
     names = tuple(f"{_BLOCKS}.{i}.conv{j}" for i in range(len(unet.decoder.blocks)) for j in (1, 2))
     with record_activations(network, names, lambda _, maps: maps) as recorded:
         logits = network.decode(encoded, size)

@@ -27,7 +27,7 @@ import torch
 from torch import nn
 
 from vitrail.explain.hooks import frozen
-from vitrail.explain.layers import black, run
+from vitrail.explain.layers import black, patch_of, run
 from vitrail.explain.receptive_field import share_frames
 from vitrail.models.classifier import Classifier
 
@@ -167,10 +167,11 @@ def dense_network(network: nn.Module, stride: int, margin_px: int) -> DenseNetwo
     Returns
     -------
     DenseNetwork | None
-        None where that leaves everything as it is. An encoder that halves its maps by anything but convolutions and
-        pooling of maxima keeps its strides.
+        None where that leaves everything as it is, and of a vision transformer: it has no strides to be taken out, its
+        cells stay its patches, and as it pads images with nothing, no cell sees zeros. An encoder that halves its maps
+        by anything but convolutions and pooling of maxima keeps its strides.
     """
-    if not stride and not margin_px:
+    if (not stride and not margin_px) or patch_of(network):
         return None
     made, key = _MADE.setdefault(network, {}), (stride, margin_px)
     earlier = made.get(key)

@@ -20,7 +20,7 @@ from torch import nn
 
 from vitrail.classes import LABELS, TissueClass
 from vitrail.explain.hooks import record_activations, seen
-from vitrail.explain.layers import run
+from vitrail.explain.layers import patch_of, run
 from vitrail.explain.receptive_field import FEATURES, frames
 from vitrail.explain.saliency import Maps
 from vitrail.models.classifier import Classifier
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 POINTS = 8
 """Along a side of a pixel of the slide's map: where the interpolated map is looked up to be averaged."""
 
-_STRIDE, _MEASURED_PX = 32, 160
+_STRIDE, _MEASURED_STRIDES = 32, 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -260,7 +260,8 @@ class ExplainingClassifier(nn.Module):
         window_px, margin_px = tiles * side_px, dense.margin_px if dense else 0
         total_px, _ = dense.continued_px((window_px, window_px)) if dense else (window_px, window_px)
         # where cells look is the same for all sizes that leave the same rest, and measured sooner for a small one
-        small_px = min(total_px, _MEASURED_PX + total_px % _STRIDE)
+        stride = patch_of(network) or _STRIDE
+        small_px = min(total_px, _MEASURED_STRIDES * stride + total_px % stride)
         points = margin_px + (np.arange(tiles * pixels * POINTS, dtype=np.float64) + 0.5) * (
             side_px / (pixels * POINTS)
         )

@@ -83,6 +83,8 @@ def find_layers(network: nn.Module, names: tuple[str, ...] | None = None, probe:
 def default_layers(network: nn.Module) -> tuple[str, ...]:
     """Name the encoder's last layer at each stride and, in networks that end in it, its final convolution.
 
+    A vision transformer has one stride alone; its layers are its maps behind each quarter of its blocks.
+
     Parameters
     ----------
     network
@@ -101,7 +103,7 @@ def default_layers(network: nn.Module) -> tuple[str, ...]:
     if not isinstance(network, Classifier | Segmenter):
         problem = "is no network of Vitrail, so its layers must be named"
         raise ModelError(type(network).__name__, problem, "Give their names")
-    encoder, prefix = network.backbone, "encoder" if isinstance(network, Classifier) else "unet.encoder.model"
+    encoder, prefix = network.get_submodule(network.stages), network.stages
     modules, stages = dict(encoder.named_modules()), [str(stage["module"]) for stage in _feature_info(encoder)]
     # timm renames stages.0 to stages_0 in some networks that give all stages
     names = [name if name in modules else name.replace(".", "_") for name in stages]
@@ -142,13 +144,19 @@ def final_stride(network: Classifier) -> int:
     return max((int(stage["reduction"]) for stage in _feature_info(network.encoder)), default=1)
 
 
+def patch_of(network: nn.Module) -> int | None:
+    """Return the side of a vision transformer's patches in pixels; None of networks that have none."""
+    return network.patch_px if isinstance(network, Classifier | Segmenter) else None
+
+
 def _feature_info(encoder: nn.Module) -> list[dict[str, Any]]:
     info: Any = getattr(encoder, "feature_info", None) or []
     return list(info.get_dicts() if hasattr(info, "get_dicts") else info)  # cut down to its stages it is an object
 
 
 def black(network: nn.Module, side_px: int = _PROBE_PX) -> Tensor:
-    """Return an image of zeros to try a network on, `[1, 3, side, side]`."""
+    """Return an image of zeros to try a network on, `[1, 3, side, side]`; of patches, its side are four of them."""
+    side_px = 4 * (patch_of(network) or side_px // 4)
     weights = next(network.parameters())
     return torch.zeros(1, 3, side_px, side_px, device=weights.device, dtype=weights.dtype)
 

@@ -146,10 +146,12 @@ class Predictor:
 
     @property
     def pools_globally(self) -> bool:
-        """Whether the encoder weighs its channels by their means over the whole image: squeeze-and-excitation.
+        """Whether all of an image bears on every place of it: squeeze-and-excitation, or attention.
 
-        Then the size of the image changes what it sees.
+        Then the size of the image changes what the encoder sees.
         """
+        if getattr(self.module, "patch_px", None):
+            return True
         blocks = (module for name, module in self.module.named_modules() if name.endswith(".se"))  # timm's name
         return any(not isinstance(block, nn.Identity) for block in blocks)
 

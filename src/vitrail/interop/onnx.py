@@ -28,7 +28,8 @@ def export_onnx(model_folder: Path, out: Path) -> Path:
     The input `images` is RGB bytes `[n, h, w, 3]` at the model's mpp. The classifier takes tiles of its own side and
     gives the probability of tumor, `probabilities` `[n]`; the segmenter takes any height and width and gives the
     probability of each class, `[n, 4, h, w]`. The file's metadata hold `task`, `mpp`, `side_px`, `classes` (JSON, in
-    the order of the outputs), `vitrail` (the version that exported it) and `digest` (see `model_digest`).
+    the order of the outputs), `vitrail` (the version that exported it), `digest` (see `model_digest`), and, where the
+    model says so, `encoder` and `encoder_licence`.
 
     Parameters
     ----------
@@ -81,6 +82,8 @@ def export_onnx(model_folder: Path, out: Path) -> Path:
         "vitrail": __version__,
         "digest": model_digest(model_folder),
     }
+    if spec.encoder_source:
+        metadata |= {"encoder": spec.encoder_source.name, "encoder_licence": spec.encoder_source.terms}
     onnx.helper.set_model_props(graph, metadata)
     graph.producer_name, graph.producer_version = "vitrail", __version__
     write_together(path.parent, {path.name: bytes(graph.SerializeToString())})

@@ -19,9 +19,6 @@ if TYPE_CHECKING:
     from vitrail.models.spec import ModelSpec
     from vitrail.models.store import Model
 
-STRIDE = 32
-"""Sides that the segmenter works on are multiples of this; the graph pads and crops by itself."""
-
 _TOLERANCE = 1e-4
 """Two runs of one float32 network differ by less in their logits, whatever the size of the batch."""
 
@@ -71,8 +68,8 @@ class TumorProbability(_Calibrated):
 class ClassProbabilities(_Calibrated):
     """A segmenter from bytes of any height and width to the probability of each class.
 
-    The border is repeated up to a multiple of `STRIDE` as in `Segmenter.encode`, but by rules that hold for every size:
-    a recorded graph cannot ask whether there is anything to pad.
+    The border is repeated up to a multiple of its stride as in `Segmenter.encode`, but by rules that hold for every
+    size: a recorded graph cannot ask whether there is anything to pad.
     """
 
     network: Segmenter
@@ -80,15 +77,16 @@ class ClassProbabilities(_Calibrated):
     def forward(self, images: Tensor) -> Tensor:
         """Map RGB bytes `[n, h, w, 3]` to probabilities `[n, classes, h, w]`."""
         height, width = images.shape[1], images.shape[2]
-        padded = images[:, _padded(height)][:, :, _padded(width)]
-        features = self.network.unet.encoder(self.standardised(padded))
+        stride = self.network.stride
+        padded = images[:, _padded(height, stride)][:, :, _padded(width, stride)]
+        features = self.network.body.encoder(self.standardised(padded))
         logits = self.network.decode(features)[:, :, :height, :width]
         return (logits * self._sharpness).softmax(dim=1)
 
 
-def _padded(length: int) -> Tensor:
+def _padded(length: int, stride: int) -> Tensor:
     """Return the pixels to take, `[length + padding]`: each once, and the last one again and again."""
-    return torch.arange((length + STRIDE - 1) // STRIDE * STRIDE).clamp(max=length - 1)
+    return torch.arange((length + stride - 1) // stride * stride).clamp(max=length - 1)
 
 
 def from_bytes(model: Model) -> TumorProbability | ClassProbabilities:

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from vitrail.models.spec import ModelSpec
 
-TORCHSCRIPT, CONFIG = "torchscript_model.pt", "config.json"
+TORCHSCRIPT, CONFIG, LICENCE = "torchscript_model.pt", "config.json", "LICENCE.txt"
 OUTPUTS = (TissueClass.NON_TUMOR, TissueClass.TUMOR)
 """The classes in the order of the exported network's logits; QuPath shows and colours tiles by their titles."""
 
@@ -50,7 +50,7 @@ def export_wsinfer(model_folder: Path, out: Path) -> Path:
         A trained classifier.
     out
         The folder to write `torchscript_model.pt` and, last, `config.json` to. `model.json` is kept inside the first,
-        as an extra file.
+        as an extra file. Where the licence of the encoder's weights restricts their use, `LICENCE.txt` says so.
 
     Returns
     -------
@@ -69,7 +69,10 @@ def export_wsinfer(model_folder: Path, out: Path) -> Path:
         )
     network = torchscript(model.module, model.spec, str(model_folder))
     config = json.dumps(wsinfer_config(model.spec), indent=2) + "\n"
-    write_together(out, {TORCHSCRIPT: network, CONFIG: config.encode()})
+    source = model.spec.encoder_source
+    licence = f"Trained from weights of {source.name}. Their licence: {source.terms}.\n" if source else ""
+    terms = {LICENCE: licence.encode()} if source and source.restricts else {}
+    write_together(out, {TORCHSCRIPT: network, **terms, CONFIG: config.encode()})
     return out
 
 

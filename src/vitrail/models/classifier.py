@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import nn
 
-from vitrail.models.encoder import create_encoder, feature_channels
+from vitrail.models.encoder import TokenEncoder, check_side, create_encoder, feature_channels
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,24 +28,34 @@ class Classifier(nn.Module):
     Raises
     ------
     ModelError
-        The encoder is unknown or gives no feature maps.
+        The encoder is unknown or gives no feature maps, or tiles do not divide into its patches.
     """
 
     def __init__(self, spec: ClassifierSpec) -> None:
         super().__init__()
-        self.encoder = create_encoder(spec.encoder)
-        self.dense = nn.Linear(feature_channels(spec.encoder), spec.dense)
+        channels = feature_channels(spec.encoder, spec.encoder_arguments)
+        check_side(spec.encoder, spec.encoder_arguments, spec.side_px)
+        self.encoder = create_encoder(spec.encoder, spec.encoder_arguments)
+        self.dense = nn.Linear(channels, spec.dense)
         self.activation = spec.activation
         self.dropout = nn.Dropout(spec.dropout)
         self.logit = nn.Linear(spec.dense, 1)
 
+    stages = "encoder"
+    """The submodule whose stages can be looked at."""
+
     @property
     def backbone(self) -> nn.Module:
         """The part that start weights are loaded into."""
-        return self.encoder
+        return self.encoder.model if isinstance(self.encoder, TokenEncoder) else self.encoder
+
+    @property
+    def patch_px(self) -> int | None:
+        """Side of the encoder's patches in pixels, where it is a vision transformer: images must divide into them."""
+        return self.encoder.stride if isinstance(self.encoder, TokenEncoder) else None
 
     def features(self, x: Tensor) -> Tensor:
-        """Map standardised images `[n, 3, h, w]` to the final convolutional feature map `[n, c, h', w']`."""
+        """Map standardised images `[n, 3, h, w]` to the final feature map `[n, c, h', w']`."""
         return cast("Tensor", cast("Any", self.encoder).forward_features(x))
 
     def head(self, features: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator
 
 from vitrail import __version__
 from vitrail.classes import CLASSES, Task
@@ -12,6 +12,7 @@ from vitrail.core.files import read_regular
 from vitrail.errors import ModelError
 from vitrail.settings.schema import (  # noqa: TC001 - pydantic reads them
     Activation,
+    Architecture,
     DecoderChannels,
     Layout,
     Neurons,
@@ -27,6 +28,22 @@ ClassKey = Literal["tumor", "non_tumor", "other", "background"]
 FourClasses = tuple[Literal["tumor"], Literal["non_tumor"], Literal["other"], Literal["background"]]
 Share = Annotated[float, Field(ge=0, le=1)]
 Deviation = Annotated[float, Field(ge=1e-4, le=100)]
+
+Scalar = int | float | bool | str | None
+Arguments = tuple[tuple[str, Scalar | tuple[Scalar, ...]], ...]
+"""What a network of timm is built with beside its name: pairs of name and value."""
+
+ARGUMENTS = frozenset(
+    {
+        "act_layer", "attn_norm", "class_token", "depth", "depths", "dims", "embed_dim", "embed_norm", "final_norm",
+        "fc_norm", "global_pool", "img_size", "init_values", "layer_scale_init_value", "mlp_layer", "mlp_ratio",
+        "no_embed_class", "norm_layer", "num_heads", "num_reg_tokens", "patch_size", "pos_embed", "pre_norm",
+        "proj_bias", "qk_norm", "qkv_bias", "qkv_fused", "ref_feat_shape", "reg_tokens", "rope_type",
+        "scale_attn_inner", "scale_mlp", "scale_mlp_norm", "swiglu_mlp", "use_fc_norm", "use_post_norm",
+        "use_rot_pos_emb", "use_abs_pos_emb", "weight_init",
+    }
+)  # fmt: skip
+"""Names that are allowed there: shapes and layers, nothing that reads files or loads weights."""
 
 MOST_SPEC_BYTES = 1 << 20
 """Of a `model.json`; those that are written here have 1 KiB."""
@@ -114,6 +131,39 @@ class HalfCheck(_Strict):
         return few and self.changed <= MOST_CHANGED and self.largest <= MOST_MOVED
 
 
+class EncoderSource(_Strict):
+    """Where an encoder came from, and what is known of its weights.
+
+    Attributes
+    ----------
+    name
+        `encoder.name` of the study: timm's name, `hf-hub:owner/name`, or `local-dir:` and a folder's name.
+    weights
+        What it started from: `pretrained` (those of its name), `embedded`, `random`, or `file`.
+    frozen
+        Whether it kept them.
+    licence
+        Of these weights, as far as it is known; `unknown` elsewhere.
+    restricts
+        What that licence restricts, in words.
+    mean, std
+        What its images had been standardised by before, where its configuration says.
+    """
+
+    name: Annotated[str, Field(min_length=1, max_length=300)]
+    weights: Literal["pretrained", "embedded", "random", "file"]
+    frozen: bool = False
+    licence: Annotated[str, Field(max_length=200)] = "unknown"
+    restricts: Annotated[str, Field(max_length=400)] = ""
+    mean: tuple[float, float, float] | None = None
+    std: tuple[float, float, float] | None = None
+
+    @property
+    def terms(self) -> str:
+        """The licence, and what it restricts."""
+        return f"{self.licence}, which {self.restricts}" if self.restricts else self.licence
+
+
 class ModelSpec(_Strict):
     """What both tasks share; read from `model.json` as a `ClassifierSpec` or a `SegmenterSpec`.
 
@@ -123,6 +173,10 @@ class ModelSpec(_Strict):
         `classifier` or `segmenter`.
     encoder
         The timm name.
+    encoder_arguments
+        What it is built with beside that.
+    encoder_source
+        Where it came from; none in what was written before it was stored.
     classes
         Keys of `TissueClass`, in the order of the network's outputs; each task allows one order only, the one that
         predictions are read in.
@@ -144,6 +198,8 @@ class ModelSpec(_Strict):
 
     task: Task
     encoder: Annotated[str, Field(min_length=1, max_length=200)]
+    encoder_arguments: Arguments = ()
+    encoder_source: EncoderSource | None = None
     classes: tuple[ClassKey, ...]
     side_um: SideUm
     side_px: Annotated[int, Field(ge=1, le=4096)]
@@ -154,6 +210,14 @@ class ModelSpec(_Strict):
     training: TrainingInfo | None = None
     temperature: Positive = 1.0
     half: HalfCheck | None = None
+
+    @field_validator("encoder_arguments")
+    @classmethod
+    def _only_shapes(cls, arguments: Arguments) -> Arguments:
+        for name, _ in arguments:
+            if name not in ARGUMENTS:
+                raise ValueError(f"{name[:80]!r} is none of what encoders are built with")
+        return arguments
 
     @property
     def mpp(self) -> float:
@@ -187,10 +251,12 @@ class SegmenterSpec(ModelSpec):
     Attributes
     ----------
     decoder
-        Channels of the five decoder blocks, deepest first.
+        Channels of the five blocks of a U-Net's decoder, deepest first; other architectures have their own.
     layout
         Where the encoder's feature maps are taken, see `vitrail.models.segmenter`; what was written before there were
         two had been `timm`.
+    architecture
+        What follows the encoder.
     head_px
         Side of the last convolution's kernel. The paper's is 1; what was written before it was stored had 3.
     """
@@ -199,6 +265,7 @@ class SegmenterSpec(ModelSpec):
     classes: FourClasses = Field(default=tuple(tissue.key for tissue in CLASSES), validate_default=True)
     decoder: Annotated[tuple[DecoderChannels, ...], Field(min_length=5, max_length=5)]
     layout: Layout = "timm"
+    architecture: Architecture = "unet"
     head_px: Literal[1, 3] = 3
 
 

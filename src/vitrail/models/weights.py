@@ -1,30 +1,32 @@
-"""The weights that encoders start from: of ImageNet, of the installation, random, or of a file."""
+"""The weights that encoders start from: those of their name, of the installation, random, or of a file."""
 
 from __future__ import annotations
 
 import pickle
-import socket
 import struct
-import urllib.request
+from dataclasses import fields
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 import timm
 import torch
-from huggingface_hub import constants, try_to_load_from_cache
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from timm.models import PretrainedCfg
 
 from vitrail.core.files import regular_file
 from vitrail.errors import ModelError
-from vitrail.models.encoder import check_name
+from vitrail.models.encoder import build_timm
+from vitrail.models.licences import UNKNOWN, Licence, check_licence, licence_of
+from vitrail.models.sources import find_source, online, unreachable, weights_file
+from vitrail.models.spec import EncoderSource, read_spec
 from vitrail.settings.load import EMBEDDED_ENCODER
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from vitrail.models.sources import Source
     from vitrail.settings.schema import EncoderSettings
 
     StateDict = dict[str, Tensor]
@@ -38,8 +40,9 @@ def start_weights(settings: EncoderSettings) -> StateDict | None:
     Parameters
     ----------
     settings
-        `encoder.weights` is `imagenet`, `embedded`, `random`, or the path of a `.safetensors` or `.pth` file of timm's
-        names or of a Vitrail classifier's `weights.safetensors`; `~` is the user's home.
+        `encoder.weights` is `imagenet` (those that timm, the hub or the folder has), `embedded`, `random`, or the path
+        of a `.safetensors` or `.pth` file of timm's names or of a Vitrail classifier's `weights.safetensors`; `~` is
+        the user's home.
 
     Returns
     -------
@@ -49,19 +52,24 @@ def start_weights(settings: EncoderSettings) -> StateDict | None:
     Raises
     ------
     ModelError
-        There is no such file or encoder, or the weights cannot be had or read.
+        There is no such file or encoder, the weights cannot be had or read, or restrictions of their licence were not
+        accepted.
     """
-    check_name(settings.name)
+    check_terms(settings)
+    source = find_source(settings.name)
     match settings.weights:
         case "random":
             return None
         case "imagenet":
-            return _imagenet_weights(settings.name)
+            return _pretrained_weights(source)
         case "embedded":
             return _embedded_weights(settings.name)
     weights = _read_tensors(regular_file(Path(settings.weights).expanduser(), ModelError, _FILE_CURE))
-    inner = {key.removeprefix("encoder."): value for key, value in weights.items() if key.startswith("encoder.")}
-    return inner or weights
+    for prefix in ("encoder.model.", "encoder."):  # of a classifier's vision transformer, and of other networks
+        inner = {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}
+        if inner:
+            return inner
+    return weights
 
 
 def check_weights(settings: EncoderSettings) -> None:
@@ -77,11 +85,81 @@ def check_weights(settings: EncoderSettings) -> None:
     ModelError
         There is no such file or encoder, or the weights are neither on this machine nor within reach.
     """
-    check_name(settings.name)
+    source = find_source(settings.name)
     if settings.weights == "imagenet":
-        _cached_or_online(settings.name)
+        _here_or_online(source)
     elif settings.weights not in {"embedded", "random"}:
         regular_file(Path(settings.weights).expanduser(), ModelError, _FILE_CURE)
+
+
+def check_terms(settings: EncoderSettings) -> str | None:
+    """Make sure that restrictions of the licence of an encoder's weights were accepted.
+
+    Parameters
+    ----------
+    settings
+        As for `start_weights`; `licence_accepted`.
+
+    Returns
+    -------
+    str | None
+        A line that says what the licence restricts; None where there is nothing to say.
+
+    Raises
+    ------
+    ModelError
+        They were not.
+    """
+    if settings.weights == "random":
+        return None
+    licence = _licence(settings, find_source(settings.name))
+    if licence.name == UNKNOWN and settings.weights != "imagenet":
+        return None  # a user knows what file that is
+    return check_licence(settings.name, licence, accepted=settings.licence_accepted)
+
+
+def describe_source(settings: EncoderSettings) -> EncoderSource:
+    """Say where an encoder comes from, as `model.json` stores it.
+
+    Parameters
+    ----------
+    settings
+        As for `start_weights`.
+
+    Returns
+    -------
+    EncoderSource
+        With the licence of its weights. A model that starts from another model's weights carries on what that says.
+
+    Raises
+    ------
+    ModelError
+        There is no such encoder.
+    """
+    source = find_source(settings.name)
+    mean, std = source.config.get("mean"), source.config.get("std")
+    kinds = {"imagenet": "pretrained", "embedded": "embedded", "random": "random"}
+    licence = Licence(name="none: random weights") if settings.weights == "random" else _licence(settings, source)
+    name = f"local-dir:{source.folder.name}" if source.folder else source.name  # no path of this machine
+    return EncoderSource.model_validate(
+        {
+            "name": name, "weights": kinds.get(settings.weights, "file"), "frozen": settings.frozen,
+            "licence": licence.name, "restricts": licence.restricts, "mean": mean, "std": std,
+        }
+    )  # fmt: skip
+
+
+def _licence(settings: EncoderSettings, source: Source) -> Licence:
+    """Return the licence of the weights that an encoder starts from."""
+    match settings.weights:
+        case "imagenet":
+            stated = source.config.get("license")
+            return licence_of(source.repository, stated if isinstance(stated, str) else None)
+        case "embedded":
+            return Licence(name=UNKNOWN)  # the package that holds them states none
+    beside = Path(settings.weights).expanduser().parent / "model.json"
+    earlier = read_spec(beside).encoder_source if beside.is_file() else None
+    return Licence(name=earlier.licence, restricts=earlier.restricts) if earlier else Licence(name=UNKNOWN)
 
 
 def load_encoder(encoder: nn.Module, weights: StateDict, where: str | Path) -> None:
@@ -118,60 +196,50 @@ def first_line(error: BaseException) -> str:
     return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
-def _imagenet_weights(name: str) -> StateDict:
-    """Load timm's pretrained weights, from the hub's cache where they are there already."""
-    cached = _cached_or_online(name)
-    overlay = {"file": cached} if cached else None
+def _pretrained_weights(source: Source) -> StateDict:
+    """Load an encoder's pretrained weights as timm does, from its folder or the hub's cache where they are there."""
+    here = _here_or_online(source)
+    overlay = {"file": str(here)} if here else None
+    config = None
+    if source.own:  # of what the configuration says, timm is given what it knows
+        known = {each.name for each in fields(PretrainedCfg)}
+        config = {key: value for key, value in source.config.items() if key in known}
+        # a file that is here is read as it is; asked for the repository, timm would ask the hub first
+        config |= {"hf_hub_id": None, "source": ""} if here else {"hf_hub_id": source.repository, "source": "hf-hub"}
     try:
-        network = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, num_classes=0)
+        network = build_timm(
+            source.network, source.arguments, pretrained=True, pretrained_cfg=config, pretrained_cfg_overlay=overlay
+        )
     except Exception as error:
         # the hub's errors come from whichever HTTP library it was built with
-        raise _no_download(name, f"{type(error).__name__}: {error}") from error
+        if here and source.own:
+            cure = "Give the weights that belong to its configuration"
+            raise ModelError(here, f"does not fit {source.network} ({first_line(error)[:200]})", cure) from None
+        raise _no_download(source, error) from error
     weights: StateDict = network.state_dict()
     return weights
 
 
-def _cached_or_online(name: str) -> str | None:
-    """Return the file of timm's pretrained weights in the hub's cache; None where they have to be downloaded."""
-    if not timm.is_model_pretrained(name):
+def _here_or_online(source: Source) -> Path | None:
+    """Return the file of an encoder's pretrained weights on this machine; None where it has to be downloaded."""
+    if not source.own and not timm.is_model_pretrained(source.name):
         cure = 'Take another encoder, or set encoder.weights to "random" or to a .safetensors or .pth file'
-        raise ModelError(f"encoder {name!r}", "timm has no pretrained weights of this network", cure)
-    repository = getattr(timm.get_pretrained_cfg(name), "hf_hub_id", None)
-    cached = try_to_load_from_cache(repository, "model.safetensors") if repository else None
-    if isinstance(cached, str):
-        return cached
-    if not _online():
-        raise _no_download(name, "this machine is offline")
-    return None
+        raise ModelError(f"encoder {source.name!r}", "timm has no pretrained weights of this network", cure)
+    here = weights_file(source)
+    if here is None and not online():
+        raise _no_download(source)
+    return here
 
 
-def _no_download(name: str, reason: str) -> ModelError:
+def _no_download(source: Source, error: BaseException | None = None) -> ModelError:
+    if source.repository:
+        return unreachable(source.name, source.repository, error)
     cure = (
         "Run once with a network connection, or set encoder.weights to a .safetensors or .pth file, "
         f'or to "embedded" with encoder.name = "{EMBEDDED_ENCODER}"'
     )
-    return ModelError(f"encoder {name!r}", f"the ImageNet weights cannot be downloaded ({reason})", cure)
-
-
-_PORTS = {"http": 80, "https": 443, "socks5": 1080, "socks5h": 1080}
-
-
-def _online() -> bool:
-    """Tell whether the hub, or the proxy before it, answers; its own client would try for most of a minute."""
-    if constants.HF_HUB_OFFLINE:
-        return False
-    try:
-        hub, proxies = urlsplit(constants.ENDPOINT), urllib.request.getproxies()
-        proxy = proxies.get(hub.scheme) or proxies.get("all")
-        if not proxy or urllib.request.proxy_bypass(hub.hostname or ""):
-            first_hop = hub.hostname or "", hub.port or _PORTS[hub.scheme]
-        else:
-            address = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
-            first_hop = address.hostname or "", address.port or _PORTS.get(address.scheme, 80)
-        socket.create_connection(first_hop, timeout=5).close()
-    except (OSError, ValueError):  # the second where an address is none
-        return False
-    return True
+    reason = "this machine is offline" if error is None else f"{type(error).__name__}: {error}"
+    return ModelError(f"encoder {source.name!r}", f"the ImageNet weights cannot be downloaded ({reason})", cure)
 
 
 def _embedded_weights(name: str) -> StateDict:

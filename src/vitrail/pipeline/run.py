@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 from vitrail.core.files import damaged, read_csv, read_json, write_text
 from vitrail.core.lock import locked
 from vitrail.errors import RunError
+from vitrail.models.licences import foreseen_terms
 from vitrail.pipeline.stages import STAGES, stages_of, with_weights_path
-from vitrail.settings.load import change_settings, changed_text, old_names, preset, settings_text
+from vitrail.settings.load import change_settings, changed_text, old_names, preset, read_settings, settings_text
 from vitrail.slides.cohort import copy_cohort, read_cohort, write_cohort
 from vitrail.stage import bring_up_to_date, chain, open_run
 
@@ -81,7 +82,9 @@ def new_run(folder: Path, slides: Path, name: Preset, changes: Sequence[str] = (
     copy_cohort(slides, folder / "slides.csv")
     write_text(study, text)
     line = f"{study} holds the settings. Next: vitrail run {folder}"
-    return Outcome(lines=[line], warnings=old_names(None, changes), skipped=[])
+    encoder = read_settings(study).encoder
+    terms = foreseen_terms(encoder.name, encoder.weights, accepted=encoder.licence_accepted)
+    return Outcome(lines=[line], warnings=[*old_names(None, changes), *terms], skipped=[])
 
 
 def run_from(folder: Path, earlier: Path, changes: Sequence[str] = (), *, corrected: bool = False) -> Outcome:
@@ -123,7 +126,10 @@ def run_from(folder: Path, earlier: Path, changes: Sequence[str] = (), *, correc
     if study.exists():
         raise RunError(folder, "is a run already", f"Go on with: vitrail run {folder}, or name another folder")
     entries, names = read_cohort(old.cohort), class_names(old.settings)
-    moved = {"encoder.weights": with_weights_path(old).encoder.weights}
+    encoder = with_weights_path(old).encoder
+    moved = {"encoder.weights": encoder.weights}
+    if encoder.name != old.settings.encoder.name:
+        moved["encoder.name"] = encoder.name
     if (model := earlier.resolve() / old.settings.nuclei.model) != earlier.resolve() and model.exists():
         moved["nuclei.model"] = str(model)  # paths count from the run's folder, and this is another one
     kept = [f"{key}={json.dumps(value)}" for key, value in moved.items()]
@@ -183,7 +189,7 @@ def bring_run(folder: Path, until: str, changes: Sequence[str], progress: Progre
     """
     open_run(folder)
     with locked(folder):
-        renamed = old_names(folder / "study.toml", changes)
+        warnings = old_names(folder / "study.toml", changes)
         if changes:
             change_settings(folder / "study.toml", changes)
         run = open_run(folder)
@@ -192,14 +198,16 @@ def bring_run(folder: Path, until: str, changes: Sequence[str], progress: Progre
         if any(not (folder / stage.folder / "stage.json").is_file() for stage in networks):
             from vitrail.training.preflight import check_start
 
-            check_start(with_weights_path(run))  # before hours of cutting: can the networks be built at all?
+            warnings += check_start(
+                with_weights_path(run)
+            )  # before hours of cutting: can the networks be built at all?
         bring_up_to_date(stages, run, progress)
     rows = read_csv(folder / "tiles" / "slides.csv", ("slide_id", "skipped", "warnings"))
     skipped = rows.loc[rows["skipped"] != "", ["slide_id", "skipped"]].itertuples(index=False)
     result = folder / next(stage.folder for stage in STAGES if stage.name == until)
     return Outcome(
         lines=_report_lines(result) if until == "report" else [f"{until}: {result}"],
-        warnings=[*renamed, *(line for cell in rows["warnings"] if cell for line in cell.split(" | "))],
+        warnings=[*warnings, *(line for cell in rows["warnings"] if cell for line in cell.split(" | "))],
         skipped=[f"{name}: {reason}" for name, reason in skipped],
     )
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from vitrail.errors import SettingsError
 from vitrail.review.judgements import FILE, judged_queues
 from vitrail.search.results import is_searched
-from vitrail.settings.load import KEYWORDS
+from vitrail.settings.load import FOLDER, KEYWORDS
 from vitrail.settings.schema import ExplainSettings
 from vitrail.slides.cohort import content_digest, read_cohort
 from vitrail.stage import Run, Stage, Work
@@ -131,7 +131,7 @@ def _train(work: Work, task: Task) -> None:
 
 
 def with_weights_path(run: Run) -> Settings:
-    """Return a run's settings with the path of the encoder's weights made absolute, from the run folder.
+    """Return a run's settings with the paths of the encoder and of its weights made absolute, from the run folder.
 
     Parameters
     ----------
@@ -148,21 +148,29 @@ def with_weights_path(run: Run) -> Settings:
     SettingsError
         The path begins with the home folder of a user who is not known here.
     """
-    encoder = run.settings.encoder
-    if encoder.weights in KEYWORDS:
-        return run.settings
+    encoder, paths = run.settings.encoder, {}
+    if encoder.weights not in KEYWORDS:
+        paths["weights"] = str(_absolute(run, "encoder.weights", encoder.weights))
+    if encoder.name.startswith(FOLDER):
+        paths["name"] = f"{FOLDER}{_absolute(run, 'encoder.name', encoder.name.removeprefix(FOLDER))}"
+    return run.settings.model_copy(update={"encoder": encoder.model_copy(update=paths)}) if paths else run.settings
+
+
+def _absolute(run: Run, setting: str, path: str) -> Path:
     try:
-        path = run.folder.resolve() / Path(encoder.weights).expanduser()
+        return run.folder.resolve() / Path(path).expanduser()
     except RuntimeError:
-        problem = f"{encoder.weights!r} begins with a home folder that is not known"
-        raise SettingsError("encoder.weights", problem, "Write the whole path") from None
-    return run.settings.model_copy(update={"encoder": encoder.model_copy(update={"weights": str(path)})})
+        problem = f"{path!r} begins with a home folder that is not known"
+        raise SettingsError(setting, problem, "Write the whole path") from None
 
 
 def _encoder_weights(run: Run) -> Any:
-    """Digest the file that the encoder starts from, where it is one; and name the precision, where settings do."""
-    weights, precision = with_weights_path(run).encoder.weights, run.settings.compute.named_precision
-    digest = None if weights in KEYWORDS else content_digest(Path(weights))
+    """Digest the files that the encoder starts from, where it is some; and name the precision, where settings do."""
+    encoder, precision = with_weights_path(run).encoder, run.settings.compute.named_precision
+    digest: Any = None if encoder.weights in KEYWORDS else content_digest(Path(encoder.weights))
+    if encoder.name.startswith(FOLDER):
+        folder = Path(encoder.name.removeprefix(FOLDER))
+        digest = [digest, *(content_digest(each) for each in sorted(folder.iterdir()) if each.is_file())]
     return [digest, precision] if precision else digest
 
 

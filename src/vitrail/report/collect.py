@@ -12,6 +12,7 @@ from vitrail.evaluation.load import evaluate
 from vitrail.evaluation.tiles import is_tumor, worst_slides
 from vitrail.geometry import Region
 from vitrail.inference.outputs import MapFiles
+from vitrail.models.spec import read_spec
 from vitrail.report.collect_explanations import collect_explained
 from vitrail.report.collect_labels import collect_doubted
 from vitrail.report.collect_nuclei import collect_nuclei
@@ -86,6 +87,7 @@ def collect(run: Run) -> ReportData:
     return ReportData(
         title=run.folder.resolve().name,
         settings_toml=settings_text(run.settings, ""),
+        encoder=_encoder(run),
         evaluation=evaluation,
         warnings=warnings,
         maps=maps,
@@ -98,6 +100,16 @@ def collect(run: Run) -> ReportData:
         cut=_cut_example(run, entries, [each.slide_id for each in maps]),
         overlaid=_overlaid(run, entries, maps),
     )
+
+
+def _encoder(run: Run) -> str:
+    """Say where a study's encoder came from."""
+    path = run.folder / "classifier" / "model.json"
+    source = read_spec(path).encoder_source if path.is_file() else None
+    if source is None:
+        return ""
+    kept = "kept its weights" if source.frozen else "was trained on with what follows it"
+    return f"Both networks' encoder is {source.name}, which {kept}. The licence of its weights: {source.terms}."
 
 
 def thumbnail_scale(slide: Slide) -> float:

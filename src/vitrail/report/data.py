@@ -327,6 +327,8 @@ class ReportData:
         Name of the study.
     settings_toml
         Its settings, as a `study.toml`.
+    encoder
+        Where both networks' encoder came from, and under which licence; empty where they do not say.
     evaluation
         Its numbers.
     warnings
@@ -353,6 +355,7 @@ class ReportData:
 
     title: str
     settings_toml: str
+    encoder: str = ""
     evaluation: Evaluation
     warnings: Sequence[str]
     maps: Sequence[SlideMaps]

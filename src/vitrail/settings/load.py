@@ -67,6 +67,9 @@ class Settings(schema.Branch):
 EMBEDDED_ENCODER = "tf_efficientnet_lite0"
 """The encoder whose ImageNet weights come with the installation."""
 
+HUB, FOLDER = "hf-hub:", "local-dir:"
+"""What `encoder.name` begins with, where it is no name of timm's: a repository of a hub, a folder."""
+
 KEYWORDS = ("imagenet", "embedded", "random")
 """Values of `encoder.weights` that are no path."""
 

@@ -191,17 +191,25 @@ class EncoderSettings(Branch):
     """The encoder of both networks."""
 
     name: Annotated[str, Field(max_length=200)] = Field(
-        "efficientnet_b0", description='Paper: "EfficientNet-B0 pre-trained on ImageNet". Any timm encoder by name'
+        "efficientnet_b0",
+        description='Paper: "EfficientNet-B0 pre-trained on ImageNet". Any timm encoder by name, a convolutional '
+        'network or a plain vision transformer; "hf-hub:owner/name" from a hub, as hf-hub:bioptimus/H-optimus-0; or '
+        '"local-dir:" and the path, from this folder, of a folder with timm\'s config.json and weights. Encoders from '
+        "hubs and folders, and frozen ones, see images standardised as when they were trained; for others the training "
+        "tiles' own mean and standard deviation are taken, as in the paper",
     )
     weights: Annotated[str, Field(max_length=4096)] = Field(
         "imagenet",
-        description='"imagenet" (through timm, needs the network once), "embedded" (tf_efficientnet_lite0 only), '
+        description='"imagenet" (the pretrained ones: through timm, or those of the hub or folder that name says; '
+        'needs the network once, unless it is a folder), "embedded" (tf_efficientnet_lite0 only), '
         '"random", or the path of a .safetensors or .pth file, from this folder',
     )
     frozen: bool = Field(
         default=False,
         description="the encoder keeps its weights, and only what follows it is trained, on features that are computed "
-        "once; for foundation models. The paper tunes its encoder",
+        "once: of a classifier, means over tiles in the eight symmetries of a square; of a segmenter with a single "
+        "map, that of each tile as it is, without augmentation; a U-Net's encoder sees each batch anew. For foundation "
+        "models. The paper tunes its encoder",
         json_schema_extra={"since": "0.3.0"},
     )
     licence_accepted: bool = Field(
@@ -389,8 +397,8 @@ class SegmenterSettings(TrainingSettings):
     )
     architecture: Architecture = Field(
         "unet",
-        description='Paper: "a U-Net"; upernet, linear: heads for encoders without a pyramid of feature maps, such as '
-        "vision transformers",
+        description='Paper: "a U-Net". upernet: a pyramid of maps and means over large parts of the image (Xiao et al. '
+        "2018); linear: a 1x1 convolution on the last map, enlarged. Vision transformers need one of these two",
         json_schema_extra={"since": "0.3.0"},
     )
     learning_rate: Positive = Field(1e-4, description='Paper: "using Adam optimizer with a learning rate of 10^-4"')
@@ -479,8 +487,9 @@ class ExplainSettings(Branch):
     stride: Literal[4, 8, 16, 32] | None = Field(
         None,
         description="pixels between two cells of Grad-CAM and of other methods that show feature maps, where the "
-        "network's own lie further apart: its last strides are taken out, its weights stay. Empty: as many as give a "
-        "tile 12 cells along a side, or more. 32, and a margin of 0: the paper's maps (of 224 pixels 7 x 7 cells)",
+        "network's own lie further apart: its last strides are taken out, its weights stay (a vision transformer's "
+        "cells stay its patches). Empty: as many as give a tile 12 cells along a side, or more. 32, and a margin of 0: "
+        "the paper's maps (of 224 pixels 7 x 7 cells)",
         json_schema_extra={"since": "0.2.0"},
     )
     margin_px: Annotated[int, Field(ge=0, le=512)] = Field(

@@ -15,7 +15,10 @@ from vitrail.models.store import save_tensors
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from torch import Tensor, nn
+    from torch import Tensor
+
+    from vitrail.models.classifier import Classifier
+    from vitrail.models.segmenter import Segmenter
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,13 +75,13 @@ class TrainState:
         The same network with the moving average of its weights; None where there is none.
     """
 
-    module: nn.Module
+    module: Classifier | Segmenter
     optimizer: torch.optim.Adam
     scaler: torch.amp.GradScaler
-    average: nn.Module | None = None
+    average: Classifier | Segmenter | None = None
 
     @property
-    def judged(self) -> nn.Module:
+    def judged(self) -> Classifier | Segmenter:
         """What is validated and kept: the average where there is one."""
         return self.average or self.module
 
@@ -124,7 +127,7 @@ class TrainState:
         numbers = {id(parameter): number for number, parameter in enumerate(p for g in groups for p in g["params"])}
         state: dict[int, dict[str, Tensor]] = {}
         for name, parameter in self.module.named_parameters():
-            number = numbers[id(parameter)]
+            number = numbers.get(id(parameter), -1)  # frozen weights have no moments
             for key, value in moments.get(name, {}).items():
                 # the fused Adam takes for granted that moments lie in memory as their parameter does
                 like = parameter if value.shape == parameter.shape else value

@@ -9,7 +9,7 @@ import torch
 from vitrail.errors import ModelError
 from vitrail.models.device import pick_device
 from vitrail.models.store import build
-from vitrail.models.weights import check_weights, first_line
+from vitrail.models.weights import check_terms, check_weights, first_line
 from vitrail.training.tasks import TRAINING_TASKS
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _ANY_COLOURS = ([0.5] * 3, [0.25] * 3)
 
 
-def check_start(settings: Settings) -> None:
+def check_start(settings: Settings) -> list[str]:
     """Make sure that both trainings can start, as far as that shows without tiles; no weights are read or downloaded.
 
     Weights that would have to be downloaded count as reachable where the hub answers within 5 seconds.
@@ -31,17 +31,25 @@ def check_start(settings: Settings) -> None:
     settings
         The study's.
 
+    Returns
+    -------
+    list[str]
+        Warnings: what the licence of the encoder's weights restricts.
+
     Raises
     ------
     SettingsError
         The device that the settings ask for is not there.
     ModelError
-        The encoder is unknown or does not fit a network or the tiles' size, or its weights cannot be had.
+        The encoder is unknown or does not fit a network or the tiles' size, its weights cannot be had, or restrictions
+        of their licence were not accepted.
     """
     pick_device(settings.compute.device)
+    terms = check_terms(settings.encoder)
     check_weights(settings.encoder)
     for objective in TRAINING_TASKS.values():
         check_fit(objective.spec(settings, _ANY_COLOURS), objective.settings(settings).batch)
+    return [terms] if terms else []
 
 
 def check_classifier(settings: Settings, sides_px: Iterable[int], *, here: bool = True) -> None:
@@ -63,6 +71,7 @@ def check_classifier(settings: Settings, sides_px: Iterable[int], *, here: bool 
     """
     if here:
         pick_device(settings.compute.device)
+    check_terms(settings.encoder)
     check_weights(settings.encoder)
     for side_px in sides_px:
         own = settings.model_copy(update={"tiles": settings.tiles.model_copy(update={"side_px": side_px})})

@@ -79,6 +79,8 @@ def make_optimizer(network: nn.Module, encoder: nn.Module, own: TrainingSettings
     inside = {id(parameter) for parameter in encoder.parameters()}
     groups: dict[tuple[float, float], list[Tensor]] = {}
     for parameter in network.parameters():
+        if not parameter.requires_grad:  # of a frozen encoder
+            continue
         highest = rate * (own.encoder_rate if id(parameter) in inside else 1)
         decay = own.weight_decay if own.optimizer == "adamw" and parameter.ndim > 1 else 0.0
         groups.setdefault((highest, decay), []).append(parameter)

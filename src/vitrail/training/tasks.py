@@ -9,7 +9,9 @@ import torch
 
 from vitrail.classes import TissueClass
 from vitrail.models.encoder import expansions
+from vitrail.models.sources import find_source
 from vitrail.models.spec import ClassifierSpec, SegmenterSpec
+from vitrail.models.weights import describe_source
 from vitrail.training.augment import Augmenter
 from vitrail.training.glass import glass_count, glass_tiles
 from vitrail.training.losses import pixel_loss, tile_loss
@@ -154,10 +156,12 @@ class Segmentation:
 
     def spec(self, settings: Settings, colours: Colours) -> SegmenterSpec:
         """Describe the network."""
-        own, expands = settings.segmenter, expansions(settings.encoder.name) is not None
+        own, shared = settings.segmenter, _shared(settings, colours)
+        source = find_source(settings.encoder.name)
+        expands = own.architecture == "unet" and expansions(source.network, source.arguments) is not None
         layout = own.layout if expands else "timm"
-        network = {"decoder": own.decoder, "layout": layout, "head_px": 1}
-        return SegmenterSpec.model_validate(_shared(settings, colours) | network)
+        network = {"decoder": own.decoder, "layout": layout, "head_px": 1, "architecture": own.architecture}
+        return SegmenterSpec.model_validate(shared | network)
 
     def targets(self, tiles: TileTable) -> NDArray[np.uint8]:
         """Return the masks."""
@@ -181,10 +185,17 @@ class Segmentation:
 
 
 def _shared(settings: Settings, colours: Colours) -> dict[str, object]:
-    tiles = settings.tiles
+    """Return what both networks' specifications share.
+
+    An encoder that stays as it is sees images as it was trained with them, and so does one from a hub or a folder;
+    others are tuned to the training tiles' own colours, as in the paper.
+    """
+    tiles, source = settings.tiles, find_source(settings.encoder.name)
+    mean, std = source.colours if settings.encoder.frozen or source.own else colours
     return {
-        "encoder": settings.encoder.name, "side_um": tiles.side_um, "side_px": tiles.side_px,
-        "mean": colours[0], "std": colours[1], "reading": {"mode": settings.slides.reading},
+        "encoder": source.network, "encoder_arguments": source.arguments,
+        "encoder_source": describe_source(settings.encoder), "side_um": tiles.side_um, "side_px": tiles.side_px,
+        "mean": mean, "std": std, "reading": {"mode": settings.slides.reading},
     }  # fmt: skip
 
 

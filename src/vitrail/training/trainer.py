@@ -23,6 +23,7 @@ from vitrail.models.store import JSON, build, save_model, saved_fingerprint
 from vitrail.models.weights import load_encoder, start_weights
 from vitrail.training.calibrate import TrainedModel, examine
 from vitrail.training.checkpoint import Checkpoint, EpochScores, TrainState, kept_epoch
+from vitrail.training.frozen import CachedFeatures, freeze, hold, remove_features
 from vitrail.training.loader import Loader, channel_statistics, cut, shuffled
 from vitrail.training.mixing import Mixing
 from vitrail.training.preflight import check_fit
@@ -34,10 +35,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from torch import Tensor, nn
+    from torch import Tensor
 
     from vitrail.classes import Task
     from vitrail.core.progress import Progress
+    from vitrail.models.classifier import Classifier
+    from vitrail.models.segmenter import Segmenter
     from vitrail.models.spec import ModelSpec
     from vitrail.settings.load import Settings
     from vitrail.training.augment import Augmenter
@@ -89,6 +92,7 @@ def train(
     checkpoint = Checkpoint(folder=folder, fingerprint=f"{fingerprint} {device.type} {precision.dtype}", keep=keep)
     if saved_fingerprint(folder) == fingerprint:
         checkpoint.remove()  # killed between the training's end and the removal
+        remove_features(folder)
         return
     try:
         with reproducible(device, epoch_seeds(settings.seed, task, 0)[0]):
@@ -111,6 +115,7 @@ def train(
         problem = f"{device.type} has too little memory for batches of {TRAINING_TASKS[task].settings(settings).batch}"
         raise ModelError(f"{task} training", problem, f"Lower {task}.batch in study.toml") from None
     checkpoint.remove()
+    remove_features(folder)
 
 
 def epoch_seeds(seed: int, task: Task, epoch: int) -> tuple[int, int, int]:
@@ -183,6 +188,8 @@ class Trainer:
         weights = start_weights(settings.encoder)
         if weights is not None:
             load_encoder(network.backbone, weights, f"encoder.weights = {settings.encoder.weights!r}")
+        if settings.encoder.frozen:
+            freeze(network)
         device = precision.device
         self.network = network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # the stubs lack this one
         adam = make_optimizer(self.network, self.network.backbone, self.own, self.own.learning_rate)
@@ -191,6 +198,7 @@ class Trainer:
         self.mixing = Mixing.of(self.own)
         self.standardise = Normalizer(spec, device)
         self.loader = Loader(images=parts.tiles.images, targets=self.objective.targets(parts.tiles), device=device)
+        self.features: CachedFeatures | None = None
         slides = parts.tiles.rows["slide_id"].to_numpy()[parts.train]
         wanted = settings.augment.stain_templates
         self.templates = StainTemplates.of(parts.tiles.images, parts.train, slides) if wanted else None
@@ -223,6 +231,8 @@ class Trainer:
             (checkpoint.folder / JSON).unlink(
                 missing_ok=True
             )  # a model of earlier settings must not look like this one
+        if self.settings.encoder.frozen:
+            self.features = CachedFeatures.of(self, checkpoint, progress)
         steps = self.steps + len(cut(self.parts.validation, self.own.batch))
         with progress.task(task, epochs * steps, len(history) * steps) as step:
             for number in range(len(history) + 1, epochs + 1):
@@ -250,10 +260,10 @@ class Trainer:
         torch.manual_seed(torch_seed)
         augmenter = self.objective.augmenter(self.settings, torch.Generator().manual_seed(augment_seed))
         augmenter.templates = self.templates
-        self.network.train()
+        self._train_mode()
         train_loss = torch.zeros((), device=self.precision.device)  # read once an epoch: reading waits for the device
-        batches = cut(shuffled(self.parts.train, order_seed), self.own.batch)
-        for done, (images, targets) in enumerate(self.loader(batches), (number - 1) * self.steps):
+        batches, read = cut(shuffled(self.parts.train, order_seed), self.own.batch), self.features or self.loader
+        for done, (images, targets) in enumerate(read(batches), (number - 1) * self.steps):
             if self.own.schedule == "one_cycle":
                 set_rate(self.state.optimizer, one_cycle(done / (self.epochs * self.steps), self.own.warmup))
             train_loss += self._step(images, targets, augmenter) * len(images)
@@ -266,26 +276,45 @@ class Trainer:
     def _step(self, images: Tensor, targets: Tensor, augmenter: Augmenter) -> Tensor:
         """Change the weights by one batch and return its loss, that of the negatives left out."""
         optimizer, scaler = self.state.optimizer, self.state.scaler
-        negatives = self.objective.negatives(self.settings, images, augmenter.generator)
-        images, masks = augmenter(images, targets if targets.ndim == 3 else None)
-        images, mixed = self.mixing(images, targets if masks is None else masks, augmenter.generator)
-        logits = self._logits(self.network, images)
+        if self.features is None:
+            negatives = self.objective.negatives(self.settings, images, augmenter.generator)
+            images, masks = augmenter(images, targets if targets.ndim == 3 else None)
+            images, mixed = self.mixing(images, targets if masks is None else masks, augmenter.generator)
+            logits = self._logits(self.network, images)
+        else:
+            side = self.features.side_px
+            tiles = images.new_zeros(1).expand(len(images), 3, side, side)
+            negatives = self.objective.negatives(self.settings, tiles, augmenter.generator)
+            logits, mixed = (
+                self._logits(self.network, self.features.turned(images, augmenter.generator)),
+                ((1.0, targets),),
+            )
         loss = torch.stack([weight * self._loss(logits, each) for weight, each in mixed]).sum()
         total = loss
         if negatives is not None:
             self.network.eval()  # in the batch they would move its statistics
             glass, truth = negatives
-            total = loss + self._loss(self._logits(self.network, glass), truth) * len(glass) / len(images)
-            self.network.train()
+            seen = self._logits(self.network, glass, of_features=False)
+            total = loss + self._loss(seen, truth) * len(glass) / len(images)
+            self._train_mode()
         optimizer.zero_grad(set_to_none=True)
         scaler.scale(total).backward()  # type: ignore[no-untyped-call]  # torch leaves this one untyped
         scaler.step(optimizer)
         scaler.update()
         return loss.detach()
 
-    def _logits(self, network: nn.Module, images: Tensor) -> Tensor:
+    def _train_mode(self) -> None:
+        self.network.train()
+        if self.settings.encoder.frozen:
+            hold(self.network)
+
+    def _logits(self, network: Classifier | Segmenter, inputs: Tensor, *, of_features: bool = True) -> Tensor:
+        """Return the logits of images, or of their features where these are computed once."""
         with self.precision.autocast():
-            logits: Tensor = network(self.standardise(images))
+            if of_features and self.features is not None:
+                logits = self.features.logits(network, inputs)
+            else:
+                logits = network(self.standardise(inputs))
         return logits.float()
 
     def _loss(self, logits: Tensor, targets: Tensor) -> Tensor:
@@ -298,7 +327,7 @@ class Trainer:
         order_seed = epoch_seeds(self.settings.seed, self.objective.task, 0)[1]
         rows = shuffled(self.parts.validation, order_seed)  # tiles of one slide lack classes
         losses, metric = [], self.objective.metric()
-        for images, targets in self.loader(cut(rows, self.own.batch)):
+        for images, targets in (self.features or self.loader)(cut(rows, self.own.batch)):
             logits = self._logits(network, images)
             losses.append(self._loss(logits, targets) * len(images))
             metric.update(logits, targets)

@@ -11,7 +11,7 @@ scores, exactly but for rounding.
   `d(ab) = da (b + b') / 2 + db (a + a') / 2`, which is exact, and Shapley's value of the factors.
 - The maximum of a window goes to one place: where it rises to the image's highest, where it falls to the reference's.
   What changes there is of the same sign and no smaller, so that the slope is between 0 and 1.
-- Softmax and layer normalisation are taken apart into these.
+- Softmax, attention and layer normalisation are taken apart into these.
 
 Frameworks that have no rule for an operation take its gradient without a word, and their maps add up to anything. Here
 an operation without a rule is an error that names it. Two nets are spread for it: functions are caught before they run
@@ -172,6 +172,8 @@ class Secants(TorchFunctionMode):
             result = self.secant(lambda values: func(values, *rest, **call), x, kinked=key in _KINKED)
         elif alone and key in _RULES:
             result = _RULES[key](self, x, *rest, **call)
+        elif key == "scaled_dot_product_attention":
+            result = self.attention(*args, **call)
         elif len(dependent) > 1 and key in _PRODUCTS:
             result = self.product(_PRODUCTS[key], *args)
         else:
@@ -240,6 +242,14 @@ class Secants(TorchFunctionMode):
         highest = torch.maximum(*self.halves(x)).amax(dim, keepdim=True)
         powers = self.secant(torch.exp, x - torch.cat([highest, highest]))
         return self.product(torch.mul, powers, self.secant(torch.reciprocal, powers.sum(dim, keepdim=True)))
+
+    def attention(self, query: Tensor, key: Tensor, value: Tensor, **options: Any) -> Tensor:
+        """Attend, as `functional.scaled_dot_product_attention` does: two products, and a softmax between them."""
+        if any(options.get(name) for name in ("dropout_p", "is_causal")) or options.get("attn_mask") is not None:
+            raise no_rule("attention with a mask, or with dropout")
+        scale = options.get("scale") or query.shape[-1] ** -0.5
+        likeness = self.product(torch.matmul, query * scale, key.transpose(-2, -1))
+        return self.product(torch.matmul, self.softmax(likeness, -1), value)
 
     def layer_norm(
         self,

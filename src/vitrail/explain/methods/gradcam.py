@@ -33,8 +33,6 @@ if TYPE_CHECKING:
     from vitrail.explain.target import Pixels
     from vitrail.models.segmenter import Segmenter
 
-_STRIDE = 32  # of the bottleneck; the segmenter pads its images to a multiple
-
 
 class GradCam(ExplanationMethod):
     """Grad-CAM of a classifier's final feature maps, and of a segmenter's bottleneck."""
@@ -224,14 +222,14 @@ def bottleneck_maps(
             features = source.encode(dense.continued(images.detach()))[-1]
             height, width = dense.continued_px((height, width))
         values = _weighted(features, weights)
-    strides = (dense.stride if dense else _STRIDE,)
+    strides = (dense.stride if dense else network.stride,)
     (frame,) = frames(source, (images.shape[1], height, width), (BOTTLENECK,), strides)
     maps = Maps(
         method=method,
         layers=(BOTTLENECK,),
         target=target.key,
         values=values,
-        output=decoded.logits,
+        output=decoded.logits.detach(),
         frame=frame,
         signed=network.activated,
     )
