@@ -10,6 +10,7 @@ from vitrail import __version__
 from vitrail.classes import CLASSES, Task
 from vitrail.core.files import read_regular
 from vitrail.errors import ModelError
+from vitrail.quality.appearance import TrainingAppearance  # noqa: TC001 - pydantic reads it
 from vitrail.settings.schema import (  # noqa: TC001 - pydantic reads them
     Activation,
     DecoderChannels,
@@ -29,7 +30,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Deviation = Annotated[float, Field(ge=1e-4, le=100)]
 
 MOST_SPEC_BYTES = 1 << 20
-"""Of a `model.json`; those that are written here have 1 KiB."""
+"""Of a `model.json`; those that are written here have a few KiB."""
 
 MOST_CHANGED = 0.001
 """Share of tiles that a 16-bit type may call otherwise than float32."""
@@ -75,6 +76,8 @@ class TrainingInfo(_Strict):
         The study's seed.
     precision
         The type it was computed in; none where that was not stored.
+    appearance
+        What the training slides look like; none of fewer than three patients, and where it was not stored.
     """
 
     epochs: Annotated[int, Field(ge=1)]
@@ -82,6 +85,7 @@ class TrainingInfo(_Strict):
     validation_loss: float
     seed: int
     precision: Literal["float32", "bfloat16", "float16"] | None = None
+    appearance: TrainingAppearance | None = None
 
 
 class HalfCheck(_Strict):
