@@ -72,7 +72,7 @@ def run(
     until: Annotated[StageName, typer.Option(help="Stop after this stage.")] = "report",
     changes: Changes = None,
 ) -> None:
-    """Bring every stage up to date: tiles, split, classifier, segmenter, predict, explain, check, nuclei, shift, report."""
+    """Bring all up to date: tiles, split, classifier, segmenter, predict, explain, check, nuclei, shift, report."""
     _bring(run, until, changes)
 
 

@@ -8,12 +8,13 @@
 - `by_distance`: by score, the rank correlation of a test slide's score with its `distance`, `value` and `interval`, and
   the number of `slides` and `patients`;
 - `probes` and `refused`: as in the folder's `summary.json`;
-- `simulated`: `tiles` and `patients`, the scores `unchanged`, and in `shifts` for each `family` and `strength` by score the
-  `value`, the `change`, and the `interval` of the change, paired over patients.
+- `simulated`: `tiles` and `patients`, the scores `unchanged`, and in `shifts` for each `family` and `strength` by
+  score the `value`, the `change`, and the `interval` of the change, paired over patients.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,7 +27,8 @@ from vitrail.metrics.bland_altman import pair_parts
 from vitrail.metrics.bootstrap import by_patient, interval, sample
 from vitrail.metrics.per_patient import jaccard_scores, tile_parts
 from vitrail.metrics.scores import mean_jaccard
-from vitrail.quality.appearance import GROUPS
+from vitrail.quality.appearance import GROUPS, MEASURES, centre_and_scale
+from vitrail.shift.simulate import UNCHANGED
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -48,10 +50,10 @@ SCORES = {
 FEWEST_SLIDES = 5
 """With fewer, no correlation with distance is stated."""
 
+_FAR, _WORDS = 6.0, 2
 
-def shift_metrics(
-    study: ShiftStudy, test: pd.DataFrame, settings: EvaluationSettings, seed: int
-) -> dict[str, Any]:
+
+def shift_metrics(study: ShiftStudy, test: pd.DataFrame, settings: EvaluationSettings, seed: int) -> dict[str, Any]:
     """Return the part `shift` of `metrics.json`, NaN where it has null.
 
     Parameters
@@ -96,7 +98,9 @@ def shift_tables(study: ShiftStudy, metrics: dict[str, Any]) -> dict[str, pd.Dat
             [{"score": score, **_flat(own)} for score, own in metrics["by_distance"].items()]
         ),
         "shift_probes": pd.DataFrame([{**own, "classes": ", ".join(own["classes"])} for own in metrics["probes"]]),
-        "shift_simulated": pd.DataFrame(rows, columns=["family", "strength", "score", "value", "change", "low", "high"]),
+        "shift_simulated": pd.DataFrame(
+            rows, columns=["family", "strength", "score", "value", "change", "low", "high"]
+        ),
     }
 
 
@@ -130,7 +134,9 @@ def slide_scores(test: pd.DataFrame, threshold: float) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["slide_id", "patient_id", *SCORES])
 
 
-def rank_correlation(x: Floats, y: Floats, patients: NDArray[np.str_], settings: EvaluationSettings, seed: int) -> dict[str, Any]:
+def rank_correlation(
+    x: Floats, y: Floats, patients: NDArray[np.str_], settings: EvaluationSettings, seed: int
+) -> dict[str, Any]:
     """Return Spearman's correlation of two measures of slides, and its 95 % interval over patients.
 
     Ranks are those of all slides; patients are drawn again with the ranks of their slides. Simulated with 12 and 40
@@ -155,6 +161,55 @@ def rank_correlation(x: Floats, y: Floats, patients: NDArray[np.str_], settings:
     weights = sample(len(np.unique(patients)), settings.resamples, seed)
     drawn = pair_parts(rankdata(x), rankdata(y), patients).scores(weights)["pearson"]
     return {"value": float(drawn), "interval": list(interval(drawn, weights))}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Plane:
+    """Slides in the plane of the two directions in which they differ most, in spreads of the training slides.
+
+    Attributes
+    ----------
+    points
+        `[slides, 2]`; the training's median slide is at 0.
+    ends
+        Of each direction, what slides at its lower and at its upper end look like, in words.
+    share
+        Of each direction, the share of what slides differ by.
+    """
+
+    points: Floats
+    ends: tuple[tuple[str, str], ...]
+    share: tuple[float, ...]
+
+
+def plane_of(slides: pd.DataFrame) -> Plane:
+    """Lay slides out in the plane in which they differ most.
+
+    Parameters
+    ----------
+    slides
+        As `ShiftStudy.slides`; at least two of them.
+
+    Returns
+    -------
+    Plane
+        The principal components of the slides' measures, in robust spreads of the training slides, where differences
+        of more than six are cut off.
+    """
+    values = slides[list(MEASURES)].to_numpy(np.float64)
+    trained = (slides["split"] == "train").to_numpy()
+    centre, scale = centre_and_scale(values[trained] if trained.any() else values)
+    off = np.clip((values - centre) / scale, -_FAR, _FAR)
+    _, sizes, directions = np.linalg.svd(off - off.mean(0), full_matrices=False)
+    ends, names = [], list(MEASURES)
+    strongest_of = np.argsort(-np.abs(directions), axis=1, kind="stable")
+    directions *= np.sign(np.take_along_axis(directions, strongest_of[:, :1], 1))  # whatever the machine
+    for direction, strongest in zip(directions[:2], strongest_of[:2, :_WORDS], strict=True):
+        looks = [(MEASURES[names[number]], direction[number] > 0) for number in strongest]
+        up = ", ".join(look.more if positive else look.less for look, positive in looks)
+        ends.append((", ".join(look.less if positive else look.more for look, positive in looks), up))
+    shares = np.square(sizes[:2]) / max(float(np.square(sizes).sum()), 1e-12)
+    return Plane(points=off @ directions[:2].T, ends=tuple(ends), share=tuple(shares.tolist()))
 
 
 def _groups(slides: pd.DataFrame) -> list[dict[str, Any]]:
@@ -195,21 +250,19 @@ def _by_distance(
 def _simulated(tiles: pd.DataFrame, settings: EvaluationSettings, seed: int) -> dict[str, Any]:
     if not len(tiles):
         return {"tiles": 0, "patients": 0, "unchanged": dict.fromkeys(SCORES, np.nan), "shifts": []}
-    plain = tiles[tiles["family"] == "none"]
+    plain = tiles[tiles["family"] == UNCHANGED.family]
     patients = int(plain["patient_id"].nunique())
     weights = sample(patients, settings.resamples, seed)
-    unchanged, shifts = _scores(plain, weights, settings.threshold), []
-    for (family, strength), own in tiles[tiles["family"] != "none"].groupby(["family", "strength"], sort=False):
-        scores = _scores(own, weights, settings.threshold)
-        changes = {name: scores[name] - unchanged[name] for name in SCORES}
-        shifts.append({
-            "family": family,
-            "strength": float(strength),
-            "scores": {
-                name: {"value": float(scores[name]), "change": float(change), "interval": list(interval(change, weights))}
-                for name, change in changes.items()
-            },
-        })  # fmt: skip
+    unchanged, shifts = _scores(plain, weights, settings.threshold), list[dict[str, Any]]()
+    changed = tiles[tiles["family"] != UNCHANGED.family]
+    for family, of_family in changed.groupby("family", sort=False):
+        for strength in of_family["strength"].unique():
+            scores = _scores(of_family[of_family["strength"] == strength], weights, settings.threshold)
+            shifts.append({"family": family, "strength": float(strength), "scores": {}})
+            for name, drawn in scores.items():
+                change = drawn - unchanged[name]
+                ends = list(interval(change, weights))
+                shifts[-1]["scores"][name] = {"value": float(drawn), "change": float(change), "interval": ends}
     values = {name: float(drawn) for name, drawn in unchanged.items()}
     return {"tiles": len(plain), "patients": patients, "unchanged": values, "shifts": shifts}
 

@@ -40,7 +40,8 @@ def slide_distances(slide: Slide, specs: Iterable[ModelSpec], tiles: pd.DataFram
     -------
     dict[str, dict[str, Any]]
         By task of a network that knows what it was trained on: `measured`, what `vitrail.quality.appearance.measure`
-        returns; the fields of `vitrail.quality.appearance.Distances`; and how many training `slides` and `patients` there were.
+        returns; the fields of `vitrail.quality.appearance.Distances`; and how many training `slides` and `patients`
+        there were.
 
     Raises
     ------
@@ -50,7 +51,7 @@ def slide_distances(slide: Slide, specs: Iterable[ModelSpec], tiles: pd.DataFram
     enough = tiles[tiles["clean"] >= min(_CLEAN, tiles["clean"].max())]
     chosen = enough.iloc[spread_out(len(enough), MOST_TILES)]
     by_scale: dict[tuple[float, int], dict[str, float]] = {}
-    result = {}
+    result = dict[str, dict[str, Any]]()
     for spec in specs:
         if spec.training is None or spec.training.appearance is None:
             continue
@@ -59,7 +60,12 @@ def slide_distances(slide: Slide, specs: Iterable[ModelSpec], tiles: pd.DataFram
             by_scale[scale] = measure(_read(slide, chosen, spec))
         own = spec.training.appearance
         distances = own.distances(by_scale[scale])
-        result[spec.task] = {"measured": by_scale[scale], **asdict(distances), "slides": own.slides, "patients": own.patients}
+        result[spec.task] = {
+            "measured": by_scale[scale],
+            **asdict(distances),
+            "slides": own.slides,
+            "patients": own.patients,
+        }
     return result
 
 

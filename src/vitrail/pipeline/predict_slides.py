@@ -46,15 +46,15 @@ if TYPE_CHECKING:
 SUMMARY_CSV = "summary.csv"
 
 _COLUMNS = (*SUMMARY, *(f"{kind.key}_share" for kind in ARTEFACTS), "training_distance", "reason")
-"""Of the summary: what `publish` says, the share of the tissue that each kind of artefact covers, and the distance from the
-training slides over that which 99 % of these have at most."""
+"""Of the summary: what `publish` says, the share of the tissue that each kind of artefact covers, and the distance from
+the training slides over that which 99 % of these have at most."""
 
 _FACTS = ("map_mpp", "tissue_mm2", "clean_mm2", "artefacts", "glass", "colour", "appearance", "pixels", "seam_index")
 """What must be in a slide's facts, as `map_slide` writes them."""
 
 _FARTHEST = 2.0
-"""Standard deviations of training pixels that the mean colour of a slide's tissue may lie off their mean, for networks that
-do not know what their training slides look like. The slides of one cohort scatter by half of one."""
+"""Standard deviations of training pixels that the mean colour of a slide's tissue may lie off their mean, for networks
+that do not know what their training slides look like. The slides of one cohort scatter by half of one."""
 
 
 def settings_from(changes: Iterable[str] = ()) -> Settings:
@@ -357,9 +357,9 @@ def check_slide(networks: Networks, name: str, facts: dict[str, Any], settings: 
             if own["is_beyond"] and own["group"] not in seen:
                 seen.add(own["group"])
                 warnings.append(
-                    f"{name}: lies beyond what the {spec.task} was trained on: {GROUPS[own['group']]}, "
-                    f"{own['farthest']:.1f} times as far as the farthest of {own['slides']} training slides "
-                    f"(99 % of them); do not trust its maps without a look"
+                    f"{name}: beyond what the {spec.task} was trained on, {own['farthest']:.1f} times as far from its "
+                    f"{own['slides']} training slides as 99 % of these are ({GROUPS[own['group']]}); do not trust its "
+                    "maps without a look"
                 )
             continue
         off = (np.array(facts["colour"]) / 255 - spec.mean) / spec.std

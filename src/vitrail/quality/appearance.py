@@ -7,11 +7,12 @@ for each group of measures and for all of them. Beside each distance stands what
 when their patient is left out; by that alone a slide is called beyond training, so that a slide like those of the
 training is called so once in a hundred times, or with fewer than a hundred patients about once in as many as there are.
 
-Measured with each patient left out in turn, slides of the same hospital are called beyond training in 4 % (ORCA's BA, 27
-patients), 5 % (BB, 20), 1 % (all of ORCA, 51), 0 % (both hospitals of BRCA-M2C, 27 and 47; EBHI, 69). Of slides of another
-hospital 32 % are (BB after training on BA), 0 % (BA after BB, which holds all of its stains), 100 and 22 % (BRCA-M2C, A8
-after A7 and the other way round), 94 and 100 % (BRCA-M2C and EBHI after ORCA), and 0 % of ORCA after EBHI, whose stains vary
-more than those of ORCA do: no warning does not mean that a slide is like those of the training in all that matters.
+Measured with each patient left out in turn, slides of the same hospital are called beyond training in 4 % (ORCA's BA,
+27 patients), 5 % (BB, 20), 1 % (all of ORCA, 51), 0 % (both hospitals of BRCA-M2C, 27 and 47; EBHI, 69). Of slides of
+another hospital 32 % are (BB after training on BA), 0 % (BA after BB, which holds all of its stains), 100 and 22 %
+(BRCA-M2C, A8 after A7 and the other way round), 94 and 100 % (BRCA-M2C and EBHI after ORCA), and 0 % of ORCA after
+EBHI, whose stains vary more than those of ORCA do: no warning does not mean that a slide is like those of the training
+in all that matters.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from vitrail.quality.background import optical_density
 from vitrail.quality.rules import EOSIN, HEMATOXYLIN
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import ArrayLike, NDArray
 
@@ -43,33 +44,34 @@ class Measure(NamedTuple):
         One of `GROUPS`.
     least
         A difference that says nothing, in the measure's unit; the spread of training slides counts as at least this.
-    more
-        What a slide with more of it is, in a word or two.
+    more, less
+        What slides with more and with less of it have, in a few words.
     """
 
     group: str
     least: float
     more: str
+    less: str
 
 
 GROUPS = {"stain": "stain", "focus": "focus", "scanner": "scanner or compression", "all": "all of it together"}
 """Of measures, and what they are called."""
 
 MEASURES: Mapping[str, Measure] = {
-    "hematoxylin_hue": Measure("stain", 1.0, "redder hematoxylin"),
-    "eosin_hue": Measure("stain", 1.0, "redder eosin"),
-    "stain_angle": Measure("stain", 1.0, "stains further apart"),
-    "hematoxylin_density": Measure("stain", 0.01, "more hematoxylin"),
-    "hematoxylin_spread": Measure("stain", 0.01, "more varied hematoxylin"),
-    "eosin_density": Measure("stain", 0.01, "more eosin"),
-    "eosin_spread": Measure("stain", 0.01, "more varied eosin"),
-    "sharpness": Measure("focus", 0.05, "sharper"),
-    "fine_detail": Measure("focus", 0.05, "more detail"),
-    "pale_brightness": Measure("scanner", 1.0, "brighter where palest"),
-    "pale_tint": Measure("scanner", 1.0, "redder where palest"),
-    "noise": Measure("scanner", 0.1, "noisier"),
-    "colour_detail": Measure("scanner", 0.05, "more detail in colour"),
-    "blockiness": Measure("scanner", 0.02, "stronger blocks of JPEG"),
+    "hematoxylin_hue": Measure("stain", 1.0, "redder hematoxylin", "bluer hematoxylin"),
+    "eosin_hue": Measure("stain", 1.0, "redder eosin", "bluer eosin"),
+    "stain_angle": Measure("stain", 1.0, "stains further apart", "stains closer together"),
+    "hematoxylin_density": Measure("stain", 0.01, "more hematoxylin", "less hematoxylin"),
+    "hematoxylin_spread": Measure("stain", 0.01, "more varied hematoxylin", "more even hematoxylin"),
+    "eosin_density": Measure("stain", 0.01, "more eosin", "less eosin"),
+    "eosin_spread": Measure("stain", 0.01, "more varied eosin", "more even eosin"),
+    "sharpness": Measure("focus", 0.05, "sharper", "blurred"),
+    "fine_detail": Measure("focus", 0.05, "more detail", "less detail"),
+    "pale_brightness": Measure("scanner", 1.0, "brighter where palest", "darker where palest"),
+    "pale_tint": Measure("scanner", 1.0, "redder where palest", "bluer where palest"),
+    "noise": Measure("scanner", 0.1, "noisier", "less noise"),
+    "colour_detail": Measure("scanner", 0.05, "more detail in colour", "less detail in colour"),
+    "blockiness": Measure("scanner", 0.02, "stronger blocks of JPEG", "weaker blocks of JPEG"),
 }
 """What is measured.
 
@@ -78,9 +80,10 @@ eosin near 115; `stain_angle` is the angle between the two stain vectors, in deg
 and along the stain vectors: the median over stained pixels, and half the range of the middle 80 % (`_spread`).
 `sharpness` and `fine_detail` are energies of detail of 1 and of 2 pixels over that of 4, as logarithms to base 2.
 `pale_brightness` is the brightness of the palest hundredth of the pixels, and `pale_tint` how much more red than blue
-they are, in grey levels; `noise` is a standard deviation in grey levels, where tiles are flattest. `colour_detail` is the
-energy of fine detail of colour over that of brightness, to base 2: compression takes colour first. `blockiness` is how
-much larger steps are across the borders of blocks of 8 pixels than within, to base 2; scaling hides it.
+they are, in grey levels; `noise` is a standard deviation in grey levels, where tiles are flattest, by chance a fifth
+low. `colour_detail` is the energy of fine detail of colour over that of brightness, to base 2: compression takes colour
+first. `blockiness` is how much larger steps are across the borders of blocks of 8 pixels than within, to base 2;
+scaling hides it.
 """
 
 MOST_TILES = 16
@@ -96,6 +99,7 @@ _MOST_PX = 128  # of a tile that texture is measured on
 _STAINED = 0.1  # mean optical density from which a pixel is stained
 _PALE = 230  # grey level of tissue that is no glass, at most
 _FEWEST_PIXELS = 200
+_FEWEST_TO_COMPARE = 3  # patients
 _CLIPPED = 4.0  # spreads: how far a slide may pull correlations
 _TINY = 1e-4
 
@@ -139,12 +143,16 @@ class TrainingAppearance:
         measured
             What `measure` returns of it.
         """
-        return self.distances_of([measured])[0]
+        return self.distances_of(np.array([[measured[name] for name in self.names]]))[0]
 
-    def distances_of(self, slides: Iterable[Mapping[str, float]]) -> list[Distances]:
-        """Tell how far several slides lie from those of the training."""
-        values = np.array([[slide[name] for name in self.names] for slide in slides], np.float64)
-        values = values.reshape(-1, len(self.names))
+    def distances_of(self, values: Floats) -> list[Distances]:
+        """Tell how far several slides lie from those of the training.
+
+        Parameters
+        ----------
+        values
+            What was measured of them, `[slides, measures]`, in the order of `names`.
+        """
         size = len(self.names)
         fitted = _Fit(np.array(self.centre), np.array(self.scale), np.array(self.correlation).reshape(size, size))
         own = fitted.distances(values, self.names)
@@ -211,15 +219,15 @@ def spread_out(count: int, most: int) -> NDArray[np.int64]:
     return np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(np.int64))
 
 
-def fit_training(slides: Sequence[Mapping[str, float]], patients: Sequence[str]) -> TrainingAppearance | None:
+def fit_training(values: Floats, patients: ArrayLike) -> TrainingAppearance | None:
     """Learn what the slides of a training look like.
 
     Parameters
     ----------
-    slides
-        What `measure` returns of each.
+    values
+        What `measure` returns of each slide, `[slides, measures]`, in the order of `MEASURES`.
     patients
-        Whose slide it is.
+        Whose slide it is, `[slides]`.
 
     Returns
     -------
@@ -227,16 +235,16 @@ def fit_training(slides: Sequence[Mapping[str, float]], patients: Sequence[str])
         None for fewer than three patients.
     """
     names, owners = tuple(MEASURES), np.asarray(patients)
-    if len(set(patients)) < 3:
+    count = len(np.unique(owners))
+    if count < _FEWEST_TO_COMPARE:
         return None
-    values = np.array([[slide[name] for name in names] for slide in slides], np.float64)
     alone = left_out(values, owners, names)
     typical = {group: max(float(np.median(own)), _TINY) for group, own in alone.items()}
     fitted = _fit(values, names)
     return TrainingAppearance(
         names=names,
         slides=len(values),
-        patients=len(set(patients)),
+        patients=count,
         centre=_rounded(fitted.centre),
         scale=_rounded(fitted.scale),
         correlation=_rounded(fitted.correlation),
@@ -289,10 +297,27 @@ class _Fit:
         return result
 
 
-def _fit(values: Floats, names: Sequence[str]) -> _Fit:
+def centre_and_scale(values: Floats) -> tuple[Floats, Floats]:
+    """Return the median and the robust spread of measures.
+
+    Parameters
+    ----------
+    values
+        `[slides, measures]`, in the order of `MEASURES`.
+
+    Returns
+    -------
+    tuple[NDArray[np.float64], NDArray[np.float64]]
+        Both `[measures]`; the spread is that of a normal distribution with the same median deviation, and at least
+        `Measure.least`.
+    """
     centre = np.median(values, axis=0)
-    least = np.array([MEASURES[name].least for name in names])
-    scale = np.maximum(1.4826 * np.median(np.abs(values - centre), axis=0), least)
+    least = np.array([each.least for each in MEASURES.values()])
+    return centre, np.maximum(1.4826 * np.median(np.abs(values - centre), axis=0), least)
+
+
+def _fit(values: Floats, names: Sequence[str]) -> _Fit:
+    centre, scale = centre_and_scale(values)
     clipped = np.clip((values - centre) / scale, -_CLIPPED, _CLIPPED)
     unit = (clipped - clipped.mean(0)) / np.maximum(clipped.std(0), _TINY)
     products = unit[:, :, None] * unit[:, None, :]
@@ -350,21 +375,23 @@ def stain_vectors(density: Floats) -> Floats:
         `[2, 3]`, of length 1: hematoxylin, which absorbs more red, and eosin. Those of a standard stain for fewer than
         200 pixels, or where all have one colour.
     """
-    standard = np.array([HEMATOXYLIN, EOSIN])
-    standard /= np.linalg.norm(standard, axis=1, keepdims=True)
+    standard: Floats = np.array([HEMATOXYLIN, EOSIN])
+    standard = np.asarray(standard / np.linalg.norm(standard, axis=1, keepdims=True))
     if len(density) < _FEWEST_PIXELS:
         return standard
     plane = np.linalg.eigh(density.T @ density)[1][:, 1:]  # through the origin: no light absorbed is no stain
     plane *= np.where(plane.sum(0) < 0, -1, 1)
     along = density @ plane
     angles = np.quantile(np.arctan2(along[:, 0], along[:, 1]), (0.01, 0.99))
-    ends = np.column_stack([np.sin(angles), np.cos(angles)]) @ plane.T
+    ends: Floats = np.column_stack([np.sin(angles), np.cos(angles)]) @ plane.T
     ends = np.maximum(ends, 0)  # nothing absorbs less than no light
-    ends /= np.linalg.norm(ends, axis=1, keepdims=True)
+    ends = ends / np.linalg.norm(ends, axis=1, keepdims=True)
     if float(ends[0] @ ends[1]) > np.cos(np.radians(2)):
         return standard
     share = ends[:, 0] / ends.sum(1)
-    return ends if share[0] >= share[1] else ends[::-1]
+    order = [0, 1] if share[0] >= share[1] else [1, 0]
+    ordered: Floats = ends[order]
+    return ordered
 
 
 def _texture(tiles: NDArray[np.uint8]) -> dict[str, float]:

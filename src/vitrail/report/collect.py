@@ -15,6 +15,7 @@ from vitrail.geometry import Region
 from vitrail.inference.outputs import MapFiles
 from vitrail.report.collect_explanations import collect_explained
 from vitrail.report.collect_nuclei import collect_nuclei
+from vitrail.report.collect_shift import collect_shift
 from vitrail.report.data import CutExample, Overlaid, ReportData
 from vitrail.report.figures.predictions_over_slide import SECTION_PX, choose_sections, choose_slide
 from vitrail.report.figures.slide_maps import THUMBNAIL_PX, read_slide_maps
@@ -93,6 +94,7 @@ def collect(run: Run) -> ReportData:
         mapped=[files for _, files in mapped],
         explained=collect_explained(run, entries, evaluation),
         nuclei=collect_nuclei(run, entries, evaluation.nuclei),
+        shift=collect_shift(run, evaluation),
         search=search,
         worst={entry.slide_id: read_thumbnail(open_cohort_slide(entry, run.settings), WORST_PX) for entry in worst},
         cut=_cut_example(run, entries, [each.slide_id for each in maps]),

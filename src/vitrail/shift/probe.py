@@ -1,8 +1,9 @@
 """Whether features tell where a slide comes from: a linear probe, cross-validated by patient, against permutations.
 
 The probe is a logistic regression with a ridge penalty on the first principal components of the features, one class
-against the rest, each class counting the same. Folds hold whole patients and are dealt without looking at labels, so that
-the same folds serve every permutation, and the p-value is exact (Phipson and Smyth 2010, doi:10.2202/1544-6115.1585).
+against the rest, each class counting the same. Folds hold whole patients and are dealt without looking at labels, so
+that the same folds serve every permutation, and the p-value is exact (Phipson and Smyth 2010,
+doi:10.2202/1544-6115.1585).
 """
 
 from __future__ import annotations

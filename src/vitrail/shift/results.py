@@ -2,9 +2,10 @@
 
 - `slides.parquet`: a row for each slide with tiles. `slide_id`, `patient_id`, `split`, `site` (empty where slides.csv
   names none), `tiles`; what `vitrail.quality.appearance.MEASURES` names; `distance_stain`, `distance_focus`,
-  `distance_scanner` and `distance_all`, each over what 99 % of the training slides have at most; `distance`, the same of
-  the largest of them; `farthest_in`, its group; `beyond`, whether that is beyond training. Training slides are measured
-  against the slides of all other patients. All distances are NaN where fewer than three patients were trained on.
+  `distance_scanner` and `distance_all`, each over what 99 % of the training slides have at most; `distance`, the same
+  of the largest of them; `farthest_in`, its group; `beyond`, whether that is beyond training. Training slides are
+  measured against the slides of all other patients. All distances are NaN where fewer than three patients were trained
+  on.
 - `simulated.parquet`: a row for each test tile that was changed, and each change. `family` and `strength` of the change
   (`none` for the tile as it is); `tile`, its row in the tile table; `slide_id`, `patient_id`, `label`; `classifier` and
   `segmenter`, the tumor scores as in the predictions, and `pixels`, the confusion matrix of its pixels.

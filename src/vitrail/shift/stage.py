@@ -30,11 +30,10 @@ from vitrail.tiles.split import read_split
 from vitrail.tiles.store import read_tiles
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
-    from vitrail.core.progress import Step
     from vitrail.models.store import Model
     from vitrail.slides.cohort import CohortSlide
     from vitrail.stage import Work
@@ -99,13 +98,13 @@ def _slides(tiles: TileTable, split: NDArray[np.str_], entries: Sequence[CohortS
     slides["split"] = split[first]
     slides["site"] = [sites.get(name, "") for name in slides["slide_id"]]
     trained = (slides["split"] == "train").to_numpy()
-    patients = [str(patient) for patient in slides.loc[trained, "patient_id"]]
-    reference = fit_training(slides[trained].to_dict("records"), patients)
+    values, patients = slides[list(MEASURES)].to_numpy(np.float64), slides["patient_id"].to_numpy(str)
+    reference = fit_training(values[trained], patients[trained])
     if reference is None:
         empty = dict.fromkeys((*(f"distance_{group}" for group in GROUPS), "distance"), np.nan)
         return slides.assign(**empty, farthest_in="", beyond=False)[list(COLUMNS["slides"])]
-    judged = reference.distances_of(slides.to_dict("records"))
-    alone = left_out(slides.loc[trained, list(MEASURES)].to_numpy(np.float64), patients, tuple(MEASURES))
+    judged = reference.distances_of(values)
+    alone = left_out(values[trained], patients[trained], tuple(MEASURES))
     for number, at in enumerate(np.flatnonzero(trained)):
         judged[at] = reference.judged({group: float(alone[group][number]) for group in GROUPS})
     return pd.concat([slides, pd.DataFrame([_row(each) for each in judged])], axis=1)[list(COLUMNS["slides"])]
@@ -127,7 +126,9 @@ def _simulated(work: Work, tiles: TileTable, split: NDArray[np.str_], parts: Par
     chosen = np.sort(rng.permutation(there)[: settings.shift.tiles])
     if not len(chosen):
         return pd.DataFrame(columns=list(COLUMNS["simulated"])).astype(COLUMNS["simulated"])
-    networks = [Predictor.of_settings(load_model(work.run.folder / task), settings) for task in ("classifier", "segmenter")]
+    networks = [
+        Predictor.of_settings(load_model(work.run.folder / task), settings) for task in ("classifier", "segmenter")
+    ]
     um_per_px = settings.tiles.side_um / settings.tiles.side_px
     images, masks = np.asarray(tiles.images[chosen]), np.asarray(tiles.masks[chosen])
     rows = tiles.rows.iloc[chosen].reset_index(drop=True)
@@ -172,7 +173,7 @@ def _features(model: Model, tiles: TileTable, seed: int, device: torch.device) -
 
 def _probes(slides: pd.DataFrame, features: pd.DataFrame, seed: int) -> tuple[list[dict[str, Any]], list[str]]:
     """Ask whether the classifier's features tell sites apart; return the answers, and why there are none."""
-    columns = [name for name in features if name.startswith("f") and name[1:].isdigit()]
+    columns = [name for name in features if name not in {"slide_id", "patient_id", "label"}]
     probes, refused = list[dict[str, Any]](), list[str]()
     unseen = slides[slides["split"] != "train"]
     among, which = (unseen, "not trained on") if len(_sites(unseen)) > 1 else (slides, "all")
@@ -193,15 +194,24 @@ def _probes(slides: pd.DataFrame, features: pd.DataFrame, seed: int) -> tuple[li
         looks = chosen[list(MEASURES)].to_numpy(np.float64)
         told = {"classes": sites, "slides": len(chosen), "patients": len(set(patients)), "which": which}
         for name, values in (("features", pooled), ("appearance", looks)):
-            probes.append({"of": name, "tells": SITE, **told, **asdict(probe(values, labels, patients, permuted, seed))})
+            probes.append(
+                {"of": name, "tells": SITE, **told, **asdict(probe(values, labels, patients, permuted, seed))}
+            )
     labelled = (features["label"] == TissueClass.TUMOR.key).to_numpy().astype(np.int64)
     patients = features["patient_id"].to_numpy(str)
     known = features["slide_id"].isin(among["slide_id"]).to_numpy()
     labelled, patients, values = labelled[known], patients[known], features.loc[known, columns].to_numpy(np.float64)
     if len(set(labelled.tolist())) == len(LABELS) and len(set(patients)) >= 2 * FEWEST_PER_SITE:
         permuted = within_patients(labelled, patients, seed)
-        told = {"classes": [kind.title for kind in LABELS][::-1], "slides": int(known.sum()), "patients": len(set(patients)), "which": which}
-        probes.append({"of": "features", "tells": "tumor", **told, **asdict(probe(values, labelled, patients, permuted, seed))})
+        told = {
+            "classes": [kind.title for kind in LABELS][::-1],
+            "slides": int(known.sum()),
+            "patients": len(set(patients)),
+            "which": which,
+        }
+        probes.append(
+            {"of": "features", "tells": "tumor", **told, **asdict(probe(values, labelled, patients, permuted, seed))}
+        )
     return probes, refused
 
 

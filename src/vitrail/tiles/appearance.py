@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from vitrail.quality.appearance import MOST_TILES, fit_training, measure, spread_out
+from vitrail.quality.appearance import MEASURES, MOST_TILES, fit_training, measure, spread_out
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -53,4 +53,4 @@ def appearance_of(tiles: TileTable, rows: NDArray[np.int64]) -> TrainingAppearan
         Which of its tiles are trained on.
     """
     slides = slides_appearance(tiles, rows)
-    return fit_training(slides.to_dict("records"), [str(patient) for patient in slides["patient_id"]])
+    return fit_training(slides[list(MEASURES)].to_numpy(np.float64), slides["patient_id"].to_numpy(str))
