@@ -63,7 +63,7 @@ def test_the_sites_are_probed_on_slides_that_were_not_trained_on(made):
     assert (sites["classes"], sites["slides"], sites["which"]) == (["far", "near"], TEST, "not trained on")
     assert sites["balanced_accuracy"] == 1.0
     assert sites["p"] < 0.06  # four against four can be dealt in seventy ways
-    assert probes["features", "tumor"]["slides"] == 2 * TEST
+    assert probes["features", "tumor"]["slides"] == TEST
 
 
 def test_without_sites_a_line_says_so(tmp_path):

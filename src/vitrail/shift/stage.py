@@ -205,7 +205,7 @@ def _probes(slides: pd.DataFrame, features: pd.DataFrame, seed: int) -> tuple[li
         permuted = within_patients(labelled, patients, seed)
         told = {
             "classes": [kind.title for kind in LABELS][::-1],
-            "slides": int(known.sum()),
+            "slides": int(features["slide_id"][known].nunique()),
             "patients": len(set(patients)),
             "which": which,
         }

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 
 from vitrail.evaluation.shift import FEWEST_SLIDES, SCORES, plane_of, slide_scores
 from vitrail.quality.appearance import GROUPS
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
     from vitrail.report.data import ReportData, ShownShift
 
-_WIDTH, _MAP, _TILE, _GAP, _HEAD = 12.0, 6.4, 1.02, 0.06, 0.34
+_WIDTH, _MAP, _TILE, _GAP, _HEAD = 12.0, 7.0, 1.08, 0.06, 0.34
 _SITES = ("#d55e00", "#0072b2", "#009e73", "#b8568f", "#a6761d", "#5e3c99", "#e69f00")
 _MARKS = "osD^vPX"
 _LOOKS: Mapping[str, Any] = {
@@ -97,16 +98,17 @@ def slides_figure(shown: ShownShift) -> Figure:
             points[:, 0], points[:, 1], s=34, label=f"{drawable(name, 24)} ({len(points)})", linewidths=0.9, **look
         )
     names = slides["slide_id"].tolist()
-    span = np.ptp(plane.points, axis=0).max() or 1.0
     for number, name in enumerate(shown.pictures):
-        x, y = plane.points[names.index(name)]
+        point = tuple(plane.points[names.index(name)].tolist())
+        axes.plot(*point, marker="o", markersize=11, markerfacecolor="none", markeredgecolor=INK, markeredgewidth=0.9)
         axes.annotate(
-            _letter(number), (x, y), (x + 0.022 * span, y + 0.022 * span), fontsize=9.5, weight="bold", color=INK
-        )
+            _letter(number), point, (5.5, 4.5), textcoords="offset points", fontsize=9.5, weight="bold", color=INK,
+            path_effects=[withStroke(linewidth=2, foreground=PAPER)],
+        )  # fmt: skip
     for axis, (down, up), share in zip("xy", plane.ends, plane.share, strict=True):
         words = f"\N{LEFTWARDS ARROW} {down}      {up} \N{RIGHTWARDS ARROW}\n{share:.0%} of what slides differ by"
         axes.set(**{f"{axis}label": words})
-    axes.legend(loc="best", fontsize=8)
+    axes.legend(loc="best", fontsize=8, framealpha=0.85)
     for number, (name, tiles) in enumerate(shown.pictures.items()):
         bottom = height - (number + 1) * (_TILE + _HEAD)
         own = slides.iloc[names.index(name)]
@@ -151,7 +153,8 @@ def distance_figure(scores: pd.DataFrame, metrics: Mapping[str, Any]) -> Figure:
         ticks = [tick for tick in (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50) if _within(tick, scores["distance"])]
         axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
         axes.minorticks_off()
-    panels[0].legend(fontsize=7.5)
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 8), fontsize=8)
     return figure
 
 
@@ -166,7 +169,7 @@ def simulated_figure(shown: ShownShift) -> Figure:
     families, columns = list(FAMILIES), 3
     lines = -(-len(families) // columns)
     wide, tall, tile = _WIDTH / columns, 2.5, 0.6
-    height = lines * (tall + tile + 0.95) + 0.35
+    height = lines * (tall + tile + 0.85) + 0.35
     figure = Figure(figsize=(_WIDTH, height))
     changes = [own["change"] for shift in shown.metrics["simulated"]["shifts"] for own in shift["scores"].values()]
     ends = [
@@ -180,8 +183,8 @@ def simulated_figure(shown: ShownShift) -> Figure:
     low, high = max(low, -0.6), min(high, 0.3)
     for number, family in enumerate(families):
         row, column = divmod(number, columns)
-        top = height - 0.35 - row * (tall + tile + 0.95)
-        axes = inch_axes(figure, column * wide + 0.62, top - tall - 0.25, wide - 0.8, tall)
+        top = height - 0.35 - row * (tall + tile + 0.85)
+        axes = inch_axes(figure, column * wide + 0.8, top - tall - 0.25, wide - 0.95, tall)
         strengths = _strengths(family)
         _draw_changes(axes, shown.metrics["simulated"]["shifts"], family, strengths)
         axes.set_title(FAMILIES[family].replace(" um", " \N{MICRO SIGN}m"), fontsize=9.5)
@@ -193,8 +196,8 @@ def simulated_figure(shown: ShownShift) -> Figure:
         for at, strength in enumerate(strengths):
             name = UNCHANGED.name if strength == _PLAIN[family] else f"{family} {strength:g}"
             if name in shown.changed:
-                middle = column * wide + 0.62 + (wide - 0.8) * (at + 0.5) / len(strengths)
-                size = min(tile, (wide - 0.8) / len(strengths) - 0.04)
+                middle = column * wide + 0.8 + (wide - 0.95) * (at + 0.5) / len(strengths)
+                size = min(tile, (wide - 0.95) / len(strengths) - 0.04)
                 show(inch_axes(figure, middle - size / 2, top - tall - 0.55 - size, size, size), shown.changed[name])
     handles, labels = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="upper center", ncols=len(labels), fontsize=8.5, borderaxespad=0.2)

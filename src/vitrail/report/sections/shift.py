@@ -80,7 +80,8 @@ def _shift_sentences(metrics: Mapping[str, Any]) -> list[str]:
             shift, own = min(losses, key=lambda row: row[1]["change"])
             low, high = own["interval"]
             lines.append(
-                f"{title} falls most with {described(shift['family'], shift['strength'])}: by {-own['change']:.3f} "
+                f"Of {len(rows)} simulated changes {described(shift['family'], shift['strength'])} takes most of the "
+                f"{title[0].lower()}{title[1:]}: {-own['change']:.3f} "
                 f"(95 % interval {-high:.3f} to {-low:.3f}), from {metrics['simulated']['unchanged'][name]:.3f}."
             )
     return lines
