@@ -12,7 +12,7 @@ Measured with each patient left out in turn, slides of the same hospital are cal
 another hospital 32 % are (BB after training on BA), 0 % (BA after BB, which holds all of its stains), 100 and 22 %
 (BRCA-M2C, A8 after A7 and the other way round), 94 and 100 % (BRCA-M2C and EBHI after ORCA), and 0 % of ORCA after
 EBHI, whose stains vary more than those of ORCA do: no warning does not mean that a slide is like those of the training
-in all that matters.
+in all that matters. `python -m bench.appearance` measures this.
 """
 
 from __future__ import annotations
