@@ -43,7 +43,7 @@ def slides_appearance(tiles: TileTable, rows: NDArray[np.int64]) -> pd.DataFrame
 
 
 def appearance_of(tiles: TileTable, rows: NDArray[np.int64]) -> TrainingAppearance | None:
-    """Learn what the slides of training tiles look like; None of too few, see `fit_training`.
+    """Learn what the slides of training tiles look like; None of too few, see `fit_training`, or of unnamed ones.
 
     Parameters
     ----------
@@ -52,5 +52,7 @@ def appearance_of(tiles: TileTable, rows: NDArray[np.int64]) -> TrainingAppearan
     rows
         Which of its tiles are trained on.
     """
+    if not {"slide_id", "patient_id"} <= set(tiles.rows):
+        return None
     slides = slides_appearance(tiles, rows)
     return fit_training(slides[list(MEASURES)].to_numpy(np.float64), slides["patient_id"].to_numpy(str))
