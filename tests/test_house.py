@@ -22,7 +22,7 @@ FLOORS = (
     ("interop",),
     ("nuclei",),
     ("inference",),
-    ("training", "explain"),
+    ("training", "explain", "shift"),
     ("review",),
     ("evaluation", "search"),
     ("report",),

@@ -32,7 +32,9 @@ Changes = Annotated[
     Optional[list[str]],  # noqa: UP045 - typer reads this at run time
     typer.Option("--set", metavar="KEY=VALUE", help="Change a setting in study.toml first, such as tiles.side_px=128."),
 ]
-StageName = Literal["tiles", "split", "classifier", "segmenter", "predict", "explain", "check", "nuclei", "report"]
+StageName = Literal[
+    "tiles", "split", "classifier", "segmenter", "predict", "explain", "check", "nuclei", "shift", "report"
+]
 
 
 @app.command()
@@ -70,7 +72,7 @@ def run(
     until: Annotated[StageName, typer.Option(help="Stop after this stage.")] = "report",
     changes: Changes = None,
 ) -> None:
-    """Bring every stage up to date: tiles, split, classifier, segmenter, predict, explain, check, nuclei, report."""
+    """Bring all up to date: tiles, split, classifier, segmenter, predict, explain, check, nuclei, shift, report."""
     _bring(run, until, changes)
 
 

@@ -19,7 +19,7 @@ PATIENTS, SIDE_PX = 12, 4096
 SETTINGS = (
     *("classifier.batch=32", "classifier.epochs=6", "classifier.glass=0.05"),
     *("segmenter.batch=16", "segmenter.epochs=5"),
-    *("check.tiles=8", "check.draws=3", "check.steps=5", "nuclei.tiles=3", "nuclei.removals=64"),
+    *("check.tiles=8", "check.draws=3", "check.steps=5", "nuclei.tiles=3", "nuclei.removals=64", "shift.tiles=64"),
 )
 """The demo's cohort is small: smaller batches give its training enough steps, and fewer epochs, tiles, draws and steps
 are enough to see everything work."""

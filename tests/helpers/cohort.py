@@ -16,7 +16,7 @@ FAST = (
     "tiles.side_px=32", "encoder.name=test_efficientnet", "encoder.weights=random", "classifier.epochs=2",
     "classifier.learning_rate=1e-3", "classifier.dense=16", "segmenter.epochs=2", "predict.slides=1",
     "compute.workers=1", "compute.engine=torch", "check.tiles=4", "check.steps=2", "check.draws=1",
-    'explain.methods=["gradcam", "hrcam"]', "nuclei.tiles=2", "nuclei.removals=48",
+    'explain.methods=["gradcam", "hrcam"]', "nuclei.tiles=2", "nuclei.removals=48", "shift.tiles=8",
     "search.side_um=[199.1]", "search.side_px=[32]", "search.cut_px=64", "search.folds=2", "search.epochs=1",
 )  # fmt: skip
 """Settings for the small cohort, on top of the preset quick."""

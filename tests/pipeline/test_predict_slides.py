@@ -21,10 +21,11 @@ from vitrail.explain.layers import find_layers
 from vitrail.explain.methods.hrcam import HRCamHead, save_head
 from vitrail.inference.map_slide import Networks
 from vitrail.interop.class_map import Channel
-from vitrail.models.spec import ClassifierSpec, SegmenterSpec
+from vitrail.models.spec import ClassifierSpec, SegmenterSpec, TrainingInfo
 from vitrail.models.store import build, model_digest, save_model
 from vitrail.pipeline import predict_slides as apply
 from vitrail.pipeline.predict_slides import Application, apply_models, check_slide, settings_from
+from vitrail.quality.appearance import MEASURES, fit_training
 
 ENDINGS = ("classes.ome.tiff", "geojson", "json", "npz", "png", "tiles.parquet")
 
@@ -266,10 +267,43 @@ def test_networks_that_see_tumor_on_glass_are_named(bench, slide, tmp_path):
 
 def test_tissue_unlike_that_of_the_training_is_named():
     networks = Networks(segmenter=Reds())
-    facts = {"glass": None, "colour": [0.7 * 255, 0.5 * 255, 0.6 * 255]}
+    facts = {"glass": None, "colour": [0.7 * 255, 0.5 * 255, 0.6 * 255], "appearance": {}}
     assert check_slide(networks, "A.tif", facts, settings()) == []
     (line,) = check_slide(networks, "A.tif", facts | {"colour": [0.7 * 255, 0, 0.6 * 255]}, settings())
     assert "A.tif: the green of its tissue lies 2.5 standard deviations off" in line
+
+
+def test_a_slide_beyond_the_training_is_named_in_one_line():
+    """For networks that know their training slides, in place of the colour."""
+    networks = Networks(classifier=Reds("classifier"), segmenter=Reds())
+    own = {"is_beyond": True, "group": "stain", "farthest": 1.62, "slides": 70, "patients": 60}
+    facts = {"glass": None, "colour": [0, 0, 0], "appearance": {"classifier": own, "segmenter": own}}
+    (line,) = check_slide(networks, "A.tif", facts, settings(background=False))
+    assert line == (
+        "A.tif: beyond what the classifier was trained on, 1.6 times as far from its 70 training slides as 99 % of "
+        "these are (stain); do not trust its maps without a look"
+    )
+    near = {task: own | {"is_beyond": False} for task in ("classifier", "segmenter")}
+    assert check_slide(networks, "A.tif", facts | {"appearance": near}, settings()) == []
+    few = {task: own | {"is_beyond": False, "patients": 3} for task in ("classifier", "segmenter")}
+    assert len(check_slide(networks, "A.tif", facts | {"appearance": few}, settings())) == 2
+
+
+def test_the_distance_from_training_goes_into_facts_and_summary(slide, tmp_path):
+    values = np.random.default_rng(0).normal(0, 1, (12, len(MEASURES)))
+    seen = fit_training(values, [f"P{number}" for number in range(12)])
+    info = TrainingInfo(epochs=1, best_epoch=1, validation_loss=0.5, seed=0, appearance=seen)
+    spec = ClassifierSpec(**SPEC | {"encoder": "test_efficientnet"}, dense=4, dropout=0, training=info)
+    torch.manual_seed(0)
+    save_model(tmp_path / "classifier", build(spec), spec)
+    job = Application(classifier=tmp_path / "classifier", out=tmp_path / "out", settings=settings())
+    outcome = apply_models([slide], job)
+    own = json.loads((tmp_path / "out" / "A.json").read_text())["appearance"]["classifier"]
+    assert own["is_beyond"]
+    assert own["farthest"] == seen.distances(own["measured"]).farthest
+    row = pd.read_csv(tmp_path / "out" / "summary.csv").iloc[0]
+    assert row["training_distance"] == pytest.approx(own["farthest"], rel=1e-5)
+    assert sum("beyond what the classifier was trained on" in line for line in outcome.warnings) == 1
 
 
 def test_saved_models_are_applied_and_checked(slide, tmp_path):

@@ -71,6 +71,7 @@ def test_every_stage_leaves_its_folder_and_nothing_else(finished):
         "explanations",
         "checks",
         "nuclei",
+        "shift",
         "report",
     }
     for folder in names - {"study.toml", "slides.csv"}:

@@ -19,6 +19,8 @@ from vitrail.models.spec import read_spec
 from vitrail.review.agreement import raters_summary
 from vitrail.review.judgements import Judgements, judged_queues
 from vitrail.review.queue import read_queue
+from vitrail.shift.results import SUMMARY as SHIFT_SUMMARY
+from vitrail.shift.results import open_shift
 from vitrail.slides.cohort import read_cohort
 from vitrail.stage import open_run
 
@@ -90,6 +92,7 @@ def evaluate(run: Path | str | Run) -> Evaluation:
             for queue in judged_queues(folder)
         },
         nuclei=open_nuclei(folder / "nuclei") if (folder / "nuclei" / SUMMARY).is_file() else None,
+        shift=open_shift(folder / "shift") if (folder / "shift" / SHIFT_SUMMARY).is_file() else None,
     )
 
 

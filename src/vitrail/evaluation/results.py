@@ -19,6 +19,7 @@ from vitrail.evaluation.intervals import compared, with_intervals
 from vitrail.evaluation.labels import label_issues, label_metrics, noise_table
 from vitrail.evaluation.names import ALL_SCORES, CALIBRATION, DIFFERENCES, ENSEMBLES, ROWS, SINGLE
 from vitrail.evaluation.nuclei import nuclei_tables
+from vitrail.evaluation.shift import shift_metrics, shift_tables
 from vitrail.evaluation.tables import (
     agreement_table,
     calibration_table,
@@ -58,6 +59,7 @@ if TYPE_CHECKING:
     from vitrail.metrics.calibration import Reliability
     from vitrail.metrics.per_patient import TileParts
     from vitrail.settings.schema import EvaluationSettings
+    from vitrail.shift.results import ShiftStudy
 
     Floats = NDArray[np.float64]
 
@@ -103,6 +105,8 @@ class Evaluation:
         By the name of a queue what raters said in it, see `raters_summary`.
     nuclei
         Which nuclei they look at; None where nobody has asked.
+    shift
+        How far slides lie from those of the training, and what shifts do; None where nobody has asked.
     """
 
     predictions: pd.DataFrame
@@ -118,6 +122,7 @@ class Evaluation:
     checks: Checked | None = None
     raters: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     nuclei: NucleiStudy | None = None
+    shift: ShiftStudy | None = None
 
     @cached_property
     def metrics(self) -> dict[str, Any]:
@@ -137,7 +142,8 @@ class Evaluation:
         where there are test tiles `certainty`, see `Certainty.metrics`, and `labels`, see `label_metrics`; and of a run
         with explanations `explanations`, see `vitrail.evaluation.explanations`; of one that raters have judged
         `raters`, by the name of their queue, see `vitrail.review.agreement`; of one whose nuclei were looked at
-        `nuclei`, the content of their `summary.json`.
+        `nuclei`, the content of their `summary.json`; and of one whose slides were compared with those of the training
+        `shift`, see `vitrail.evaluation.shift`.
         """
         explained: dict[str, Any] = {}
         if self.certainty is not None:
@@ -149,6 +155,8 @@ class Evaluation:
             explained["raters"] = {name: dict(summary) for name, summary in self.raters.items()}
         if self.nuclei is not None:
             explained["nuclei"] = self.nuclei.summary
+        if self.shift is not None:
+            explained["shift"] = shift_metrics(self.shift, self.test, self.settings, self.seed)
         rows = {name: self.scores(name) for name in ROWS}
         return {
             "test": {
@@ -194,6 +202,7 @@ class Evaluation:
             **(explanation_tables(self.explanations) if self.explanations is not None else {}),
             **(check_tables(self.checks) if self.checks is not None else {}),
             **(nuclei_tables(self.nuclei) if self.nuclei is not None else {}),
+            **(shift_tables(self.shift, self.metrics["shift"]) if self.shift is not None else {}),
         }
 
     @cached_property

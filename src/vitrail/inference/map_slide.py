@@ -18,6 +18,7 @@ import pandas as pd
 from vitrail.classes import ARTEFACTS
 from vitrail.core.files import read_json, write_json, write_table, write_text
 from vitrail.core.progress import Silent
+from vitrail.inference.appearance import slide_distances
 from vitrail.inference.class_map import write_class_map
 from vitrail.inference.context import find_context
 from vitrail.inference.explanation_map import write_explained
@@ -125,6 +126,7 @@ def map_slide(
         tiles["tumor_probability"] = tiles["segmenter"]
     write_table(files.tiles, tiles)
     facts = {"key": files.key} | _facts(context, class_plan, stats) | {"explained": None}
+    facts["appearance"] = slide_distances(slide, [each.spec for each in networks.predictors], tiles)
     clock.spent("writing")
     if settings.predict.explained and classifier is not None and networks.explaining is not None:
         plan = plan_explanation(context.grid, classifier.spec)

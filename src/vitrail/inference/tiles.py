@@ -57,15 +57,31 @@ def predict_tiles(
     with progress.task("predict", len(tiles)) as step:
         for start in range(0, len(tiles), BLOCK):
             images, masks = (values[start : start + BLOCK] for values in (tiles.images, tiles.masks))
-            predict = partial(_predict_block, images, masks, classifier, segmenter)
+            predict = partial(predict_block, images, masks, classifier, segmenter)
             tables.append(parts.table(f"{start:09d}", predict))
             step(len(images))
     return pd.concat([tiles.rows.reset_index(drop=True), pd.concat(tables, ignore_index=True)], axis=1)
 
 
-def _predict_block(
+def predict_block(
     images: NDArray[np.uint8], masks: NDArray[np.uint8], classifier: Predictor, segmenter: Predictor
 ) -> pd.DataFrame:
+    """Apply both networks to some tiles.
+
+    Parameters
+    ----------
+    images
+        `[n, h, w, 3]`, RGB.
+    masks
+        `[n, h, w]`, values of `TissueClass`.
+    classifier, segmenter
+        The networks.
+
+    Returns
+    -------
+    pd.DataFrame
+        A row a tile: the columns that this module adds to the tile table.
+    """
     shares: list[NDArray[np.float64]] = []
     confusions: list[NDArray[np.int64]] = []
     for logits in segmenter.outputs(images):

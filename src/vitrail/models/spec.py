@@ -10,6 +10,7 @@ from vitrail import __version__
 from vitrail.classes import CLASSES, Task
 from vitrail.core.files import read_regular
 from vitrail.errors import ModelError
+from vitrail.quality.appearance import TrainingAppearance  # noqa: TC001 - pydantic reads it
 from vitrail.settings.schema import (  # noqa: TC001 - pydantic reads them
     Activation,
     Architecture,
@@ -46,7 +47,7 @@ ARGUMENTS = frozenset(
 """Names that are allowed there: shapes and layers, nothing that reads files or loads weights."""
 
 MOST_SPEC_BYTES = 1 << 20
-"""Of a `model.json`; those that are written here have 1 KiB."""
+"""Of a `model.json`; those that are written here have a few KiB."""
 
 MOST_CHANGED = 0.001
 """Share of tiles that a 16-bit type may call otherwise than float32."""
@@ -92,6 +93,8 @@ class TrainingInfo(_Strict):
         The study's seed.
     precision
         The type it was computed in; none where that was not stored.
+    appearance
+        What the training slides look like; none of fewer than three patients, and where it was not stored.
     """
 
     epochs: Annotated[int, Field(ge=1)]
@@ -99,6 +102,7 @@ class TrainingInfo(_Strict):
     validation_loss: float
     seed: int
     precision: Literal["float32", "bfloat16", "float16"] | None = None
+    appearance: TrainingAppearance | None = None
 
 
 class HalfCheck(_Strict):

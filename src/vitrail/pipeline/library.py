@@ -58,8 +58,8 @@ def cut_tiles(
     from vitrail.tiles.store import read_tiles
 
     target = Path(folder)
-    target.mkdir(parents=True, exist_ok=True)
     folders = Folders(result=target, parts=target / ".parts", earlier=target)
+    folders.parts.mkdir(parents=True, exist_ok=True)
     cut_cohort(read_cohort(Path(slides)), settings or Settings(), folders, progress or Silent())
     shutil.rmtree(folders.parts, ignore_errors=True)
     return read_tiles(target)

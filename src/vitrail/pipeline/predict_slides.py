@@ -29,6 +29,7 @@ from vitrail.models.device import keep_memory, reproducible
 from vitrail.models.store import JSON, WEIGHTS, load_model
 from vitrail.nuclei.update import update_nuclei
 from vitrail.pipeline.run import Outcome
+from vitrail.quality.appearance import FEWEST_PATIENTS, GROUPS
 from vitrail.report.figures.explained_slide import save_explained_figure
 from vitrail.report.figures.slide_maps import read_slide_maps, save_map_figure
 from vitrail.settings.load import Settings, changed_text, preset, settings_text
@@ -44,15 +45,16 @@ if TYPE_CHECKING:
 
 SUMMARY_CSV = "summary.csv"
 
-_COLUMNS = (*SUMMARY, *(f"{kind.key}_share" for kind in ARTEFACTS), "reason")
-"""Of the summary: what `publish` says, then the share of the tissue that each kind of artefact covers."""
+_COLUMNS = (*SUMMARY, *(f"{kind.key}_share" for kind in ARTEFACTS), "training_distance", "reason")
+"""Of the summary: what `publish` says, the share of the tissue that each kind of artefact covers, and the distance from
+the training slides over that which 99 % of these have at most."""
 
-_FACTS = ("map_mpp", "tissue_mm2", "clean_mm2", "artefacts", "glass", "colour", "pixels", "seam_index")
+_FACTS = ("map_mpp", "tissue_mm2", "clean_mm2", "artefacts", "glass", "colour", "appearance", "pixels", "seam_index")
 """What must be in a slide's facts, as `map_slide` writes them."""
 
 _FARTHEST = 2.0
-"""Standard deviations of training pixels that the mean colour of a slide's tissue may lie off their mean. The slides of
-one cohort scatter by half of one, and none lies so far off."""
+"""Standard deviations of training pixels that the mean colour of a slide's tissue may lie off their mean, for networks
+that do not know what their training slides look like. The slides of one cohort scatter by half of one."""
 
 
 def settings_from(changes: Iterable[str] = ()) -> Settings:
@@ -325,7 +327,7 @@ def _measure_nuclei(path: Path, job: Application, networks: Networks, *, is_new:
 
 
 def check_slide(networks: Networks, name: str, facts: dict[str, Any], settings: Settings) -> list[str]:
-    """Warn of networks that see tumor on a slide's own glass, and of tissue in colours unlike those of the training.
+    """Warn of networks that see tumor on a slide's own glass, and of slides beyond those of the training.
 
     Parameters
     ----------
@@ -347,14 +349,26 @@ def check_slide(networks: Networks, name: str, facts: dict[str, Any], settings: 
     warnings = []
     if facts["glass"] is not None:
         warnings += check_glass(networks, tuple(facts["glass"]), f"the glass of {name}", settings)
+    seen = set[str]()
     for predictor in networks.predictors:
-        off = (np.array(facts["colour"]) / 255 - predictor.spec.mean) / predictor.spec.std
+        spec = predictor.spec
+        own = facts["appearance"].get(spec.task)
+        if own is not None and own["patients"] >= FEWEST_PATIENTS:
+            if own["is_beyond"] and own["group"] not in seen:
+                seen.add(own["group"])
+                warnings.append(
+                    f"{name}: beyond what the {spec.task} was trained on, {own['farthest']:.1f} times as far from its "
+                    f"{own['slides']} training slides as 99 % of these are ({GROUPS[own['group']]}); do not trust its "
+                    "maps without a look"
+                )
+            continue
+        off = (np.array(facts["colour"]) / 255 - spec.mean) / spec.std
         worst = int(np.abs(off).argmax())
         if abs(off[worst]) > _FARTHEST:
             colour = ("red", "green", "blue")[worst]
             warnings.append(
                 f"{name}: the {colour} of its tissue lies {abs(off[worst]):.1f} standard deviations off what the "
-                f"{predictor.spec.task} was trained on; do not trust its maps without a look"
+                f"{spec.task} was trained on; do not trust its maps without a look"
             )
     return warnings
 
@@ -408,6 +422,8 @@ def _publish(files: MapFiles, slide: Slide, facts: dict[str, Any], threshold: fl
     tiles["class"] = name_tiles(tiles, threshold)
     write_table(files.tiles, tiles)
     row = publish(files, files.base, threshold) | {f"{key}_share": share for key, share in facts["artefacts"].items()}
+    distances = [own["farthest"] for own in facts["appearance"].values()]
+    row["training_distance"] = max(distances) if distances else None
     figure = files.base.with_name(f"{files.base.name}.png")
     save_map_figure(figure, read_slide_maps(slide, files), threshold)
     summary = {name: None if isinstance(value, float) and np.isnan(value) else value for name, value in row.items()}

@@ -1,6 +1,6 @@
 """The whole data flow on one page: what each stage reads, and what makes it.
 
-slides.csv ─ tiles ─┬─ split ─┬─ classifier ─┬─ predict ────────────┬─ report
+slides.csv ─ tiles ─┬─ split ─┬─ classifier ─┬─ predict ─── shift ──┬─ report
                     │         └─ segmenter ──┼─ explain ─┬──────────┤
                     │                        │           ├─ check ──┤
                     └────────────────────────┴───────────┴─ nuclei ─┘
@@ -110,6 +110,13 @@ def nuclei(work: Work) -> None:
     from vitrail.explain.nuclei.stage import explain_nuclei
 
     explain_nuclei(work, read_cohort(work.run.cohort))
+
+
+def shift(work: Work) -> None:
+    """Say how far slides lie from those of the training, and what other stain, focus and compression do."""
+    from vitrail.shift.stage import study_shift
+
+    study_shift(work, read_cohort(work.run.cohort))
 
 
 def report(work: Work) -> None:
@@ -268,11 +275,20 @@ STAGES = (
         make=nuclei,
     ),
     Stage(
+        name="shift",
+        folder="shift",
+        version=1,
+        settings=("shift",),
+        needs=("tiles", "split", "classifier", "segmenter", "predict"),
+        inputs=lambda run: [[entry.slide_id, entry.attributes.get("site")] for entry in read_cohort(run.cohort)],
+        make=shift,
+    ),
+    Stage(
         name="report",
         folder="report",
-        version=10,
+        version=11,
         settings=("evaluation",),
-        needs=("tiles", "split", "classifier", "segmenter", "predict", "explain", "check", "nuclei"),
+        needs=("tiles", "split", "classifier", "segmenter", "predict", "explain", "check", "nuclei", "shift"),
         inputs=lambda run: (
             {
                 "attributes": [[entry.slide_id, entry.attributes] for entry in read_cohort(run.cohort)],

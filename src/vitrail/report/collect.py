@@ -16,6 +16,7 @@ from vitrail.models.spec import read_spec
 from vitrail.report.collect_explanations import collect_explained
 from vitrail.report.collect_labels import collect_doubted
 from vitrail.report.collect_nuclei import collect_nuclei
+from vitrail.report.collect_shift import collect_shift
 from vitrail.report.data import CutExample, Overlaid, ReportData
 from vitrail.report.figures.predictions_over_slide import SECTION_PX, choose_sections, choose_slide
 from vitrail.report.figures.slide_maps import THUMBNAIL_PX, read_slide_maps
@@ -95,6 +96,7 @@ def collect(run: Run) -> ReportData:
         explained=collect_explained(run, entries, evaluation),
         nuclei=collect_nuclei(run, entries, evaluation.nuclei),
         doubted=collect_doubted(run, entries, evaluation),
+        shift=collect_shift(run, evaluation),
         search=search,
         worst={entry.slide_id: read_thumbnail(open_cohort_slide(entry, run.settings), WORST_PX) for entry in worst},
         cut=_cut_example(run, entries, [each.slide_id for each in maps]),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from vitrail.explain.study.store import Stored
     from vitrail.inference.outputs import MapFiles
     from vitrail.search.results import SearchResult
+    from vitrail.shift.results import ShiftStudy
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -278,6 +279,32 @@ class CutExample:
     masks: NDArray[np.uint8]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class ShownShift:
+    """What a report shows of slides of other hospitals.
+
+    Attributes
+    ----------
+    study
+        What was measured.
+    metrics
+        What it comes to, see `vitrail.evaluation.shift`.
+    side_um
+        Side of a tile.
+    pictures
+        Of the training slide in the middle of all, and after it of the test slides that lie farthest: some tiles of
+        each by its name, `[n, h, w, 3]`, RGB.
+    changed
+        By the name of a shift a test tile with it, `[h, w, 3]`; `none` is the tile as it is.
+    """
+
+    study: ShiftStudy
+    metrics: Mapping[str, Any]
+    side_um: float
+    pictures: Mapping[str, NDArray[np.uint8]]
+    changed: Mapping[str, NDArray[np.uint8]]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Section:
     """A square of whole tiles of a mapped slide.
@@ -343,6 +370,8 @@ class ReportData:
         Which nuclei they look at; None where nobody has asked.
     doubted
         The tiles whose label the networks contradict most, those first.
+    shift
+        How far slides lie from those of the training; None where nobody has asked.
     search
         What the grid search over tile sizes and resolutions found; None for a run without one.
     worst
@@ -363,6 +392,7 @@ class ReportData:
     explained: Explained | None = None
     nuclei: ShownNuclei | None = None
     doubted: Sequence[DoubtedTile] = ()
+    shift: ShownShift | None = None
     search: SearchResult | None = None
     worst: Mapping[str, NDArray[np.uint8]] = field(default_factory=dict)
     cut: CutExample | None = None

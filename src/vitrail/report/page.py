@@ -25,6 +25,7 @@ from vitrail.report.sections.explanations import section as explained_section
 from vitrail.report.sections.nuclei import nuclei_section
 from vitrail.report.sections.raters import raters_section
 from vitrail.report.sections.scores import section
+from vitrail.report.sections.shift import shift_section
 from vitrail.report.select import examples_table
 from vitrail.report.style import FIRST, INK, LINE, MUTED, PAPER, SECOND, save, style
 
@@ -93,6 +94,7 @@ def write_report(data: ReportData, folder: Path) -> Path:
         examples=tables["explained_examples"].to_dict("records") if data.explained is not None else [],
         raters=[raters_section(name, said, methods) for name, said in data.evaluation.raters.items()],
         nuclei=nuclei_section(data.nuclei.study) if data.nuclei else None,
+        shift=shift_section(data.shift.metrics) if data.shift else None,
         figures=drawings,
         mapped=_with_links(tables["mapped"], data.mapped, save_explained_figures(data, folder / "figures")),
         tables=[f"{name}.csv" for name in tables],

@@ -21,6 +21,7 @@ from vitrail.models.preprocessing import Normalizer
 from vitrail.models.spec import TrainingInfo
 from vitrail.models.store import JSON, build, save_model, saved_fingerprint
 from vitrail.models.weights import load_encoder, start_weights
+from vitrail.tiles.appearance import appearance_of
 from vitrail.training.calibrate import TrainedModel, examine
 from vitrail.training.checkpoint import Checkpoint, EpochScores, TrainState, kept_epoch
 from vitrail.training.frozen import CachedFeatures, freeze, hold, remove_features
@@ -103,6 +104,7 @@ def train(
                 {
                     "epochs": len(history), "best_epoch": best, "validation_loss": history[best - 1].validation_loss,
                     "seed": settings.seed, "precision": type_name(precision.dtype),
+                    "appearance": appearance_of(parts.tiles, parts.train),
                 }
             )  # fmt: skip
             trainer.network.load_state_dict(load_file(checkpoint.best_path(history)))

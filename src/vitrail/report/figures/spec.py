@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 Section = Literal[
     "slides", "overlay", "scores", "calibration", "per-slide", "per-patient", "groups", "certainty", "labels", "why",
-    "agreement", "checks", "reliance", "nuclei", "training", "cohort", "tiles", "search",
+    "agreement", "checks", "reliance", "nuclei", "shift", "training", "cohort", "tiles", "search",
 ]  # fmt: skip
 """Where a figure can stand on the page."""
 
