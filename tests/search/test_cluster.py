@@ -13,7 +13,8 @@ from helpers import searching
 from vitrail.errors import ModelError, RunError
 from vitrail.search import cluster
 from vitrail.search.cluster import connected, in_cluster
-from vitrail.search.workers import DEATHS, train_cells
+from vitrail.search.workers import train_cells
+from vitrail.training.workers import DEATHS
 from vitrail.settings.schema import ComputeSettings
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_serializer, model_validator
 
 from vitrail import __version__
 from vitrail.classes import CLASSES, Task
@@ -22,6 +22,8 @@ from vitrail.settings.schema import (  # noqa: TC001 - pydantic reads them
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from pydantic import SerializerFunctionWrapHandler
 
 ClassKey = Literal["tumor", "non_tumor", "other", "background"]
 FourClasses = tuple[Literal["tumor"], Literal["non_tumor"], Literal["other"], Literal["background"]]
@@ -43,6 +45,19 @@ MOST_PIXELS = 0.002
 
 class _Strict(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Colours(_Strict):
+    """What a network's inputs are standardised with: `(x - mean) / std` of intensities 0 to 1.
+
+    Attributes
+    ----------
+    mean, std
+        Per colour channel.
+    """
+
+    mean: tuple[Share, Share, Share]
+    std: tuple[Deviation, Deviation, Deviation]
 
 
 class ReadingInfo(_Strict):
@@ -140,6 +155,13 @@ class ModelSpec(_Strict):
         What logits are divided by for calibrated probabilities, fitted on the validation tiles; 1 where it was not.
     half
         Whether a 16-bit type would do; none where nobody has looked.
+    members
+        Networks whose mean logits count: more than one are an ensemble, see `vitrail.models.ensemble`.
+    representative
+        The member, from 0, that is explained in place of an ensemble, and that `training` tells of.
+    colours
+        Of an ensemble what each member standardises its inputs with, where members differ; none where all take `mean`
+        and `std`, which are what the ensemble as a whole is given.
     """
 
     task: Task
@@ -154,6 +176,27 @@ class ModelSpec(_Strict):
     training: TrainingInfo | None = None
     temperature: Positive = 1.0
     half: HalfCheck | None = None
+    members: Annotated[int, Field(ge=1, le=1000)] = Field(1, json_schema_extra={"since": "0.3.0"})
+    representative: Annotated[int, Field(ge=0)] = Field(0, json_schema_extra={"since": "0.3.0"})
+    colours: tuple[Colours, ...] = Field((), json_schema_extra={"since": "0.3.0"})
+
+    @model_validator(mode="after")
+    def _members_fit(self) -> Self:
+        if self.representative >= self.members:
+            raise ValueError(f"representative {self.representative} is none of {self.members} members, from 0")
+        if self.colours and len(self.colours) != self.members:
+            raise ValueError(f"{len(self.colours)} colours for {self.members} members")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _without_later_defaults(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out fields of later versions that say nothing, so that a file of before would be written again."""
+        values: dict[str, Any] = dump(self)
+        for name, field in type(self).model_fields.items():
+            extra = field.json_schema_extra
+            if isinstance(extra, dict) and "since" in extra and getattr(self, name) == field.get_default():
+                values.pop(name, None)
+        return values
 
     @property
     def mpp(self) -> float:

@@ -19,7 +19,6 @@ from vitrail.core.progress import Silent
 from vitrail.errors import RunError
 from vitrail.pipeline.run import Outcome, bring_run
 from vitrail.pipeline.stages import with_weights_path
-from vitrail.search.folds import fold_of_rows
 from vitrail.search.grid import Grid, survivors
 from vitrail.search.results import CELL_COLUMNS, Combination, SearchResult, choose, write_search
 from vitrail.search.sizes import prepare, size_folder
@@ -27,6 +26,7 @@ from vitrail.search.trial import CellJob, read_score
 from vitrail.search.workers import require_dask, train_cells
 from vitrail.slides.cohort import read_cohort
 from vitrail.stage import open_run
+from vitrail.tiles.folds import fold_of_rows
 from vitrail.tiles.split import split_of
 
 if TYPE_CHECKING:

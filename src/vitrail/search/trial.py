@@ -19,9 +19,10 @@ from vitrail.core.files import read_json, read_table, write_text
 from vitrail.core.lock import locked
 from vitrail.errors import RunError
 from vitrail.metrics import scores
-from vitrail.search.folds import fold_of_rows
 from vitrail.search.grid import cell_settings
+from vitrail.tiles.folds import fold_of_rows
 from vitrail.tiles.store import TileTable
+from vitrail.training.workers import one_thread
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -134,19 +135,6 @@ def _checkpoints(job: CellJob) -> Iterator[Path]:
             folder = folder.with_name(f"{folder.name}-{socket.gethostname()}-{os.getpid()}")
         yield folder
     shutil.rmtree(folder, ignore_errors=True)
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Let torch compute on one thread: on the CPU the same numbers come out whatever else runs."""
-    import torch  # noqa: PLC0415 - the process that sends cells does without
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _train_and_score(job: CellJob, folder: Path) -> CellScore:
