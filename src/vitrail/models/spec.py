@@ -199,6 +199,11 @@ class ModelSpec(_Strict):
         return values
 
     @property
+    def represented(self) -> str:
+        """Which member of an ensemble explanations are about, in words; empty of a single network."""
+        return f"network {self.representative + 1} of {self.members}" if self.members > 1 else ""
+
+    @property
     def mpp(self) -> float:
         """Micrometres per pixel of the network's input."""
         return self.side_um / self.side_px

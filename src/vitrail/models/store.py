@@ -75,7 +75,12 @@ def build(spec: ModelSpec) -> Classifier | Segmenter | Ensemble:
         The encoder is unknown or does not fit.
     """
     if spec.members > 1:
-        return Ensemble((build(member_spec(spec, number)) for number in range(spec.members)), spec)
+        return Ensemble((build_single(member_spec(spec, number)) for number in range(spec.members)), spec)
+    return build_single(spec)
+
+
+def build_single(spec: ModelSpec) -> Classifier | Segmenter:
+    """Build the untrained network of a specification of one member, as `build` does."""
     match spec:
         case ClassifierSpec():
             return Classifier(spec)

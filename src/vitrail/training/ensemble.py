@@ -18,7 +18,7 @@ from vitrail.core.files import read_csv, write_csv
 from vitrail.core.progress import Silent
 from vitrail.metrics.calibration import fit_temperature
 from vitrail.models.device import keep_memory, pick_device, reproducible
-from vitrail.models.folds import FOLDS
+from vitrail.models.folds import FOLDS, MEMBERS
 from vitrail.models.join import joined
 from vitrail.models.store import JSON, WEIGHTS, load_model, save_model
 from vitrail.tiles.folds import fold_of_rows
@@ -41,9 +41,6 @@ if TYPE_CHECKING:
     from vitrail.settings.load import Settings
     from vitrail.tiles.store import TileTable
     from vitrail.training.loader import Rows
-
-MEMBERS = "members.csv"
-"""In the model folder of an ensemble: what became of each member."""
 
 _DEAL, _TRAINING = 0xF01E, 0x3E3B  # keep these draws apart from the others of the same seed
 
