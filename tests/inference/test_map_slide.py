@@ -186,7 +186,9 @@ def test_who_looks_once_leaves_no_map_of_uncertainty(whole, tmp_path):
 
 
 def test_a_killed_map_of_uncertainty_goes_on_to_the_same_bytes(tmp_path):
-    networks = [Networks(classifier=Unsure("classifier"), segmenter=Unsure(patience=patience)) for patience in (10**9, 60)]
+    networks = [
+        Networks(classifier=Unsure("classifier"), segmenter=Unsure(patience=patience)) for patience in (10**9, 60)
+    ]
     first = mapped(tmp_path / "whole", networks=networks[0], uncertainty=True)
     with pytest.raises(KeyboardInterrupt):
         mapped(tmp_path / "killed", networks=networks[1], uncertainty=True)

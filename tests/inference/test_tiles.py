@@ -52,9 +52,7 @@ def test_tiles_of_a_fold_are_predicted_by_the_member_that_has_not_seen_them(tmp_
     rows = predict_tiles(tiles, predictors, dict.fromkeys(SPECS, member), tmp_path / "blocks", Silent())
     for number in (-1, 0, 1):
         own = np.flatnonzero(member == number)
-        classifier, segmenter = (
-            predictors[task] if number < 0 else predictors[task].member(number) for task in SPECS
-        )
+        classifier, segmenter = (predictors[task] if number < 0 else predictors[task].member(number) for task in SPECS)
         images = tiles.images[own]
         np.testing.assert_allclose(rows["classifier_logit"][own], classifier.tumor_logits(images), rtol=1e-4, atol=1e-5)
         np.testing.assert_allclose(rows["segmenter"][own], segmenter.tumor_probability(images), atol=2e-3)

@@ -168,5 +168,7 @@ def test_standardisations_are_exact():
     )]  # fmt: skip
     images = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     for found, colours in zip(seen, (given, own), strict=True):
-        expected = (images.double().numpy() - np.array(colours.mean)[:, None, None]) / np.array(colours.std)[:, None, None]
+        expected = (images.double().numpy() - np.array(colours.mean)[:, None, None]) / np.array(colours.std)[
+            :, None, None
+        ]
         np.testing.assert_allclose(found.numpy(), expected, atol=1e-5)

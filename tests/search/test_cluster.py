@@ -14,8 +14,8 @@ from vitrail.errors import ModelError, RunError
 from vitrail.search import cluster
 from vitrail.search.cluster import connected, in_cluster
 from vitrail.search.workers import train_cells
-from vitrail.training.workers import DEATHS
 from vitrail.settings.schema import ComputeSettings
+from vitrail.training.workers import DEATHS
 
 
 def local_cluster(folder, workers):

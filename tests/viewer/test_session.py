@@ -100,7 +100,7 @@ def test_uncertainty_is_shown_where_it_was_written(run, tmp_path):
     assert {shown[key].limits for key in shown.keys() - keys} == {(0.0, 0.5)}
     np.testing.assert_array_equal(shown["segmenter_spread"].read(0, slice(None), slice(None)), values[..., 0])
     tiles, side = shown["classifier_spread"], table["side"].iloc[0]
-    at = [int(round(float(table[axis].iloc[5]) / side)) for axis in ("y", "x")]
+    at = [round(float(table[axis].iloc[5]) / side) for axis in ("y", "x")]
     assert tiles.read(0, slice(None), slice(None))[*at] == pytest.approx(spread[5])
 
 

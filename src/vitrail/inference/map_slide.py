@@ -195,7 +195,7 @@ def _classified(
     clock: _Clock,
     progress: Progress,
 ) -> NDArray[np.float64]:
-    """Classify the tiles of a slide: the probability of tumor, and its spread where that is asked for, `[n, 1 or 2]`."""
+    """Classify the tiles of a slide: the probability of tumor, and its spread where that is wanted, `[n, 1 or 2]`."""
     boxes, uncertain = tiles[["x", "y", "side", "side"]].to_numpy(np.float64), _is_uncertain(classifier, settings)
     with progress.task("classifier", len(tiles)) as step:
         timed = clock.timed(step)

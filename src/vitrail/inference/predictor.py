@@ -245,7 +245,7 @@ class Predictor:
             Of all members in all symmetries together.
         """
         if self.looks == 1:
-            for (outputs, *_) in self._passes(images):
+            for outputs, *_ in self._passes(images):
                 logits = outputs if self._explains else outputs[:, 0]
                 spread = torch.full_like(logits if logits.ndim == 1 else logits[:, 0], torch.nan)
                 yield Answers(logits=logits, spread=spread, sharpness=self._sharpness)

@@ -298,7 +298,13 @@ def blend_slide(slide: Slide, layer: Layer, plan: Plan, keep: Keep, folder: Path
 
 
 def classify_slide(
-    slide: Slide, classifier: Predictor, boxes: NDArray[np.float64], folder: Path, step: Step, *, uncertain: bool = False
+    slide: Slide,
+    classifier: Predictor,
+    boxes: NDArray[np.float64],
+    folder: Path,
+    step: Step,
+    *,
+    uncertain: bool = False,
 ) -> Iterator[Path]:
     """Classify tiles of a slide.
 

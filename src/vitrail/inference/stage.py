@@ -60,7 +60,9 @@ def predict_study(
     tiles = read_tiles(folder / "tiles")
     with reproducible(classifier.device, settings.seed):
         split = read_split(folder / "split", tiles.rows)
-        unseen = {task: unseen_by(folder / task, tiles.rows["patient_id"], predictors[task].spec.members) for task in TASKS}
+        unseen = {
+            task: unseen_by(folder / task, tiles.rows["patient_id"], predictors[task].spec.members) for task in TASKS
+        }
         rows = predict_tiles(tiles, predictors, unseen, work.folder / "blocks", work.progress)
         rows["split"] = split
         rows["out_of_fold"] = out_of_fold(split, [(unseen[task], predictors[task].spec.members) for task in TASKS])

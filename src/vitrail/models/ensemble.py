@@ -40,7 +40,9 @@ class Ensemble(nn.Module):
         self.members = nn.ModuleList(members)
         self._differ = bool(spec.colours)
         given, own = (
-            tuple(torch.tensor([getattr(each, name) for each in colours], dtype=torch.float64) for name in ("mean", "std"))
+            tuple(
+                torch.tensor([getattr(each, name) for each in colours], dtype=torch.float64) for name in ("mean", "std")
+            )
             for colours in ([spec], spec.colours or [spec])
         )
         scale, shift = given[1] / own[1], (given[0] - own[0]) / own[1]

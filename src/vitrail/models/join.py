@@ -41,7 +41,7 @@ def join_models(folders: Sequence[str | Path], out: str | Path) -> Model:
     Raises
     ------
     ModelError
-        There are fewer than two folders, one cannot be read, or one differs from the first in more than what was learnt.
+        There are fewer than two folders, one cannot be read, or differs from the first in more than what was learnt.
     """
     if len(folders) < 2:
         raise ModelError("ensemble", f"{len(folders)} models make none", "Name two model folders or more")

@@ -148,7 +148,11 @@ def apply_models(slides: Sequence[Path], job: Application, progress: Progress | 
         raise not_written(job.out, error) from error
     with locked(job.out), reproducible(networks.predictors[0].device, settings.seed):
         warnings, skipped, mapped = (
-            [*check_glass(networks, (255.0, 255.0, 255.0), "white glass", settings), *no_head, *_sure(networks, settings)],
+            [
+                *check_glass(networks, (255.0, 255.0, 255.0), "white glass", settings),
+                *no_head,
+                *_sure(networks, settings),
+            ],
             list[str](),
             0,
         )
@@ -253,7 +257,9 @@ def load_networks(job: Application) -> tuple[Networks, list[str], list[str]]:
             why = explaining_predictors(folder, settings, explaining)
             readers = slide_readers(model.explained, methods, heads)
             titles = " and ".join(method.title for method in readers)
-            warnings += [f"explained is {model.spec.represented}, which stands for all"] if model.spec.represented else []
+            warnings += (
+                [f"explained is {model.spec.represented}, which stands for all"] if model.spec.represented else []
+            )
             warnings += [f"explained by {titles} alone: {reason}; {FIT}" for reason in missing.values()]
             geometry = settings.explain.stride, settings.explain.margin_px
             digests += [json.dumps([*geometry, *((each.method, each.layers, each.bias) for each in readers.values())])]

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from vitrail.search.trial import CellJob
     from vitrail.settings.schema import ComputeSettings
 
+
 def require_dask() -> None:
     """Raise a SettingsError unless dask is installed here."""
     if find_spec("distributed") is None:

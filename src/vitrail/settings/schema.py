@@ -445,8 +445,8 @@ class PredictSettings(Branch):
     )
     uncertainty: bool = Field(
         default=False,
-        description="write a map of how far networks and symmetries differ, too, for QuPath and the viewer; it takes an "
-        "ensemble or symmetries",
+        description="write a map of how far networks and symmetries differ, too, for QuPath and the viewer; it takes "
+        "an ensemble or symmetries",
         json_schema_extra={"since": "0.3.0"},
     )
     min_tissue: Share = Field(0.05, description="a tile with a smaller share of tissue is background")

@@ -55,7 +55,9 @@ def fold_of_rows(
         holders = int((counts[label.key] > 0).sum())
         if holders < 2:
             problem = f"only {holders} patients of train and validation have {label.title.lower()} tiles"
-            raise TileError(setting.partition(".")[0], problem, "Cross-validation needs two: annotate such tissue on more slides")
+            raise TileError(
+                setting.partition(".")[0], problem, "Cross-validation needs two: annotate such tissue on more slides"
+            )
     drawn = pd.Series(deal(counts.to_numpy(), folds, seed), index=counts.index)
     return rows["patient_id"].map(drawn).to_numpy(dtype=np.int64)
 

@@ -181,7 +181,7 @@ def _work(job: MemberJob) -> None:
 def _join(jobs: Sequence[MemberJob], validation: Rows, settings: Settings, folder: Path) -> None:
     """Join trained members into the model folder."""
     keep_memory()
-    task, device = jobs[0].task, pick_device(settings.compute.device)
+    device = pick_device(settings.compute.device)
     table, models = read_tiles(jobs[0].tiles), [load_model(job.folder) for job in jobs]
     ensemble = joined({str(job.folder): model for job, model in zip(jobs, models, strict=True)})
     ensemble.module.to(device)
