@@ -60,7 +60,8 @@ class Folders:
 
 def slide_digest(entry: CohortSlide, settings: Settings) -> str:
     """Digest all that decides a slide's tiles: files, names, settings, seed; never its split or attributes."""
-    branches = settings.model_dump(mode="json", include={"seed", "slides", "annotations", "tiles"})
+    values = settings.digest_values()
+    branches = {name: values[name] for name in ("seed", "slides", "annotations", "tiles")}
     files = file_digest(entry.slide), content_digest(entry.annotations)
     return json_digest([VERSION, entry.slide_id, entry.patient_id, entry.mpp, files, branches])
 
