@@ -40,6 +40,7 @@ SLOW = (
     "pipeline/test_search",
     "report/test_explanations",
     "pipeline/test_predict_slides",
+    "pipeline/test_ensemble",
     "report/test_page",
 )
 """Files that take longest: they start first, so that no worker is left alone with one at the end."""

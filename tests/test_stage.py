@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -86,6 +87,16 @@ def test_a_change_redoes_exactly_what_depends_on_it(folder, old, new, redone):
     assert bring(folder, []) == redone
     change(folder, new, old)
     assert bring(folder, []) == redone
+
+
+def test_a_branch_of_later_settings_counts_once_it_says_something(folder):
+    """So stages may read branches that there were not when a run was made."""
+    before, after = (stages([])[:1], [replace(stages([])[0], settings=("tiles", "ensemble"))])
+    bring_up_to_date(before, open_run(folder), Silent())
+    assert bring_up_to_date(after, open_run(folder), Silent()) == []
+    change(folder, "folds = 0", "folds = 3")
+    assert bring_up_to_date(before, open_run(folder), Silent()) == []
+    assert bring_up_to_date(after, open_run(folder), Silent()) == ["a"]
 
 
 def test_a_crash_leaves_nothing_that_looks_done_and_is_continued(folder):

@@ -160,7 +160,8 @@ def bring_up_to_date(stages: tuple[Stage, ...], run: Run, progress: Progress) ->
             "stage": stage.name,
             "version": stage.version,
             "seed": run.settings.seed,
-            "settings": {name: settings[name] for name in stage.settings},
+            # a branch is empty where it holds later settings alone, all at their defaults
+            "settings": {name: settings[name] for name in stage.settings if settings[name] != {}},
             "inputs": stage.inputs(run),
             "needs": {name: digests[name] for name in stage.needs},
         }

@@ -129,6 +129,74 @@ def test_larger_windows_and_mirrorings_give_the_same_map(whole, tmp_path):
     assert segmenter.seen % 4 == 0
 
 
+class Unsure(Reds):
+    """Looks twice; its answers differ by as much as green says."""
+
+    looks = 2
+
+    def answers(self, images):
+        """Answer with the red channel, and a spread of half of the green one."""
+        spread = images[..., 1].astype(np.float32) / 510
+        if self.spec.task == "classifier":
+            yield SimpleNamespace(
+                probabilities=torch.from_numpy(self.tumor_probability(images)),
+                spread=torch.from_numpy(spread.mean((1, 2)).astype(np.float64)),
+            )
+            return
+        probabilities = torch.from_numpy(self.class_probabilities(images))
+        yield SimpleNamespace(probabilities=probabilities, spread=torch.from_numpy(spread))
+
+
+def test_a_map_of_uncertainty_lies_where_the_answers_differ(whole, tmp_path):
+    networks = Networks(classifier=Unsure("classifier"), segmenter=Unsure())
+    other = mapped(tmp_path, networks=networks, uncertainty=True)
+    assert other.files.classes.read_bytes() == whole.files.classes.read_bytes()
+    assert not whole.files.uncertainty.exists()
+    with tifffile.TiffFile(other.files.uncertainty) as tif:
+        found, ome = tif.series[0].asarray(), tifffile.xml2dict(tif.ome_metadata)["OME"]["Image"]["Pixels"]
+    assert found.dtype == np.float32
+    assert found.shape == (HEIGHT // 2, WIDTH // 2)
+    assert ome["Channel"]["Name"] == "Spread of the tumor probability"
+    expected = picture()[..., 1].reshape(HEIGHT // 2, 2, WIDTH // 2, 2).mean((1, 3)) / 510
+    inside = (slice(60, 210), slice(55, 290))
+    np.testing.assert_allclose(found[inside], expected[inside], atol=1.1 / 510)
+    assert (found[:, :16] == 0).all()
+    tiles = pd.read_parquet(other.files.tiles)
+    old = pd.read_parquet(whole.files.tiles)
+    pd.testing.assert_frame_equal(tiles[old.columns], old)
+    features = of(other.features, "tile")
+    for (_, tile), feature in zip(tiles.iterrows(), features, strict=True):
+        x, y = int(tile["x"]), int(tile["y"])
+        green = picture()[y : y + SIDE_UM, x : x + SIDE_UM, 1].mean() / 510
+        assert tile["classifier_spread"] == pytest.approx(green, abs=1 / 510)
+        own = found[y // 2 : y // 2 + SIDE_PX, x // 2 : x // 2 + SIDE_PX]
+        assert tile["segmenter_spread"] == pytest.approx(own.mean(), abs=1e-6)
+        measured = feature["properties"]["measurements"]
+        assert measured["Spread of the tumor probability"] == tile["classifier_spread"]
+        assert measured["Mean spread of pixels"] == tile["segmenter_spread"]
+
+
+def test_who_looks_once_leaves_no_map_of_uncertainty(whole, tmp_path):
+    networks = both()
+    for network in networks.predictors:
+        network.looks = 1
+    other = mapped(tmp_path, networks=networks, uncertainty=True)
+    assert not other.files.uncertainty.exists()
+    assert other.files.tiles.read_bytes() == whole.files.tiles.read_bytes()
+
+
+def test_a_killed_map_of_uncertainty_goes_on_to_the_same_bytes(tmp_path):
+    networks = [
+        Networks(classifier=Unsure("classifier"), segmenter=Unsure(patience=patience)) for patience in (10**9, 60)
+    ]
+    first = mapped(tmp_path / "whole", networks=networks[0], uncertainty=True)
+    with pytest.raises(KeyboardInterrupt):
+        mapped(tmp_path / "killed", networks=networks[1], uncertainty=True)
+    second = mapped(tmp_path / "killed", networks=networks[0], uncertainty=True)
+    for name in ("tiles", "classes", "uncertainty", "small"):
+        assert getattr(first.files, name).read_bytes() == getattr(second.files, name).read_bytes()
+
+
 @pytest.mark.parametrize(("encoder", "window"), [("tf_efficientnet_lite0", 2), ("test_efficientnet", 1)])
 def test_windows_grow_unless_the_encoder_pools_over_all_of_them(tmp_path, encoder, window):
     spec = SegmenterSpec(**{**SPEC, "encoder": encoder}, decoder=(4,) * 5)

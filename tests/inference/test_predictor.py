@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+from importlib.util import find_spec
+
 import numpy as np
 import pytest
 import torch
 
 from helpers.training import SPECS, make_parts, with_units
 from vitrail.inference.predictor import Predictor, agreed_type
+from vitrail.models.join import joined
 from vitrail.models.spec import HalfCheck
 from vitrail.models.store import Model, build
 
@@ -63,3 +66,78 @@ def test_it_divides_by_the_temperature_and_calls_the_same(task):
         expected = powered / powered.sum(1, keepdims=True)
         np.testing.assert_allclose(warm.class_probabilities(images), expected, rtol=0, atol=1e-6)
         np.testing.assert_array_equal(warm.pixel_classes(images), raw.pixel_classes(images))
+
+
+def ensemble(task, count=3):
+    """Networks with random weights, and a predictor of their ensemble."""
+    torch.manual_seed(2)
+    members = [Model(spec=SPECS[task].model_copy(update={"temperature": 2.0}), module=build(SPECS[task]).eval())
+               for _ in range(count)]  # fmt: skip
+    return members, joined({str(number): member for number, member in enumerate(members)})
+
+
+ENGINES = ["torch", *(["openvino"] if find_spec("openvino") else [])]
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("task", SPECS)
+def test_an_ensembles_answer_is_the_mean_and_its_spread_that_of_its_members(task, engine):
+    members, model = ensemble(task)
+    images = make_parts().tiles.images[:9]
+    alone = [Predictor(member, CPU, engine="torch") for member in members]
+    together = Predictor(model, CPU, engine=engine)
+    assert together.looks == 3
+    logits = torch.stack([torch.cat(list(each.outputs(images))) for each in alone])
+    (answers,) = together.answers(images)
+    torch.testing.assert_close(answers.logits, logits.mean(0), rtol=0, atol=1e-4)
+    probabilities = (logits / 2).sigmoid() if task == "classifier" else (logits / 2).softmax(2)[:, :, 0]
+    torch.testing.assert_close(answers.spread.float(), probabilities.std(0, correction=0), rtol=0, atol=1e-5)
+    torch.testing.assert_close(
+        torch.cat(list(together.member(1).outputs(images))), logits[1], rtol=0, atol=1e-4 * (engine != "torch")
+    )
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("task", SPECS)
+@pytest.mark.parametrize("count", [4, 8])
+def test_symmetries_are_undone_and_averaged(task, count, engine):
+    torch.manual_seed(1)
+    model, images = Model(spec=SPECS[task], module=build(SPECS[task])), make_parts().tiles.images[:5]
+    single = Predictor(model, CPU, engine="torch")
+    logits = []
+    for quarters in range(0, 4, 8 // count):
+        for step in (1, -1):
+            shown = np.ascontiguousarray(np.rot90(images, quarters, (1, 2))[:, :, ::step])
+            output = torch.cat(list(single.outputs(shown))).numpy()
+            logits.append(output if task == "classifier" else np.rot90(output[..., ::step], -quarters, (2, 3)))
+    (answers,) = Predictor(model, CPU, engine=engine, symmetries=count).answers(images)
+    np.testing.assert_allclose(answers.logits, np.mean(logits, 0), atol=1e-4)
+    tumor = torch.from_numpy(np.stack(logits))
+    tumor = tumor.sigmoid() if task == "classifier" else tumor.softmax(2)[:, :, 0]
+    np.testing.assert_allclose(answers.spread, tumor.std(0, correction=0), atol=1e-5)
+
+
+def test_with_all_symmetries_an_image_and_its_turned_one_get_the_same_answer():
+    """What the network says of a turned image is the turned answer, which single networks do not hold."""
+    torch.manual_seed(1)
+    model = Model(spec=SPECS["segmenter"], module=build(SPECS["segmenter"]))
+    images = make_parts().tiles.images[:2]
+    turned = np.ascontiguousarray(np.rot90(images, axes=(1, 2)))
+    gaps = []
+    for count in (1, 8):
+        predictor = Predictor(model, CPU, engine="torch", symmetries=count)
+        first, second = (predictor.class_probabilities(each) for each in (images, turned))
+        gaps.append(np.abs(np.rot90(first, axes=(2, 3)) - second).max())
+    assert gaps[0] > 1e-2
+    assert gaps[1] < 1e-5
+
+
+def test_who_looks_once_has_no_spread_and_twins_none_to_speak_of():
+    torch.manual_seed(1)
+    model = Model(spec=SPECS["classifier"], module=build(SPECS["classifier"]))
+    images = make_parts().tiles.images[:4]
+    (answers,) = Predictor(model, CPU, engine="torch").answers(images)
+    assert answers.spread.isnan().all()
+    twins = joined({"a": model, "b": model})
+    (answers,) = Predictor(twins, CPU, engine="torch").answers(images)
+    assert (answers.spread == 0).all()

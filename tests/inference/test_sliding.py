@@ -7,7 +7,13 @@ import pytest
 
 from helpers.cohort import write_tiff
 from helpers.mapped import SIDE_PX, Reds
-from vitrail.inference.sliding import FlipTTA, blend_slide, class_layer, classify_slide, plan_segmentation
+from vitrail.inference.sliding import (
+    blend_slide,
+    class_layer,
+    classify_slide,
+    mirrored_probabilities,
+    plan_segmentation,
+)
 from vitrail.slides.slide import open_slide, read_region
 
 SPEC = Reds(side_um=32).spec
@@ -70,7 +76,7 @@ def test_mirroring_takes_away_what_depends_on_the_side():
     images = np.random.default_rng(0).integers(0, 256, (3, 6, 8, 3), np.uint8)
     wanted = images[..., 0] / 255 * 0.5 + 0.25
     assert np.abs(Lopsided().class_probabilities(images)[:, 0] - wanted).max() > 0.1
-    found = FlipTTA(Lopsided()).class_probabilities(images)
+    found = mirrored_probabilities(Lopsided(), images)
     assert found.dtype == np.float32
     np.testing.assert_allclose(found, np.stack([wanted, 1 - wanted], 1), atol=1e-6)
 

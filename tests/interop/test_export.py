@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from scipy.special import expit, softmax
 from torch import nn
 from torchvision import transforms
 
@@ -23,6 +24,7 @@ from vitrail.inference.predictor import Predictor
 from vitrail.interop.onnx import export_onnx
 from vitrail.interop.torchscript import ClassProbabilities, TumorLogits, record
 from vitrail.interop.wsinfer import export_wsinfer
+from vitrail.models.join import join_models
 from vitrail.models.preprocessing import Normalizer, intensities
 from vitrail.models.spec import ClassifierSpec, SegmenterSpec
 from vitrail.models.store import build, load_model, model_digest, save_model
@@ -201,6 +203,45 @@ def test_onnx_segmenter_takes_images_of_any_size(segmenter, tmp_path):
         expected = vitrails(segmenter, images)
         assert np.ptp(expected) > 0.1
         np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4)
+
+
+@pytest.fixture(scope="module")
+def ensembles(tmp_path_factory):
+    """Two ensembles of networks that standardise their inputs otherwise."""
+    folder = tmp_path_factory.mktemp("ensembles")
+    makes = {
+        "classifier": lambda **own: ClassifierSpec(**SHARED | own, dense=16, dropout=0.5),
+        "segmenter": lambda **own: SegmenterSpec(**SHARED | own, decoder=(16, 8, 8, 8, 8)),
+    }
+    for task, make in makes.items():
+        colours = ({}, {"mean": (0.5, 0.4, 0.7)}, {"std": (0.3, 0.1, 0.2)})
+        members = [save(folder / f"{task}-{seed}", make(**own), seed) for seed, own in enumerate(colours)]
+        join_models(members, folder / task)
+    return folder
+
+
+@with_onnx
+@pytest.mark.parametrize("task", ["classifier", "segmenter"])
+def test_onnx_of_an_ensemble_is_the_mean_of_its_members(ensembles, task, tmp_path):
+    session = _session(export_onnx(ensembles / task, tmp_path))
+    sizes = [(SIDE, SIDE)] if task == "classifier" else [(SIDE, SIDE), (33, 70)]
+    for height, width in sizes:
+        images, logits = tiles(3, height, width), []
+        for seed in range(3):
+            p = vitrails(ensembles / f"{task}-{seed}", images)
+            logits.append(np.log(p / (1 - p)) if task == "classifier" else np.log(p))
+        mean = np.mean(logits, 0)
+        expected = expit(mean) if task == "classifier" else softmax(mean, 1)
+        (found,) = session.run(["probabilities"], {"images": images})
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4)
+        np.testing.assert_allclose(vitrails(ensembles / task, images), expected, rtol=0, atol=1e-4)
+
+
+@reads_torchscript
+def test_wsinfer_of_an_ensemble_is_the_mean_of_its_members(ensembles, tmp_path):
+    images = tiles(5)
+    found = by_wsinfer(export_wsinfer(ensembles / "classifier", tmp_path / "out"), images)
+    np.testing.assert_allclose(found[:, 1], vitrails(ensembles / "classifier", images), rtol=0, atol=1e-5)
 
 
 @with_onnx

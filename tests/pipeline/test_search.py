@@ -16,12 +16,15 @@ import numpy as np
 import pandas as pd
 import psutil
 import pytest
+import torch
 
 from helpers.cohort import FAST, write_cohort
 from helpers.command import vitrail
 from vitrail import cli
 from vitrail.core.progress import Silent
 from vitrail.errors import RunError
+from vitrail.inference.predictor import Predictor
+from vitrail.models.store import load_model
 from vitrail.pipeline import search as study
 from vitrail.pipeline.run import bring_run, new_run
 from vitrail.pipeline.search import search_run
@@ -290,6 +293,28 @@ def test_the_same_table_with_other_workers_after_a_killed_worker_and_an_interrup
     assert (folder / "search" / "table.csv").read_bytes() == before
     for name, written in done.items():
         assert (folder / "search" / "cells" / name).stat().st_mtime_ns == written
+
+
+def test_networks_are_kept_on_demand_and_joined_to_an_ensemble(searched, tmp_path):
+    shutil.copytree(searched.parent, tmp_path / "study")
+    folder = tmp_path / "study" / "run"
+    before = (folder / "search" / "table.csv").read_bytes()
+    assert vitrail("search", folder, "--set", "search.keep_models=true", "--set", "compute.workers=2") == 0
+    assert (folder / "search" / "table.csv").read_bytes() == before
+    kept = sorted((folder / "search" / "models").iterdir())
+    assert len(kept) == 2
+    members, model = [load_model(each) for each in kept], load_model(folder / "search" / "ensemble")
+    assert (model.spec.members, model.spec.side_um, model.spec.side_px) == (2, 199.1, 32)
+    images = read_tiles(folder / "tiles").images[:4]
+    logits = [next(Predictor(each, engine="torch").outputs(images)) for each in members]
+    torch.testing.assert_close(
+        next(Predictor(model, engine="torch").outputs(images)), (logits[0] + logits[1]) / 2, rtol=0, atol=1e-4
+    )
+    written = {path: path.stat().st_mtime_ns for path in (folder / "search" / "models").rglob("*")}
+    shutil.rmtree(folder / "search" / "ensemble")
+    assert vitrail("search", folder) == 0
+    assert {path: path.stat().st_mtime_ns for path in written} == written
+    assert load_model(folder / "search" / "ensemble").spec == model.spec
 
 
 def wait_for(process, there):

@@ -13,8 +13,9 @@ from helpers import searching
 from vitrail.errors import ModelError, RunError
 from vitrail.search import cluster
 from vitrail.search.cluster import connected, in_cluster
-from vitrail.search.workers import DEATHS, train_cells
+from vitrail.search.workers import train_cells
 from vitrail.settings.schema import ComputeSettings
+from vitrail.training.workers import DEATHS
 
 
 def local_cluster(folder, workers):

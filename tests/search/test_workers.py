@@ -10,8 +10,9 @@ import pytest
 from helpers import searching
 from vitrail.errors import ModelError, SettingsError
 from vitrail.search import workers
-from vitrail.search.workers import require_dask, train_cells, worker_environments
+from vitrail.search.workers import require_dask, train_cells
 from vitrail.settings.schema import ComputeSettings
+from vitrail.training.workers import worker_environments
 
 
 def test_what_a_user_can_mend_is_told_and_a_fault_is_raised_as_it_is(tmp_path, monkeypatch):

@@ -47,7 +47,9 @@ def test_cached_features_give_the_logits_of_the_tiles_themselves(task, encoder, 
         torch.testing.assert_close(targets, expected)
         with torch.no_grad():
             logits = trainer.network(trainer.standardise(images))
-            torch.testing.assert_close(features.logits(features.network, batch), logits, rtol=2e-3, atol=2e-3)  # maps have 16 bits
+            torch.testing.assert_close(
+                features.logits(features.network, batch), logits, rtol=2e-3, atol=2e-3
+            )  # maps have 16 bits
 
 
 def test_each_symmetry_of_a_training_tile_is_kept_and_drawn(tmp_path):

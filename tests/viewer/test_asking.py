@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import base64
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -10,6 +11,8 @@ from helpers.viewing import unpack_run
 from vitrail.errors import RunError, SlideError
 from vitrail.explain.study.store import open_stored
 from vitrail.geometry import Region
+from vitrail.models.join import join_models
+from vitrail.models.store import Model, build, load_model, save_model
 from vitrail.viewer.asking import NEAREST, Networks, brush_mask
 from vitrail.viewer.session import id_of, session_of
 
@@ -45,6 +48,24 @@ def test_a_stored_test_tile_is_answered_as_it_was_stored(run, session, networks)
     assert np.abs(values).max() == pytest.approx(shown["hrcam"]["high"])
     assert set(answer["agreement"]) == set(networks.methods["classifier"])
     assert all(-1 <= value <= 1 for value in answer["agreement"].values() if value is not None)
+
+
+def test_of_an_ensemble_the_one_is_asked_that_stands_for_all(run, session, networks, tmp_path):
+    shutil.copytree(run, tmp_path / "run")
+    own = tmp_path / "run" / "classifier"
+    first = load_model(own)
+    other = Model(spec=first.spec, module=build(first.spec).eval())
+    save_model(tmp_path / "other", other.module, other.spec)
+    ensemble = join_models([tmp_path / "other", own], tmp_path / "all")
+    save_model(own, ensemble.module, ensemble.spec.model_copy(update={"representative": 1}))
+    slide = session.slide(id_of("S3")).open()
+    asked = Networks(tmp_path / "run", session.settings)
+    tile = networks.place(slide, 100, 100)
+    alone, answer = (each.explain(slide, tile, ["gradcam"])["networks"] for each in (networks, asked))
+    assert alone["classifier"]["stands_for"] is answer["segmenter"]["stands_for"] is None
+    assert answer["classifier"]["stands_for"] == (2, 2)
+    assert answer["classifier"]["score"] == pytest.approx(alone["classifier"]["score"])
+    assert answer["classifier"]["maps"] == alone["classifier"]["maps"]
 
 
 def test_methods_are_asked_for_by_name(session, networks):

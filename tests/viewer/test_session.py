@@ -6,11 +6,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from helpers.cohort import tissue, write_tiff
+from helpers.cohort import MPP, tissue, write_tiff
 from helpers.viewing import unpack_run
 from vitrail.errors import AnnotationError, SettingsError, SlideError
 from vitrail.explain.study.store import open_stored
+from vitrail.inference.class_map import UNCERTAINTY
 from vitrail.inference.outputs import load_map
+from vitrail.interop.class_map import MapHeader
+from vitrail.interop.ome_tiff import ClassMapWriter
 from vitrail.viewer.session import describe, id_of, session_of
 
 
@@ -77,6 +80,28 @@ def test_a_slide_that_was_not_mapped_shows_its_tiles(run, session):
     raster = session.rasters(id_of("S0"))["classifier"]
     at = round(own["y"] / own["side"]), round(own["x"] / own["side"])
     assert values(raster)[at] == pytest.approx(own["classifier"])
+
+
+def test_uncertainty_is_shown_where_it_was_written(run, tmp_path):
+    write_tiff(tmp_path / "S3.tif", tissue(3))
+    maps = run / "predictions" / "maps"
+    for file in maps.glob("S3.*"):
+        shutil.copy(file, tmp_path)
+    keys = session_of([tmp_path]).rasters(id_of("S3")).keys()
+    table = pd.read_parquet(tmp_path / "S3.tiles.parquet")
+    spread = np.linspace(0, 0.5, len(table))
+    table.assign(classifier_spread=spread).to_parquet(tmp_path / "S3.tiles.parquet")
+    header = MapHeader(size=(32, 24), mpp=8 * MPP, channels=(UNCERTAINTY,), depth="float32")
+    values = np.random.default_rng(0).uniform(0, 0.5, (24, 32, 1)).astype(np.float32)
+    with ClassMapWriter(tmp_path / "S3.uncertainty.ome.tiff", header) as writer:
+        writer.write_rows(values)
+    shown = session_of([tmp_path]).rasters(id_of("S3"))
+    assert shown.keys() - keys == {"classifier_spread", "segmenter_spread"}
+    assert {shown[key].limits for key in shown.keys() - keys} == {(0.0, 0.5)}
+    np.testing.assert_array_equal(shown["segmenter_spread"].read(0, slice(None), slice(None)), values[..., 0])
+    tiles, side = shown["classifier_spread"], table["side"].iloc[0]
+    at = [round(float(table[axis].iloc[5]) / side) for axis in ("y", "x")]
+    assert tiles.read(0, slice(None), slice(None))[*at] == pytest.approx(spread[5])
 
 
 def test_outlines_are_geojson(session):

@@ -78,10 +78,10 @@ def explanation_metrics(stored: Stored, checked: Checked | None) -> dict[str, An
     dict[str, Any]
         `agreement` and `agreement_relu` by pair of maps, `hrcam_accuracy` by network where there is HR-CAM,
         `min_share` (the tiles it learnt from hold at least this share of one class), `empty` (maps that are 0
-        everywhere after ReLU) by kind, the numbers of `tiles` and `patients`, and `checks`, None where nobody has
-        checked.
+        everywhere after ReLU) by kind, the numbers of `tiles` and `patients`, `represented` by network where that is an
+        ensemble, and `checks`, None where nobody has checked.
     """
-    names = ("agreement", "agreement_relu", "hrcam_accuracy", "min_share", "empty", "tiles", "patients")
+    names = ("agreement", "agreement_relu", "hrcam_accuracy", "min_share", "empty", "tiles", "patients", "represented")
     measured = {name: stored.summary[name] for name in names if name in stored.summary}  # HR-CAM may not be among them
     return measured | {"checks": checked.summary if checked else None}
 

@@ -52,7 +52,7 @@ class Explainer:
     Parameters
     ----------
     model
-        What `load_model` returns; it is moved to the device.
+        What `load_model` returns; it is moved to the device. Of an ensemble the representative member is explained.
     device
         Where to run; None takes a CUDA GPU where there is one, else the CPU.
     batch
@@ -84,6 +84,7 @@ class Explainer:
         margin_px: int = 0,
     ) -> None:
         self.device = device = device or pick_device("auto")
+        model = model.explained
         self._layers = layers
         self.network = model.module.to(device).to(memory_format=torch.channels_last)
         self._spec = model.spec

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from vitrail.inference.context import SlideContext
     from vitrail.inference.sliding import Plan
+    from vitrail.tiles.grid import TileGrid
 
     Bytes = NDArray[np.uint8]
     Floats = NDArray[np.float64]
@@ -31,6 +32,9 @@ ARTEFACT = len(CLASSES)
 
 CHANNELS = (*CLASS_CHANNELS, Channel(name=ARTEFACT_CLASS.title, rgb=ARTEFACT_CLASS.rgb))
 """Of a slide's class map."""
+
+UNCERTAINTY = Channel(name="Spread of the tumor probability", rgb=(255, 255, 255))
+"""Of a slide's map of uncertainty."""
 
 
 def write_class_map(path: Path, strips: Iterable[Path], plan: Plan, context: SlideContext) -> ClassMapStats:
@@ -63,8 +67,9 @@ def write_class_map(path: Path, strips: Iterable[Path], plan: Plan, context: Sli
     with ClassMapWriter(path, header) as writer:
         for strip in map(np.load, strips):
             if len(strip):
-                stats.seams.add(strip)
-                with_artefacts = np.pad(strip, ((0, 0), (0, 0), (0, 1)))
+                classes = strip[..., : len(CLASSES)]
+                stats.seams.add(classes)
+                with_artefacts = np.pad(classes, ((0, 0), (0, 0), (0, 1)))
                 if context.artefacts is not None:
                     cell = context.artefacts.cell, context.artefacts.cell
                     spoilt = looked_up(context.artefacts.mask(), cell, stats.centres(strip, top))
@@ -75,6 +80,81 @@ def write_class_map(path: Path, strips: Iterable[Path], plan: Plan, context: Sli
                     writer.write_rows(with_artefacts[start : start + 64].astype(np.float32) / 255)
             top += len(strip)
     return stats
+
+
+def write_uncertainty(path: Path, strips: Iterable[Path], plan: Plan, context: SlideContext) -> TileSums:
+    """Write how far the answers about each pixel differ as an OME-TIFF of one channel, in floats.
+
+    Parameters
+    ----------
+    path
+        The file.
+    strips
+        Of a `class_layer` with `uncertain`, from top to bottom.
+    plan
+        Of the map.
+    context
+        The slide's tiles.
+
+    Returns
+    -------
+    TileSums
+        The sum over the pixels of each tile.
+
+    Raises
+    ------
+    ExchangeError
+        The file cannot be written.
+    """
+    sums, top = TileSums(plan, context.grid), 0
+    header = MapHeader(
+        size=(plan.windows.width, plan.windows.height),
+        mpp=plan.downsample * context.slide.mpp,
+        channels=(UNCERTAINTY,),
+        depth="float32",
+        title=UNCERTAINTY.name,
+    )
+    with ClassMapWriter(path, header) as writer:
+        for strip in map(np.load, strips):
+            for start in range(0, len(strip), 64):
+                spread = strip[start : start + 64, :, len(CLASSES) :].astype(np.float32) / (2 * 255)
+                sums.add(spread[..., 0], top + start)
+                writer.write_rows(spread)
+            top += len(strip)
+    return sums
+
+
+class TileSums:
+    """Sums over the pixels of each tile, while the strips of a map pass by.
+
+    Parameters
+    ----------
+    plan
+        Of the map.
+    grid
+        The slide's tiles.
+    """
+
+    def __init__(self, plan: Plan, grid: TileGrid) -> None:
+        self._tile_px = grid.side / plan.downsample  # in pixels of the map
+        self._sums = np.zeros((grid.rows, grid.columns))
+        self._pixels = np.zeros((grid.rows, grid.columns))
+
+    def add(self, values: NDArray[Any], top: int) -> None:
+        """Add the rows `[h, width]` from `top` on."""
+        rows, columns = (  # the tile of each row and column of pixels
+            np.minimum((np.arange(start, start + length) + 0.5) / self._tile_px, most - 1).astype(np.intp)
+            for start, length, most in zip((top, 0), values.shape, self._sums.shape, strict=True)
+        )
+        starts = np.flatnonzero(np.diff(columns, prepend=-1))
+        widths = np.diff(np.append(starts, len(columns)))
+        np.add.at(self._sums, (rows[:, None], columns[starts][None]), np.add.reduceat(values, starts, 1, np.float64))
+        np.add.at(self._pixels, (rows[:, None], columns[starts][None]), widths[None])
+
+    def means(self, tiles: pd.DataFrame) -> Floats:
+        """Return the mean over each tile's pixels, 0 where the map has none, `[n]`."""
+        rows, columns = tile_positions(tiles)
+        return np.asarray(self._sums[rows, columns] / np.maximum(self._pixels[rows, columns], 1))
 
 
 class ClassMapStats:
@@ -103,7 +183,7 @@ class ClassMapStats:
         self.seams = SeamIndex(period=windows.stride, first=windows.start(1) % windows.stride)
         self.small = np.full((grid.rows * MAP_PX, grid.columns * MAP_PX), NOT_PREDICTED, np.uint8)
         self._tile_px = grid.side / plan.downsample  # in pixels of the map
-        self._tumor, self._all = np.zeros((grid.rows, grid.columns)), np.zeros((grid.rows, grid.columns))
+        self._tumor = TileSums(plan, grid)
 
     def centres(self, strip: Bytes, top: int) -> tuple[Floats, Floats]:
         """Return y and x of the pixels' centres of the rows from `top` on, in level-0 pixels."""
@@ -116,14 +196,7 @@ class ClassMapStats:
         classes = strip.argmax(2).astype(np.uint8)
         tissue = looked_up(self._context.tissue.mask, self._context.tissue_cell, self.centres(strip, top))
         self.pixels += np.bincount(classes[tissue], minlength=len(CHANNELS))
-        rows, columns = (  # the tile of each row and column of pixels
-            np.minimum((np.arange(start, start + length) + 0.5) / self._tile_px, most - 1).astype(np.intp)
-            for start, length, most in zip((top, 0), classes.shape, self._all.shape, strict=True)
-        )
-        starts = np.flatnonzero(np.diff(columns, prepend=-1))
-        for counts, counted in ((self._tumor, classes == TissueClass.TUMOR), (self._all, np.ones(classes.shape, bool))):
-            sums = np.add.reduceat(counted, starts, axis=1, dtype=np.int64)
-            np.add.at(counts, (rows[:, None], columns[starts][None]), sums)
+        self._tumor.add(classes == TissueClass.TUMOR, top)
         # the pixels of the small map whose centres lie in these rows
         y, x = ((np.arange(length) + 0.5) * self._tile_px / MAP_PX for length in self.small.shape)
         here, inside = (y >= top) & (y < top + len(classes)), x < classes.shape[1]
@@ -132,5 +205,4 @@ class ClassMapStats:
 
     def tumor_shares(self, tiles: pd.DataFrame) -> Floats:
         """Return the fraction of each tile's pixels that are called tumor."""
-        rows, columns = tile_positions(tiles)
-        return np.asarray(self._tumor[rows, columns] / np.maximum(self._all[rows, columns], 1))
+        return self._tumor.means(tiles)

@@ -19,12 +19,11 @@ from vitrail.classes import ARTEFACTS
 from vitrail.core.files import read_json, write_json, write_table, write_text
 from vitrail.core.progress import Silent
 from vitrail.inference.appearance import slide_distances
-from vitrail.inference.class_map import write_class_map
+from vitrail.inference.class_map import write_class_map, write_uncertainty
 from vitrail.inference.context import find_context
 from vitrail.inference.explanation_map import write_explained
 from vitrail.inference.outputs import MAP_PX, NOT_PREDICTED, MapFiles, SlideMap, save_map, tile_positions
 from vitrail.inference.sliding import (
-    FlipTTA,
     blend_slide,
     class_layer,
     classify_slide,
@@ -109,18 +108,19 @@ def map_slide(
     files.partial.mkdir(parents=True, exist_ok=True)
     clock.spent("tissue")
     tiles, classifier = _tissue_tiles(context, settings), networks.classifier
-    blocks = []
+    tiles["tumor_probability"] = np.nan
     if classifier is not None:
-        boxes = tiles[["x", "y", "side", "side"]].to_numpy(np.float64)
-        with progress.task("classifier", len(tiles)) as step:
-            timed = clock.timed(step)
-            blocks = list(classify_slide(slide, classifier, boxes, files.partial, timed))
-    tiles["tumor_probability"] = np.concatenate([np.load(path) for path in blocks]) if blocks else np.nan
+        said = _classified(slide, classifier, tiles, settings, files.partial, clock=clock, progress=progress)
+        tiles["tumor_probability"] = said[:, 0]
+        if said.shape[1] > 1:
+            tiles["classifier_spread"] = said[:, 1]
     class_plan = stats = None
     if networks.segmenter is not None:
         class_plan, strips = _segmented(context, networks.segmenter, settings, files.partial, clock, progress)
         stats = write_class_map(files.classes, strips, class_plan, context)
         tiles["segmenter"] = stats.tumor_shares(tiles)
+        if _is_uncertain(networks.segmenter, settings):
+            tiles["segmenter_spread"] = write_uncertainty(files.uncertainty, strips, class_plan, context).means(tiles)
     save_map(files.small, _small_map(context.grid, tiles, stats))
     if classifier is None:
         tiles["tumor_probability"] = tiles["segmenter"]
@@ -132,6 +132,8 @@ def map_slide(
         plan = plan_explanation(context.grid, classifier.spec)
         predictor = networks.explaining(plan.windows.side // MAP_PX)
         facts["explained"] = _explain(context, predictor, plan, tiles, files, clock=clock, progress=progress)
+        if classifier.spec.represented:
+            facts["explained"]["network"] = classifier.spec.represented
         clock.spent("writing")
     facts |= {f"seconds_{part}": round(seconds, 2) for part, seconds in clock.seconds.items()}
     write_text(files.facts, json.dumps(facts, indent=1, allow_nan=False))
@@ -180,6 +182,29 @@ def _tissue_tiles(context: SlideContext, settings: Settings) -> pd.DataFrame:
     })  # fmt: skip
 
 
+def _is_uncertain(network: Predictor, settings: Settings) -> bool:
+    """Tell whether it is asked how far answers differ, and there is more than one."""
+    return settings.predict.uncertainty and network.looks > 1
+
+
+def _classified(
+    slide: Slide,
+    classifier: Predictor,
+    tiles: pd.DataFrame,
+    settings: Settings,
+    folder: Path,
+    *,
+    clock: _Clock,
+    progress: Progress,
+) -> NDArray[np.float64]:
+    """Classify the tiles of a slide: the probability of tumor, and its spread where that is wanted, `[n, 1 or 2]`."""
+    boxes, uncertain = tiles[["x", "y", "side", "side"]].to_numpy(np.float64), _is_uncertain(classifier, settings)
+    with progress.task("classifier", len(tiles)) as step:
+        timed = clock.timed(step)
+        blocks = list(classify_slide(slide, classifier, boxes, folder, timed, uncertain=uncertain))
+    return np.concatenate([np.load(path) for path in blocks]).reshape(len(tiles), -1)
+
+
 def _segmented(
     context: SlideContext, segmenter: Predictor, settings: Settings, folder: Path, clock: _Clock, progress: Progress
 ) -> tuple[Plan, list[Path]]:
@@ -193,8 +218,9 @@ def _segmented(
 
     total = sum(int(keep(plan.boxes(row)).sum()) for row in range(plan.windows.rows))
     with progress.task("segmenter", total) as step:
-        network = FlipTTA(segmenter) if settings.predict.test_time_augmentation else segmenter
-        layer = class_layer(network)
+        mirrored = settings.predict.test_time_augmentation and settings.predict.symmetries == 1
+        uncertain = _is_uncertain(segmenter, settings)
+        layer = class_layer(segmenter, mirrored=mirrored, uncertain=uncertain)
         return plan, list(blend_slide(context.slide, layer, plan, keep, folder, clock.timed(step)))
 
 

@@ -47,7 +47,9 @@ class MapFiles:
         `x`, `y`, `side`; `tissue`, `artefact`, `clean` (tissue without artefacts); the artefacts by kind, `pen`,
         `fold`, `blur`, `blood`, `debris` and `bubble`, which may overlap; `background` (too little tissue);
         `tumor_probability`; and with a segmenter `segmenter`, the share of pixels called tumor, which is also the
-        `tumor_probability` where there is no classifier.
+        `tumor_probability` where there is no classifier. With `predict.uncertainty`, of a network that looks more than
+        once, `classifier_spread`, the standard deviation of the probability over all looks, and `segmenter_spread`, the
+        mean over the pixels of theirs.
         """
         return self._path("tiles.parquet")
 
@@ -55,6 +57,11 @@ class MapFiles:
     def classes(self) -> Path:
         """Probabilities of the classes, an OME-TIFF; missing without a segmenter."""
         return self._path("classes.ome.tiff")
+
+    @property
+    def uncertainty(self) -> Path:
+        """How far the segmenter's answers about each pixel differ, an OME-TIFF; only where it was asked for."""
+        return self._path("uncertainty.ome.tiff")
 
     @property
     def explained(self) -> Path:

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import nn
 
-from vitrail.classes import CLASSES
+from vitrail.classes import CLASSES, TissueClass
 from vitrail.errors import ModelError
 from vitrail.models.batches import Batches, tumor_score
 from vitrail.models.device import Precision, half_type, pick_device, type_name
+from vitrail.models.ensemble import EachMember
 from vitrail.models.half_precision import is_faster
 from vitrail.models.openvino import BLOCK, Compiled, use_openvino
 from vitrail.models.preprocessing import FromBytes
-from vitrail.models.store import load_model
+from vitrail.models.store import load_explained
+from vitrail.models.symmetries import symmetries as symmetries_of_square
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
     from vitrail.models.spec import ModelSpec
     from vitrail.models.store import Model
     from vitrail.settings.load import Settings
-    from vitrail.settings.schema import EngineName, PrecisionName
+    from vitrail.settings.schema import EngineName, PrecisionName, Symmetries
 
 BATCH = 64
 """Images in one pass through a network, where the device's memory allows it."""
@@ -53,6 +55,57 @@ class Explaining:
     module: nn.Module
     methods: Mapping[str, Mapping[str, Any]]
     channels: Mapping[str, Channel]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Answers:
+    """What a network says of some images: over all members of an ensemble, in all symmetries, together.
+
+    Attributes
+    ----------
+    logits
+        Their mean: `[n]` of a classifier, `[n, classes, h, w]` of a segmenter, float32.
+    spread
+        The standard deviation of their probabilities of tumor, `[n]` or `[n, h, w]`; NaN where there is one alone.
+    sharpness
+        By which logits are multiplied before they become probabilities.
+    """
+
+    logits: Tensor
+    spread: Tensor
+    sharpness: float
+
+    @property
+    def probabilities(self) -> Tensor:
+        """Of tumor, `[n]`, in float64; or of each class, `[n, classes, h, w]`."""
+        if self.logits.ndim == 1:
+            return torch.sigmoid(self.logits.double() * self.sharpness)
+        return torch.softmax(self.logits * self.sharpness, 1)
+
+
+class _Looks:
+    """Answers to the same images, one by one: mean logits, and the spread of probabilities by Welford's recurrence."""
+
+    def __init__(self, sharpness: float) -> None:
+        self._sharpness, self._count = sharpness, 0
+
+    def add(self, logits: Tensor) -> None:
+        """Count one answer, `[n, ...]`."""
+        self._count += 1
+        answer = Answers(logits=logits, spread=logits, sharpness=self._sharpness).probabilities
+        tumor = answer if answer.ndim == 1 else answer[:, TissueClass.TUMOR]
+        if self._count == 1:
+            self._logits, self._mean, self._squares = logits.clone(), tumor.clone(), torch.zeros_like(tumor)
+            return
+        self._logits += logits
+        off = tumor - self._mean
+        self._mean += off / self._count
+        self._squares += off * (tumor - self._mean)
+
+    def answers(self) -> Answers:
+        """Return all of them together."""
+        spread = (self._squares / self._count).clamp_min(0).sqrt()
+        return Answers(logits=self._logits / self._count, spread=spread, sharpness=self._sharpness)
 
 
 class Predictor:
@@ -79,6 +132,14 @@ class Predictor:
         What runs in place of the model's own module, with the same weights; in float32, because in 16 bits the maps of
         single tiles were seen to correlate with those in 32 by no more than 0.9. Its images are windows of many tiles,
         and OpenVINO gets them one by one.
+    symmetries
+        Of a square in which each image is shown; the mean of the logits, turned back, is what counts. One where there
+        is `explaining`.
+
+    Attributes
+    ----------
+    looks
+        At each image: members of an ensemble by symmetries.
 
     Raises
     ------
@@ -95,14 +156,22 @@ class Predictor:
         engine: EngineName = "auto",
         precision: PrecisionName = "auto",
         explaining: Explaining | None = None,
+        symmetries: Symmetries = 1,
     ) -> None:
         self.device = device = device or pick_device("auto")
-        self.spec = model.spec
+        self.spec, self._model = model.spec, model
+        self._like_this = partial(
+            Predictor, device=device, calibrated=calibrated, engine=engine, precision=precision, symmetries=symmetries
+        )
+        self._explains = explaining is not None
         self.methods = explaining.methods if explaining else {}
         self.channels = explaining.channels if explaining else {}
         self._sharpness = 1 / model.spec.temperature if calibrated else 1.0
         module = explaining.module if explaining else model.module
         self.module = module.to(device).to(memory_format=torch.channels_last).eval()
+        self._asked = self.module if explaining else EachMember(self.module)
+        self._symmetries = symmetries_of_square(1 if explaining else symmetries)
+        self.looks = 1 if explaining else model.spec.members * len(self._symmetries)
         self._batches = Batches(model.spec, device, BATCH, f"{model.spec.task} prediction")
         self._openvino = use_openvino(engine, device)
         self._block = 1 if explaining else BLOCK
@@ -121,7 +190,7 @@ class Predictor:
         model
             What `load_model` returns.
         settings
-            Device, engine, precision, and whether probabilities are calibrated.
+            Device, engine, precision, symmetries, and whether probabilities are calibrated.
         explaining
             What runs in place of the model's own module.
 
@@ -142,7 +211,12 @@ class Predictor:
             precision=settings.compute.precision,
             calibrated=settings.predict.calibrated,
             explaining=explaining,
+            symmetries=settings.predict.symmetries,
         )
+
+    def member(self, number: int) -> Predictor:
+        """Return a predictor like this of one member of an ensemble alone, which shares its weights."""
+        return self._like_this(self._model.member(number))
 
     @property
     def pools_globally(self) -> bool:
@@ -157,7 +231,35 @@ class Predictor:
 
     def outputs(self, images: NDArray[np.uint8]) -> Iterator[Tensor]:
         """Yield the network's float32 logits for images `[n, h, w, 3]`, batch by batch."""
-        return (outputs[0] for outputs in self._passes(images))
+        return (answers.logits for answers in self.answers(images))
+
+    def answers(self, images: NDArray[np.uint8]) -> Iterator[Answers]:
+        """Yield what the network says of images, batch by batch.
+
+        Parameters
+        ----------
+        images
+            `[n, h, w, 3]`, bytes.
+
+        Yields
+        ------
+        Answers
+            Of all members in all symmetries together.
+        """
+        if self.looks == 1:
+            for outputs, *_ in self._passes(images):
+                logits = outputs if self._explains else outputs[:, 0]
+                spread = torch.full_like(logits if logits.ndim == 1 else logits[:, 0], torch.nan)
+                yield Answers(logits=logits, spread=spread, sharpness=self._sharpness)
+            return
+        for start in range(0, len(images), BATCH):
+            looks = _Looks(self._sharpness)
+            for symmetry in self._symmetries:
+                shown = symmetry.apply(images[start : start + BATCH])
+                every = torch.cat([outputs for (outputs, *_) in self._passes(shown)])
+                for logits in every.unbind(1):
+                    looks.add(symmetry.undo(logits) if logits.ndim > 1 else logits)
+            yield looks.answers()
 
     def tumor_logits(self, images: NDArray[np.uint8]) -> NDArray[np.float64]:
         """Classify images `[n, h, w, 3]`; returns the classifier's logits as they are, `[n]`."""
@@ -239,7 +341,7 @@ class Predictor:
     @torch.inference_mode()
     def _forward(self, _rows: slice, batch: Tensor) -> tuple[Tensor, ...]:
         with self._precision.autocast():
-            outputs: Tensor | tuple[Tensor, ...] = self.module(batch)
+            outputs: Tensor | tuple[Tensor, ...] = self._asked(batch)
         return tuple(each.float() for each in (outputs if isinstance(outputs, tuple) else (outputs,)))
 
     def _use(self, dtype: torch.dtype) -> None:
@@ -247,7 +349,7 @@ class Predictor:
         self._precision, self._compiled = Precision(device=self.device, dtype=dtype), None
         if self._openvino:
             self._compiled = Compiled(
-                FromBytes(self.module, self.spec).eval(), half=dtype == torch.bfloat16, block=self._block
+                FromBytes(self._asked, self.spec).eval(), half=dtype == torch.bfloat16, block=self._block
             )
 
 
@@ -259,7 +361,8 @@ def explaining_predictors(
     Parameters
     ----------
     folder
-        Of the classifier; it is loaded for each size, since one that predicts is on its device.
+        Of the classifier; it is loaded for each size, since one that predicts is on its device. Of an ensemble its
+        representative member is explained.
     settings
         As for `Predictor.of_settings`.
     explaining
@@ -268,7 +371,7 @@ def explaining_predictors(
 
     @cache
     def predictor(tiles: int) -> Predictor:
-        model = load_model(folder)
+        model = load_explained(folder)
         return Predictor.of_settings(model, settings, explaining(model, tiles=tiles))
 
     return predictor

@@ -33,6 +33,9 @@ SUMMARY = (
 )  # fmt: skip
 """What `publish` says of a slide."""
 
+SPREADS = {"classifier_spread": "Spread of the tumor probability", "segmenter_spread": "Mean spread of pixels"}
+"""Columns that say how far answers differ, and what QuPath calls them."""
+
 _UM2_PER_MM2 = 1e6
 
 
@@ -95,6 +98,7 @@ def publish(files: MapFiles, out: Path, threshold: float) -> dict[str, Any]:
     # with one network alone its only measurement of tumor is the tumor probability
     if "segmenter" in tiles and not tiles["segmenter"].equals(tiles["tumor_probability"].rename("segmenter")):
         measurements["segmenter"] = "Tumor share of pixels"
+    measurements |= {name: title for name, title in SPREADS.items() if name in tiles}
     objects = SlideObjects(
         slide_id=files.base.name,
         side=float(tiles["side"].iloc[0]),

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
+import torch
 
 from vitrail.classes import CLASSES, TissueClass
 from vitrail.core.ahead import read_ahead
@@ -17,6 +19,7 @@ from vitrail.core.files import write_array
 from vitrail.geometry import Region
 from vitrail.inference.outputs import MAP_PX
 from vitrail.inference.windows import Windows, WindowValues, blend
+from vitrail.models.symmetries import MIRRORINGS
 from vitrail.slides.slide import read_region
 
 if TYPE_CHECKING:
@@ -46,30 +49,6 @@ _EXPLAINED_TILES, _EXPLAINED_PX = 6, 1024
 twice, but more glass in them where tissue is scattered, and need more memory."""
 
 _EXPLAINED_BATCH = 4
-
-
-@dataclass(frozen=True, slots=True)
-class FlipTTA:
-    """Test-time augmentation: a segmenter sees each image in four mirrorings, and its mean answer counts.
-
-    Attributes
-    ----------
-    segmenter
-        The segmenter.
-    """
-
-    segmenter: Predictor
-
-    def class_probabilities(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Map images `[n, h, w, 3]` to the mean probability of each class at each pixel, `[n, 4, h, w]`.
-
-        The four are the image, both its mirror images and its half turn; a transpose would need square images.
-        """
-        answers = []
-        for down, across in ((1, 1), (1, -1), (-1, 1), (-1, -1)):
-            flipped = np.ascontiguousarray(images[:, ::down, ::across])
-            answers.append(self.segmenter.class_probabilities(flipped)[:, :, ::down, ::across])
-        return np.asarray(np.mean(answers, axis=0), np.float32)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -194,15 +173,57 @@ class Layer:
     pack: Callable[[Floats], NDArray[np.uint8] | Floats]
 
 
-def class_layer(segmenter: Predictor | FlipTTA) -> Layer:
+def class_layer(segmenter: Predictor, *, mirrored: bool = False, uncertain: bool = False) -> Layer:
     """Return the layer of class probabilities as bytes, 255 being 1.
 
     Parameters
     ----------
     segmenter
-        The segmenter, or `FlipTTA` around it.
+        The segmenter.
+    mirrored
+        Whether it sees each window in four mirrorings, whose mean probabilities count; not with `uncertain`.
+    uncertain
+        Whether a channel follows of twice the spread of the probability of tumor, which is between 0 and a half.
     """
-    return Layer(name="strip", look=segmenter.class_probabilities, elsewhere=GLASS, pack=_quantise)
+    look = segmenter.class_probabilities
+    if uncertain:
+        look = partial(_uncertain_probabilities, segmenter)
+    elif mirrored:
+        look = partial(mirrored_probabilities, segmenter)
+    elsewhere = np.append(GLASS, np.float32(0)) if uncertain else GLASS
+    return Layer(name="strip", look=look, elsewhere=elsewhere, pack=_quantise)
+
+
+def mirrored_probabilities(segmenter: Predictor, images: NDArray[np.uint8]) -> Floats:
+    """Segment images in four mirrorings.
+
+    Parameters
+    ----------
+    segmenter
+        The segmenter.
+    images
+        `[n, h, w, 3]`.
+
+    Returns
+    -------
+    NDArray[np.float32]
+        The mean probability of each class at each pixel, `[n, 4, h, w]`.
+    """
+    answers = [
+        segmenter.class_probabilities(mirroring.apply(images))[:, :, :: mirroring.down, :: mirroring.across]
+        for mirroring in MIRRORINGS
+    ]
+    return np.asarray(np.mean(answers, axis=0), np.float32)
+
+
+def _uncertain_probabilities(segmenter: Predictor, images: NDArray[np.uint8]) -> Floats:
+    """Return the probability of each class and twice the spread of that of tumor, `[n, 5, h, w]`."""
+    return np.concatenate(
+        [
+            torch.cat([answers.probabilities, 2 * answers.spread.unsqueeze(1)], 1).cpu().numpy()
+            for answers in segmenter.answers(images)
+        ]
+    )
 
 
 def explanation_layer(explaining: Predictor) -> Layer:
@@ -277,7 +298,13 @@ def blend_slide(slide: Slide, layer: Layer, plan: Plan, keep: Keep, folder: Path
 
 
 def classify_slide(
-    slide: Slide, classifier: Predictor, boxes: NDArray[np.float64], folder: Path, step: Step
+    slide: Slide,
+    classifier: Predictor,
+    boxes: NDArray[np.float64],
+    folder: Path,
+    step: Step,
+    *,
+    uncertain: bool = False,
 ) -> Iterator[Path]:
     """Classify tiles of a slide.
 
@@ -293,11 +320,13 @@ def classify_slide(
         For finished blocks of tiles; those that an interrupted call left are kept.
     step
         Told of the tiles that are classified.
+    uncertain
+        Whether the spread of the probability is wanted, too.
 
     Yields
     ------
     Path
-        Files of the tiles' probabilities of tumor, `[b]`, in order.
+        Files of the tiles' probabilities of tumor, `[b]`, in order; or with their spread, `[b, 2]`.
 
     Raises
     ------
@@ -305,15 +334,22 @@ def classify_slide(
         The slide cannot be read.
     """
     size_px = (classifier.spec.side_px, classifier.spec.side_px)
+    look = partial(_uncertain_tumor, classifier) if uncertain else classifier.tumor_probability
     blocks = {folder / f"tiles-{at:09d}.npy": boxes[at : at + _BLOCK] for at in range(0, len(boxes), _BLOCK)}
     jobs = [part for path, block in blocks.items() if not path.is_file() for part in _cut(block, _CHUNK)]
     with closing(read_ahead(lambda job: _read(slide, job, size_px), jobs, ahead=2)) as images:
         for path, block in blocks.items():
             parts = () if path.is_file() else _cut(block, _CHUNK)
             if parts:
-                write_array(path, np.concatenate([classifier.tumor_probability(next(images)) for _part in parts]))
+                write_array(path, np.concatenate([look(next(images)) for _part in parts]))
             step(len(block))
             yield path
+
+
+def _uncertain_tumor(classifier: Predictor, images: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """Return the probability of tumor and its spread, `[n, 2]`."""
+    answers = list(classifier.answers(images))
+    return np.concatenate([torch.stack([each.probabilities, each.spread], 1).cpu().numpy() for each in answers])
 
 
 def _read(slide: Slide, boxes: NDArray[np.float64], size_px: tuple[int, int]) -> NDArray[np.uint8]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from vitrail.classes import TissueClass
+from vitrail.classes import TASKS, TissueClass
 from vitrail.core.files import write_table, write_text
 from vitrail.errors import SlideError
 from vitrail.inference.map_slide import Networks, map_slide
@@ -16,15 +16,17 @@ from vitrail.inference.outputs import LEFT_OUT, MapFiles
 from vitrail.inference.predictor import Predictor, explaining_predictors
 from vitrail.inference.tiles import predict_tiles
 from vitrail.models.device import keep_memory, reproducible
+from vitrail.models.folds import unseen_by
 from vitrail.models.store import load_model
 from vitrail.tiles.extract import open_cohort_slide
 from vitrail.tiles.split import read_split
 from vitrail.tiles.store import read_tiles
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     import pandas as pd
+    from numpy.typing import NDArray
 
     from vitrail.inference.predictor import Explaining
     from vitrail.slides.cohort import CohortSlide
@@ -36,6 +38,7 @@ def predict_study(
 ) -> None:
     """Write `tiles.parquet`, one row a tile of every split, and the maps of some test slides in `maps/`.
 
+    Of an ensemble, tiles of training and validation are predicted by the one member that has not seen their patient.
     A slide that cannot be mapped does not end the work: `maps/left_out.json` holds the reasons by slide.
 
     Parameters
@@ -50,19 +53,45 @@ def predict_study(
     """
     keep_memory()
     folder, settings = work.run.folder, work.run.settings
-    classifier, segmenter = (
-        Predictor.of_settings(load_model(folder / task), settings) for task in ("classifier", "segmenter")
-    )
+    predictors = {task: Predictor.of_settings(load_model(folder / task), settings) for task in TASKS}
+    classifier, segmenter = (predictors[task] for task in TASKS)
     why = explaining and explaining_predictors(folder / "classifier", settings, explaining)
     networks = Networks(classifier=classifier, segmenter=segmenter, explaining=why)
     tiles = read_tiles(folder / "tiles")
     with reproducible(classifier.device, settings.seed):
-        rows = predict_tiles(tiles, classifier, segmenter, work.folder / "blocks", work.progress)
-        rows["split"] = read_split(folder / "split", rows)
+        split = read_split(folder / "split", tiles.rows)
+        unseen = {
+            task: unseen_by(folder / task, tiles.rows["patient_id"], predictors[task].spec.members) for task in TASKS
+        }
+        rows = predict_tiles(tiles, predictors, unseen, work.folder / "blocks", work.progress)
+        rows["split"] = split
+        rows["out_of_fold"] = out_of_fold(split, [(unseen[task], predictors[task].spec.members) for task in TASKS])
         write_table(work.folder / "tiles.parquet", rows)
         chosen = slides_to_map(rows, settings.predict.slides)
         map_slides([entry for entry in entries if entry.slide_id in chosen], networks, work)
     shutil.rmtree(work.folder / "blocks")
+
+
+def out_of_fold(split: NDArray[np.str_], asked: Iterable[tuple[NDArray[np.int64], int]]) -> NDArray[np.bool_]:
+    """Tell which tiles were predicted by networks none of which was trained on their patient.
+
+    Parameters
+    ----------
+    split
+        Of each tile, `[n]`.
+    asked
+        For each network the member that was asked, `[n]`, -1 for all; and how many members it has.
+
+    Returns
+    -------
+    NDArray[np.bool_]
+        `[n]`: all test tiles; those of validation, of a single network; and all of which the one member was asked that
+        has not seen their patient.
+    """
+    result = np.ones(len(split), np.bool_)
+    for member, members in asked:
+        result &= (split == "test") | (member >= 0) | ((split == "validation") & (members == 1))
+    return result
 
 
 def slides_to_map(rows: pd.DataFrame, count: int) -> list[str]:

@@ -13,7 +13,6 @@ from vitrail import __version__
 from vitrail.core.files import write_together
 from vitrail.errors import ModelError
 from vitrail.interop.torchscript import from_bytes, record
-from vitrail.models.classifier import Classifier
 from vitrail.models.store import load_model, model_digest
 
 OPSET = 17
@@ -54,7 +53,7 @@ def export_onnx(model_folder: Path, out: Path) -> Path:
         cure = "Run: pip install 'vitrail[onnx]'"
         raise ModelError("ONNX export", "the package onnx is not installed", cure) from None
     model = load_model(model_folder)
-    spec, tiled = model.spec, isinstance(model.module, Classifier)
+    spec, tiled = model.spec, model.spec.task == "classifier"
     path = out if out.suffix == ".onnx" else out / f"{spec.task}.onnx"
     # Neither side of the segmenter's example is a multiple of 32, so that the padding is recorded.
     example = _images(1, spec.side_px, spec.side_px)

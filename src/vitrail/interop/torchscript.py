@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from vitrail.errors import ModelError
-from vitrail.models.classifier import Classifier
+from vitrail.models.ensemble import Ensemble
 from vitrail.models.preprocessing import FromBytes
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ _TOLERANCE = 1e-4
 
 
 class TumorLogits(nn.Module):
-    """A classifier with a logit for each of two classes, for programs that apply a softmax.
+    """A classifier, or an ensemble of them, with a logit for each of two classes, for programs that apply a softmax.
 
     The logits are (0, z), where z is the classifier's own: softmax((0, z)) = (1 - sigmoid(z), sigmoid(z)).
 
@@ -36,29 +36,27 @@ class TumorLogits(nn.Module):
         What its logits are divided by.
     """
 
-    def __init__(self, classifier: Classifier, temperature: float = 1.0) -> None:
+    def __init__(self, classifier: nn.Module, temperature: float = 1.0) -> None:
         super().__init__()
         self.classifier = classifier
         self._sharpness = 1 / temperature
 
     def forward(self, x: Tensor) -> Tensor:
         """Map standardised images `[n, 3, h, w]` to logits `[n, 2]`, of non-tumor and of tumor."""
-        logit = self.classifier(x) * self._sharpness
+        logit: Tensor = self.classifier(x) * self._sharpness
         return torch.stack([torch.zeros_like(logit), logit], dim=1)
 
 
 class _Calibrated(FromBytes):
     """A network that takes bytes, and whose logits are divided by its temperature."""
 
-    def __init__(self, network: Classifier | Segmenter, spec: ModelSpec) -> None:
+    def __init__(self, network: nn.Module, spec: ModelSpec) -> None:
         super().__init__(network, spec)
         self._sharpness = 1 / spec.temperature
 
 
 class TumorProbability(_Calibrated):
-    """A classifier from bytes to the probability of tumor."""
-
-    network: Classifier
+    """A classifier, or an ensemble of them, from bytes to the probability of tumor."""
 
     def forward(self, images: Tensor) -> Tensor:
         """Map RGB bytes `[n, h, w, 3]` to probabilities of tumor, `[n]`."""
@@ -66,22 +64,26 @@ class TumorProbability(_Calibrated):
 
 
 class ClassProbabilities(_Calibrated):
-    """A segmenter from bytes of any height and width to the probability of each class.
+    """A segmenter, or an ensemble of them, from bytes of any height and width to the probability of each class.
 
     The border is repeated up to a multiple of its stride as in `Segmenter.encode`, but by rules that hold for every
     size: a recorded graph cannot ask whether there is anything to pad.
     """
 
-    network: Segmenter
-
     def forward(self, images: Tensor) -> Tensor:
         """Map RGB bytes `[n, h, w, 3]` to probabilities `[n, classes, h, w]`."""
         height, width = images.shape[1], images.shape[2]
-        stride = self.network.stride
-        padded = images[:, _padded(height, stride)][:, :, _padded(width, stride)]
-        features = self.network.body.encoder(self.standardised(padded))
-        logits = self.network.decode(features)[:, :, :height, :width]
-        return (logits * self._sharpness).softmax(dim=1)
+        network = self.network
+        stride = cast("Segmenter", network.members[0] if isinstance(network, Ensemble) else network).stride
+        seen = self.standardised(images[:, _padded(height, stride)][:, :, _padded(width, stride)])
+        logits = network.mean(seen, _segmented) if isinstance(network, Ensemble) else _segmented(network, seen)
+        return (logits[:, :, :height, :width] * self._sharpness).softmax(dim=1)
+
+
+def _segmented(network: nn.Module, seen: Tensor) -> Tensor:
+    """Return the logits of a segmenter for images whose sides are multiples of its stride."""
+    segmenter = cast("Segmenter", network)
+    return segmenter.decode(segmenter.body.encoder(seen))
 
 
 def _padded(length: int, stride: int) -> Tensor:
@@ -102,7 +104,7 @@ def from_bytes(model: Model) -> TumorProbability | ClassProbabilities:
     TumorProbability | ClassProbabilities
         Ready to be recorded.
     """
-    if isinstance(model.module, Classifier):
+    if model.spec.task == "classifier":
         return TumorProbability(model.module, model.spec).eval()
     return ClassProbabilities(model.module, model.spec).eval()
 

@@ -28,11 +28,12 @@ from vitrail.classes import TissueClass
 from vitrail.core.files import write_together
 from vitrail.errors import ModelError
 from vitrail.interop.torchscript import TumorLogits, record
-from vitrail.models.classifier import Classifier
 from vitrail.models.store import load_model
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from torch import nn
 
     from vitrail.models.spec import ModelSpec
 
@@ -63,7 +64,7 @@ def export_wsinfer(model_folder: Path, out: Path) -> Path:
         The model folder cannot be read, holds a segmenter, or a network that TorchScript cannot record.
     """
     model = load_model(model_folder)
-    if not isinstance(model.module, Classifier):
+    if model.spec.task != "classifier":
         raise ModelError(
             model_folder, "is a segmenter, and WSInfer classifies whole tiles", "Give the folder of a classifier"
         )
@@ -104,7 +105,7 @@ def wsinfer_config(spec: ModelSpec) -> dict[str, Any]:
     }
 
 
-def torchscript(classifier: Classifier, spec: ModelSpec, where: str = "classifier") -> bytes:
+def torchscript(classifier: nn.Module, spec: ModelSpec, where: str = "classifier") -> bytes:
     """Return a classifier as a TorchScript file from standardised tiles `[n, 3, h, w]` to calibrated logits `[n, 2]`.
 
     Parameters

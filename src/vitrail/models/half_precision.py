@@ -53,9 +53,18 @@ def is_faster(spec: ModelSpec, half: Callable[[], object], full: Callable[[], ob
         folder = (Path(caches) if caches else Path.home() / ".cache") / "vitrail" / "bfloat16"
     except RuntimeError:  # the user has no home folder
         return False
-    network = spec.model_dump(
-        mode="json", exclude={"training", "temperature", "half", "mean", "std", "reading", "encoder_source"}
-    )
+    learnt = {
+        "training",
+        "temperature",
+        "half",
+        "mean",
+        "std",
+        "reading",
+        "representative",
+        "colours",
+        "encoder_source",
+    }
+    network = spec.model_dump(mode="json", exclude=learnt)
     conditions = [_processor(), torch.get_num_threads(), torch.__version__, network]  # all that the answer depends on
     path = folder / f"{json_digest(conditions)[:32]}.json"
     gain = _remembered(path)

@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from vitrail import __version__
 from vitrail.classes import CLASSES, Task
@@ -24,6 +33,8 @@ from vitrail.settings.schema import (  # noqa: TC001 - pydantic reads them
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from pydantic import SerializerFunctionWrapHandler
 
 ClassKey = Literal["tumor", "non_tumor", "other", "background"]
 FourClasses = tuple[Literal["tumor"], Literal["non_tumor"], Literal["other"], Literal["background"]]
@@ -61,6 +72,19 @@ MOST_PIXELS = 0.002
 
 class _Strict(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Colours(_Strict):
+    """What a network's inputs are standardised with: `(x - mean) / std` of intensities 0 to 1.
+
+    Attributes
+    ----------
+    mean, std
+        Per colour channel.
+    """
+
+    mean: tuple[Share, Share, Share]
+    std: tuple[Deviation, Deviation, Deviation]
 
 
 class ReadingInfo(_Strict):
@@ -198,12 +222,19 @@ class ModelSpec(_Strict):
         What logits are divided by for calibrated probabilities, fitted on the validation tiles; 1 where it was not.
     half
         Whether a 16-bit type would do; none where nobody has looked.
+    members
+        Networks whose mean logits count: more than one are an ensemble, see `vitrail.models.ensemble`.
+    representative
+        The member, from 0, that is explained in place of an ensemble, and that `training` tells of.
+    colours
+        Of an ensemble what each member standardises its inputs with, where members differ; none where all take `mean`
+        and `std`, which are what the ensemble as a whole is given.
     """
 
     task: Task
     encoder: Annotated[str, Field(min_length=1, max_length=200)]
-    encoder_arguments: Arguments = ()
-    encoder_source: EncoderSource | None = None
+    encoder_arguments: Arguments = Field((), json_schema_extra={"since": "0.3.0"})
+    encoder_source: EncoderSource | None = Field(None, json_schema_extra={"since": "0.3.0"})
     classes: tuple[ClassKey, ...]
     side_um: SideUm
     side_px: Annotated[int, Field(ge=1, le=4096)]
@@ -214,6 +245,32 @@ class ModelSpec(_Strict):
     training: TrainingInfo | None = None
     temperature: Positive = 1.0
     half: HalfCheck | None = None
+    members: Annotated[int, Field(ge=1, le=1000)] = Field(1, json_schema_extra={"since": "0.3.0"})
+    representative: Annotated[int, Field(ge=0)] = Field(0, json_schema_extra={"since": "0.3.0"})
+    colours: tuple[Colours, ...] = Field((), json_schema_extra={"since": "0.3.0"})
+
+    @model_validator(mode="after")
+    def _members_fit(self) -> Self:
+        if self.representative >= self.members:
+            raise ValueError(f"representative {self.representative} is none of {self.members} members, from 0")
+        if self.colours and len(self.colours) != self.members:
+            raise ValueError(f"{len(self.colours)} colours for {self.members} members")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _without_later_defaults(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out fields of later versions that say nothing, so that a file of before would be written again."""
+        values: dict[str, Any] = dump(self)
+        for name, field in type(self).model_fields.items():
+            extra = field.json_schema_extra
+            if isinstance(extra, dict) and "since" in extra and getattr(self, name) == field.get_default():
+                values.pop(name, None)
+        return values
+
+    @property
+    def represented(self) -> str:
+        """Which member of an ensemble explanations are about, in words; empty of a single network."""
+        return f"network {self.representative + 1} of {self.members}" if self.members > 1 else ""
 
     @field_validator("encoder_arguments")
     @classmethod
@@ -269,7 +326,7 @@ class SegmenterSpec(ModelSpec):
     classes: FourClasses = Field(default=tuple(tissue.key for tissue in CLASSES), validate_default=True)
     decoder: Annotated[tuple[DecoderChannels, ...], Field(min_length=5, max_length=5)]
     layout: Layout = "timm"
-    architecture: Architecture = "unet"
+    architecture: Architecture = Field("unet", json_schema_extra={"since": "0.3.0"})
     head_px: Literal[1, 3] = 3
 
 

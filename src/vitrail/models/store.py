@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
@@ -13,11 +13,12 @@ from vitrail.core.digest import combined_digest, file_digest
 from vitrail.core.files import regular_file, replacing, write_text
 from vitrail.errors import ModelError
 from vitrail.models.classifier import Classifier
+from vitrail.models.ensemble import Ensemble
 from vitrail.models.segmenter import Segmenter
 from vitrail.models.spec import ClassifierSpec, SegmenterSpec, read_spec
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from vitrail.models.spec import ModelSpec
 
@@ -27,13 +28,35 @@ _FINGERPRINT = "fingerprint"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Model:
-    """A network and what it needs to be used: in eval mode and on the CPU when it is read."""
+    """A network, or an ensemble, and what it needs to be used: in eval mode and on the CPU when it is read."""
 
     spec: ModelSpec
-    module: Classifier | Segmenter
+    module: Classifier | Segmenter | Ensemble
+
+    def member(self, number: int) -> Model:
+        """Return a member of an ensemble as a model of its own, which shares its weights; a single network as it is.
+
+        Nobody has looked whether 16 bits would do for the member alone.
+        """
+        if not isinstance(self.module, Ensemble):
+            return self
+        module: Any = self.module.members[number]
+        return Model(spec=member_spec(self.spec, number), module=module)
+
+    @property
+    def explained(self) -> Model:
+        """The network that explanations are about: of an ensemble its representative member."""
+        return self.member(self.spec.representative)
 
 
-def build(spec: ModelSpec) -> Classifier | Segmenter:
+def member_spec(spec: ModelSpec, number: int) -> ModelSpec:
+    """Return the specification of a member of an ensemble; its temperature is the ensemble's."""
+    own = spec.colours[number] if spec.colours else spec
+    alone = {"members": 1, "representative": 0, "colours": (), "half": None, "mean": own.mean, "std": own.std}
+    return spec.model_copy(update=alone)
+
+
+def build(spec: ModelSpec) -> Classifier | Segmenter | Ensemble:
     """Build the untrained network of a specification; its weights come from torch's global generator.
 
     Parameters
@@ -43,14 +66,21 @@ def build(spec: ModelSpec) -> Classifier | Segmenter:
 
     Returns
     -------
-    Classifier | Segmenter
-        In training mode, on the CPU.
+    Classifier | Segmenter | Ensemble
+        In training mode, on the CPU; an ensemble where it has several members.
 
     Raises
     ------
     ModelError
         The encoder is unknown or does not fit.
     """
+    if spec.members > 1:
+        return Ensemble((build_single(member_spec(spec, number)) for number in range(spec.members)), spec)
+    return build_single(spec)
+
+
+def build_single(spec: ModelSpec) -> Classifier | Segmenter:
+    """Build the untrained network of a specification of one member, as `build` does."""
     match spec:
         case ClassifierSpec():
             return Classifier(spec)
@@ -59,7 +89,7 @@ def build(spec: ModelSpec) -> Classifier | Segmenter:
     raise TypeError(f"neither ClassifierSpec nor SegmenterSpec: {type(spec).__name__}")
 
 
-def save_model(folder: Path, module: Classifier | Segmenter, spec: ModelSpec, fingerprint: str = "") -> None:
+def save_model(folder: Path, module: nn.Module, spec: ModelSpec, fingerprint: str = "") -> None:
     """Write a model folder; a folder with `model.json` is whole.
 
     Parameters
@@ -123,6 +153,22 @@ def load_model(folder: str | Path) -> Model:
         problem = f"does not fit {JSON} ({' '.join(str(error).split())[:200]})"
         raise ModelError(folder / WEIGHTS, problem, cure) from None
     return Model(spec=spec, module=module.eval())
+
+
+def load_explained(folder: str | Path) -> Model:
+    """Read the network of a model folder that explanations are about, see `Model.explained`.
+
+    Parameters
+    ----------
+    folder
+        As for `load_model`, whose errors this raises, too.
+
+    Returns
+    -------
+    Model
+        One network, in eval mode, on the CPU.
+    """
+    return load_model(folder).explained
 
 
 def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:

@@ -17,7 +17,6 @@ from vitrail.explain.methods.base import FIT, find_heads, methods_named
 from vitrail.geometry import Region
 from vitrail.inference.predictor import Predictor
 from vitrail.models.batches import tumor_score
-from vitrail.models.classifier import Classifier
 from vitrail.models.device import keep_memory, pick_device
 from vitrail.models.store import load_model
 from vitrail.pipeline.run import Outcome
@@ -92,7 +91,7 @@ def explain_picture(
     if methods:
         for name, reason in missing.items():
             raise ModelError(f"--method {name}", reason, FIT)
-    able = [m.name for m in chosen if m.explains(model.module) and m.name not in missing]
+    able = [m.name for m in chosen if m.explains(model.explained.module) and m.name not in missing]
     if not able or (methods and len(able) < len(chosen)):
         names = ", ".join(method.name for method in chosen if method.name not in able)
         raise SettingsError("--method", f"{names} cannot explain this {task}", "Name another method")
@@ -101,8 +100,7 @@ def explain_picture(
     keep_memory()
     device = pick_device("auto")
     predictor = Predictor(model, device, engine="torch", precision="float32")  # compiling takes longer than one picture
-    score = float(tumor_score(next(predictor.outputs(tile[None])), 1 / model.spec.temperature)[0])
-    answer = f"tumor probability {score:.3f}" if task == "classifier" else f"{score:.1%} of the pixels called tumor"
+    answer = _answer(predictor, tile)
     explainer = Explainer(model, device, engine="torch", stride=settings.stride, margin_px=settings.margin_px)
     (batch,) = explainer.maps(tile[None], able, heads)
     maps = [each.saliencies()[0] for each in batch]
@@ -122,12 +120,23 @@ def explain_picture(
         zero = "" if saliency.signed else "; its zero means nothing"
         lines.append(f"{saliency.method:<10} {low:.3g} to {high:.3g} for tumor{zero}")
     notes = [f"no {method.title}: {missing[method.name]}; {FIT}" for method in chosen if method.name in missing]
+    if model.spec.represented:
+        alone = _answer(predictor.member(model.spec.representative), tile)
+        notes.append(f"explained is {model.spec.represented}, which stands for all; it alone says: {alone}")
     if tile.shape[:2] != (side_px, side_px):
         learned = f"the network learned from {side_px} x {side_px} at {model.spec.mpp:.3g} um/px"
         notes.append(f"the picture has {tile.shape[1]} x {tile.shape[0]} pixels; {learned}")
-    if all(saliency.constant for saliency in maps) and not isinstance(model.module, Classifier):
+    if all(saliency.constant for saliency in maps) and task == "segmenter":
         notes.append("the map is 0 everywhere: the network calls no pixel tumor")
     return Outcome(lines=[*lines, str(overlay)], warnings=notes, skipped=[])
+
+
+def _answer(predictor: Predictor, tile: Pixels) -> str:
+    """Return in words how much tumor a network sees in a tile."""
+    score = float(tumor_score(next(predictor.outputs(tile[None])), 1 / predictor.spec.temperature)[0])
+    if predictor.spec.task == "classifier":
+        return f"tumor probability {score:.3f}"
+    return f"{score:.1%} of the pixels called tumor"
 
 
 def _pixels(spec: ModelSpec, file: Path, corner: str | None) -> tuple[Pixels, Pixels]:

@@ -150,7 +150,11 @@ def apply_models(slides: Sequence[Path], job: Application, progress: Progress | 
         raise not_written(job.out, error) from error
     with locked(job.out), reproducible(networks.predictors[0].device, settings.seed):
         warnings, skipped, mapped = (
-            [*check_glass(networks, (255.0, 255.0, 255.0), "white glass", settings), *no_head],
+            [
+                *check_glass(networks, (255.0, 255.0, 255.0), "white glass", settings),
+                *no_head,
+                *_sure(networks, settings),
+            ],
             list[str](),
             0,
         )
@@ -253,8 +257,11 @@ def load_networks(job: Application) -> tuple[Networks, list[str], list[str]]:
                 margin_px=settings.explain.margin_px,
             )
             why = explaining_predictors(folder, settings, explaining)
-            readers = slide_readers(model, methods, heads)
+            readers = slide_readers(model.explained, methods, heads)
             titles = " and ".join(method.title for method in readers)
+            warnings += (
+                [f"explained is {model.spec.represented}, which stands for all"] if model.spec.represented else []
+            )
             warnings += [f"explained by {titles} alone: {reason}; {FIT}" for reason in missing.values()]
             geometry = settings.explain.stride, settings.explain.margin_px
             digests += [json.dumps([*geometry, *((each.method, each.layers, each.bias) for each in readers.values())])]
@@ -267,6 +274,15 @@ def load_networks(job: Application) -> tuple[Networks, list[str], list[str]]:
         raise ModelError(models["segmenter"], problem, cure)
     networks = Networks(classifier=predictors.get("classifier"), segmenter=predictors.get("segmenter"), explaining=why)
     return networks, digests, warnings
+
+
+def _sure(networks: Networks, settings: Settings) -> list[str]:
+    """Warn where it is asked how far answers differ, and there is but one."""
+    single = [predictor.spec.task for predictor in networks.predictors if predictor.looks == 1]
+    if not settings.predict.uncertainty or not single:
+        return []
+    cure = "give an ensemble, or set predict.symmetries"
+    return [f"no uncertainty of the {' and the '.join(single)}: it is one network that looks once; {cure}"]
 
 
 def _map(
@@ -288,6 +304,8 @@ def _map(
     explained = settings.predict.explained and networks.explaining is not None
     maps = [files.tiles, files.small]
     maps += [files.classes] if networks.segmenter else []
+    uncertain = settings.predict.uncertainty and networks.segmenter is not None and networks.segmenter.looks > 1
+    maps += [files.uncertainty] if uncertain else []
     maps += [files.explained] if explained else []
     is_new = facts.get("key") != files.key or not all(file.is_file() for file in maps)
     if is_new:
@@ -404,7 +422,7 @@ def check_glass(networks: Networks, glass: tuple[float, ...], title: str, settin
 
 def _remove_results(files: MapFiles) -> None:
     """Remove what an earlier call with other networks or settings left; work of this key stays."""
-    maps = files.tiles, files.classes, files.explained, files.explained_picture, files.small
+    maps = files.tiles, files.classes, files.uncertainty, files.explained, files.explained_picture, files.small
     published = (files.base.with_name(f"{files.base.name}.{ending}") for ending in ("geojson", "png"))
     for path in (files.facts, *maps, *published):
         path.unlink(missing_ok=True)

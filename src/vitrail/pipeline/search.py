@@ -19,14 +19,14 @@ from vitrail.core.progress import Silent
 from vitrail.errors import RunError
 from vitrail.pipeline.run import Outcome, bring_run
 from vitrail.pipeline.stages import with_weights_path
-from vitrail.search.folds import fold_of_rows
 from vitrail.search.grid import Grid, survivors
 from vitrail.search.results import CELL_COLUMNS, Combination, SearchResult, choose, write_search
 from vitrail.search.sizes import prepare, size_folder
-from vitrail.search.trial import CellJob, read_score
+from vitrail.search.trial import CellJob, is_done, model_folder, read_score
 from vitrail.search.workers import require_dask, train_cells
 from vitrail.slides.cohort import read_cohort
 from vitrail.stage import open_run
+from vitrail.tiles.folds import fold_of_rows
 from vitrail.tiles.split import split_of
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from vitrail.search.results import State
     from vitrail.settings.schema import SearchSettings
 
-FOLDER, FIGURE = "search", "figure_s1"
+FOLDER, FIGURE, ENSEMBLE = "search", "figure_s1", "ensemble"
 
 
 def search_run(
@@ -107,6 +107,9 @@ def search_run(
             unseen=sum(part == "test" for part in split.values()),
         )
         _write(result, trainings, search)
+        if search.keep_models:
+            first = [cell for cell in trainings.cells[chosen.side_um, chosen.side_px] if cell.iteration == 0]
+            _join(first, target)
     patients = f"{len(result.patients)} patients of train and validation; the {result.unseen} of test took no part"
     take = f"--set tiles.side_um={chosen.side_um!r} --set tiles.side_px={chosen.side_px}"
     lines = [
@@ -114,6 +117,7 @@ def search_run(
         *map(str, combinations),
         f"chosen: side_um = {chosen.side_um!r}, side_px = {chosen.side_px}",
         f"take it with: vitrail run {folder} {take}",
+        *([f"ensemble of its folds: {folder / FOLDER / ENSEMBLE}"] if search.keep_models else []),
         str(folder / FOLDER / f"{FIGURE}.svg"),
     ]
     return Outcome(lines=lines, warnings=before.warnings, skipped=[*before.skipped, *failures])
@@ -146,10 +150,11 @@ class _Trainings:
 
     def _train(self, cells: list[Cell]) -> None:
         """Train those of some cells that have no score."""
-        todo = [cell for cell in cells if read_score(self.folder, cell) is None]
+        settings = self.grid.settings
+        keep = settings.search.keep_models
+        todo = [cell for cell in cells if not is_done(self.folder, cell, keep_models=keep)]
         if not todo:
             return
-        settings = self.grid.settings
         prepare(self.grid, todo, self.folder, self.progress)
         sizes = {side_um: size_folder(self.grid, self.folder, side_um) for side_um in {cell.side_um for cell in todo}}
         for side_um in sorted(sizes):  # are there patients enough? workers would find out one by one
@@ -190,6 +195,13 @@ class _Trainings:
             n=len(scores),
             state="failed" if any(cell in self.failed for cell in cells) else state,
         )
+
+
+def _join(cells: Sequence[Cell], folder: Path) -> None:
+    """Join the networks of some cells to the ensemble of a search."""
+    from vitrail.models.join import join_models
+
+    join_models([model_folder(folder, cell) for cell in cells], folder / ENSEMBLE)
 
 
 def _write(result: SearchResult, trainings: _Trainings, search: SearchSettings) -> None:

@@ -134,7 +134,13 @@ def _train(work: Work, task: Task) -> None:
     run = work.run
     tiles = read_tiles(run.folder / "tiles")
     split = read_split(run.folder / "split", tiles.rows)
-    train(task, training_tiles(tiles, split), with_weights_path(run), folder=work.folder, progress=work.progress)
+    settings = with_weights_path(run)
+    if settings.ensemble.folds > 1:
+        from vitrail.training.ensemble import train_ensemble
+
+        train_ensemble(task, run.folder / "tiles", split, settings, folder=work.folder, progress=work.progress)
+        return
+    train(task, training_tiles(tiles, split), settings, folder=work.folder, progress=work.progress)
 
 
 def with_weights_path(run: Run) -> Settings:
@@ -224,7 +230,7 @@ STAGES = (
         name="classifier",
         folder="classifier",
         version=2,
-        settings=("encoder", "augment", "classifier"),
+        settings=("encoder", "augment", "classifier", "ensemble"),
         needs=("tiles", "split"),
         inputs=_encoder_weights,
         make=train_classifier,
@@ -233,7 +239,7 @@ STAGES = (
         name="segmenter",
         folder="segmenter",
         version=2,
-        settings=("encoder", "augment", "segmenter"),
+        settings=("encoder", "augment", "segmenter", "ensemble"),
         needs=("tiles", "split"),
         inputs=_encoder_weights,
         make=train_segmenter,

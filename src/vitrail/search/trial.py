@@ -7,7 +7,7 @@ import os
 import shutil
 import socket
 import time
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from threading import Lock
 from typing import TYPE_CHECKING
@@ -19,9 +19,10 @@ from vitrail.core.files import read_json, read_table, write_text
 from vitrail.core.lock import locked
 from vitrail.errors import RunError
 from vitrail.metrics import scores
-from vitrail.search.folds import fold_of_rows
 from vitrail.search.grid import cell_settings
+from vitrail.tiles.folds import fold_of_rows
 from vitrail.tiles.store import TileTable
+from vitrail.training.workers import one_thread
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -80,6 +81,17 @@ class CellScore:
     seconds: float
 
 
+def model_folder(folder: Path, cell: Cell) -> Path:
+    """Return where the folder of a search keeps the network of a cell, with `search.keep_models`."""
+    return folder / "models" / cell.digest[:16]
+
+
+def is_done(folder: Path, cell: Cell, *, keep_models: bool) -> bool:
+    """Tell whether a cell has its score, and its network where that is kept."""
+    kept = not keep_models or (model_folder(folder, cell) / "model.json").is_file()
+    return kept and read_score(folder, cell) is not None
+
+
 def read_score(folder: Path, cell: Cell) -> CellScore | None:
     """Read the score of a cell from the folder of a search; None where there is none."""
     try:
@@ -107,16 +119,28 @@ def run_cell(job: CellJob) -> None:
         As `training.trainer.train`.
     """
     with _alone_here:
-        if read_score(job.folder, job.cell):
+        keep = job.settings.search.keep_models
+        if is_done(job.folder, job.cell, keep_models=keep):
             return
         if not job.images.is_file():
             where = f"worker on {socket.gethostname()}"
             raise RunError(where, f"does not see {job.images}", "Put the run on a file system that all workers share")
         with one_thread(), _checkpoints(job) as folder:
             score = _train_and_score(job, folder)
+            if keep:
+                _keep(folder, model_folder(job.folder, job.cell))
         record = {"cell": asdict(job.cell), "score": asdict(score)}
         path = job.folder / "cells" / f"{job.cell.digest}.json"
         write_text(path, json.dumps(record, indent=1), shared=True)  # a cluster may give a cell to two workers
+
+
+def _keep(trained: Path, folder: Path) -> None:
+    """Copy a trained model to those that are kept, whole or not at all; another worker may be sooner."""
+    copy = folder.with_name(f"{folder.name}-{socket.gethostname()}-{os.getpid()}")
+    shutil.copytree(trained, copy, ignore=shutil.ignore_patterns(".*"))
+    with suppress(OSError):  # it is there
+        copy.rename(folder)
+    shutil.rmtree(copy, ignore_errors=True)
 
 
 @contextmanager
@@ -134,19 +158,6 @@ def _checkpoints(job: CellJob) -> Iterator[Path]:
             folder = folder.with_name(f"{folder.name}-{socket.gethostname()}-{os.getpid()}")
         yield folder
     shutil.rmtree(folder, ignore_errors=True)
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Let torch compute on one thread: on the CPU the same numbers come out whatever else runs."""
-    import torch  # noqa: PLC0415 - the process that sends cells does without
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _train_and_score(job: CellJob, folder: Path) -> CellScore:

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import os
 from contextlib import closing
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
-from vitrail.core.parallel import attempts, cores
-from vitrail.errors import SettingsError, VitrailError
+from vitrail.errors import SettingsError
 from vitrail.search.trial import run_cell
+from vitrail.training.workers import in_workers
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
     from pathlib import Path
 
+    from vitrail.errors import VitrailError
     from vitrail.search.trial import CellJob
     from vitrail.settings.schema import ComputeSettings
-
-DEATHS = 2
-"""How many workers a cell may cost; with one more it is given up. A dask scheduler has its own limit."""
 
 
 def require_dask() -> None:
@@ -39,8 +36,7 @@ def train_cells(
     jobs
         The cells.
     compute
-        How many of this machine's processes work: one a GPU where there are some, else `workers`, 0 meaning one a
-        core; never more than jobs.
+        How many of this machine's processes work, see `worker_environments`.
     folder
         Of the search; a cluster's workers must see it.
     scheduler
@@ -64,36 +60,5 @@ def train_cells(
         with connected(folder, scheduler) as client, closing(in_cluster(client, run_cell, jobs)) as results:
             yield from results
         return
-    with closing(attempts(run_cell, jobs, worker_environments(compute, len(jobs)), DEATHS)) as ended:
-        for job, attempt in ended:
-            error = attempt.exception()
-            if error is not None and not isinstance(error, VitrailError):
-                raise error
-            yield job, error
-
-
-def worker_environments(compute: ComputeSettings, jobs: int) -> list[dict[str, str]]:
-    """Return the environment of each worker process of this machine: one thread, and its own GPU where there are some.
-
-    Parameters
-    ----------
-    compute
-        How many, as for `train_cells`.
-    jobs
-        How many cells there are.
-
-    Returns
-    -------
-    list[dict[str, str]]
-        One a worker: variables that differ from those of this process.
-    """
-    import torch  # noqa: PLC0415 - who sends cells to a cluster does without
-
-    gpus: list[str] = []
-    if compute.device in {"auto", "cuda"} and torch.cuda.is_available():
-        gpus = [str(number) for number in range(torch.cuda.device_count())]
-        named = os.environ.get("CUDA_VISIBLE_DEVICES", "")
-        gpus = named.split(",")[: len(gpus)] if named else gpus
-    workers = min(compute.workers or len(gpus) or cores(), len(gpus) or jobs, jobs)
-    one_thread = {"OMP_NUM_THREADS": "1"}
-    return [one_thread | ({"CUDA_VISIBLE_DEVICES": gpus[i]} if gpus else {}) for i in range(workers)]
+    with closing(in_workers(run_cell, jobs, compute)) as ended:
+        yield from ended

@@ -416,6 +416,7 @@ class EnsembleSettings(Branch):
         description="the patients of training and validation are dealt into so many parts, and as many networks are "
         "trained, each validated on one part: their mean answers count, and how far they differ says how sure that is "
         "(Lakshminarayanan et al. 2017); 0 or 1: one network, trained and validated as [split] says",
+        json_schema_extra={"since": "0.3.0"},
     )
 
 
@@ -446,12 +447,14 @@ class PredictSettings(Branch):
     symmetries: Symmetries = Field(
         1,
         description="show both networks each tile and window in so many symmetries of a square and take the mean of "
-        "their answers: 4 without, 8 with quarter turns (test-time augmentation); takes as many times as long",
+        "their answers: 4 without, 8 with quarter turns (test-time augmentation); takes as many times as long. With "
+        "more than 1, test_time_augmentation adds nothing",
         json_schema_extra={"since": "0.3.0"},
     )
     uncertainty: bool = Field(
         default=False,
-        description="write a map of how far networks and symmetries differ, too, for QuPath and the viewer",
+        description="write a map of how far networks and symmetries differ, too, for QuPath and the viewer; it takes "
+        "an ensemble or symmetries",
         json_schema_extra={"since": "0.3.0"},
     )
     min_tissue: Share = Field(0.05, description="a tile with a smaller share of tissue is background")
@@ -612,7 +615,7 @@ class ComputeSettings(Branch):
         "computes; on a GPU both are in 16 bits. float32, bfloat16: always. Explanations stay in float32",
     )
     workers: Annotated[int, Field(ge=0, le=1024)] = Field(
-        0, description="processes that cut slides; 0 means one a core"
+        0, description="processes that cut slides, and on a CPU train the networks of an ensemble; 0 means one a core"
     )
 
     @property
@@ -655,6 +658,12 @@ class SearchSettings(Branch):
         description="of accuracy: of the combinations so close to the best, the fewest pixels are chosen. Paper: "
         '"the highest score was reached using a tile size of 199.1 µm [...] and resampled resolutions of 224 to 512 '
         'pixels", and 224 was taken',
+    )
+    keep_models: bool = Field(
+        default=False,
+        description="keep each training's network, in search/models, and join those of the chosen combination's first "
+        "iteration to an ensemble, search/ensemble, for vitrail predict",
+        json_schema_extra={"since": "0.3.0"},
     )
 
     @model_validator(mode="after")

@@ -20,7 +20,7 @@ from vitrail.inference.predictor import Predictor
 from vitrail.inference.tiles import BLOCK, predict_block
 from vitrail.models.batches import Batches
 from vitrail.models.device import keep_memory, pick_device, reproducible
-from vitrail.models.store import load_model
+from vitrail.models.store import load_explained, load_model
 from vitrail.quality.appearance import FEWEST_PATIENTS, GROUPS, MEASURES, Distances, fit_training, left_out
 from vitrail.shift.probe import one_site, over_patients, probe, sites_of, within_patients
 from vitrail.shift.results import COLUMNS, SUMMARY
@@ -81,7 +81,7 @@ def study_shift(work: Work, entries: tuple[CohortSlide, ...]) -> None:
         device = pick_device(settings.compute.device)
         with reproducible(device, settings.seed):
             write_table(work.folder / "simulated.parquet", _simulated(work, tiles, split, parts))
-            model = load_model(folder / "classifier")
+            model = load_explained(folder / "classifier")
             features = parts.table("features", partial(_features, model, tiles, settings.seed, device))
         probes, refused = _probes(slides, features, settings.seed)
         trained = slides[slides["split"] == "train"]

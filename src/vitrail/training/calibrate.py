@@ -17,11 +17,10 @@ from vitrail.training.loader import Loader, cut
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from torch import Tensor
+    from numpy.typing import NDArray
+    from torch import Tensor, nn
 
     from vitrail.core.progress import Progress
-    from vitrail.models.classifier import Classifier
-    from vitrail.models.segmenter import Segmenter
     from vitrail.models.spec import ModelSpec
     from vitrail.training.loader import Rows
 
@@ -52,7 +51,7 @@ class TrainedModel:
         Draws pixels and tiles, where there are more than needed.
     """
 
-    network: Classifier | Segmenter
+    network: nn.Module
     spec: ModelSpec
     loader: Loader
     rows: Rows
@@ -86,6 +85,34 @@ class TrainedModel:
         self.network.eval()
         for images, targets in self.loader(cut(rows, self.batch) if len(rows) else []):
             yield torch.cat(list(batches.run(images, compute))), targets
+
+    def pixels(self, most: int) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+        """Compute the logits of all tiles, or of a segmenter those of the same pixels, drawn once, of each tile.
+
+        Parameters
+        ----------
+        most
+            Pixels of all tiles together, about.
+
+        Returns
+        -------
+        tuple[NDArray[np.float64], NDArray[np.int64]]
+            Logits `[n]` of a classifier, `[n, classes]` of a segmenter; and the true classes, `[n]`. None where there
+            are no tiles.
+        """
+        rng = np.random.default_rng([self.seed, *b"temperature"])
+        tile_px, each = self.spec.side_px**2, -(-most // max(1, len(self.rows)))
+        drawn = torch.from_numpy(np.sort(rng.choice(tile_px, min(tile_px, each), replace=False)))
+        shape = (0, len(self.spec.classes)) if self.spec.task == "segmenter" else (0,)
+        all_logits, all_targets = [np.empty(shape)], [np.empty(0, np.int64)]
+        for logits, targets in self.logits(self.rows):
+            if self.spec.task == "segmenter":
+                drawn = drawn.to(logits.device)
+                logits = logits.flatten(2)[:, :, drawn].movedim(1, 2).flatten(0, 1)  # noqa: PLW2901 - the same, of pixels
+                targets = targets.flatten(1)[:, drawn].flatten()  # noqa: PLW2901 - the same
+            all_logits.append(logits.cpu().double().numpy())
+            all_targets.append(targets.cpu().long().numpy())
+        return np.concatenate(all_logits), np.concatenate(all_targets)
 
 
 def examine(model: TrainedModel, progress: Progress) -> ModelSpec:
@@ -124,19 +151,8 @@ def calibrate(model: TrainedModel) -> float | None:
     float | None
         None where the validation tiles hold one class alone, or are none.
     """
-    rng = np.random.default_rng([model.seed, *b"temperature"])
-    tile_px, most = model.spec.side_px**2, -(-PIXELS // max(1, len(model.rows)))
-    pixels = torch.from_numpy(np.sort(rng.choice(tile_px, min(tile_px, most), replace=False)))
-    all_logits, all_targets = [], [np.empty(0, np.int64)]
-    for logits, targets in model.logits(model.rows):
-        if model.spec.task == "segmenter":
-            drawn = pixels.to(logits.device)
-            logits = logits.flatten(2)[:, :, drawn].movedim(1, 2).flatten(0, 1)  # noqa: PLW2901 - the same, of pixels
-            targets = targets.flatten(1)[:, drawn].flatten()  # noqa: PLW2901 - the same
-        all_logits.append(logits.cpu().double().numpy())
-        all_targets.append(targets.cpu().long().numpy())
-    truth = np.concatenate(all_targets)
-    return fit_temperature(np.concatenate(all_logits), truth) if len(np.unique(truth)) > 1 else None
+    logits, truth = model.pixels(PIXELS)
+    return fit_temperature(logits, truth) if len(np.unique(truth)) > 1 else None
 
 
 def compare_half(model: TrainedModel) -> HalfCheck | None:

@@ -19,7 +19,7 @@ from vitrail.errors import ModelError
 from vitrail.models.device import Precision, keep_memory, pick_device, reproducible, training_precision, type_name
 from vitrail.models.preprocessing import Normalizer
 from vitrail.models.spec import TrainingInfo
-from vitrail.models.store import JSON, build, save_model, saved_fingerprint
+from vitrail.models.store import JSON, build_single, save_model, saved_fingerprint
 from vitrail.models.weights import load_encoder, start_weights
 from vitrail.tiles.appearance import appearance_of
 from vitrail.training.calibrate import TrainedModel, examine
@@ -185,7 +185,7 @@ class Trainer:
         self.objective = TRAINING_TASKS[spec.task]
         self.own = self.objective.settings(settings)
         self.parts, self.settings, self.precision = parts, settings, precision
-        network = build(spec)
+        network = build_single(spec)
         check_fit(spec, min(map(len, cut(parts.train, self.own.batch))))
         weights = start_weights(settings.encoder)
         if weights is not None:

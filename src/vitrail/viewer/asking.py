@@ -59,6 +59,7 @@ class _Network:
     heads: Mapping[str, Head]
     methods: list[str]
     sharpness: float  # by which logits are multiplied before they become probabilities
+    stands_for: tuple[int, int] | None  # which of how many networks of an ensemble, from 1
 
     def read(self, slide: Slide, tile: Region) -> Pixels:
         """Read a tile at the network's resolution, as it was read in training."""
@@ -111,14 +112,18 @@ class Networks:
         own, device = self.settings.explain, pick_device("auto")
         loaded: dict[Task, _Network] = {}
         for task in self.tasks:
-            model = load_model(self.run / task)
+            whole = load_model(self.run / task)
+            model = whole.explained
             chosen = methods_named(own.methods)
             heads, missing = find_heads(self.run / task, chosen)
             able = [m.name for m in chosen if m.explains(model.module) and m.name not in missing]
             # torch is asked for single tiles at once, where compiling would take seconds
             explainer = Explainer(model, device, engine="torch", stride=own.stride, margin_px=own.margin_px)
             sharpness = 1 / model.spec.temperature if self.settings.predict.calibrated else 1.0
-            loaded[task] = _Network(model=model, explainer=explainer, heads=heads, methods=able, sharpness=sharpness)
+            loaded[task] = _Network(
+                model=model, explainer=explainer, heads=heads, methods=able, sharpness=sharpness,
+                stands_for=(whole.spec.representative + 1, whole.spec.members) if whole.spec.represented else None,
+            )  # fmt: skip
         return loaded
 
     def warm_up(self) -> None:
@@ -184,7 +189,8 @@ class Networks:
         Returns
         -------
         dict[str, Any]
-            JSON: the tile; by network its score, and its maps with size, limits and values (base64 of little-endian
+            JSON: the tile; by network its score, of an ensemble which of how many networks was asked (`stands_for`,
+            from 1), and its maps with size, limits and values (base64 of little-endian
             float32, row by row); how maps of the same method agree between the networks; and the seconds.
         """
         begin, answers = time.perf_counter(), {}
@@ -198,6 +204,7 @@ class Networks:
                 answers[task] = {
                     "title": NETWORKS[task],
                     "score": network.scores(image)[0],
+                    "stands_for": network.stands_for,
                     "maps": [map_json(maps[task, name]) for name in chosen],
                     "methods": [{"name": m, "title": METHODS[m].title, "quick": _quick(m)} for m in able],
                 }

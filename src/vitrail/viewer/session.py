@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from vitrail.classes import Task
     from vitrail.slides.slide import Slide
     from vitrail.viewer.rasters import RasterKind
 
@@ -45,6 +46,9 @@ SUFFIXES = frozenset(
 
 MOST_MOSAIC_PX = 1 << 24
 """Of a map of one kind that tiles' maps are put together to: 64 MiB."""
+
+_SPREAD = (0.0, 0.5)
+"""Between which the standard deviation of a probability lies."""
 
 _RASTERS = 16  # slides whose maps are kept in memory
 
@@ -430,6 +434,7 @@ def _map_rasters(files: MapFiles, mpp: float) -> Iterable[Raster]:
             read_class_map(files.classes), 0, key="segmenter", title="Tumor probability of pixels", kind="share",
             network="segmenter", mpp=mpp,
         )  # fmt: skip
+    yield from _uncertainty_rasters(files, small.classifier.shape, small.side, mpp)
     if files.explained.is_file():
         stored = read_class_map(files.explained)
         titles = {method.title: name for name, method in METHODS.items()}
@@ -441,6 +446,30 @@ def _map_rasters(files: MapFiles, mpp: float) -> Iterable[Raster]:
             )  # fmt: skip
     if small.artefacts.any():
         yield _share(small.artefacts, "artefacts", "Artefacts", "", small.side)
+
+
+def _uncertainty_rasters(files: MapFiles, shape: tuple[int, ...], side: float, mpp: float) -> Iterable[Raster]:
+    """Yield how far the answers about tiles and pixels differ, where that was asked for."""
+    tiles = read_table(files.tiles) if files.tiles.is_file() else pd.DataFrame()
+    if "classifier_spread" in tiles:
+        yield _spread_of_tiles(tiles, "classifier", shape, side)
+    if files.uncertainty.is_file():
+        raster = map_raster(
+            read_class_map(files.uncertainty), 0, key="segmenter_spread", title="Uncertainty of pixels", kind="share",
+            network="segmenter", mpp=mpp,
+        )  # fmt: skip
+        yield replace(raster, limits=_SPREAD)
+
+
+def _spread_of_tiles(tiles: pd.DataFrame, task: Task, shape: tuple[int, ...], side: float) -> Raster:
+    """Return how far the answers about each tile differ."""
+    values = np.full(shape, np.nan, np.float32)
+    values[tile_positions(tiles)] = tiles[f"{task}_spread"]
+    key, title = {
+        "classifier": ("classifier_spread", "Uncertainty of tiles"),
+        "segmenter": ("segmenter_spread_tiles", "Mean uncertainty of pixels in tiles"),
+    }[task]
+    return array_raster(values, key=key, title=title, kind="share", network=task, cell=side, limits=_SPREAD)
 
 
 def _tile_rasters(rows: pd.DataFrame) -> Iterable[Raster]:
@@ -455,6 +484,8 @@ def _tile_rasters(rows: pd.DataFrame) -> Iterable[Raster]:
             values[at] = rows[task]
             title = "Tumor probability of tiles" if task == "classifier" else "Share of tumor in tiles"
             yield _share(values, f"{task}_tiles" if task == "segmenter" else task, title, task, side)
+            if f"{task}_spread" in rows and rows[f"{task}_spread"].notna().any():
+                yield _spread_of_tiles(rows, task, shape, side)
 
 
 def _mosaics(stored: Stored, slide_name: str) -> Iterable[Raster]:

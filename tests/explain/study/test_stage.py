@@ -249,7 +249,7 @@ def test_layers_that_cannot_be_used_are_told_in_one_line(run, tmp_path, explain,
 
 
 def test_a_label_that_is_nowhere_is_told_before_anything_is_computed(run, tmp_path, monkeypatch):
-    monkeypatch.setattr(study_fit, "load_model", None)
+    monkeypatch.setattr(study_fit, "load_explained", None)
     monkeypatch.setattr(study_fit.Sources, "tumor", lambda _self, rows: np.ones(len(rows), bool))
     with pytest.raises(TileError, match=r"^training tiles: none of them is non_tumor, and HR-CAM needs some"):
         explain_study(work_on(run, tmp_path / "none"))

@@ -32,7 +32,7 @@ from vitrail.models.batches import tumor_score
 from vitrail.models.device import keep_memory, pick_device, reproducible
 from vitrail.models.openvino import Compiled, use_openvino
 from vitrail.models.preprocessing import FromBytes
-from vitrail.models.store import load_model
+from vitrail.models.store import load_explained
 from vitrail.synthetic.truth import read_truth
 from vitrail.tiles.store import read_tiles
 
@@ -205,7 +205,7 @@ def check_study(work: Work, entries: tuple[CohortSlide, ...]) -> None:
             work=work,
             parts=parts,
             models={
-                name: load_model(folder / name) for name in dict.fromkeys(split_key(key)[0] for key in stored.keys)
+                name: load_explained(folder / name) for name in dict.fromkeys(split_key(key)[0] for key in stored.keys)
             },
             stored=stored,
             images=read_tiles(folder / "tiles").images,

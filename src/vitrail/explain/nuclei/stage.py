@@ -29,7 +29,7 @@ from vitrail.explain.study.store import open_stored, split_key
 from vitrail.geometry import Region
 from vitrail.models.device import keep_memory, pick_device, reproducible
 from vitrail.models.segmenter import Segmenter
-from vitrail.models.store import load_model
+from vitrail.models.store import load_explained
 from vitrail.nuclei.engines import engine_of
 from vitrail.nuclei.features import measure
 from vitrail.nuclei.neighbours import neighbours
@@ -105,7 +105,7 @@ def explain_nuclei(work: Work, entries: tuple[CohortSlide, ...]) -> None:
                 work=work,
                 parts=parts,
                 stored=stored,
-                models={name: load_model(work.run.folder / name) for name in names},
+                models={name: load_explained(work.run.folder / name) for name in names},
                 images=read_tiles(work.run.folder / "tiles").images,
                 slides=slides,
                 tiles=stored.rows.iloc[chosen].reset_index(drop=True).assign(row=chosen),

@@ -16,7 +16,7 @@ from vitrail.explain.hooks import record_activations
 from vitrail.explain.layers import find_layers
 from vitrail.explain.methods.base import HeadTiles, methods_named
 from vitrail.models.device import pick_device
-from vitrail.models.store import load_model, model_digest
+from vitrail.models.store import load_explained, model_digest
 from vitrail.tiles.split import read_split
 from vitrail.tiles.store import read_tiles
 
@@ -201,7 +201,7 @@ def fitted_network(task: Task, sources: Sources, augmentation: Augmentation | No
     ModelError
         The model cannot be read, its feature maps are not finite, or the device's memory is too small.
     """
-    model, settings = load_model(sources.run.folder / task), sources.settings
+    model, settings = load_explained(sources.run.folder / task), sources.settings
     methods = [method for method in sources.methods if method.explains(model.module)]
     fitted = [method for method in methods if method.needs_head]
     layers = chosen_layers(model.module, task, settings.explain) if fitted else None

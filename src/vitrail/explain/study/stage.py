@@ -37,6 +37,7 @@ from vitrail.explain.study.store import (
 from vitrail.explain.study.tiles import explain_tiles, kinds_of
 from vitrail.metrics.bootstrap import estimate
 from vitrail.models.device import keep_memory, reproducible
+from vitrail.models.folds import representing
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -129,6 +130,9 @@ def _explain(sources: Sources, networks: Sequence[Network]) -> None:
             for method in sources.methods
         },
     }
+    represented = {task: representing(sources.run.folder / task) for task in TASKS}
+    if any(represented.values()):
+        summary["represented"] = {task: facts for task, facts in represented.items() if facts}
     write_summary(sources.folder, summary)
 
 

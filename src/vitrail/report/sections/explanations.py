@@ -61,6 +61,7 @@ def section(explained: Explained) -> dict[str, Any]:
         "beyond": papers_first(agreement_table(summary).dropna(subset=["spearman"])),
         "long": LONG,
         "described": described(summary),
+        "represented": represented(summary),
         "coarse": coarse(explained),
         "shared": [],
         "alike": ALIKE,
@@ -125,6 +126,29 @@ def described(summary: dict[str, Any]) -> list[dict[str, str]]:
         title = summary.get("methods", {}).get(name, name)
         lines.append({"title": title, "asks": own["describes"], "costs": listed(costs) or "no pass of its own"})
     return lines
+
+
+def represented(summary: dict[str, Any]) -> list[str]:
+    """Say of each ensemble which of its networks is explained in its place, and how like the ensemble that one is.
+
+    Parameters
+    ----------
+    summary
+        That of the explanations.
+
+    Returns
+    -------
+    list[str]
+        A sentence for each ensemble.
+    """
+    sentences = []
+    for task, own in summary.get("represented", {}).items():
+        r = own["correlation"]
+        alike = "" if r is None else f": its logits for the validation tiles correlate with the ensemble's by {r:.3f}"
+        title = NETWORKS[task].lower()
+        which = f"all explanations are those of one, network {own['member']}"
+        sentences.append(f"The {title} is an ensemble of {own['members']} networks; {which}{alike}.")
+    return sentences
 
 
 def coarse(explained: Explained) -> list[str]:

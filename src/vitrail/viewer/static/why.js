@@ -103,7 +103,7 @@ export class Why {
     this.maps = el("div", { class: "maps" });
     this.addMaps(answer, tasks);
     this.body.replaceChildren(
-      el("section", { class: "said" }, el("h3", { text: t("why.said") }), ...tasks.map((task) => this.score(task, networks[task].score))),
+      el("section", { class: "said" }, el("h3", { text: t("why.said") }), ...tasks.map((task) => this.score(task, networks[task]))),
       el("section", {}, el("h3", { text: t("why.maps") }), signed ? el("p", { class: "facts", text: t("why.colours") }) : null, this.maps, this.slow(answer, tasks, signal)),
       new Brush(this.page, this.path, tile, tasks, signal).element,
       this.nearest(tile, signal),
@@ -111,14 +111,15 @@ export class Why {
     );
   }
 
-  score(task, score) {
+  score(task, { score, stands_for: standsFor }) {
     const { classes } = this.page.shared;
     const { threshold } = this.page.app.session;
     const called = classes.find((each) => each.key === (score >= threshold ? "tumor" : "non_tumor"));
     return el("div", { class: "score" },
       el("div", { class: "score-line" }, el("span", { text: networkTitle(task, true) }), el("strong", { class: "figure", text: probability(score) })),
       el("div", { class: `meter ${task}`, "aria-hidden": "true" }, el("span", { style: `width:${100 * score}%` }), el("i", { style: `left:${100 * threshold}%` })),
-      el("p", { class: "facts", text: t("why.called", { called: className(called) }) }));
+      el("p", { class: "facts", text: t("why.called", { called: className(called) }) }),
+      standsFor ? el("p", { class: "facts", text: t("why.stands_for", { number: standsFor[0], all: standsFor[1] }) }) : null);
   }
 
   /** Adds a row for each method: the tile, and each network's map at the same size. */

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 _TRIES, _BALANCED = 1000, 20
 
 
-def fold_of_rows(rows: pd.DataFrame, folds: int, seed: Sequence[int]) -> NDArray[np.int64]:
+def fold_of_rows(
+    rows: pd.DataFrame, folds: int, seed: Sequence[int], setting: str = "search.folds"
+) -> NDArray[np.int64]:
     """Return the fold of each row of a tile table; all tiles of a patient are in one fold.
 
     Parameters
@@ -29,6 +31,8 @@ def fold_of_rows(rows: pd.DataFrame, folds: int, seed: Sequence[int]) -> NDArray
         How many.
     seed
         Draws the folds; the iteration is part of it.
+    setting
+        What asks for so many folds, for errors.
 
     Returns
     -------
@@ -46,12 +50,14 @@ def fold_of_rows(rows: pd.DataFrame, folds: int, seed: Sequence[int]) -> NDArray
     counts = counts.reindex(columns=[label.key for label in LABELS], fill_value=0)
     if len(counts) < folds:
         problem = f"{folds} folds of {len(counts)} patients of train and validation with tiles"
-        raise SettingsError("search.folds", problem, f"Lower it to at most {len(counts)}, or add patients")
+        raise SettingsError(setting, problem, f"Lower it to at most {len(counts)}, or add patients")
     for label in LABELS:
         holders = int((counts[label.key] > 0).sum())
         if holders < 2:
             problem = f"only {holders} patients of train and validation have {label.title.lower()} tiles"
-            raise TileError("search", problem, "Cross-validation needs two: annotate such tissue on more slides")
+            raise TileError(
+                setting.partition(".")[0], problem, "Cross-validation needs two: annotate such tissue on more slides"
+            )
     drawn = pd.Series(deal(counts.to_numpy(), folds, seed), index=counts.index)
     return rows["patient_id"].map(drawn).to_numpy(dtype=np.int64)
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vitrail.errors import SettingsError, TileError, VitrailError
-from vitrail.search.folds import deal, fold_of_rows
+from vitrail.tiles.folds import deal, fold_of_rows
 
 
 def tile_rows(counts):
