@@ -38,9 +38,9 @@ from vitrail.models.batches import tumor_score
 from vitrail.models.device import keep_memory
 from vitrail.models.store import load_model
 from vitrail.pipeline.run import bring_run, new_run
-from vitrail.search.folds import fold_of_rows
 from vitrail.settings.load import Settings, preset
 from vitrail.slides.cohort import read_cohort
+from vitrail.tiles.folds import fold_of_rows
 from vitrail.tiles.store import read_tiles
 from vitrail.training.loader import TrainingTiles
 from vitrail.training.trainer import train
@@ -80,6 +80,7 @@ RECIPES = {
     "+ stain": STAINED,
     "+ virtual slides": VIRTUAL,
     "+ both": merged(STAINED, VIRTUAL),
+    "best": merged(STAINED, VIRTUAL, {"segmenter": {"layout": "timm"}}),
     "+ cross-entropy": merged(VIRTUAL, OVERLAP),
     "+ scale, angle": merged(VIRTUAL, {"augment": {"scale": 0.2, "rotation_step_deg": 1.0}}),
     "+ jpeg, blur": merged(VIRTUAL, {"augment": {"jpeg": 0.3}, "segmenter": {"blur_px": 1.0, "noise": 0.02}}),
@@ -130,8 +131,10 @@ class Cell:
 
 def settings_of(recipe: str, seed: int):
     """Return the settings of a recipe: the preset `quick` of before, changed."""
-    before = {"classifier": {"learning_rate": 3e-4, "epochs": 8, "batch": 128}}
-    before |= {"segmenter": {"learning_rate": 1e-3, "epochs": 6, "batch": 64}}
+    plain = {"schedule": "constant", "optimizer": "adam", "weight_decay": 0.0, "ema": 0.0, "keep": "best"}
+    before = {"classifier": plain | {"learning_rate": 3e-4, "epochs": 8, "batch": 128}}
+    before |= {"segmenter": plain | {"learning_rate": 1e-3, "epochs": 6, "batch": 64}}
+    before |= {"augment": {"stain": 0.0, "stain_templates": 0.0}}
     changes = merged(before, RECIPES.get(recipe, {}), {"compute": {"precision": "float32"}})
     return Settings.model_validate(merged(preset("quick").model_dump(exclude={"seed"}), changes) | {"seed": seed})
 
@@ -290,9 +293,9 @@ def main(argv: list[str] | None = None) -> None:
     unseen = [name for name in np.unique(groups_of(run)[1]).tolist() if name]
     cells = [
         Cell(run=run, unseen=site, recipe=recipe, task=task, seed=seed, fold=fold)
-        for seed, recipe in product(options.seeds, options.recipes)
+        for seed, site, recipe in product(options.seeds, unseen, options.recipes)
         for fold in range(FOLDS if recipe in options.ensembles else 1)
-        for site, task in product(unseen, options.tasks)
+        for task in options.tasks
     ]
     if not options.table:
         todo = [cell for cell in cells if not cell.answers.is_file()]
