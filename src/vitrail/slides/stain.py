@@ -113,12 +113,14 @@ class StainTransform:
         if self.colours is None:
             return rgb
         mixed, gain, offset, unmixed = (each.T.astype(np.float32) for each in self.colours)
-        tissue = (_DENSITY[rgb].mean(-1, keepdims=True) - _GLASS) / (_TISSUE - _GLASS)
-        moved = np.exp(np.log(np.maximum(rgb, np.float32(1)) @ mixed) @ gain + offset) @ unmixed
-        moved -= rgb
+        flat = rgb.reshape(-1, 3)  # one product of matrices in place of one for each row
+        tissue = (_DENSITY[flat] @ np.full((3, 1), 1 / 3, np.float32) - _GLASS) / (_TISSUE - _GLASS)
+        moved = np.exp(np.log(np.maximum(flat, np.float32(1)) @ mixed) @ gain + offset) @ unmixed
+        moved -= flat
         moved *= tissue.clip(0, 1)
-        moved += rgb
-        return np.rint(moved.clip(0, 255)).astype(np.uint8)
+        moved += flat
+        moved.clip(0, 255, out=moved)
+        return np.asarray(np.rint(moved), np.uint8).reshape(rgb.shape)
 
 
 _DENSITY = -np.log(np.maximum(np.arange(256, dtype=np.float32), 1) / np.float32(LIGHT))
