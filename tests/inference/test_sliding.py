@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from helpers.cohort import write_tiff
+from helpers.cohort import tissue, write_tiff
 from helpers.mapped import SIDE_PX, Reds
 from vitrail.inference.sliding import (
     blend_slide,
@@ -15,6 +17,7 @@ from vitrail.inference.sliding import (
     plan_segmentation,
 )
 from vitrail.slides.slide import open_slide, read_region
+from vitrail.slides.stain import stain_of
 
 SPEC = Reds(side_um=32).spec
 
@@ -119,3 +122,20 @@ def test_tiles_are_classified_in_order_and_once(slide, tmp_path, monkeypatch):
     assert found == pytest.approx(expected, abs=0.01)
     assert classifier.seen == len(boxes) - 10
     assert sum(steps) == len(boxes)
+
+
+def test_networks_see_the_slide_in_the_references_colours(tmp_path):
+    image = tissue(0)
+    slide = open_slide(write_tiff(tmp_path / "s.tif", image, mpp=8.0), stain="macenko")
+    boxes = np.array([[0, 0, 64, 64], [128, 64, 64, 64]], float)
+
+    def reds(each, folder):
+        folder.mkdir()
+        return np.concatenate(
+            [np.load(path) for path in classify_slide(each, Reds("classifier"), boxes, folder, lambda _n: None)]
+        )
+
+    seen, moved = reds(slide, tmp_path / "moved"), stain_of(slide).apply(image)
+    expected = [moved[int(y) : int(y) + 64, int(x) : int(x) + 64, 0].mean() / 255 for x, y, _, _ in boxes]
+    assert seen == pytest.approx(expected, abs=0.01)
+    assert np.abs(seen - reds(replace(slide, stain="none"), tmp_path / "plain")).max() > 0.03

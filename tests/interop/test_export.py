@@ -26,7 +26,7 @@ from vitrail.interop.torchscript import ClassProbabilities, TumorLogits, record
 from vitrail.interop.wsinfer import export_wsinfer
 from vitrail.models.join import join_models
 from vitrail.models.preprocessing import Normalizer, intensities
-from vitrail.models.spec import ClassifierSpec, SegmenterSpec
+from vitrail.models.spec import ClassifierSpec, ReadingInfo, SegmenterSpec
 from vitrail.models.store import build, load_model, model_digest, save_model
 from vitrail.settings.load import EMBEDDED_ENCODER
 
@@ -275,6 +275,12 @@ def test_the_digest_tells_weights_and_specifications_apart(tmp_path):
     a, b, c, d = (model_digest(folder) for folder in folders)
     assert a == b
     assert len({a, c, d}) == 3
+
+
+def test_of_normalised_stain_wsinfer_knows_nothing(tmp_path):
+    spec = ClassifierSpec(**SHARED, dense=16, dropout=0.5, reading=ReadingInfo(stain="macenko"))
+    with pytest.raises(ModelError, match=r"stain was normalised, which WSInfer does not do\. Train one with"):
+        export_wsinfer(save(tmp_path / "classifier", spec), tmp_path / "out")
 
 
 def test_a_segmenter_is_refused_by_wsinfer(segmenter, tmp_path):

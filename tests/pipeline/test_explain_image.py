@@ -17,9 +17,12 @@ from helpers.cohort import tissue, write_tiff
 from helpers.command import vitrail
 from vitrail.explain.explainer import Explainer
 from vitrail.explain.methods.hrcam import fit, save_head
-from vitrail.models.spec import ClassifierSpec, SegmenterSpec
+from vitrail.geometry import Region
+from vitrail.models.spec import ClassifierSpec, ReadingInfo, SegmenterSpec
 from vitrail.models.store import build, load_model, model_digest, save_model
 from vitrail.pipeline.explain_image import explain_picture
+from vitrail.slides.slide import open_slide, read_region
+from vitrail.slides.stain import read_for_networks
 
 SHARED = {"encoder": "test_efficientnet", "side_um": 32.0, "side_px": 64, "mean": (0.6,) * 3, "std": (0.2,) * 3}
 SPECS = {
@@ -99,6 +102,29 @@ def test_a_tile_of_a_slide_is_read_at_the_models_resolution(study, tmp_path):
     found = np.load(tmp_path / "s-64-128-classifier-gradcam.npy")
     explainer = Explainer(load_model(study / "classifier"), torch.device("cpu"), engine="torch", **DENSE)
     np.testing.assert_array_equal(found, explainer.gradcam(image[None, 128:192, 64:128])[0].values)
+
+
+@pytest.mark.parametrize("is_slide", [True, False])
+def test_what_learned_from_normalised_stain_is_shown_it(study, tmp_path, capsys, is_slide):
+    """Of a slide by what its whole tissue says; of a picture, by itself, and here it is too small to be measured."""
+    spec = SPECS["classifier"].model_copy(update={"reading": ReadingInfo(stain="reinhard")})
+    save_model(tmp_path / "model", load_model(study / "classifier").module, spec)
+    image = tissue(1, 64)
+    file = write_tiff(tmp_path / "s.tif", tissue(1, 256), mpp=2.0) if is_slide else tmp_path / "s.png"
+    if not is_slide:
+        Image.fromarray(image).save(file)
+    place = ("--at", "64,128") if is_slide else ()
+    options = ("--model", tmp_path / "model", "--method", "gradcam", "-o", tmp_path)
+    assert vitrail("explain", file, *options, *place) == 0
+    (found,) = [np.load(path) for path in tmp_path.glob("s*-gradcam.npy")]
+    explainer = Explainer(load_model(tmp_path / "model"), torch.device("cpu"), engine="torch", **DENSE)
+    if is_slide:
+        slide = open_slide(file, stain="reinhard")
+        region = Region(x=64, y=128, width=16, height=16)
+        image = read_for_networks(slide, region, (64, 64))
+        assert np.abs(image.astype(int) - read_region(slide, region, (64, 64))).mean() > 5
+    np.testing.assert_array_equal(found, explainer.gradcam(image[None])[0].values)
+    assert ("stain not normalised" in capsys.readouterr().err) != is_slide
 
 
 def test_the_name_of_a_file_stays_as_it_is(study, picture, tmp_path):

@@ -271,6 +271,7 @@ def test_tissue_unlike_that_of_the_training_is_named():
     assert check_slide(networks, "A.tif", facts, settings()) == []
     (line,) = check_slide(networks, "A.tif", facts | {"colour": [0.7 * 255, 0, 0.6 * 255]}, settings())
     assert "A.tif: the green of its tissue lies 2.5 standard deviations off" in line
+    assert check_slide(networks, "A.tif", facts | {"stain": "not normalised"}, settings()) == ["A.tif: not normalised"]
 
 
 def test_a_slide_beyond_the_training_is_named_in_one_line():

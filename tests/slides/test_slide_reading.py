@@ -76,20 +76,26 @@ def test_a_model_from_before_was_read_from_the_stored_levels(tmp_path):
         load_model(tmp_path)
 
 
-@pytest.mark.parametrize("mode", ["fast", "faithful"])
-def test_a_slide_is_read_as_the_model_learned_whatever_the_settings(tmp_path, entry, monkeypatch, mode):
-    folder = model(tmp_path / "model", ClassifierSpec(**SHARED, dense=4, dropout=0, reading=ReadingInfo(mode=mode)))
+@pytest.mark.parametrize(("mode", "stain"), [("fast", "none"), ("faithful", "none"), ("fast", "macenko")])
+def test_a_slide_is_read_as_the_model_learned_whatever_the_settings(tmp_path, entry, monkeypatch, mode, stain):
+    reading = ReadingInfo(mode=mode, stain=stain)
+    folder = model(tmp_path / "model", ClassifierSpec(**SHARED, dense=4, dropout=0, reading=reading))
     read, mapped = [], apply.map_slide
-    monkeypatch.setattr(apply, "map_slide", lambda slide, *rest: read.append(slide.reading) or mapped(slide, *rest))
+    monkeypatch.setattr(
+        apply, "map_slide", lambda slide, *rest: read.append((slide.reading, slide.stain)) or mapped(slide, *rest)
+    )
     other = settings("fast" if mode == "faithful" else "faithful")
     apply_models([entry.slide], Application(classifier=folder, out=tmp_path / "out", settings=other))
-    assert read == [mode]
+    assert read == [(mode, stain)]
 
 
-def test_two_readings_do_not_mix(tmp_path, entry):
+@pytest.mark.parametrize(
+    ("reading", "said"), [({"mode": "faithful"}, "'faithful'"), ({"stain": "reinhard"}, "'fast' with stain 'reinhard'")]
+)
+def test_two_readings_do_not_mix(tmp_path, entry, reading, said):
     classifier = model(tmp_path / "c", ClassifierSpec(**SHARED, dense=4, dropout=0))
-    faithful = SegmenterSpec(**SHARED, decoder=(8, 8, 8, 8, 8), reading=ReadingInfo(mode="faithful"))
-    segmenter = model(tmp_path / "s", faithful)
-    with pytest.raises(ModelError, match="learned from slides read 'faithful'") as caught:
+    other = SegmenterSpec(**SHARED, decoder=(8, 8, 8, 8, 8), reading=ReadingInfo(**reading))
+    segmenter = model(tmp_path / "s", other)
+    with pytest.raises(ModelError, match=f"learned from slides read {said}, and") as caught:
         apply_models([entry.slide], Application(classifier=classifier, segmenter=segmenter, out=tmp_path / "out"))
     assert "\n" not in str(caught.value)

@@ -2,17 +2,23 @@ from __future__ import annotations
 
 import base64
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from helpers.viewing import unpack_run
 from vitrail.errors import RunError, SlideError
 from vitrail.explain.study.store import open_stored
 from vitrail.geometry import Region
+from vitrail.inference.predictor import Predictor
 from vitrail.models.join import join_models
+from vitrail.models.spec import ReadingInfo
 from vitrail.models.store import Model, build, load_model, save_model
+from vitrail.slides.slide import read_region
+from vitrail.slides.stain import read_for_networks
 from vitrail.viewer.asking import NEAREST, Networks, brush_mask
 from vitrail.viewer.session import id_of, session_of
 
@@ -66,6 +72,20 @@ def test_of_an_ensemble_the_one_is_asked_that_stands_for_all(run, session, netwo
     assert answer["classifier"]["stands_for"] == (2, 2)
     assert answer["classifier"]["score"] == pytest.approx(alone["classifier"]["score"])
     assert answer["classifier"]["maps"] == alone["classifier"]["maps"]
+
+
+def test_a_tile_is_read_as_the_network_learned(run, session, networks, tmp_path):
+    model = load_model(run / "classifier")
+    spec = model.spec.model_copy(update={"reading": ReadingInfo(stain="macenko")})
+    save_model(tmp_path / "run" / "classifier", model.module, spec)
+    slide = session.slide(id_of("S3")).open()
+    tile = networks.place(slide, 100, 100)
+    side_px = (spec.side_px, spec.side_px)
+    seen = read_for_networks(replace(slide, stain="macenko"), tile, side_px)
+    assert not np.array_equal(seen, read_region(slide, tile, side_px))
+    score = Predictor(model, torch.device("cpu"), engine="torch").tumor_probability(seen[None])[0]
+    answer = Networks(tmp_path / "run", session.settings).explain(slide, tile, ["gradcam"])["networks"]
+    assert answer["classifier"]["score"] == pytest.approx(score, abs=1e-4)
 
 
 def test_methods_are_asked_for_by_name(session, networks):

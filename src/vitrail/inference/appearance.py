@@ -9,7 +9,7 @@ import numpy as np
 
 from vitrail.geometry import Region
 from vitrail.quality.appearance import MOST_TILES, measure, spread_out
-from vitrail.slides.slide import read_region
+from vitrail.slides.stain import read_for_networks
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -74,4 +74,4 @@ def _read(slide: Slide, tiles: pd.DataFrame, spec: ModelSpec) -> NDArray[np.uint
     side = spec.side_um / slide.mpp
     corners = tiles[["x", "y"]].to_numpy(np.float64) + (tiles[["side"]].to_numpy(np.float64) - side) / 2
     regions = [Region(x=x, y=y, width=side, height=side) for x, y in corners.tolist()]
-    return np.stack([read_region(slide, region, (spec.side_px, spec.side_px)) for region in regions])
+    return np.stack([read_for_networks(slide, region, (spec.side_px, spec.side_px)) for region in regions])

@@ -12,6 +12,7 @@ from vitrail.errors import SlideError
 from vitrail.quality.artefacts import find_artefacts
 from vitrail.quality.tissue import find_tissue
 from vitrail.slides.slide import read_thumbnail
+from vitrail.slides.stain import stain_of
 from vitrail.tiles.grid import covering_grid
 
 if TYPE_CHECKING:
@@ -85,8 +86,8 @@ class SlideContext:
         return {key: round(float(mask[self.tissue.mask].mean()), 6) for key, mask in masks.items()}
 
     def mean_colour(self) -> list[float]:
-        """Return the mean red, green and blue of the tissue without artefacts, or of all tissue, 0 to 255."""
-        picture = read_thumbnail(self.slide, 1024)
+        """Return the mean red, green and blue that networks see of clean tissue, or of all tissue, 0 to 255."""
+        picture = stain_of(self.slide).apply(read_thumbnail(self.slide, 1024))
         size_px = picture.shape[1], picture.shape[0]
         weights = self.clean.cover(self.slide.region, size_px)
         if not weights.any():

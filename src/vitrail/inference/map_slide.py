@@ -32,6 +32,7 @@ from vitrail.inference.sliding import (
     plan_explanation,
     plan_segmentation,
 )
+from vitrail.slides.stain import stain_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -275,6 +276,7 @@ def _facts(context: SlideContext, plan: Plan | None, stats: ClassMapStats | None
         "artefacts": context.artefact_shares_of_tissue(),
         "glass": context.tissue.thresholds.glass,
         "colour": context.mean_colour(),
+        "stain": stain_of(context.slide).problem,
         "pixels": None if stats is None else stats.pixels.tolist(),
         "seam_index": seams if math.isfinite(seams) else None,
     }

@@ -20,7 +20,7 @@ from vitrail.geometry import Region
 from vitrail.inference.outputs import MAP_PX
 from vitrail.inference.windows import Windows, WindowValues, blend
 from vitrail.models.symmetries import MIRRORINGS
-from vitrail.slides.slide import read_region
+from vitrail.slides.stain import read_for_networks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -355,7 +355,7 @@ def _uncertain_tumor(classifier: Predictor, images: NDArray[np.uint8]) -> NDArra
 def _read(slide: Slide, boxes: NDArray[np.float64], size_px: tuple[int, int]) -> NDArray[np.uint8]:
     images = np.empty((len(boxes), size_px[1], size_px[0], 3), np.uint8)
     for image, (x, y, width, height) in zip(images, boxes.tolist(), strict=True):
-        image[:] = read_region(slide, Region(x=x, y=y, width=width, height=height), size_px)
+        image[:] = read_for_networks(slide, Region(x=x, y=y, width=width, height=height), size_px)
     return images
 
 

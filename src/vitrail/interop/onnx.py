@@ -28,7 +28,7 @@ def export_onnx(model_folder: Path, out: Path) -> Path:
     gives the probability of tumor, `probabilities` `[n]`; the segmenter takes any height and width and gives the
     probability of each class, `[n, 4, h, w]`. The file's metadata hold `task`, `mpp`, `side_px`, `classes` (JSON, in
     the order of the outputs), `vitrail` (the version that exported it), `digest` (see `model_digest`), and, where the
-    model says so, `encoder` and `encoder_licence`.
+    model says so, `encoder` and `encoder_licence`, and `stain`, by which images must have been normalised.
 
     Parameters
     ----------
@@ -83,6 +83,8 @@ def export_onnx(model_folder: Path, out: Path) -> Path:
     }
     if spec.encoder_source:
         metadata |= {"encoder": spec.encoder_source.name, "encoder_licence": spec.encoder_source.terms}
+    if spec.reading.stain != "none":
+        metadata["stain"] = spec.reading.stain
     onnx.helper.set_model_props(graph, metadata)
     graph.producer_name, graph.producer_version = "vitrail", __version__
     write_together(path.parent, {path.name: bytes(graph.SerializeToString())})

@@ -61,13 +61,17 @@ def export_wsinfer(model_folder: Path, out: Path) -> Path:
     Raises
     ------
     ModelError
-        The model folder cannot be read, holds a segmenter, or a network that TorchScript cannot record.
+        The model folder cannot be read, holds a segmenter, a network that TorchScript cannot record, or one for slides
+        whose stain is normalised.
     """
     model = load_model(model_folder)
     if model.spec.task != "classifier":
         raise ModelError(
             model_folder, "is a segmenter, and WSInfer classifies whole tiles", "Give the folder of a classifier"
         )
+    if model.spec.reading.stain != "none":
+        problem = "learned from slides whose stain was normalised, which WSInfer does not do"
+        raise ModelError(model_folder, problem, 'Train one with slides.stain = "none"')
     network = torchscript(model.module, model.spec, str(model_folder))
     config = json.dumps(wsinfer_config(model.spec), indent=2) + "\n"
     source = model.spec.encoder_source

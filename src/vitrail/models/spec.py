@@ -29,6 +29,7 @@ from vitrail.settings.schema import (  # noqa: TC001 - pydantic reads them
     Positive,
     Reading,
     SideUm,
+    StainNormalisation,
 )
 
 if TYPE_CHECKING:
@@ -73,6 +74,16 @@ MOST_PIXELS = 0.002
 class _Strict(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
+    @model_serializer(mode="wrap")
+    def _without_later_defaults(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out fields of later versions that say nothing, so that a file of before would be written again."""
+        values: dict[str, Any] = dump(self)
+        for name, field in type(self).model_fields.items():
+            extra = field.json_schema_extra
+            if isinstance(extra, dict) and "since" in extra and getattr(self, name) == field.get_default():
+                values.pop(name, None)
+        return values
+
 
 class Colours(_Strict):
     """What a network's inputs are standardised with: `(x - mean) / std` of intensities 0 to 1.
@@ -96,10 +107,13 @@ class ReadingInfo(_Strict):
         See `SlideSettings.reading`.
     filter
         How pixels are reduced to the network's input.
+    stain
+        How their colours were normalised, see `SlideSettings.stain`.
     """
 
     mode: Reading = "fast"
     filter: Literal["area"] = "area"
+    stain: StainNormalisation = Field("none", json_schema_extra={"since": "0.3.0"})
 
 
 class TrainingInfo(_Strict):
@@ -256,16 +270,6 @@ class ModelSpec(_Strict):
         if self.colours and len(self.colours) != self.members:
             raise ValueError(f"{len(self.colours)} colours for {self.members} members")
         return self
-
-    @model_serializer(mode="wrap")
-    def _without_later_defaults(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave out fields of later versions that say nothing, so that a file of before would be written again."""
-        values: dict[str, Any] = dump(self)
-        for name, field in type(self).model_fields.items():
-            extra = field.json_schema_extra
-            if isinstance(extra, dict) and "since" in extra and getattr(self, name) == field.get_default():
-                values.pop(name, None)
-        return values
 
     @property
     def represented(self) -> str:

@@ -24,6 +24,7 @@ from vitrail.report.figures.heatmap import save_overlay
 from vitrail.settings.load import read_settings
 from vitrail.settings.schema import ExplainSettings
 from vitrail.slides.slide import open_slide, read_region
+from vitrail.slides.stain import fit_picture, stain_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -96,7 +97,7 @@ def explain_picture(
         names = ", ".join(method.name for method in chosen if method.name not in able)
         raise SettingsError("--method", f"{names} cannot explain this {task}", "Name another method")
 
-    tile, picture = _pixels(model.spec, file, corner)
+    tile, picture, problem = _pixels(model.spec, file, corner)
     keep_memory()
     device = pick_device("auto")
     predictor = Predictor(model, device, engine="torch", precision="float32")  # compiling takes longer than one picture
@@ -120,6 +121,7 @@ def explain_picture(
         zero = "" if saliency.signed else "; its zero means nothing"
         lines.append(f"{saliency.method:<10} {low:.3g} to {high:.3g} for tumor{zero}")
     notes = [f"no {method.title}: {missing[method.name]}; {FIT}" for method in chosen if method.name in missing]
+    notes += [problem] if problem else []
     if model.spec.represented:
         alone = _answer(predictor.member(model.spec.representative), tile)
         notes.append(f"explained is {model.spec.represented}, which stands for all; it alone says: {alone}")
@@ -139,14 +141,15 @@ def _answer(predictor: Predictor, tile: Pixels) -> str:
     return f"{score:.1%} of the pixels called tumor"
 
 
-def _pixels(spec: ModelSpec, file: Path, corner: str | None) -> tuple[Pixels, Pixels]:
-    """Return what the network is given, and the same for the eye, `[h, w, 3]` each."""
+def _pixels(spec: ModelSpec, file: Path, corner: str | None) -> tuple[Pixels, Pixels, str]:
+    """Return what the network is given, the same for the eye, `[h, w, 3]` each, and what is wrong with its colours."""
     if file.suffix.lower() in PICTURES:
         picture = read_picture(file, max(_MOST_PX, spec.side_px**2))
-        return picture, picture
+        stain = fit_picture(picture, spec.mpp, spec.reading.stain)
+        return stain.apply(picture), picture, stain.problem
     if corner is None:
         raise SettingsError("--at", f"is missing, and {file.name} is a slide", "Add for example --at 10240,8192")
-    slide = open_slide(file, reading=spec.reading.mode)
+    slide = open_slide(file, reading=spec.reading.mode, stain=spec.reading.stain)
     try:
         x, y = (float(part) for part in corner.split(","))
     except ValueError:
@@ -157,7 +160,9 @@ def _pixels(spec: ModelSpec, file: Path, corner: str | None) -> tuple[Pixels, Pi
         cure = f"It has {slide.region.width:g} x {slide.region.height:g} pixels, and a tile {side:.0f}"
         raise SlideError(file, f"a tile at {corner} lies beyond the slide", cure)
     large = spec.side_px * _SHOWN
-    return read_region(slide, region, (spec.side_px, spec.side_px)), read_region(slide, region, (large, large))
+    tile, picture = (read_region(slide, region, (side_px, side_px)) for side_px in (spec.side_px, large))
+    stain = stain_of(slide)
+    return stain.apply(tile), picture, stain.problem
 
 
 def read_picture(file: Path, most_px: int) -> Pixels:

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from vitrail.core.progress import Progress
+    from vitrail.models.spec import ReadingInfo
     from vitrail.slides.slide import Slide
 
 SUMMARY_CSV = "summary.csv"
@@ -267,13 +268,17 @@ def load_networks(job: Application) -> tuple[Networks, list[str], list[str]]:
             digests += [json.dumps([*geometry, *((each.method, each.layers, each.bias) for each in readers.values())])]
         predictors[task] = Predictor.of_settings(model, settings)
         digests += files
-    modes = {task: predictor.spec.reading.mode for task, predictor in predictors.items()}
+    modes = {task: _mode(predictor.spec.reading) for task, predictor in predictors.items()}
     if len(set(modes.values())) > 1:  # a slide is read once for both
-        problem = f"learned from slides read {modes['segmenter']!r}, and {models['classifier']} {modes['classifier']!r}"
-        cure = "Apply them in two calls, or train both with one slides.reading"
+        problem = f"learned from slides read {modes['segmenter']}, and {models['classifier']} {modes['classifier']}"
+        cure = "Apply them in two calls, or train both with one slides.reading and one slides.stain"
         raise ModelError(models["segmenter"], problem, cure)
     networks = Networks(classifier=predictors.get("classifier"), segmenter=predictors.get("segmenter"), explaining=why)
     return networks, digests, warnings
+
+
+def _mode(reading: ReadingInfo) -> str:
+    return repr(reading.mode) if reading.stain == "none" else f"{reading.mode!r} with stain {reading.stain!r}"
 
 
 def _sure(networks: Networks, settings: Settings) -> list[str]:
@@ -290,8 +295,8 @@ def _map(
 ) -> tuple[dict[str, Any], bool]:
     """Map and publish one slide as far as it is not done; return its facts, and whether it was mapped anew."""
     settings, threshold = job.settings, job.settings.evaluation.threshold
-    reading = networks.predictors[0].spec.reading.mode
-    slide = open_slide(path, mpp=job.mpp, fallback_mpp=settings.slides.mpp, reading=reading)
+    reading = networks.predictors[0].spec.reading
+    slide = open_slide(path, mpp=job.mpp, fallback_mpp=settings.slides.mpp, reading=reading.mode, stain=reading.stain)
     values, precision = settings.digest_values(), settings.compute.named_precision
     recipe = [slide.mpp, file_digest(path), *digests, __version__, _COLUMNS]
     recipe += [values[name] for name in ("predict", "tissue", "artefacts")]
@@ -345,7 +350,7 @@ def _measure_nuclei(path: Path, job: Application, networks: Networks, *, is_new:
 
 
 def check_slide(networks: Networks, name: str, facts: dict[str, Any], settings: Settings) -> list[str]:
-    """Warn of networks that see tumor on a slide's own glass, and of slides beyond those of the training.
+    """Warn of stain that was not normalised, of tumor on a slide's own glass, and of slides beyond the training's.
 
     Parameters
     ----------
@@ -364,7 +369,7 @@ def check_slide(networks: Networks, name: str, facts: dict[str, Any], settings: 
     list[str]
         The warnings.
     """
-    warnings = []
+    warnings = [f"{name}: {facts['stain']}"] if facts.get("stain") else []
     if facts["glass"] is not None:
         warnings += check_glass(networks, tuple(facts["glass"]), f"the glass of {name}", settings)
     seen = set[str]()

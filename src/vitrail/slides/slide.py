@@ -25,7 +25,7 @@ from vitrail.slides.readers.tiff import open_tiff
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from vitrail.settings.schema import Reading
+    from vitrail.settings.schema import Reading, StainNormalisation
 
 _WHITE = 255
 _OPEN_SLIDES = 8
@@ -56,6 +56,8 @@ class Slide:
     reading
         `fast` starts from the coarsest stored level that is fine enough, and reduces while it decodes where the format
         allows; `faithful` decodes level 0 in full and averages areas exactly.
+    stain
+        How its colours are normalised where networks see them, and nowhere else: see `vitrail.slides.stain`.
     """
 
     path: Path
@@ -63,6 +65,7 @@ class Slide:
     mpp: float
     downsamples: tuple[float, ...]
     reading: Reading = "fast"
+    stain: StainNormalisation = "none"
 
     @property
     def region(self) -> Region:
@@ -78,7 +81,12 @@ class Slide:
 
 
 def open_slide(
-    path: str | Path, *, mpp: float | None = None, fallback_mpp: float | None = None, reading: Reading = "fast"
+    path: str | Path,
+    *,
+    mpp: float | None = None,
+    fallback_mpp: float | None = None,
+    reading: Reading = "fast",
+    stain: StainNormalisation = "none",
 ) -> Slide:
     """Read the header of a slide.
 
@@ -92,6 +100,8 @@ def open_slide(
         The same for many slides at once; taken only where the header gives none that a scanner could have.
     reading
         How its pixels will be read: see `Slide.reading`.
+    stain
+        How networks will see its colours: see `Slide.stain`.
 
     Returns
     -------
@@ -117,6 +127,7 @@ def open_slide(
         mpp=header_mpp(path, properties, sizes[0], fallback_mpp) if mpp is None else float(mpp),
         downsamples=tuple(downsample_of(sizes[0], size) for size in sizes),
         reading=reading,
+        stain=stain,
     )
 
 

@@ -15,6 +15,7 @@ from vitrail.errors import TileError, VitrailError
 from vitrail.geometry import Region
 from vitrail.slides.annotations import ClassNames, read_annotations
 from vitrail.slides.slide import open_slide, read_region
+from vitrail.slides.stain import stain_of
 from vitrail.tiles.grid import inner_grid
 from vitrail.tiles.masks import annotated, class_shares, complete_mask
 from vitrail.tiles.sampling import candidates, choose
@@ -66,7 +67,7 @@ class CutTile:
     row
         Its row in the plan.
     image
-        `[side_px, side_px, 3]`.
+        `[side_px, side_px, 3]`, its stain normalised as the slide's `stain` says.
     mask
         `[side_px, side_px]`, values of `TissueClass`.
     """
@@ -96,7 +97,7 @@ class Outcome:
     skipped
         Why the slide gave no tiles; empty where it did.
     warnings
-        What was mended on the way, joined by ` | `.
+        What was mended on the way, and what could not be, joined by ` | `.
     """
 
     mpp: float = float("nan")
@@ -130,7 +131,8 @@ def open_cohort_slide(entry: CohortSlide, settings: Settings) -> Slide:
     SlideError
         It cannot be opened, or its pixel size is nowhere given.
     """
-    return open_slide(entry.slide, mpp=entry.mpp, fallback_mpp=settings.slides.mpp, reading=settings.slides.reading)
+    own = settings.slides
+    return open_slide(entry.slide, mpp=entry.mpp, fallback_mpp=own.mpp, reading=own.reading, stain=own.stain)
 
 
 def plan_slide(entry: CohortSlide, settings: Settings) -> TilePlan:
@@ -198,6 +200,7 @@ def cut_tiles(plan: TilePlan, settings: Settings) -> Iterator[CutTile]:
     """
     side_px, white, inside = settings.tiles.side_px, settings.tiles.white, settings.tiles.white_inside
     size, masks = (side_px, side_px), {label.key: np.full((side_px, side_px), label, np.uint8) for label in CLASSES}
+    stain = stain_of(plan.slide)
     squares = list(plan.rows[["x", "y", "side", "label"]].itertuples(index=False))
     stripe = plan.rows["x"] // (_STRIPE * plan.rows["side"])
     for row in np.lexsort((plan.rows["x"], plan.rows["y"], stripe)).tolist():
@@ -207,7 +210,7 @@ def cut_tiles(plan: TilePlan, settings: Settings) -> Iterator[CutTile]:
         mask = masks[label] if plan.uniform[row] else annotated(plan.annotations, region, size)
         if inside == "background" or not plan.uniform[row]:
             mask = complete_mask(mask, image, white, inside)
-        yield CutTile(row=row, image=image, mask=mask)
+        yield CutTile(row=row, image=stain.apply(image), mask=mask)  # masks are of what the slide shows
 
 
 def cut_part(job: CutJob) -> Outcome:
@@ -245,7 +248,8 @@ def cut_part(job: CutJob) -> Outcome:
     rows = plan.rows.assign(**{label.key: shares[:, label] for label in CLASSES})
     with replacing(part.with_suffix(".parquet"), shared=True) as temporary:
         rows.to_parquet(temporary)
-    outcome = Outcome(mpp=plan.slide.mpp, warnings=" | ".join(plan.annotations.warnings))
+    warnings = [*plan.annotations.warnings, stain_of(plan.slide).problem]
+    outcome = Outcome(mpp=plan.slide.mpp, warnings=" | ".join(filter(None, warnings)))
     write_json(part.with_suffix(".json"), asdict(outcome))
     return outcome
 

@@ -195,7 +195,8 @@ def _shared(settings: Settings, colours: Colours) -> dict[str, object]:
     return {
         "encoder": source.network, "encoder_arguments": source.arguments,
         "encoder_source": describe_source(settings.encoder), "side_um": tiles.side_um, "side_px": tiles.side_px,
-        "mean": mean, "std": std, "reading": {"mode": settings.slides.reading},
+        "mean": mean, "std": std,
+        "reading": {"mode": settings.slides.reading, "stain": settings.slides.stain},
     }  # fmt: skip
 
 

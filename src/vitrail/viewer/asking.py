@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +22,7 @@ from vitrail.geometry import Region
 from vitrail.models.batches import tumor_score
 from vitrail.models.device import pick_device
 from vitrail.models.store import load_model
-from vitrail.slides.slide import read_region
+from vitrail.slides.stain import read_for_networks
 from vitrail.tiles.split import read_split
 from vitrail.tiles.store import read_tiles
 
@@ -63,8 +63,8 @@ class _Network:
 
     def read(self, slide: Slide, tile: Region) -> Pixels:
         """Read a tile at the network's resolution, as it was read in training."""
-        side_px = self.model.spec.side_px
-        return read_region(slide, tile, (side_px, side_px))
+        side_px, reading = self.model.spec.side_px, self.model.spec.reading
+        return read_for_networks(replace(slide, reading=reading.mode, stain=reading.stain), tile, (side_px, side_px))
 
     def scores(self, images: Pixels) -> list[float]:
         """Return the tumor score of each of a few images."""
