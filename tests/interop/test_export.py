@@ -95,7 +95,7 @@ def test_vitrails_own_engine_computes_the_same(classifier, segmenter):
     images = tiles(5)
     found = engines[0].tumor_probability(images), engines[1].class_probabilities(images)
     for folder, probabilities in zip((classifier, segmenter), found, strict=True):
-        np.testing.assert_allclose(probabilities, vitrails(folder, images), rtol=0, atol=1e-6)
+        np.testing.assert_allclose(probabilities, vitrails(folder, images), rtol=0, atol=3e-6)
 
 
 def by_wsinfer(folder, images):
@@ -180,7 +180,7 @@ def test_padding_in_the_graph_is_the_segmenters_own(segmenter, height, width):
     model, images = load_model(segmenter), tiles(2, height, width)
     with torch.no_grad():
         found = ClassProbabilities(model.module, model.spec)(torch.tensor(images)).numpy()
-    np.testing.assert_allclose(found, vitrails(segmenter, images), rtol=0, atol=1e-6)
+    np.testing.assert_allclose(found, vitrails(segmenter, images), rtol=0, atol=3e-6)
 
 
 @with_onnx

@@ -11,7 +11,7 @@ from helpers.cohort import FAST, write_cohort
 from helpers.command import vitrail
 from helpers.vit import MEAN, write_folder
 
-FEW = ("check.tiles=2", "nuclei.tiles=0", "classifier.epochs=1", "segmenter.epochs=1")
+FEW = ("check.tiles=2", "shift.tiles=2", "nuclei.tiles=0", "classifier.epochs=1", "segmenter.epochs=1")
 
 
 def study(folder, *changes):
@@ -36,6 +36,7 @@ def transformer(tmp_path_factory):
     return study(folder, *changes)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_study_with_a_vision_transformer(transformer, capsys):
     assert vitrail("run", transformer) == 2  # its licence was not accepted
     line = capsys.readouterr().err

@@ -36,7 +36,7 @@ def run(tmp_path):
 @pytest.mark.usefixtures("undrawn")
 def test_it_is_up_to_date_and_reports_the_same_numbers(run, capsys):
     before = json.loads((run / "report" / "metrics.json").read_text())
-    assert vitrail("run", run) == 0
+    assert vitrail("run", run, "--set", "shift.tiles=4") == 0
     said = capsys.readouterr().out
     assert [stage for stage in STAGES if f"{stage}: up to date" not in said] == []
     after = json.loads((run / "report" / "metrics.json").read_text())
@@ -77,12 +77,13 @@ def test_its_models_explain_a_picture(run, tmp_path):
 DOCUMENTED = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "extend.md").read_text(encoding="utf-8"), re.DOTALL)[0]
 
 
+@pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize("methods", [("gradcam",), ("gradcam", "hrcam", "input_gradient")], ids=len)
 def test_it_can_be_explained_by_one_method_or_by_one_more(run, monkeypatch, methods):
     monkeypatch.setattr(METHODS, "_methods", dict(METHODS))  # what the page registers is gone again
     exec(compile(DOCUMENTED, "extend.md", "exec"), {})  # noqa: S102 - our own page
     wished = f"explain.methods={list(methods)}".replace("'", '"')
-    assert vitrail("run", run, "--set", wished, "--set", "predict.explained=false") == 0
+    assert vitrail("run", run, "--set", wished, "--set", "predict.explained=false", "--set", "shift.tiles=0") == 0
     tables = {name: pd.read_csv(run / "report" / "tables" / f"{name}.csv") for name in ("agreement", "checks")}
     keys = {f"{network}_{method}" for network in ("classifier", "segmenter") for method in methods}
     assert set(tables["checks"]["maps"]) == keys
