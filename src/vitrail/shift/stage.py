@@ -126,9 +126,9 @@ def _simulated(work: Work, tiles: TileTable, split: NDArray[np.str_], parts: Par
     chosen = np.sort(rng.permutation(there)[: settings.shift.tiles])
     if not len(chosen):
         return pd.DataFrame(columns=list(COLUMNS["simulated"])).astype(COLUMNS["simulated"])
-    networks = [
-        Predictor.of_settings(load_model(work.run.folder / task), settings) for task in ("classifier", "segmenter")
-    ]
+    # one look at each: symmetries would take eight times as long, and what counts are differences
+    once = settings.model_copy(update={"predict": settings.predict.model_copy(update={"symmetries": 1})})
+    networks = [Predictor.of_settings(load_model(work.run.folder / task), once) for task in ("classifier", "segmenter")]
     um_per_px = settings.tiles.side_um / settings.tiles.side_px
     images, masks = np.asarray(tiles.images[chosen]), np.asarray(tiles.masks[chosen])
     rows = tiles.rows.iloc[chosen].reset_index(drop=True)
