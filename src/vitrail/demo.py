@@ -17,8 +17,9 @@ if TYPE_CHECKING:
 
 PATIENTS, SIDE_PX = 12, 4096
 SETTINGS = (
-    *("classifier.epochs=4", "classifier.glass=0.05", "segmenter.epochs=4", "segmenter.batch=16", "ensemble.folds=2"),
-    *("check.tiles=8", "check.draws=3", "check.steps=5", "nuclei.tiles=3", "nuclei.removals=64", "shift.tiles=64"),
+    *("classifier.epochs=4", "classifier.glass=0.05", "segmenter.epochs=4", "segmenter.batch=16"),
+    *("ensemble.folds=2", "check.tiles=8", "check.draws=3", "check.steps=5"),
+    *("nuclei.tiles=3", "nuclei.removals=64", "shift.tiles=64"),
 )
 """The demo's cohort is small: two networks of each kind, fewer epochs, tiles, draws and steps are enough to see everything
 work."""
