@@ -21,8 +21,7 @@ SETTINGS = (
     *("ensemble.folds=2", "check.tiles=8", "check.draws=3", "check.steps=5"),
     *("nuclei.tiles=3", "nuclei.removals=64", "shift.tiles=64"),
 )
-"""The demo's cohort is small: two networks of each kind, fewer epochs, tiles, draws and steps are enough to see everything
-work."""
+"""The demo's cohort is small: two networks of each kind, few epochs, tiles, draws and steps show everything at work."""
 
 NEW, NEW_PX, NEW_SEED = "NEW", 3072, 1000
 """Name, side and seed of the slide that nobody annotated; the cohort has none of this seed."""
