@@ -64,7 +64,7 @@ class Tiles(Dataset):
 
 
 def fit(model, loss, sets, settings, *, one_cycle=False):
-    """Train with Adam and keep the best epoch by validation loss; with one cycle the last, which is better there."""
+    """Train with Adam and keep the best epoch by validation loss; with one cycle the last, as the recipes do."""
     optimizer = torch.optim.Adam(model.parameters(), settings.learning_rate)
     train = DataLoader(sets["train"], settings.batch, shuffle=True, drop_last=len(sets["train"]) % settings.batch == 1)
     steps = len(train) * settings.epochs
