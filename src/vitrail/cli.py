@@ -43,9 +43,7 @@ def init(
     slides: Annotated[Optional[Path], typer.Option(help="The cohort: slides.csv.")] = None,  # noqa: UP045 - typer reads this at run time
     preset: Annotated[
         Literal["paper", "quick", "best"],
-        typer.Option(
-            help="paper: its settings; quick: for 2 CPU cores; best: several networks, for better predictions."
-        ),
+        typer.Option(help="paper: its settings; quick: for 2 CPU cores; best: five networks of each kind."),
     ] = "paper",
     earlier: Annotated[
         Optional[Path],  # noqa: UP045 - the same

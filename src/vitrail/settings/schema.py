@@ -208,8 +208,8 @@ class EncoderSettings(Branch):
         default=False,
         description="the encoder keeps its weights, and only what follows it is trained, on features that are computed "
         "once: of a classifier, means over tiles in the eight symmetries of a square; of a segmenter with a single "
-        "map, that of each tile as it is, without augmentation; a U-Net's encoder sees each batch anew. For foundation "
-        "models. The paper tunes its encoder",
+        "map, that of each tile as it is, without augmentation; a U-Net's encoder sees each batch anew. Features "
+        "computed once are not mixed (mixup, cutmix). For foundation models. The paper tunes its encoder",
         json_schema_extra={"since": "0.3.0"},
     )
     licence_accepted: bool = Field(
