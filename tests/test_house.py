@@ -13,7 +13,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "vitrail"
 FLOORS = (
     ("errors", "geometry", "classes"),
     ("core", "metrics"),
-    ("settings",),
+    ("settings", "distribute"),
     ("stage",),
     ("slides",),
     ("quality",),

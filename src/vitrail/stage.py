@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from vitrail.core.progress import Progress
+    from vitrail.distribute.jobs import Executor
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,12 +56,15 @@ class Work:
         Where to keep what other attempts can use, too, whatever their settings; gone once the stage is finished.
     progress
         To be told how far the work is.
+    executor
+        What does independent pieces of the work; None leaves it to the stage, on this machine.
     """
 
     run: Run
     folder: Path
     scratch: Path
     progress: Progress
+    executor: Executor | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,6 +85,9 @@ class Stage:
         Gives what it reads from outside the run's stages, as JSON: digests of files.
     make
         Does the work.
+    share
+        Does those pieces of the work that several commands can do together, and that `make` then finds done; None
+        where there are none.
     """
 
     name: str
@@ -90,6 +97,7 @@ class Stage:
     needs: tuple[str, ...]
     inputs: Callable[[Run], Any]
     make: Callable[[Work], None]
+    share: Callable[[Work], None] | None = None
 
 
 def open_run(folder: Path) -> Run:
