@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from vitrail.interop.class_map import Channel
+    from vitrail.models.openvino import EnginePrecision
     from vitrail.models.spec import ModelSpec
     from vitrail.models.store import Model
     from vitrail.settings.load import Settings
@@ -348,9 +349,9 @@ class Predictor:
         """Compute in a type from now on."""
         self._precision, self._compiled = Precision(device=self.device, dtype=dtype), None
         if self._openvino:
-            self._compiled = Compiled(
-                FromBytes(self._asked, self.spec).eval(), half=dtype == torch.bfloat16, block=self._block
-            )
+            precision: EnginePrecision = "bf16" if dtype == torch.bfloat16 else "f32"
+            graph = FromBytes(self._asked, self.spec).eval()
+            self._compiled = Compiled(graph, precision=precision, block=self._block)
 
 
 def explaining_predictors(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import warnings
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -13,12 +13,17 @@ import torch
 from vitrail.errors import SettingsError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from numpy.typing import NDArray
     from torch import nn
 
     from vitrail.settings.schema import EngineName
 
     Arrays = tuple[NDArray[np.float32], ...]
+
+EnginePrecision = Literal["f32", "bf16", "int8"]
+"""As OpenVINO writes them."""
 
 BLOCK = 8
 """Images in one request, as a rule. Fewer are filled up: so what comes out for an image depends on no other one."""
@@ -63,14 +68,31 @@ class Compiled:
     graph
         Maps images `[n, ...]` to one tensor or a tuple of them, each of which begins with `n`; in eval mode. What it
         computes may depend on the size of the images, but not on what they show or on their number.
-    half
-        Whether to compute in bfloat16 on CPUs that have instructions for it.
+    precision
+        The type to compute in; bfloat16 only on CPUs that have instructions for it.
     block
         Images in one request: fewer where they are large.
+    threads
+        Of the CPU; 0 takes as many as torch.
+    streams
+        Requests that are computed at the same time; 0 takes one a thread.
+    cache
+        A folder that compiled networks are kept in; None compiles anew in each process.
     """
 
-    def __init__(self, graph: nn.Module, *, half: bool = False, block: int = BLOCK) -> None:
-        self._graph, self._type, self._block = graph, "bf16" if half else "f32", block
+    def __init__(
+        self,
+        graph: nn.Module,
+        *,
+        precision: EnginePrecision = "f32",
+        block: int = BLOCK,
+        threads: int = 0,
+        streams: int = 0,
+        cache: Path | None = None,
+    ) -> None:
+        self._graph, self._precision, self._block, self._cache = graph, precision, block, cache
+        self._threads = threads or torch.get_num_threads()
+        self._streams = streams or self._threads
         self._queues: dict[tuple[tuple[int, ...], str], Any] = {}
 
     def __call__(self, images: NDArray[Any]) -> Arrays:
@@ -94,12 +116,12 @@ class Compiled:
         return tuple(np.concatenate(parts)[: len(images)] for parts in zip(*blocks, strict=True))
 
     def _compile(self, image: NDArray[Any]) -> Any:
-        """Record the module on an image, `[1, ...]`, and compile it: a stream for each of torch's threads."""
+        """Record the module on an image, `[1, ...]`, and compile it."""
         # without its telemetry: where patients' slides are, nothing is told to anybody
         sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # Python's way to say: not installed
         import openvino  # noqa: PLC0415 - an extra
 
-        example, threads = torch.from_numpy(np.repeat(image, 2, axis=0)), torch.get_num_threads()
+        example = torch.from_numpy(np.repeat(image, 2, axis=0))
         jit: Any = torch.jit  # has no types
         with torch.no_grad(), warnings.catch_warnings():
             warnings.filterwarnings("ignore", r"`torch\.jit\.")  # announced for removal, yet what OpenVINO reads
@@ -109,6 +131,8 @@ class Compiled:
             model = openvino.convert_model(recorded, example_input=example)
         model.reshape([self._block, *image.shape[1:]])
         options = {
-            "NUM_STREAMS": threads, "INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": self._type,
-        }  # fmt: skip
+            "NUM_STREAMS": self._streams,
+            "INFERENCE_NUM_THREADS": self._threads,
+            "INFERENCE_PRECISION_HINT": self._precision,
+        }
         return openvino.AsyncInferQueue(openvino.Core().compile_model(model, "CPU", options))
