@@ -8,7 +8,6 @@ must give the same bytes when it is done again, and two measurements may come ou
 from __future__ import annotations
 
 import json
-import os
 import platform
 from contextlib import suppress
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from vitrail.core.cache import cache_folder
 from vitrail.core.digest import json_digest
 from vitrail.core.files import write_text
 
@@ -48,10 +48,8 @@ def is_faster(spec: ModelSpec, half: Callable[[], object], full: Callable[[], ob
     bool
         False, too, where the answer cannot be kept: the next time it might be another.
     """
-    caches = os.environ.get("XDG_CACHE_HOME") or os.environ.get("LOCALAPPDATA")
-    try:
-        folder = (Path(caches) if caches else Path.home() / ".cache") / "vitrail" / "bfloat16"
-    except RuntimeError:  # the user has no home folder
+    folder = cache_folder("bfloat16")
+    if folder is None:
         return False
     learnt = {
         "training",
