@@ -13,13 +13,14 @@ from torch import nn
 from vitrail.classes import CLASSES, TissueClass
 from vitrail.errors import ModelError
 from vitrail.models.batches import Batches, tumor_score
-from vitrail.models.device import Precision, half_type, pick_device, type_name
+from vitrail.models.candidates import BATCH, Candidates, Tuning
+from vitrail.models.device import Precision, cpu_threads, pick_device
 from vitrail.models.ensemble import EachMember
-from vitrail.models.half_precision import is_faster
-from vitrail.models.openvino import BLOCK, Compiled, use_openvino
+from vitrail.models.openvino import Compiled
 from vitrail.models.preprocessing import FromBytes
 from vitrail.models.store import load_explained
 from vitrail.models.symmetries import symmetries as symmetries_of_square
+from vitrail.models.trial import LEAST_IMAGES, Trial
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -30,13 +31,13 @@ if TYPE_CHECKING:
 
     from vitrail.interop.class_map import Channel
     from vitrail.models.openvino import EnginePrecision
-    from vitrail.models.spec import ModelSpec
     from vitrail.models.store import Model
+    from vitrail.models.trial import Execution, TypeName
     from vitrail.settings.load import Settings
     from vitrail.settings.schema import EngineName, PrecisionName, Symmetries
 
-BATCH = 64
-"""Images in one pass through a network, where the device's memory allows it."""
+_FORMATS = {"channels_last": "channels_last", "contiguous": "contiguous_format"}
+_OPENVINO_TYPES: dict[TypeName, EnginePrecision] = {"float32": "f32", "bfloat16": "bf16", "int8": "int8"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -126,9 +127,11 @@ class Predictor:
     engine
         What computes: OpenVINO, which `"auto"` takes on a CPU where it is installed, or torch.
     precision
-        The type to compute in. `"auto"` takes 16 bits where the model's own check allows them and, on a CPU, where they
-        were measured to be faster, see `vitrail.models.half_precision`; not with OpenVINO, which rounds other layers
-        than the check has seen.
+        The type to compute in. `"auto"` takes 16 bits on a GPU where the model's own check allows them, and on a CPU
+        where a trial says, too, that they are faster.
+    tuning
+        How many images the work has, and what else is said of how to compute. Before the first of many images, ways of
+        computing are tried, see `vitrail.models.trial`, once for each network, size and machine.
     explaining
         What runs in place of the model's own module, with the same weights; in float32, because in 16 bits the maps of
         single tiles were seen to correlate with those in 32 by no more than 0.9. Its images are windows of many tiles,
@@ -156,34 +159,35 @@ class Predictor:
         calibrated: bool = True,
         engine: EngineName = "auto",
         precision: PrecisionName = "auto",
+        tuning: Tuning | None = None,
         explaining: Explaining | None = None,
         symmetries: Symmetries = 1,
     ) -> None:
         self.device = device = device or pick_device("auto")
         self.spec, self._model = model.spec, model
+        tuning = tuning or Tuning()
         self._like_this = partial(
-            Predictor, device=device, calibrated=calibrated, engine=engine, precision=precision, symmetries=symmetries
-        )
+            Predictor, device=device, calibrated=calibrated, engine=engine, precision=precision, tuning=tuning,
+            symmetries=symmetries,
+        )  # fmt: skip
         self._explains = explaining is not None
         self.methods = explaining.methods if explaining else {}
         self.channels = explaining.channels if explaining else {}
         self._sharpness = 1 / model.spec.temperature if calibrated else 1.0
         module = explaining.module if explaining else model.module
-        self.module = module.to(device).to(memory_format=torch.channels_last).eval()
+        self.module = module.to(device).eval()
         self._asked = self.module if explaining else EachMember(self.module)
         self._symmetries = symmetries_of_square(1 if explaining else symmetries)
         self.looks = 1 if explaining else model.spec.members * len(self._symmetries)
         self._batches = Batches(model.spec, device, BATCH, f"{model.spec.task} prediction")
-        self._openvino = use_openvino(engine, device)
-        self._block = 1 if explaining else BLOCK
-        auto = precision == "auto" and not explaining and not self._openvino
-        half = agreed_type(model.spec, device) if auto else None
-        self._untried = half is not None and device.type == "cpu"
-        named = torch.bfloat16 if precision == "bfloat16" and not explaining else torch.float32
-        self._use(half or named)
+        self._candidates = Candidates(model.spec, device, engine, precision, tuning, explains=self._explains)
+        self._untried = tuning.images >= LEAST_IMAGES and not explaining
+        self._use(self._candidates.default)
 
     @classmethod
-    def of_settings(cls, model: Model, settings: Settings, explaining: Explaining | None = None) -> Predictor:
+    def of_settings(
+        cls, model: Model, settings: Settings, explaining: Explaining | None = None, *, images: int = 0
+    ) -> Predictor:
         """Make a predictor as the branches `compute` and `predict` of the settings say.
 
         Parameters
@@ -191,9 +195,11 @@ class Predictor:
         model
             What `load_model` returns.
         settings
-            Device, engine, precision, symmetries, and whether probabilities are calibrated.
+            The whole of `compute`, symmetries, and whether probabilities are calibrated.
         explaining
             What runs in place of the model's own module.
+        images
+            How many the whole work has, about, see `Tuning`.
 
         Returns
         -------
@@ -205,11 +211,16 @@ class Predictor:
         SettingsError
             The device or OpenVINO is asked for, but not there.
         """
+        compute = settings.compute
+        tuning = Tuning(
+            images=images, threads=compute.threads, batch=compute.batch, memory_format=compute.memory_format
+        )
         return cls(
             model,
-            pick_device(settings.compute.device),
-            engine=settings.compute.engine,
-            precision=settings.compute.precision,
+            pick_device(compute.device),
+            engine=compute.engine,
+            precision=compute.precision,
+            tuning=tuning,
             calibrated=settings.predict.calibrated,
             explaining=explaining,
             symmetries=settings.predict.symmetries,
@@ -322,17 +333,8 @@ class Predictor:
 
     def _passes(self, images: NDArray[np.uint8]) -> Iterator[tuple[Tensor, ...]]:
         """Yield all outputs of the network, batch by batch."""
-        if self._untried:  # 16 bits are kept only where they are faster here
-            self._untried, side, half = False, self.spec.side_px, self._precision.dtype
-            noise = np.random.default_rng(0).integers(0, 256, (16, side, side, 3), np.uint8)
-
-            def work(dtype: torch.dtype) -> None:
-                self._use(dtype)
-                for _ in self._passes(noise):
-                    pass
-
-            faster = is_faster(self.spec, lambda: work(half), lambda: work(torch.float32))
-            self._use(half if faster else torch.float32)
+        if self._untried:
+            self._try()
         if self._compiled is None:
             yield from self._batches.run(images, self._forward)
             return
@@ -341,17 +343,54 @@ class Predictor:
 
     @torch.inference_mode()
     def _forward(self, _rows: slice, batch: Tensor) -> tuple[Tensor, ...]:
-        with self._precision.autocast():
-            outputs: Tensor | tuple[Tensor, ...] = self._asked(batch)
+        with cpu_threads(self._execution.threads), self._precision.autocast():
+            outputs: Tensor | tuple[Tensor, ...] = self._asked(batch.contiguous(memory_format=self._memory_format))
         return tuple(each.float() for each in (outputs if isinstance(outputs, tuple) else (outputs,)))
 
-    def _use(self, dtype: torch.dtype) -> None:
-        """Compute in a type from now on."""
-        self._precision, self._compiled = Precision(device=self.device, dtype=dtype), None
-        if self._openvino:
-            precision: EnginePrecision = "bf16" if dtype == torch.bfloat16 else "f32"
-            graph = FromBytes(self._asked, self.spec).eval()
-            self._compiled = Compiled(graph, precision=precision, block=self._block)
+    def _try(self) -> None:
+        """Compute from now on in the way that is fastest, or was when that was measured."""
+        self._untried, candidates, side = False, self._candidates, self.spec.side_px
+        compiled: dict[Execution, Compiled | None] = {}
+
+        def work(execution: Execution) -> Callable[[], object]:
+            noise = np.random.default_rng(0).integers(0, 256, (candidates.images, side, side, 3), np.uint8)
+            self._use(execution)
+            compiled[execution] = self._compiled
+
+            def run() -> None:
+                self._use(execution, compiled[execution])
+                for outputs in self._passes(noise):
+                    outputs[0].cpu()  # a GPU is waited for
+
+            return run
+
+        trial = Trial(
+            title=candidates.title,
+            conditions=candidates.conditions,
+            default=candidates.default,
+            steps=candidates.steps,
+            work=work,
+            images=candidates.images,
+        )
+        chosen = trial.choose()
+        self._use(chosen, compiled.get(chosen))
+
+    def _use(self, execution: Execution, compiled: Compiled | None = None) -> None:
+        """Compute in a way from now on; what was compiled for it before may be handed over."""
+        self._compiled: Compiled | None = None
+        if execution.engine == "openvino":
+            self._compiled = compiled or Compiled(
+                FromBytes(self._asked, self.spec).eval(),
+                precision=_OPENVINO_TYPES[execution.precision],
+                block=execution.batch,
+                threads=execution.threads,
+            )
+        else:
+            self._precision = Precision(device=self.device, dtype=getattr(torch, execution.precision))
+            self._memory_format: torch.memory_format = getattr(torch, _FORMATS[execution.memory_format])
+            self._batches.size = execution.batch
+            self.module.to(memory_format=self._memory_format)
+        self._execution = execution
 
 
 def explaining_predictors(
@@ -376,11 +415,3 @@ def explaining_predictors(
         return Predictor.of_settings(model, settings, explaining(model, tiles=tiles))
 
     return predictor
-
-
-def agreed_type(spec: ModelSpec, device: torch.device) -> torch.dtype | None:
-    """Return the device's 16-bit type where the model was seen to agree in it with float32, else None."""
-    half, check = half_type(device), spec.half
-    if half is None or check is None:
-        return None
-    return half if check.dtype == type_name(half) and check.agrees(spec.task) else None

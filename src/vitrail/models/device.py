@@ -70,6 +70,20 @@ class Precision:
         return torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
 
 
+@contextmanager
+def cpu_threads(count: int) -> Iterator[None]:
+    """Let torch compute with so many threads within the block; afterwards it has as many as before."""
+    before = torch.get_num_threads()
+    if count == before:
+        yield
+        return
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def half_type(device: torch.device) -> torch.dtype | None:
     """Return the 16-bit type that a device has instructions for; None where it has none: emulated it is slow."""
     match device.type:
@@ -86,6 +100,7 @@ def training_precision(device: torch.device, setting: PrecisionName = "auto") ->
 
     `auto` takes the 16-bit type of a GPU, and float32 on every CPU: there bfloat16 was measured to train at 0.5 to 0.9
     of float32's speed (EfficientNet-B0 at 96 and 224 pixels, on a processor with avx512_bf16), and its numbers differ.
+    What `fastest` takes on a CPU is measured, see `vitrail.training.precision`; here it is float32.
 
     Parameters
     ----------
@@ -99,7 +114,8 @@ def training_precision(device: torch.device, setting: PrecisionName = "auto") ->
     Precision
         Device and type.
     """
-    chosen = half_type(device) if setting == "auto" and device.type != "cpu" else NAMED_TYPES.get(setting)
+    on_gpu = device.type != "cpu" and setting in {"auto", "fastest"}
+    chosen = half_type(device) if on_gpu else NAMED_TYPES.get(setting)
     return Precision(device=device, dtype=chosen or torch.float32)
 
 
@@ -109,7 +125,7 @@ def type_name(dtype: torch.dtype) -> str:
 
 
 NAMED_TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-"""The types that `compute.precision` can name."""
+"""The types of torch that `compute.precision` can name."""
 
 
 def _cpu_flags(cpuinfo: Path) -> set[str]:
