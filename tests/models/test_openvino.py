@@ -15,7 +15,7 @@ from vitrail.explain.explainer import Explainer
 from vitrail.explain.layers import find_layers
 from vitrail.inference.predictor import Predictor
 from vitrail.models.openvino import BLOCK, Compiled, use_openvino
-from vitrail.models.store import Model
+from vitrail.models.store import Model, load_model, save_model
 
 pytestmark = pytest.mark.skipif(find_spec("openvino") is None, reason="the extra openvino is not installed")
 # not importorskip, which would import it with its telemetry
@@ -69,6 +69,112 @@ def test_views_that_are_not_contiguous():
 def test_nothing_is_told_to_anybody():
     Compiled(Sums())(tiles(1))
     assert sys.modules["openvino_telemetry"] is None
+
+
+class Scaled(nn.Module):
+    """An output whose value is known, from a weight."""
+
+    def __init__(self, scale=2.0):
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor(scale))
+
+    def forward(self, images):
+        """Add up bytes over the image, times the weight."""
+        return images.float().sum((1, 2)) * self.scale
+
+
+def never_built():
+    raise AssertionError("built, although it was compiled before")
+
+
+@pytest.fixture
+def kept(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    return tmp_path / "vitrail" / "openvino"
+
+
+def test_what_was_compiled_is_read_and_nothing_is_built(kept):
+    images = tiles(3)
+    first = Compiled(Scaled, digest="weights 2")(images)[0]
+    (path,) = kept.iterdir()
+    np.testing.assert_array_equal(first, 2 * images.sum((1, 2), dtype=np.int64))
+    np.testing.assert_array_equal(Compiled(never_built, digest="weights 2")(images)[0], first)
+    assert [*kept.iterdir()] == [path]
+
+
+def test_other_weights_sizes_and_options_are_compiled_anew(kept):
+    images = tiles(3)
+    for number, (changes, other) in enumerate(
+        [({}, images), ({"digest": "weights 3"}, images), ({"block": 2}, images), ({"threads": 1}, images),
+         ({}, tiles(3, 12)), ({}, images.astype(np.int32))], 1,
+    ):  # fmt: skip
+        scale = 3.0 if "digest" in changes else 2.0
+        compiled = Compiled(lambda scale=scale: Scaled(scale), **{"digest": "weights 2", "threads": 2, **changes})
+        np.testing.assert_array_equal(compiled(other)[0], scale * other.sum((1, 2), dtype=np.int64))
+        assert len([*kept.iterdir()]) == number
+
+
+def test_other_code_is_compiled_anew(kept, monkeypatch):
+    Compiled(Scaled, digest="weights 2")(tiles(1))
+    monkeypatch.setattr("vitrail.models.openvino._code", lambda: ("another release",))
+    Compiled(Scaled, digest="weights 2")(tiles(1))
+    assert len([*kept.iterdir()]) == 2
+
+
+@pytest.mark.parametrize("damage", [lambda b: b[: len(b) // 2], lambda b: b[:-1] + bytes([b[-1] ^ 1]), lambda _: b""])
+def test_a_damaged_file_is_compiled_anew_in_silence(kept, damage):
+    images = tiles(3)
+    first = Compiled(Scaled, digest="weights 2")(images)[0]
+    (path,) = kept.iterdir()
+    whole = path.read_bytes()
+    path.write_bytes(damage(whole))
+    np.testing.assert_array_equal(Compiled(Scaled, digest="weights 2")(images)[0], first)
+    assert len(path.read_bytes()) == len(whole)
+
+
+def test_where_nothing_can_be_kept_it_computes_all_the_same(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("where the folder should be")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    images = tiles(3)
+    np.testing.assert_array_equal(
+        Compiled(Scaled, digest="weights 2")(images)[0], 2 * images.sum((1, 2), dtype=np.int64)
+    )
+
+
+def probabilities(folder, images):
+    return Predictor(load_model(folder, later=True), CPU, engine="openvino").tumor_probability(images)
+
+
+def test_a_model_folder_is_compiled_once_until_its_weights_change(kept, tmp_path, monkeypatch):
+    images, folder = pictures(9), tmp_path / "model"
+    networks = [random_network(CLASSIFIER).eval() for _ in range(2)]
+    with torch.no_grad():
+        networks[1].dense.weight.mul_(-1)
+    answers = []
+    for network in networks:
+        save_model(folder, network, CLASSIFIER)
+        eager = Predictor(load_model(folder), CPU, engine="openvino").tumor_probability(images)
+        answers.append(probabilities(folder, images))
+        np.testing.assert_array_equal(answers[-1], eager)
+    assert (answers[0] != answers[1]).any()
+    assert len([*kept.iterdir()]) == 2
+    with monkeypatch.context() as patch:
+        patch.setattr("vitrail.models.store.build", never_built)
+        np.testing.assert_array_equal(probabilities(folder, images), answers[1])
+        save_model(folder, networks[0], CLASSIFIER)
+        np.testing.assert_array_equal(probabilities(folder, images), answers[0])
+
+
+@pytest.mark.usefixtures("kept")
+def test_weights_that_were_changed_in_memory_are_not_those_of_their_file(tmp_path):
+    images, folder = pictures(9), tmp_path / "model"
+    save_model(folder, random_network(CLASSIFIER), CLASSIFIER)
+    stored, model = probabilities(folder, images), load_model(folder, later=True)
+    with torch.no_grad():
+        model.module.dense.weight.mul_(-1)
+    changed = Predictor(model, CPU, engine="openvino").tumor_probability(images)
+    assert (changed != stored).any()
+    np.testing.assert_array_equal(probabilities(folder, images), stored)
 
 
 def test_who_computes(monkeypatch):

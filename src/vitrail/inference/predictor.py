@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache, cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -170,17 +170,15 @@ class Predictor:
             Predictor, device=device, calibrated=calibrated, engine=engine, precision=precision, tuning=tuning,
             symmetries=symmetries,
         )  # fmt: skip
-        self._explains = explaining is not None
         self.methods = explaining.methods if explaining else {}
         self.channels = explaining.channels if explaining else {}
         self._sharpness = 1 / model.spec.temperature if calibrated else 1.0
-        module = explaining.module if explaining else model.module
-        self.module = module.to(device).eval()
-        self._asked = self.module if explaining else EachMember(self.module)
+        self._explaining = explaining
+        self._digest = "" if explaining else model.digest  # before the network is built for torch
         self._symmetries = symmetries_of_square(1 if explaining else symmetries)
         self.looks = 1 if explaining else model.spec.members * len(self._symmetries)
         self._batches = Batches(model.spec, device, BATCH, f"{model.spec.task} prediction")
-        self._candidates = Candidates(model.spec, device, engine, precision, tuning, explains=self._explains)
+        self._candidates = Candidates(model.spec, device, engine, precision, tuning, explains=explaining is not None)
         self._untried = tuning.images >= LEAST_IMAGES and not explaining
         self._use(self._candidates.default)
 
@@ -230,6 +228,16 @@ class Predictor:
         """Return a predictor like this of one member of an ensemble alone, which shares its weights."""
         return self._like_this(self._model.member(number))
 
+    @cached_property
+    def module(self) -> nn.Module:
+        """The network, or what explains it, on the device; it need not be built where it is compiled already."""
+        module = self._explaining.module if self._explaining else self._model.module
+        return module.to(self.device).to(memory_format=torch.channels_last).eval()
+
+    @cached_property
+    def _asked(self) -> nn.Module:
+        return self.module if self._explaining else EachMember(self.module)
+
     @property
     def pools_globally(self) -> bool:
         """Whether all of an image bears on every place of it: squeeze-and-excitation, or attention.
@@ -260,7 +268,7 @@ class Predictor:
         """
         if self.looks == 1:
             for outputs, *_ in self._passes(images):
-                logits = outputs if self._explains else outputs[:, 0]
+                logits = outputs if self._explaining else outputs[:, 0]
                 spread = torch.full_like(logits if logits.ndim == 1 else logits[:, 0], torch.nan)
                 yield Answers(logits=logits, spread=spread, sharpness=self._sharpness)
             return
@@ -380,10 +388,11 @@ class Predictor:
         self._compiled: Compiled | None = None
         if execution.engine == "openvino":
             self._compiled = compiled or Compiled(
-                FromBytes(self._asked, self.spec).eval(),
+                lambda: FromBytes(self._asked, self.spec).eval(),
                 precision=_OPENVINO_TYPES[execution.precision],
                 block=execution.batch,
                 threads=execution.threads,
+                digest=self._digest,
             )
         else:
             self._precision = Precision(device=self.device, dtype=getattr(torch, execution.precision))

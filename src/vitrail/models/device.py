@@ -176,11 +176,10 @@ def reproducible(device: torch.device, seed: int) -> Iterator[None]:
     seed
         Of torch's generators.
     """
-    cudnn, algorithms = torch.backends.cudnn, torch.are_deterministic_algorithms_enabled()
-    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    cudnn = torch.backends.cudnn
     memory: Any = torch.utils.deterministic
     fill = memory.fill_uninitialized_memory
-    before = cudnn.deterministic, cudnn.benchmark
+    before, debugging = (cudnn.deterministic, cudnn.benchmark), torch.get_deterministic_debug_mode()
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     # once CUDA is in use, `torch.manual_seed` sets the generators of all its devices
     in_use = device.type == "cuda" or torch.cuda.is_initialized()  # type: ignore[no-untyped-call]  # torch leaves this one untyped
@@ -188,10 +187,11 @@ def reproducible(device: torch.device, seed: int) -> Iterator[None]:
         torch.manual_seed(seed)
         try:
             cudnn.deterministic, cudnn.benchmark = True, False
-            torch.use_deterministic_algorithms(mode=True, warn_only=True)
+            # the same switch is in `use_deterministic_algorithms`, which imports torch's compiler first: a second
+            torch.set_deterministic_debug_mode("warn")
             memory.fill_uninitialized_memory = False  # costs time, and no kernel here reads it
             yield
         finally:
             cudnn.deterministic, cudnn.benchmark = before
-            torch.use_deterministic_algorithms(algorithms, warn_only=warn_only)
+            torch.set_deterministic_debug_mode(debugging)
             memory.fill_uninitialized_memory = fill
