@@ -144,6 +144,8 @@ class Predictor:
     ----------
     looks
         At each image: members of an ensemble by symmetries.
+    execution
+        How it computes; what a trial changes it changes before the first image.
 
     Raises
     ------
@@ -351,7 +353,7 @@ class Predictor:
 
     @torch.inference_mode()
     def _forward(self, _rows: slice, batch: Tensor) -> tuple[Tensor, ...]:
-        with cpu_threads(self._execution.threads), self._precision.autocast():
+        with cpu_threads(self.execution.threads), self._precision.autocast():
             outputs: Tensor | tuple[Tensor, ...] = self._asked(batch.contiguous(memory_format=self._memory_format))
         return tuple(each.float() for each in (outputs if isinstance(outputs, tuple) else (outputs,)))
 
@@ -399,7 +401,7 @@ class Predictor:
             self._memory_format: torch.memory_format = getattr(torch, _FORMATS[execution.memory_format])
             self._batches.size = execution.batch
             self.module.to(memory_format=self._memory_format)
-        self._execution = execution
+        self.execution = execution
 
 
 def explaining_predictors(

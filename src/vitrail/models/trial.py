@@ -24,9 +24,10 @@ import platform
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import cache
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -42,6 +43,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from vitrail.models.spec import ModelSpec
+
+Way = TypeVar("Way")
 
 Engine = Literal["torch", "openvino"]
 TypeName = Literal["float32", "bfloat16", "float16", "int8"]
@@ -214,7 +217,7 @@ class Trial:
                 if each not in runs:
                     runs[each] = self.work(each)
                     runs[each]()  # warms up
-            times = _medians({each: runs[each] for each in (best, *rivals)})
+            times = medians({each: runs[each] for each in (best, *rivals)})
             seconds |= times
             worth = {rival: times[best] / times[rival] / rival.least_gain(best) for rival in rivals}
             first = max(worth, key=lambda rival: worth[rival])
@@ -223,18 +226,29 @@ class Trial:
         return best, seconds
 
 
-def _medians(runs: Mapping[Execution, Callable[[], object]]) -> dict[Execution, float]:
-    """Run candidates in turn; those that fall behind are left out of the next rounds."""
+def medians(runs: Mapping[Way, Callable[[], object]]) -> dict[Way, float]:
+    """Measure how long ways of doing the same take: in turn, so that other work on the machine meets all of them.
+
+    Parameters
+    ----------
+    runs
+        Does it, by way; each has been run once, to warm up.
+
+    Returns
+    -------
+    dict[Way, float]
+        Seconds: the median over `ROUNDS` or fewer. A way that falls behind is left out of the next rounds.
+    """
     times = {each: list[float]() for each in runs}
     left, begun = list(runs), perf_counter()
-    for _ in range(ROUNDS):
+    for number in range(ROUNDS):
         for each in left:
             begin = perf_counter()
             runs[each]()
             times[each].append(perf_counter() - begin)
         least = {each: min(times[each]) for each in left}
         left = [each for each in left if least[each] <= LEFT_BEHIND * min(least.values())]
-        if len(left) == 1 or perf_counter() - begun > SECONDS:
+        if (len(left) == 1 and number) or perf_counter() - begun > SECONDS:
             break
     return {each: float(np.median(taken)) for each, taken in times.items()}
 
@@ -283,17 +297,7 @@ def machine() -> tuple[str, ...]:
     """Return what a speed depends on beside the work: processor, its cores for this process, GPU, torch, OpenVINO."""
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else ""
     threads = os.environ.get("OMP_NUM_THREADS", "")
-    return processor(), str(cores()), threads, gpu, torch.__version__, openvino_version() or ""
-
-
-def openvino_version() -> str | None:
-    """Return the version of OpenVINO; None where it is not installed. It is not imported, which takes a while."""
-    from importlib.metadata import PackageNotFoundError, version  # noqa: PLC0415 - torch has it loaded, most others not
-
-    try:
-        return version("openvino")
-    except PackageNotFoundError:
-        return None
+    return processor(), str(cores()), threads, gpu, torch.__version__, installed_version("openvino") or ""
 
 
 def processor() -> str:
@@ -304,6 +308,14 @@ def processor() -> str:
         return platform.processor()
     named = ("model name", "flags")  # virtual machines may hide the name
     return "\n".join(dict.fromkeys(line for line in lines if line.startswith(named)))
+
+
+def installed_version(package: str) -> str | None:
+    """Return the version of a package; None where it is not installed. It is not imported, which takes a while."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 def _write_once(path: Path, text: str) -> None:

@@ -622,13 +622,19 @@ class ComputeSettings(Branch):
         "at least 1.2 times as fast. float32, bfloat16: always. Explanations stay in float32",
     )
     threads: Annotated[int, Field(ge=0, le=1024)] = Field(
-        0, description="of the CPU, that predictions are computed with; 0: as many as are fastest on this machine"
+        0,
+        description="of the CPU, that predictions are computed with; 0: as many as are fastest on this machine",
+        json_schema_extra={"since": "0.3.0"},
     )
     batch: Annotated[int, Field(ge=0, le=4096)] = Field(
-        0, description="images in one pass of predictions; 0: as many as are fastest on this machine"
+        0,
+        description="images in one pass of predictions; 0: as many as are fastest on this machine",
+        json_schema_extra={"since": "0.3.0"},
     )
     memory_format: MemoryFormatName = Field(
-        "auto", description="of torch's tensors in predictions; auto: what is fastest on this machine"
+        "auto",
+        description="of torch's tensors in predictions; auto: what is fastest on this machine",
+        json_schema_extra={"since": "0.3.0"},
     )
     workers: Annotated[int, Field(ge=0, le=1024)] = Field(
         0, description="processes that cut slides, and on a CPU train the networks of an ensemble; 0 means one a core"
