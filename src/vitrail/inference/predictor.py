@@ -37,6 +37,9 @@ if TYPE_CHECKING:
 BATCH = 64
 """Images in one pass through a network, where the device's memory allows it."""
 
+_STREAMS = 4
+"""Passes through torch at the same time, at most: each needs memory."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Explaining:
@@ -229,6 +232,18 @@ class Predictor:
         blocks = (module for name, module in self.module.named_modules() if name.endswith(".se"))  # timm's name
         return any(not isinstance(block, nn.Identity) for block in blocks)
 
+    def streams(self) -> int:
+        """Tell how many threads had best ask at the same time; what is still to be tried is tried before.
+
+        Torch on a processor: two threads that share a layer wait for each other at its end, and where other work takes
+        one of their cores away, both stand still. Threads with images of their own do not. OpenVINO has such streams
+        itself, and explanations of large windows need much memory.
+        """
+        if self._untried:
+            self._try()
+        alone = self._compiled is not None or self._explains or self.device.type != "cpu"
+        return 1 if alone else min(torch.get_num_threads(), _STREAMS)
+
     def outputs(self, images: NDArray[np.uint8]) -> Iterator[Tensor]:
         """Yield the network's float32 logits for images `[n, h, w, 3]`, batch by batch."""
         return (answers.logits for answers in self.answers(images))
@@ -321,22 +336,26 @@ class Predictor:
 
     def _passes(self, images: NDArray[np.uint8]) -> Iterator[tuple[Tensor, ...]]:
         """Yield all outputs of the network, batch by batch."""
-        if self._untried:  # 16 bits are kept only where they are faster here
-            self._untried, side, half = False, self.spec.side_px, self._precision.dtype
-            noise = np.random.default_rng(0).integers(0, 256, (16, side, side, 3), np.uint8)
-
-            def work(dtype: torch.dtype) -> None:
-                self._use(dtype)
-                for _ in self._passes(noise):
-                    pass
-
-            faster = is_faster(self.spec, lambda: work(half), lambda: work(torch.float32))
-            self._use(half if faster else torch.float32)
+        if self._untried:
+            self._try()
         if self._compiled is None:
             yield from self._batches.run(images, self._forward)
             return
         for start in range(0, len(images), BATCH):
             yield tuple(torch.from_numpy(output) for output in self._compiled(images[start : start + BATCH]))
+
+    def _try(self) -> None:
+        """Keep 16 bits only where they are faster here."""
+        self._untried, side, half = False, self.spec.side_px, self._precision.dtype
+        noise = np.random.default_rng(0).integers(0, 256, (16, side, side, 3), np.uint8)
+
+        def work(dtype: torch.dtype) -> None:
+            self._use(dtype)
+            for _ in self._passes(noise):
+                pass
+
+        faster = is_faster(self.spec, lambda: work(half), lambda: work(torch.float32))
+        self._use(half if faster else torch.float32)
 
     @torch.inference_mode()
     def _forward(self, _rows: slice, batch: Tensor) -> tuple[Tensor, ...]:
