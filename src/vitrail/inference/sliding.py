@@ -26,7 +26,7 @@ from vitrail.models.symmetries import MIRRORINGS
 from vitrail.slides.stain import read_for_networks
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Generator, Iterator, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -253,7 +253,9 @@ def explanation_layer(explaining: Predictor) -> Layer:
     return Layer(name="why", look=look, elsewhere=none, pack=np.ascontiguousarray, predictor=explaining)
 
 
-def blend_slide(slide: Slide, layer: Layer, plan: Plan, keep: Keep, folder: Path, step: Step) -> Iterator[Path]:
+def blend_slide(
+    slide: Slide, layer: Layer, plan: Plan, keep: Keep, folder: Path, step: Step
+) -> Generator[Path, None, None]:
     """Look at a slide in overlapping windows and blend them.
 
     Parameters
