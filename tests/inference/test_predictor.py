@@ -35,14 +35,19 @@ def test_many_images_are_computed_as_a_trial_says_and_few_by_default(monkeypatch
         return replace(trial.default, precision=precision)
 
     monkeypatch.setattr("vitrail.inference.predictor.Trial.choose", choose)
-    found = {
-        count: Predictor(model, CPU, engine="torch", tuning=Tuning(images=count)).tumor_logits(images)
-        for count in (LEAST_IMAGES, LEAST_IMAGES - 1)
+    many = Predictor(model, CPU, engine="torch", tuning=Tuning(images=LEAST_IMAGES))
+    few = Predictor(model, CPU, engine="torch", tuning=Tuning(images=LEAST_IMAGES - 1))
+    fixed = {
+        name: Predictor(model, CPU, engine="torch", precision=name).tumor_logits(images)
+        for name in ("float32", "bfloat16")
     }
+    np.testing.assert_array_equal(many.tumor_logits(images), fixed[precision])
+    np.testing.assert_array_equal(few.tumor_logits(images), fixed["float32"])
+    for count, name in ((LEAST_IMAGES - 1, "float32"), (LEAST_IMAGES, precision), (1, "float32")):
+        many.expect(count)
+        np.testing.assert_array_equal(many.tumor_logits(images), fixed[name])
+        assert many.execution.precision == name
     assert asked == ["classifier, test_efficientnet, 32 px"]
-    for count, name in ((LEAST_IMAGES, precision), (LEAST_IMAGES - 1, "float32")):
-        fixed = Predictor(model, CPU, engine="torch", precision=name).tumor_logits(images)
-        np.testing.assert_array_equal(found[count], fixed)
 
 
 def test_what_is_computed_with_does_not_change_the_answer():

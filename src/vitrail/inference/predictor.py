@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import dataclass
 from functools import cache, cached_property, partial
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ import torch
 from torch import nn
 
 from vitrail.classes import CLASSES, TissueClass
+from vitrail.core.ahead import work_ahead
 from vitrail.errors import ModelError
 from vitrail.models.batches import Batches, tumor_score
 from vitrail.models.candidates import BATCH, Candidates, Tuning
@@ -38,6 +40,9 @@ if TYPE_CHECKING:
 
 _FORMATS = {"channels_last": "channels_last", "contiguous": "contiguous_format"}
 _OPENVINO_TYPES: dict[TypeName, EnginePrecision] = {"float32": "f32", "bfloat16": "bf16", "int8": "int8"}
+
+_STREAMS = 4
+"""Passes through torch at the same time, at most: each needs memory."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -182,6 +187,8 @@ class Predictor:
         self._batches = Batches(model.spec, device, BATCH, f"{model.spec.task} prediction")
         self._candidates = Candidates(model.spec, device, engine, precision, tuning, explains=explaining is not None)
         self._untried = tuning.images >= LEAST_IMAGES and not explaining
+        self._chosen: Execution | None = None
+        self._compiled_ways: dict[Execution, Compiled] = {}
         self._use(self._candidates.default)
 
     @classmethod
@@ -250,6 +257,35 @@ class Predictor:
             return True
         blocks = (module for name, module in self.module.named_modules() if name.endswith(".se"))  # timm's name
         return any(not isinstance(block, nn.Identity) for block in blocks)
+
+    def streams(self) -> int:
+        """Tell how many threads had best ask at the same time; what is still to be tried is tried before.
+
+        Torch on a processor: two threads that share a layer wait for each other at its end, and where other work takes
+        one of their cores away, both stand still. Threads with images of their own do not. OpenVINO has such streams
+        itself, and explanations of large windows need much memory.
+        """
+        if self._untried:
+            self.expect(LEAST_IMAGES)
+        alone = self._compiled is not None or self._explaining or self.device.type != "cpu"
+        return 1 if alone else min(self.execution.threads, _STREAMS)
+
+    def expect(self, images: int) -> None:
+        """Compute what comes next, such as a slide, in the way that is best for so many images.
+
+        Parameters
+        ----------
+        images
+            How many, about. The way must not depend on what was done of them before: say the number of all, also where
+            a killed work goes on.
+        """
+        self._untried = False
+        if images < LEAST_IMAGES:
+            self._use(self._candidates.default)
+            return
+        if self._chosen is None:
+            self._chosen = self._fastest()
+        self._use(self._chosen)
 
     def outputs(self, images: NDArray[np.uint8]) -> Iterator[Tensor]:
         """Yield the network's float32 logits for images `[n, h, w, 3]`, batch by batch."""
@@ -344,7 +380,7 @@ class Predictor:
     def _passes(self, images: NDArray[np.uint8]) -> Iterator[tuple[Tensor, ...]]:
         """Yield all outputs of the network, batch by batch."""
         if self._untried:
-            self._try()
+            self.expect(LEAST_IMAGES)
         if self._compiled is None:
             yield from self._batches.run(images, self._forward)
             return
@@ -353,49 +389,59 @@ class Predictor:
 
     @torch.inference_mode()
     def _forward(self, _rows: slice, batch: Tensor) -> tuple[Tensor, ...]:
-        with cpu_threads(self.execution.threads), self._precision.autocast():
+        # a thread that was told otherwise is one of several streams
+        own = torch.get_num_threads() == self._candidates.usual_threads
+        with cpu_threads(self.execution.threads if own else 0), self._precision.autocast():
             outputs: Tensor | tuple[Tensor, ...] = self._asked(batch.contiguous(memory_format=self._memory_format))
         return tuple(each.float() for each in (outputs if isinstance(outputs, tuple) else (outputs,)))
 
-    def _try(self) -> None:
-        """Compute from now on in the way that is fastest, or was when that was measured."""
-        self._untried, candidates, side = False, self._candidates, self.spec.side_px
-        compiled: dict[Execution, Compiled | None] = {}
+    def _fastest(self) -> Execution:
+        """Return the way of computing that is fastest, or was when that was measured."""
+        candidates, side = self._candidates, self.spec.side_px
+        noise = np.random.default_rng(0).integers(0, 256, (candidates.images, side, side, 3), np.uint8)
 
-        def work(execution: Execution) -> Callable[[], object]:
-            noise = np.random.default_rng(0).integers(0, 256, (candidates.images, side, side, 3), np.uint8)
+        def look(images: NDArray[np.uint8]) -> None:
+            for outputs in self._passes(images):
+                outputs[0].cpu()  # a GPU is waited for
+
+        def run(execution: Execution) -> None:
             self._use(execution)
-            compiled[execution] = self._compiled
-
-            def run() -> None:
-                self._use(execution, compiled[execution])
-                for outputs in self._passes(noise):
-                    outputs[0].cpu()  # a GPU is waited for
-
-            return run
+            streams, threads = self.streams(), torch.get_num_threads()
+            share = (
+                partial(torch.set_num_threads, max(execution.threads // streams, 1)) if streams > 1 else lambda: None
+            )
+            try:
+                with closing(work_ahead(look, np.array_split(noise, streams), streams, streams, share)) as looked:
+                    for _ in looked:
+                        pass
+            finally:
+                torch.set_num_threads(threads)  # torch has told threads to come what its last thread was told
 
         trial = Trial(
             title=candidates.title,
             conditions=candidates.conditions,
             default=candidates.default,
             steps=candidates.steps,
-            work=work,
+            work=lambda execution: partial(run, execution),
             images=candidates.images,
         )
         chosen = trial.choose()
-        self._use(chosen, compiled.get(chosen))
+        self._compiled_ways = {way: made for way, made in self._compiled_ways.items() if way in {chosen, trial.default}}
+        return chosen
 
-    def _use(self, execution: Execution, compiled: Compiled | None = None) -> None:
-        """Compute in a way from now on; what was compiled for it before may be handed over."""
+    def _use(self, execution: Execution) -> None:
+        """Compute in a way from now on."""
         self._compiled: Compiled | None = None
         if execution.engine == "openvino":
-            self._compiled = compiled or Compiled(
-                lambda: FromBytes(self._asked, self.spec).eval(),
-                precision=_OPENVINO_TYPES[execution.precision],
-                block=execution.batch,
-                threads=execution.threads,
-                digest=self._digest,
-            )
+            if execution not in self._compiled_ways:
+                self._compiled_ways[execution] = Compiled(
+                    lambda: FromBytes(self._asked, self.spec).eval(),
+                    precision=_OPENVINO_TYPES[execution.precision],
+                    block=execution.batch,
+                    threads=execution.threads,
+                    digest=self._digest,
+                )
+            self._compiled = self._compiled_ways[execution]
         else:
             self._precision = Precision(device=self.device, dtype=getattr(torch, execution.precision))
             self._memory_format: torch.memory_format = getattr(torch, _FORMATS[execution.memory_format])

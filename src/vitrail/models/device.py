@@ -72,9 +72,9 @@ class Precision:
 
 @contextmanager
 def cpu_threads(count: int) -> Iterator[None]:
-    """Let torch compute with so many threads within the block; afterwards it has as many as before."""
+    """Let torch compute with so many threads within the block, 0 for as many as it has; then it has those of before."""
     before = torch.get_num_threads()
-    if count == before:
+    if count in {0, before}:
         yield
         return
     torch.set_num_threads(count)
@@ -143,7 +143,7 @@ def _cpu_flags(cpuinfo: Path) -> set[str]:
     return next((set(line.split()) for line in lines if line.startswith("flags")), set())
 
 
-_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # the options' numbers in malloc.h
+_TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8  # the options' numbers in malloc.h
 _LARGE = 1 << 30
 _LARGEST_EVERYWHERE = 32 << 20  # half of HEAP_MAX_SIZE, beyond which some versions of glibc refuse
 
@@ -151,15 +151,16 @@ _LARGEST_EVERYWHERE = 32 << 20  # half of HEAP_MAX_SIZE, beyond which some versi
 def keep_memory() -> bool:
     """Let glibc keep large blocks for reuse, which doubles the speed of networks on CPUs; tell whether it took effect.
 
-    Without it each step maps and unmaps hundreds of megabytes. Elsewhere than on glibc nothing happens.
+    Without it each step maps and unmaps hundreds of megabytes. Threads share one arena, because those of their own
+    cannot hold a large block. Elsewhere than on glibc nothing happens.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):
         return False
     mapped = any(mallopt(_MMAP_THRESHOLD, size) for size in (_LARGE, _LARGEST_EVERYWHERE))
-    trimmed = bool(mallopt(_TRIM_THRESHOLD, _LARGE))
-    return mapped and trimmed
+    trimmed, shared = (bool(mallopt(*option)) for option in ((_TRIM_THRESHOLD, _LARGE), (_ARENA_MAX, 1)))
+    return mapped and trimmed and shared
 
 
 @contextmanager

@@ -9,6 +9,7 @@ What was chosen is written into the user's cache folder, since the same work mus
 again on the same machine, and two measurements may come out on either side of a limit. What holds for the bytes:
 
 - Threads change none of OpenVINO's, for each of its streams computes with one thread; torch's were seen to be the same.
+- Which way is taken depends on the slide and the machine alone: not on other slides, on processes, or on kills.
 - Engine, batch and memory format change the last bits of float32, for they add in another order.
 - A type of 16 bits or fewer changes more than that. It is a candidate only where the network was checked in it.
 
@@ -49,9 +50,9 @@ Way = TypeVar("Way")
 Engine = Literal["torch", "openvino"]
 TypeName = Literal["float32", "bfloat16", "float16", "int8"]
 
-LEAST_IMAGES = 2000
-"""Images of a work that is worth a trial. Fewer take the default, always: so they are computed in the same way before
-and after a larger work has been tried."""
+LEAST_IMAGES = 200
+"""Images of a slide, or of another work, that is worth a trial. Fewer take the default, always: so they are computed in
+the same way before and after a larger work has been tried."""
 
 ROUNDS = 5
 """Times that candidates are run, in turn, after one that warms them up; their medians count."""
