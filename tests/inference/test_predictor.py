@@ -53,20 +53,20 @@ def test_many_images_are_computed_as_a_trial_says_and_few_by_default(monkeypatch
 def test_what_is_computed_with_does_not_change_the_answer():
     """Threads not even the last bits; in float32 the rest no more than these."""
     torch.manual_seed(1)
-    images = np.concatenate([make_parts().tiles.images] * 2)[:70]
+    images = make_parts().tiles.images[:21]
     threads = torch.get_num_threads()
-    said = [{}, {"threads": 2}, {"threads": 3}, {"batch": 5}, {"memory_format": "contiguous"}]
+    said = [{}, {"threads": 2}, {"batch": 5}, {"memory_format": "contiguous"}]
     for task, engine in [*((task, "torch") for task in SPECS), *(("classifier", engine) for engine in ENGINES[1:])]:
         model = Model(spec=SPECS[task], module=build(SPECS[task]))
         first, *others = (
             torch.cat(list(Predictor(model, CPU, engine=engine, tuning=Tuning(**each)).outputs(images)))
-            for each in (said if engine == "torch" else said[:-1])
+            for each in (said if engine == "torch" else [*said[:2], {"threads": 3}])
         )
-        assert len(first) == 70
+        assert len(first) == 21
         for each in others:
             torch.testing.assert_close(each, first, rtol=0, atol=1e-4)
         if engine == "openvino":
-            for each in others[:2]:
+            for each in others:
                 torch.testing.assert_close(each, first, rtol=0, atol=0)
     assert torch.get_num_threads() == threads
 
