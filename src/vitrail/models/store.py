@@ -41,7 +41,7 @@ class Model:
     module
         The network; or what builds it when it is first asked for, which takes seconds: timm has to be imported.
     digest
-        Of the specification and the weights that the network will be built with.
+        Computes the digest of the specification and the weights that the network will be built with.
 
     Attributes
     ----------
@@ -49,7 +49,9 @@ class Model:
         What it is.
     """
 
-    def __init__(self, *, spec: ModelSpec, module: Network | Callable[[], Network], digest: str = "") -> None:
+    def __init__(
+        self, *, spec: ModelSpec, module: Network | Callable[[], Network], digest: Callable[[], str] = str
+    ) -> None:
         self.spec, self._module, self._digest = spec, module, digest
 
     @property
@@ -62,7 +64,7 @@ class Model:
     @property
     def digest(self) -> str:
         """Of specification and weights; empty once the network is built, because then anybody may change it."""
-        return "" if isinstance(self._module, nn.Module) else self._digest
+        return "" if isinstance(self._module, nn.Module) else self._digest()
 
     def member(self, number: int) -> Model:
         """Return a member of an ensemble as a model of its own, which shares its weights; a single network as it is.
@@ -189,14 +191,25 @@ def load_model(folder: str | Path, *, later: bool = False) -> Model:
     spec = read_spec(folder / JSON)
     if not later:
         return Model(spec=spec, module=_with_weights(spec, folder / WEIGHTS))
-    digest = file_digest(regular_file(folder / WEIGHTS, ModelError, _COPY))
+    path = regular_file(folder / WEIGHTS, ModelError, _COPY)
+    opened = _stamp(path)
 
-    def module() -> Network:
-        if file_digest(folder / WEIGHTS) != digest:
-            raise ModelError(folder / WEIGHTS, "was replaced while it was in use", "Run the same command again")
-        return _with_weights(spec, folder / WEIGHTS)
+    def same() -> Path:
+        if _stamp(path) != opened:
+            raise ModelError(path, "was replaced while it was in use", "Run the same command again")
+        return path
 
-    return Model(spec=spec, module=module, digest=json_digest([spec.model_dump(mode="json"), digest]))
+    return Model(
+        spec=spec,
+        module=lambda: _with_weights(spec, same()),
+        digest=lambda: json_digest([spec.model_dump(mode="json"), file_digest(same())]),
+    )
+
+
+def _stamp(path: Path) -> tuple[int, ...]:
+    """Return what tells a file from one that has replaced it."""
+    about = path.stat()
+    return about.st_mtime_ns, about.st_size, about.st_ino
 
 
 def _with_weights(spec: ModelSpec, path: Path) -> Network:
