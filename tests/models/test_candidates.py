@@ -58,6 +58,8 @@ def test_all_is_tried_that_nobody_has_decided(monkeypatch):
     assert (torchs.engine, torchs.precision, torchs.batch) == ("torch", "float32", BATCH)
     assert ([each.threads for each in threads], [each.batch for each in batches]) == ([3], [16])
     assert types == formats == []  # what OpenVINO rounds nobody has checked, and torch's memory it has not
+    checked = Candidates(classifier(half_openvino=classifier().half), CPU, "auto", "auto", Tuning())
+    assert [each.precision for each in all_ways(checked)[1]] == ["bfloat16"]
     _, (half,), _, _, (other,) = all_ways(made, torchs)
     assert (half.engine, half.precision, other.memory_format) == ("torch", "bfloat16", "contiguous")
 

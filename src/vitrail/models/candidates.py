@@ -168,15 +168,15 @@ def agreed_type(spec: ModelSpec, device: torch.device, engine: Engine = "torch")
     device
         Where it runs.
     engine
-        What computes. The check is one of torch; OpenVINO rounds other layers than it has seen.
+        What computes; each was checked by itself, for they round other layers.
 
     Returns
     -------
     str | None
         The type's name.
     """
-    half, check = half_type(device), spec.half
-    if half is None or check is None or engine != "torch":
+    half, check = half_type(device), spec.half_openvino if engine == "openvino" else spec.half
+    if half is None or check is None:
         return None
     name = type_name(half)
     return name if check.dtype == name and check.agrees(spec.task) else None

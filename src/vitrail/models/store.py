@@ -89,7 +89,8 @@ class Model:
 def member_spec(spec: ModelSpec, number: int) -> ModelSpec:
     """Return the specification of a member of an ensemble; its temperature is the ensemble's."""
     own = spec.colours[number] if spec.colours else spec
-    alone = {"members": 1, "representative": 0, "colours": (), "half": None, "mean": own.mean, "std": own.std}
+    unknown = {"half": None, "half_openvino": None}
+    alone = {"members": 1, "representative": 0, "colours": (), "mean": own.mean, "std": own.std} | unknown
     return spec.model_copy(update=alone)
 
 

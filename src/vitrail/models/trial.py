@@ -67,8 +67,8 @@ LEFT_BEHIND = 2.0
 """A candidate that has always taken more than so many times as long as the fastest one is run no more."""
 
 _LEARNT = {
-    "training", "temperature", "half", "mean", "std", "reading", "representative", "colours", "encoder_source",
-    "vitrail",
+    "training", "temperature", "half", "half_openvino", "mean", "std", "reading", "representative", "colours",
+    "encoder_source", "vitrail",
 }  # fmt: skip
 """Fields of a specification that no speed depends on."""
 
@@ -181,7 +181,7 @@ class Trial:
             be remembered: the next time it might be another.
         """
         folder = trials_folder()
-        if os.environ.get("VITRAIL_TRIALS") == "off" or folder is None:
+        if trials_are_off() or folder is None:
             return self.default
         asked = [_VERSION, machine(), self.conditions, asdict(self.default)]
         path = folder / f"{json_digest(asked)[:32]}.json"
@@ -267,6 +267,11 @@ def other_threads(threads: int) -> list[int]:
     """
     more = [] if "OMP_NUM_THREADS" in os.environ else [cores()]
     return [number for number in (*([threads // 2] if threads >= 4 else []), *more) if number != threads]
+
+
+def trials_are_off() -> bool:
+    """Tell whether the environment says that nothing is to be tried."""
+    return os.environ.get("VITRAIL_TRIALS") == "off"
 
 
 def trials_folder() -> Path | None:

@@ -325,7 +325,7 @@ def _advice(speeds: list[Speed], rates: Mapping[str, float]) -> list[str]:
     """Say in sentences what would make this machine faster, as far as it was seen."""
     import torch
 
-    from vitrail.models.trial import installed_version
+    from vitrail.models.trial import installed_version, trials_are_off
 
     sentences = []
     for network in dict.fromkeys(each.network for each in speeds):
@@ -351,6 +351,6 @@ def _advice(speeds: list[Speed], rates: Mapping[str, float]) -> list[str]:
             f"Other work keeps the processor busy (load {load:.1f} on {cores()} cores), so these figures are too low; "
             "once it is quiet, run this again, with --forget if something was tried meanwhile."
         )
-    if os.environ.get("VITRAIL_TRIALS") == "off":
+    if trials_are_off():
         sentences.append("VITRAIL_TRIALS=off: nothing is tried. Unset it, to have the fastest way chosen.")
     return sentences or ["Nothing was found that would make it faster."]
