@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from helpers.networks import CLASSIFIER, SEGMENTER, random_head, random_network
+from helpers.networks import CLASSIFIER, PAPER, SEGMENTER, random_head, random_network
 from vitrail.classes import TissueClass
 from vitrail.errors import SettingsError
 from vitrail.explain.explainer import Explainer
@@ -204,11 +204,11 @@ def pictures(count):
     return np.random.default_rng(0).integers(0, 256, (count, 64, 64, 3), np.uint8)
 
 
-def equal(found, expected):
+def equal(found, expected, atol=1e-4):
     """Equal but for what another order of additions does: within 1e-4 of the largest value."""
     largest = np.abs(expected).max()
     assert largest > 0
-    np.testing.assert_allclose(found / largest, expected / largest, atol=1e-4)
+    np.testing.assert_allclose(found / largest, expected / largest, atol=atol)
 
 
 @pytest.mark.parametrize("target", [TissueClass.TUMOR, TissueClass.NON_TUMOR])
@@ -226,6 +226,34 @@ def test_maps_are_those_of_torch(explainers, network, target):
     for name, method in (("values", 0), ("output", 0), ("values", 1), ("head_logits", 1)):
         expected, found = (torch.cat([getattr(maps, name) for maps in each[method]]).numpy() for each in both)
         equal(found, expected)
+
+
+@pytest.mark.parametrize(
+    ("spec", "target", "pixels", "dense"),
+    [
+        (SEGMENTER, TissueClass.TUMOR, "all", {}),
+        (PAPER, TissueClass.OTHER, "predicted", {"stride": 16, "margin_px": 32}),
+    ],
+    ids=["timm", "paper"],
+)
+def test_a_segmenters_maps_are_those_of_torch(spec, target, pixels, dense):
+    network, images = random_network(spec, most=1.0).eval(), pictures(9)
+    model, heads = Model(spec=spec, module=network), {"hrcam": random_head(find_layers(network))}
+    one, other = (Explainer(model, CPU, batch=5, engine=engine, **dense) for engine in ("torch", "openvino"))
+    methods = ("hrcam", "gradcam") if target is TissueClass.TUMOR else ("gradcam",)
+    expected, found = ([*e.maps(images, methods, heads, target, pixels=pixels)] for e in (one, other))
+    assert [len(maps[0].values) for maps in found] == [5, 4]
+    for batches in zip(expected, found, strict=True):
+        for torch_s, maps in zip(*batches, strict=True):
+            about = [(m.method, m.layers, m.target, m.frame, m.signed) for m in (torch_s, maps)]
+            assert about[0] == about[1]
+            equal(maps.output.numpy(), torch_s.output.numpy())
+            equal(maps.values.numpy(), torch_s.values.numpy(), 1e-3)  # of a class may be a pixel more, or one less
+    assert len(other._compiled) == 1
+    mask = torch.ones(2, 64, 64, dtype=torch.bool)  # is for torch
+    expected, found = (e.gradcam(images[:2], target, mask) for e in (one, other))
+    np.testing.assert_array_equal(found[1].values, expected[1].values)
+    assert len(other._compiled) == 1
 
 
 def test_a_map_does_not_depend_on_its_neighbours(explainers):
