@@ -133,16 +133,16 @@ class Candidates:
     @property
     def steps(self) -> tuple[Callable[[Execution], Iterator[Execution]], ...]:
         """Of a trial: each takes the fastest way so far, and yields its rivals."""
-        on_cpu = () if self._device.type != "cpu" else (self._engine, self._precision, self._threads)
+        on_cpu = () if self._device.type != "cpu" else (self._engine_and_type, self._threads)
         return () if self._explains else (*on_cpu, self._batch, self._memory_format)
 
-    def _engine(self, _best: Execution) -> Iterator[Execution]:
-        return (self._of_engine(engine) for engine in self._engines[1:])
-
-    def _precision(self, best: Execution) -> Iterator[Execution]:
-        agreed = agreed_type(self._spec, self._device, best.engine)
-        if self._fixed is None and agreed:
-            yield replace(best, precision=agreed)
+    def _engine_and_type(self, _best: Execution) -> Iterator[Execution]:
+        for engine in self._engines:
+            usual = self._of_engine(engine)
+            yield usual
+            agreed = agreed_type(self._spec, self._device, engine)
+            if self._fixed is None and agreed:
+                yield replace(usual, precision=agreed)
 
     def _threads(self, best: Execution) -> Iterator[Execution]:
         if not self._tuning.threads:

@@ -2,8 +2,8 @@
 
 Flags of a processor do not tell: on one with avx512_bf16, bfloat16 was 1.59 times as fast as float32 for one network
 and 0.92 times for another. So the ways of computing that the settings and the network's own checks leave open are run
-in turn on noise, and the fastest one is taken. The search is greedy, that it may end within seconds: first the engine,
-then, with the best one, the type, the threads, the batch, and the memory format.
+in turn on noise, and the fastest one is taken. The search is greedy, that it may end within seconds: first engine and
+type, then, with the best ones, the threads, the batch, and the memory format.
 
 What was chosen is written into the user's cache folder, since the same work must give the same bytes when it is done
 again on the same machine, and two measurements may come out on either side of a limit. What holds for the bytes:
