@@ -145,7 +145,7 @@ def work(folder, path, explained):
             plan, occupied = plan_explanation(ground.grid, engine.spec), enough.reshape(ground.grid.rows, -1)
             why = engine_of(folder, plan.windows.side // MAP_PX)
             keep = holding(occupied, ground.grid)
-            strips = list(blend_slide(slide, explanation_layer(why), plan, keep, Path(scratch), step))
+            strips = blend_slide(slide, explanation_layer(why), plan, keep, Path(scratch), step)
             path = Path(scratch) / "maps.ome.tiff"
             write_explained(path, strips, occupied, plan.windows, ground, why.channels)
         return np.column_stack([boxes[:, :2] + boxes[:, 2:] / 2, np.concatenate([np.load(part) for part in blocks])])

@@ -67,6 +67,7 @@ def _processor(tmp_path_factory):
     """
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("VITRAIL_TRIALS", "off")  # what is computed must not depend on what is fast here
         forced = os.environ.get("VITRAIL_TEST_BFLOAT16")
         if forced:
             patch.setenv("VITRAIL_CPU_BFLOAT16", forced)  # also for the processes that tests start

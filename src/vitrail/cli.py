@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, Optional
@@ -298,6 +299,22 @@ def onnx(model: Model, out: Out) -> None:
     from vitrail.interop.onnx import export_onnx
 
     typer.echo(export_onnx(model, out))
+
+
+@app.command()
+def doctor(
+    forget: Annotated[bool, typer.Option("--forget", help="Forget which ways of computing were fastest here.")] = False,  # noqa: FBT002 - a flag
+    as_json: Annotated[bool, typer.Option("--json", help="Print everything as one JSON object.")] = False,  # noqa: FBT002 - a flag
+) -> None:
+    """Say what this machine can do, measure it for ten seconds, and say what would make it faster."""
+    from vitrail.pipeline.doctor import examine, forgotten
+
+    if forget:
+        typer.echo(forgotten())
+        return
+    examination = examine(lambda line: typer.echo(line, err=as_json))
+    if as_json:
+        typer.echo(json.dumps(examination, indent=1))
 
 
 @app.command()

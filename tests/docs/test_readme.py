@@ -13,6 +13,7 @@ from PIL import Image
 from helpers.cohort import FAST, tissue, write_cohort
 from helpers.command import vitrail
 from vitrail import demo
+from vitrail.pipeline import doctor
 from vitrail.settings.load import change_settings
 from vitrail.viewer import launch
 from vitrail.viewer.reviewing import Reviews
@@ -47,6 +48,8 @@ def test_every_command_and_example_works(tmp_path, monkeypatch):
     for name, value in {"PATIENTS": 4, "SIDE_PX": 1024, "NEW_PX": 1024, "SETTINGS": FAST}.items():
         monkeypatch.setattr(demo, name, value)
     monkeypatch.setattr(launch, "serve", look_once)
+    monkeypatch.setattr(doctor, "NETWORKS", ())
+    monkeypatch.setattr(doctor, "SLIDE_PX", 1024)
     write_cohort(tmp_path)
     Image.fromarray(tissue(0, 32)).save(tmp_path / "tile.png")
     ran = set()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from importlib.util import find_spec
 
 import numpy as np
@@ -27,6 +28,7 @@ from vitrail.inference.map_slide import Networks, map_slide
 from vitrail.inference.outputs import MAP_PX, MapFiles
 from vitrail.inference.predictor import Explaining, Predictor
 from vitrail.interop.class_map import Channel, read_class_map
+from vitrail.models.candidates import Tuning
 from vitrail.models.preprocessing import Normalizer, intensities
 from vitrail.models.store import Model
 from vitrail.pipeline.stages import STAGES, stages_of
@@ -191,9 +193,12 @@ def test_a_model_that_predicts_in_16_bits_is_explained_in_32(monkeypatch):
     model, hrcam_head = network()
     images = tiles_of(64)
     full = explaining(model, hrcam_head, "torch").explained(images)
-    monkeypatch.setattr("vitrail.inference.predictor.agreed_type", lambda *_: torch.bfloat16)
-    monkeypatch.setattr("vitrail.inference.predictor.is_faster", lambda *_: True)
-    assert not np.array_equal(Predictor(model, CPU, engine="torch").tumor_logits(images), full[0])
+    monkeypatch.setattr("vitrail.models.candidates.agreed_type", lambda *_: "bfloat16")
+    monkeypatch.setattr(
+        "vitrail.inference.predictor.Trial.choose", lambda trial: replace(trial.default, precision="bfloat16")
+    )
+    half = Predictor(model, CPU, engine="torch", tuning=Tuning(images=10**6))
+    assert not np.array_equal(half.tumor_logits(images), full[0])
     for before, now in zip(full, explaining(model, hrcam_head, "torch").explained(images), strict=True):
         np.testing.assert_array_equal(now, before)
 

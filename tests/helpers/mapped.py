@@ -66,6 +66,12 @@ class Reds:
         self.spec = make(**SPEC | {"side_um": side_um}, **more)
         self.seen, self.patience = 0, patience
 
+    def streams(self):
+        return 1
+
+    def expect(self, images):
+        assert images > 0
+
     def class_probabilities(self, images):
         red = self._seen(images)
         return np.stack([red, 1 - red, 0 * red, 0 * red], 1)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from importlib.util import find_spec
 
 import numpy as np
@@ -7,47 +8,67 @@ import pytest
 import torch
 
 from helpers.training import SPECS, make_parts, with_units
-from vitrail.inference.predictor import Predictor, agreed_type
+from vitrail.inference.predictor import Predictor
+from vitrail.models.candidates import Tuning
 from vitrail.models.join import joined
 from vitrail.models.spec import HalfCheck
 from vitrail.models.store import Model, build
+from vitrail.models.trial import LEAST_IMAGES
 
 CPU = torch.device("cpu")
+ENGINES = ["torch", *(["openvino"] if find_spec("openvino") else [])]
 
 
-def test_16_bits_need_a_check_of_their_own_type_that_agrees(monkeypatch):
-    with_units(monkeypatch)
-
-    def agreed(task, **seen):
-        check = {"dtype": "bfloat16", "tiles": 256, "largest": 0.01, "changed": 0.001} | seen
-        return agreed_type(SPECS[task].model_copy(update={"half": HalfCheck(**check)}), CPU) is not None
-
-    assert agreed("classifier")
-    assert agreed("segmenter", pixels=0.002)
-    assert not agreed("segmenter")  # of a model from before, whose pixels nobody has compared
-    for task in SPECS:
-        for seen in ({"changed": 1 / 256}, {"largest": 0.011}, {"dtype": "float16"}):
-            assert not agreed(task, pixels=0.0, **seen)
-    assert not agreed("segmenter", pixels=0.0021)
-    assert agreed_type(SPECS["classifier"], CPU) is None
-    with_units(monkeypatch, there=False)
-    assert not agreed("classifier")
-
-
-@pytest.mark.parametrize(("gain", "dtype"), [(1.3, torch.bfloat16), (1.1, torch.float32)])
-def test_16_bits_are_taken_where_they_were_measured_to_be_faster(tmp_path, monkeypatch, gain, dtype):
-    """Measured once: the second predictor is not asked again, and would come to the other answer."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_many_images_are_computed_as_a_trial_says_and_few_by_default(monkeypatch, precision):
     with_units(monkeypatch)
     half = HalfCheck(dtype="bfloat16", tiles=256, largest=0.0, changed=0.0)
     model = Model(spec=SPECS["classifier"].model_copy(update={"half": half}), module=build(SPECS["classifier"]))
     images = make_parts().tiles.images[:4]
-    for answer in (gain, 2.4 - gain):
-        monkeypatch.setattr("vitrail.models.half_precision._gain", lambda *_, answer=answer: answer)
-        auto = Predictor(model, CPU, engine="torch").tumor_logits(images)
-        fixed = Predictor(model, CPU, engine="torch", precision=str(dtype).removeprefix("torch.")).tumor_logits(images)
-        np.testing.assert_array_equal(auto, fixed)
-    assert len(list(tmp_path.rglob("*.json"))) == 1
+    asked = []
+
+    def choose(trial):
+        assert [way.precision for way in trial.steps[0](trial.default)] == ["float32", "bfloat16"]
+        for way in (trial.default, replace(trial.default, memory_format="contiguous")):
+            trial.work(way)()
+        asked.append(trial.title)
+        return replace(trial.default, precision=precision)
+
+    monkeypatch.setattr("vitrail.inference.predictor.Trial.choose", choose)
+    many = Predictor(model, CPU, engine="torch", tuning=Tuning(images=LEAST_IMAGES))
+    few = Predictor(model, CPU, engine="torch", tuning=Tuning(images=LEAST_IMAGES - 1))
+    fixed = {
+        name: Predictor(model, CPU, engine="torch", precision=name).tumor_logits(images)
+        for name in ("float32", "bfloat16")
+    }
+    np.testing.assert_array_equal(many.tumor_logits(images), fixed[precision])
+    np.testing.assert_array_equal(few.tumor_logits(images), fixed["float32"])
+    for count, name in ((LEAST_IMAGES - 1, "float32"), (LEAST_IMAGES, precision), (1, "float32")):
+        many.expect(count)
+        np.testing.assert_array_equal(many.tumor_logits(images), fixed[name])
+        assert many.execution.precision == name
+    assert asked == ["classifier, test_efficientnet, 32 px"]
+
+
+def test_what_is_computed_with_does_not_change_the_answer():
+    """Threads not even the last bits; in float32 the rest no more than these."""
+    torch.manual_seed(1)
+    images = make_parts().tiles.images[:21]
+    threads = torch.get_num_threads()
+    said = [{}, {"threads": 2}, {"batch": 5}, {"memory_format": "contiguous"}]
+    for task, engine in [*((task, "torch") for task in SPECS), *(("classifier", engine) for engine in ENGINES[1:])]:
+        model = Model(spec=SPECS[task], module=build(SPECS[task]))
+        first, *others = (
+            torch.cat(list(Predictor(model, CPU, engine=engine, tuning=Tuning(**each)).outputs(images)))
+            for each in (said if engine == "torch" else [*said[:2], {"threads": 3}])
+        )
+        assert len(first) == 21
+        for each in others:
+            torch.testing.assert_close(each, first, rtol=0, atol=1e-4)
+        if engine == "openvino":
+            for each in others:
+                torch.testing.assert_close(each, first, rtol=0, atol=0)
+    assert torch.get_num_threads() == threads
 
 
 @pytest.mark.parametrize("task", SPECS)
@@ -74,9 +95,6 @@ def ensemble(task, count=3):
     members = [Model(spec=SPECS[task].model_copy(update={"temperature": 2.0}), module=build(SPECS[task]).eval())
                for _ in range(count)]  # fmt: skip
     return members, joined({str(number): member for number, member in enumerate(members)})
-
-
-ENGINES = ["torch", *(["openvino"] if find_spec("openvino") else [])]
 
 
 @pytest.mark.parametrize("engine", ENGINES)

@@ -8,14 +8,14 @@ import pytest
 import torch
 from torch import nn
 
-from helpers.networks import CLASSIFIER, SEGMENTER, random_head, random_network
+from helpers.networks import CLASSIFIER, PAPER, SEGMENTER, random_head, random_network
 from vitrail.classes import TissueClass
 from vitrail.errors import SettingsError
 from vitrail.explain.explainer import Explainer
 from vitrail.explain.layers import find_layers
 from vitrail.inference.predictor import Predictor
 from vitrail.models.openvino import BLOCK, Compiled, use_openvino
-from vitrail.models.store import Model
+from vitrail.models.store import Model, load_model, save_model
 
 pytestmark = pytest.mark.skipif(find_spec("openvino") is None, reason="the extra openvino is not installed")
 # not importorskip, which would import it with its telemetry
@@ -71,6 +71,112 @@ def test_nothing_is_told_to_anybody():
     assert sys.modules["openvino_telemetry"] is None
 
 
+class Scaled(nn.Module):
+    """An output whose value is known, from a weight."""
+
+    def __init__(self, scale=2.0):
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor(scale))
+
+    def forward(self, images):
+        """Add up bytes over the image, times the weight."""
+        return images.float().sum((1, 2)) * self.scale
+
+
+def never_built():
+    raise AssertionError("built, although it was compiled before")
+
+
+@pytest.fixture
+def kept(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    return tmp_path / "vitrail" / "openvino"
+
+
+def test_what_was_compiled_is_read_and_nothing_is_built(kept):
+    images = tiles(3)
+    first = Compiled(Scaled, digest="weights 2")(images)[0]
+    (path,) = kept.iterdir()
+    np.testing.assert_array_equal(first, 2 * images.sum((1, 2), dtype=np.int64))
+    np.testing.assert_array_equal(Compiled(never_built, digest="weights 2")(images)[0], first)
+    assert [*kept.iterdir()] == [path]
+
+
+def test_other_weights_sizes_and_options_are_compiled_anew(kept):
+    images = tiles(3)
+    for number, (changes, other) in enumerate(
+        [({}, images), ({"digest": "weights 3"}, images), ({"block": 2}, images), ({"threads": 1}, images),
+         ({}, tiles(3, 12)), ({}, images.astype(np.int32))], 1,
+    ):  # fmt: skip
+        scale = 3.0 if "digest" in changes else 2.0
+        compiled = Compiled(lambda scale=scale: Scaled(scale), **{"digest": "weights 2", "threads": 2, **changes})
+        np.testing.assert_array_equal(compiled(other)[0], scale * other.sum((1, 2), dtype=np.int64))
+        assert len([*kept.iterdir()]) == number
+
+
+def test_other_code_is_compiled_anew(kept, monkeypatch):
+    Compiled(Scaled, digest="weights 2")(tiles(1))
+    monkeypatch.setattr("vitrail.models.openvino._code", lambda: ("another release",))
+    Compiled(Scaled, digest="weights 2")(tiles(1))
+    assert len([*kept.iterdir()]) == 2
+
+
+@pytest.mark.parametrize("damage", [lambda b: b[: len(b) // 2], lambda b: b[:-1] + bytes([b[-1] ^ 1]), lambda _: b""])
+def test_a_damaged_file_is_compiled_anew_in_silence(kept, damage):
+    images = tiles(3)
+    first = Compiled(Scaled, digest="weights 2")(images)[0]
+    (path,) = kept.iterdir()
+    whole = path.read_bytes()
+    path.write_bytes(damage(whole))
+    np.testing.assert_array_equal(Compiled(Scaled, digest="weights 2")(images)[0], first)
+    assert len(path.read_bytes()) == len(whole)
+
+
+def test_where_nothing_can_be_kept_it_computes_all_the_same(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("where the folder should be")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    images = tiles(3)
+    np.testing.assert_array_equal(
+        Compiled(Scaled, digest="weights 2")(images)[0], 2 * images.sum((1, 2), dtype=np.int64)
+    )
+
+
+def probabilities(folder, images):
+    return Predictor(load_model(folder, later=True), CPU, engine="openvino").tumor_probability(images)
+
+
+def test_a_model_folder_is_compiled_once_until_its_weights_change(kept, tmp_path, monkeypatch):
+    images, folder = pictures(9), tmp_path / "model"
+    networks = [random_network(CLASSIFIER).eval() for _ in range(2)]
+    with torch.no_grad():
+        networks[1].dense.weight.mul_(-1)
+    answers = []
+    for network in networks:
+        save_model(folder, network, CLASSIFIER)
+        eager = Predictor(load_model(folder), CPU, engine="openvino").tumor_probability(images)
+        answers.append(probabilities(folder, images))
+        np.testing.assert_array_equal(answers[-1], eager)
+    assert (answers[0] != answers[1]).any()
+    assert len([*kept.iterdir()]) == 2
+    with monkeypatch.context() as patch:
+        patch.setattr("vitrail.models.store.build", never_built)
+        np.testing.assert_array_equal(probabilities(folder, images), answers[1])
+        save_model(folder, networks[0], CLASSIFIER)
+        np.testing.assert_array_equal(probabilities(folder, images), answers[0])
+
+
+@pytest.mark.usefixtures("kept")
+def test_weights_that_were_changed_in_memory_are_not_those_of_their_file(tmp_path):
+    images, folder = pictures(9), tmp_path / "model"
+    save_model(folder, random_network(CLASSIFIER), CLASSIFIER)
+    stored, model = probabilities(folder, images), load_model(folder, later=True)
+    with torch.no_grad():
+        model.module.dense.weight.mul_(-1)
+    changed = Predictor(model, CPU, engine="openvino").tumor_probability(images)
+    assert (changed != stored).any()
+    np.testing.assert_array_equal(probabilities(folder, images), stored)
+
+
 def test_who_computes(monkeypatch):
     assert use_openvino("auto", CPU)
     assert not use_openvino("torch", CPU)
@@ -98,11 +204,11 @@ def pictures(count):
     return np.random.default_rng(0).integers(0, 256, (count, 64, 64, 3), np.uint8)
 
 
-def equal(found, expected):
+def equal(found, expected, atol=1e-4):
     """Equal but for what another order of additions does: within 1e-4 of the largest value."""
     largest = np.abs(expected).max()
     assert largest > 0
-    np.testing.assert_allclose(found / largest, expected / largest, atol=1e-4)
+    np.testing.assert_allclose(found / largest, expected / largest, atol=atol)
 
 
 @pytest.mark.parametrize("target", [TissueClass.TUMOR, TissueClass.NON_TUMOR])
@@ -120,6 +226,34 @@ def test_maps_are_those_of_torch(explainers, network, target):
     for name, method in (("values", 0), ("output", 0), ("values", 1), ("head_logits", 1)):
         expected, found = (torch.cat([getattr(maps, name) for maps in each[method]]).numpy() for each in both)
         equal(found, expected)
+
+
+@pytest.mark.parametrize(
+    ("spec", "target", "pixels", "dense"),
+    [
+        (SEGMENTER, TissueClass.TUMOR, "all", {}),
+        (PAPER, TissueClass.OTHER, "predicted", {"stride": 16, "margin_px": 32}),
+    ],
+    ids=["timm", "paper"],
+)
+def test_a_segmenters_maps_are_those_of_torch(spec, target, pixels, dense):
+    network, images = random_network(spec, most=1.0).eval(), pictures(9)
+    model, heads = Model(spec=spec, module=network), {"hrcam": random_head(find_layers(network))}
+    one, other = (Explainer(model, CPU, batch=5, engine=engine, **dense) for engine in ("torch", "openvino"))
+    methods = ("hrcam", "gradcam") if target is TissueClass.TUMOR else ("gradcam",)
+    expected, found = ([*e.maps(images, methods, heads, target, pixels=pixels)] for e in (one, other))
+    assert [len(maps[0].values) for maps in found] == [5, 4]
+    for batches in zip(expected, found, strict=True):
+        for torch_s, maps in zip(*batches, strict=True):
+            about = [(m.method, m.layers, m.target, m.frame, m.signed) for m in (torch_s, maps)]
+            assert about[0] == about[1]
+            equal(maps.output.numpy(), torch_s.output.numpy())
+            equal(maps.values.numpy(), torch_s.values.numpy(), 1e-3)  # of a class may be a pixel more, or one less
+    assert len(other._compiled) == 1
+    mask = torch.ones(2, 64, 64, dtype=torch.bool)  # is for torch
+    expected, found = (e.gradcam(images[:2], target, mask) for e in (one, other))
+    np.testing.assert_array_equal(found[1].values, expected[1].values)
+    assert len(other._compiled) == 1
 
 
 def test_a_map_does_not_depend_on_its_neighbours(explainers):

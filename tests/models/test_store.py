@@ -136,3 +136,32 @@ def test_a_model_from_before_is_read_and_computes_in_float32(tmp_path):
     (tmp_path / "model.json").write_text(json.dumps(content))
     spec = read_spec(tmp_path / "model.json")
     assert (spec.temperature, spec.half) == (1.0, None)
+
+
+def test_a_network_can_be_built_later(tmp_path, monkeypatch):
+    save_model(tmp_path, build(classifier_spec()), classifier_spec())
+    with monkeypatch.context() as patch:
+        patch.setattr("vitrail.models.store.build", lambda _: pytest.fail("built"))
+        model, again = (load_model(tmp_path, later=True) for _ in range(2))
+        assert model.spec == classifier_spec()
+        assert model.digest == again.digest != ""
+    for key, value in load_model(tmp_path).module.state_dict().items():
+        assert torch.equal(model.module.state_dict()[key], value)
+    assert model.module is model.module
+    assert not model.module.training
+    assert not model.digest  # now anybody may change it
+    save_model(tmp_path, build(classifier_spec()), classifier_spec())
+    with pytest.raises(ModelError, match="was replaced while it was in use"):
+        _ = again.module
+    (tmp_path / "weights.safetensors").unlink()
+    with pytest.raises(ModelError, match=r"weights\.safetensors: no such file"):
+        load_model(tmp_path, later=True)
+
+
+def test_a_digest_tells_specifications_and_weights_apart(tmp_path):
+    networks, digests = [build(classifier_spec()) for _ in range(2)], set()
+    for network in networks:
+        for temperature in (1.0, 2.0):
+            save_model(tmp_path, network, classifier_spec(temperature=temperature))
+            digests.add(load_model(tmp_path, later=True).digest)
+    assert len(digests) == 4

@@ -269,9 +269,18 @@ def test_an_interrupt_is_one_line(cohort, tmp_path):
     assert process.returncode == 130
 
 
-def test_help_is_quick_because_it_imports_nothing_heavy():
-    heavy = {"torch", "pandas", "numpy", "matplotlib", "pydantic"}
-    code = f"import sys, vitrail.cli; print(*sorted({heavy} & set(sys.modules)))"
+@pytest.mark.parametrize(
+    ("module", "heavy"),
+    [
+        ("vitrail.cli", {"torch", "pandas", "numpy", "matplotlib", "pydantic"}),
+        (
+            "vitrail.pipeline.predict_slides",  # a network that was compiled before needs none of these
+            {"timm", "torchvision", "torch._dynamo", "scipy.stats", "sklearn", "matplotlib"},
+        ),
+    ],
+)
+def test_a_command_is_quick_to_start_because_it_imports_nothing_heavy(module, heavy):
+    code = f"import sys, {module}; print(*sorted({heavy} & set(sys.modules)))"
     environment = os.environ | {"PYTHONWARNINGS": "error"}
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)  # noqa: S603 - our own
     assert ended.stdout.strip() == ""

@@ -10,11 +10,12 @@ from torch import nn
 from helpers.training import SPECS, make_parts, settings, with_units
 from vitrail.classes import TissueClass
 from vitrail.core.progress import Silent
+from vitrail.models.batches import tumor_score
 from vitrail.models.device import half_type
 from vitrail.models.preprocessing import Normalizer, intensities
 from vitrail.models.store import build, load_model
 from vitrail.training import calibrate as module
-from vitrail.training.calibrate import TrainedModel, calibrate, compare_half, examine
+from vitrail.training.calibrate import TrainedModel, calibrate, compare_half, compare_openvino, examine
 from vitrail.training.loader import Loader
 from vitrail.training.trainer import train
 
@@ -138,6 +139,41 @@ def test_memory_that_is_too_small_in_one_type_alone_changes_nothing(monkeypatch)
     small = replace(made, network=Full("segmenter"))
     assert compare_half(small) == compare_half(made)
     assert {16, 32, 64} <= set(sizes)
+
+
+@pytest.mark.parametrize("task", SPECS)
+def test_what_openvino_rounds_is_compared_with_float32(task, monkeypatch):
+    with_units(monkeypatch)
+
+    class Rounded:
+        """Stands in for OpenVINO: this machine's need not have the type."""
+
+        def __init__(self, graph, *, precision):
+            assert precision == "bf16"
+            self.graph = graph
+
+        def __call__(self, images):
+            return (self.graph(torch.from_numpy(images)).detach().bfloat16().float().numpy(),)
+
+    monkeypatch.setattr("vitrail.training.calibrate.Compiled", Rounded)
+    monkeypatch.setattr("vitrail.training.calibrate.use_openvino", lambda *_: True)
+    made = make_parts()
+    loader = Loader(images=made.tiles.images, targets=np.zeros(len(made.tiles.images), np.float32), device=CPU)
+    torch.manual_seed(0)
+    model = TrainedModel(
+        network=build(SPECS[task]), spec=SPECS[task], loader=loader, rows=made.validation, batch=5, seed=0
+    )
+    assert compare_openvino(model) is None  # trials are off in tests
+    monkeypatch.setenv("VITRAIL_TRIALS", "on")
+    found = compare_openvino(model)
+    full = torch.cat([logits for logits, _ in model.logits(made.validation)])
+    first, second = tumor_score(full), tumor_score(full.bfloat16().float())
+    assert (found.dtype, found.tiles) == ("bfloat16", len(made.validation))
+    assert found.largest == pytest.approx(np.abs(first - second).max(), abs=1e-3)
+    assert found.largest > 0
+    assert (found.pixels is None) == (task == "classifier")
+    monkeypatch.setattr("vitrail.training.calibrate.use_openvino", lambda *_: False)
+    assert compare_openvino(model) is None
 
 
 def test_without_units_nothing_is_compared(monkeypatch):

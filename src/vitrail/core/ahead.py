@@ -1,10 +1,9 @@
-"""Reading ahead: the next images come from the disk while a network is at work on these."""
+"""Working ahead: the next results are made in threads while these are at work elsewhere."""
 
 from __future__ import annotations
 
 from collections import deque
-from concurrent.futures import ThreadPoolExecutor
-from itertools import islice
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
@@ -14,27 +13,57 @@ Job = TypeVar("Job")
 Result = TypeVar("Result")
 
 
-def read_ahead(read: Callable[[Job], Result], jobs: Iterable[Job], ahead: int = 1) -> Generator[Result, None, None]:
-    """Do jobs in a thread, one after the other, a few ahead of what is asked for.
+def work_ahead(
+    work: Callable[[Job], Result],
+    jobs: Iterable[Job],
+    ahead: int = 1,
+    threads: int = 1,
+    begin: Callable[[], object] = lambda: None,
+) -> Generator[Result, None, None]:
+    """Do jobs in threads, a few ahead of what is asked for.
+
+    Several of these make a pipeline: the results of one are the jobs of the next. Each has at most `ahead` results that
+    nobody asked for yet, so that memory is bounded.
 
     Parameters
     ----------
-    read
-        What to do, such as reading from a disk, which leaves Python to others meanwhile.
+    work
+        What to do, such as to read from a disk, or to compute, which leaves Python to others meanwhile.
     jobs
-        What to call it with.
+        What to call it with; asked for one at a time, by whoever asks for results.
     ahead
         How many jobs.
+    threads
+        How many of them at the same time; they begin in order.
+    begin
+        Called in each thread before its first job.
 
     Yields
     ------
     Result
-        What `read` returns, in the order of the jobs.
+        What `work` returns, in the order of the jobs. What it raises, or the jobs do, comes where the result would have
+        come. Jobs that have not begun when the generator is closed are left out.
     """
-    with ThreadPoolExecutor(1) as reader:
-        following = iter(jobs)
-        waiting = deque(reader.submit(read, job) for job in islice(following, ahead))
+    pool, following, waiting = ThreadPoolExecutor(threads, initializer=begin), iter(jobs), deque[Future[Result]]()
+
+    def submit() -> None:
+        try:
+            job = next(following)
+        except StopIteration:
+            return
+        except Exception as error:  # noqa: BLE001 - raised behind the results of the jobs before
+            failed = Future[Result]()
+            failed.set_exception(error)
+            waiting.append(failed)
+        else:
+            waiting.append(pool.submit(work, job))
+
+    try:
+        for _ in range(ahead):
+            submit()
         while waiting:
             result = waiting.popleft().result()
-            waiting.extend(reader.submit(read, job) for job in islice(following, 1))
+            submit()
             yield result
+    finally:
+        pool.shutdown(cancel_futures=True)

@@ -158,4 +158,7 @@ def _folded(layers: Any) -> Tensor:
 
 def _where(output: Tensor, gradient: Tensor) -> Tensor:
     """Let a gradient through where a ReLU did: one pass over memory, where a product with a mask takes two."""
+    jit: Any = torch.jit  # has no types
+    if jit.is_tracing():  # for OpenVINO, which does not know torch's own
+        return torch.where(output > 0, gradient, torch.zeros_like(gradient))
     return cast("Tensor", torch.ops.aten.threshold_backward(gradient, output, 0))

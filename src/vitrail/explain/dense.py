@@ -121,7 +121,7 @@ class DenseNetwork:
         """
         cells, shifts, spans = [], [], []
         for axis, side in enumerate(image_px):
-            have, span = maps.values.shape[1 + axis], maps.frame.span_px[axis]
+            have, span = int(maps.values.shape[1 + axis]), maps.frame.span_px[axis]
             stride, shift = span // have, maps.frame.shift_px[axis]
             count = -(-side // stride)
             first = min(max(round((self.margin_px - shift) / stride), 0), have - count)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cached_property, partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, cast
@@ -10,7 +11,7 @@ import torch
 
 from vitrail.classes import TissueClass
 from vitrail.explain.dense import dense_network, stride_of
-from vitrail.explain.fused import ExplainingClassifier, assemble, read_pass
+from vitrail.explain.fused import ExplainingClassifier, ExplainingSegmenter, assemble, read_pass
 from vitrail.explain.hooks import frozen
 from vitrail.explain.layers import find_layers, pool
 from vitrail.explain.methods.base import METHODS
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
     import numpy as np
     from numpy.typing import NDArray
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from vitrail.explain.fused import Reader
     from vitrail.explain.layers import Layers
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from vitrail.explain.methods.hrcam import HRCamHead
     from vitrail.explain.saliency import Maps, Saliency
     from vitrail.explain.target import Pixels
+    from vitrail.models.segmenter import Segmenter
     from vitrail.models.store import Model
     from vitrail.settings.schema import EngineName
 
@@ -60,8 +62,9 @@ class Explainer:
     layers
         That heads look at, as `find_layers` returns them; None takes the default ones.
     engine
-        What computes the maps of a classifier. OpenVINO, which `"auto"` takes on a CPU where it is installed, compiles
-        the network with the weights it has when it is first asked; a segmenter's maps are always torch's.
+        What computes the maps of a classifier, and those of a U-Net where they are asked for together with Grad-CAM of
+        its own or of all pixels. OpenVINO, which `"auto"` takes on a CPU where it is installed, compiles the network
+        with the weights it has when it is first asked; all else is torch's.
     stride, margin_px
         Of the cells of methods that show feature maps, and by how much images are continued for them; see
         `dense_network` and `stride_of`. 0 and 0 are the network's own maps, as in the paper.
@@ -90,7 +93,7 @@ class Explainer:
         self._spec = model.spec
         self.dense = dense_network(self.network, stride_of(stride, model.spec.side_px), margin_px)
         self.batches = Batches(model.spec, device, batch, "explanation")
-        self._openvino = isinstance(self.network, Classifier) and use_openvino(engine, device)
+        self._openvino = use_openvino(engine, device)
         self._compiled: list[tuple[list[tuple[str, Head]], Compiled]] = []
 
     @cached_property
@@ -135,41 +138,54 @@ class Explainer:
         methods = [METHODS[name] for name in names]
         readers = [r for m in methods if (r := m.reader(self.network, heads.get(m.name))) is not None]
         alone = [method for method in methods if method.name not in {reader.method for reader in readers}]
-        compiled = self._compile(readers, heads) if self._openvino and readers else None
+        recorded, compiled = None, None
+        if self._openvino and isinstance(self.network, Classifier):
+            compiled = self._compile(readers, heads) if readers else None
+        elif self._openvino and isinstance(pixels, str):
+            recorded = next((method for method in alone if method.records(self.network)), None)
+            compiled = self._compile(readers, heads, recorded, target, pixels) if recorded else None
         # a method that runs the network once anyhow leads the readers, unless they want what only the plain pass gives
         free = compiled is None and not any(FEATURES in reader.layers for reader in readers)
         leader = next((method for method in alone if method.passes == 1), None) if free else None
+        blank: list[Maps] = []  # all of the recorded method's maps but their values
 
         def explain(part: slice, batch: Tensor) -> tuple[Maps, ...]:
             maps: dict[str, Maps] = {}
+            output: Tensor | None
 
-            def run(method: ExplanationMethod) -> Tensor | None:
+            def run(method: ExplanationMethod, batch: Tensor = batch) -> Maps:
                 chosen = pixels[part] if isinstance(pixels, torch.Tensor) else pixels
                 head = heads.get(method.name)
-                maps[method.name] = method.explain(
+                return method.explain(
                     self.network, batch, target, head=head, pixels=chosen, mpp=self._spec.mpp, dense=self.dense
                 )
-                return maps[method.name].output
 
-            if readers:
-                with frozen(self.network):
-                    if compiled is None:
-                        lead = partial(run, leader) if leader else None
-                        output, sums = read_pass(self.network, batch, readers, lead, self.dense)
-                    else:
-                        output, *flat = (torch.from_numpy(array) for array in compiled(images[part]))
-                        sums = {
-                            reader.method: [flat.pop(0) for _ in range(len(reader.layers) + (reader.bias is not None))]
-                            for reader in readers
-                        }
-                shape = 3, images.shape[1], images.shape[2]
+            def lead() -> Tensor | None:
+                first = cast("ExplanationMethod", leader)
+                maps[first.name] = run(first)
+                return maps[first.name].output
+
+            with frozen(self.network):
+                if compiled is not None:
+                    if recorded is not None and not blank:  # first: where cells look is not to be measured in a record
+                        blank.append(run(recorded, batch[:1]))
+                    output, *flat = (torch.from_numpy(array) for array in compiled(images[part]))
+                    if recorded is not None:
+                        maps[recorded.name] = replace(blank[0], values=flat.pop(0), output=output)
+                    sums = {
+                        reader.method: [flat.pop(0) for _ in range(len(reader.layers) + (reader.bias is not None))]
+                        for reader in readers
+                    }
+                elif readers:
+                    output, sums = read_pass(self.network, batch, readers, lead if leader else None, self.dense)
                 for reader in readers:
+                    shape = 3, images.shape[1], images.shape[2]
                     maps[reader.method] = assemble(
                         self.network, reader, sums[reader.method], shape, target, output=output, dense=self.dense
                     )
             for method in alone:
                 if method.name not in maps:
-                    run(method)
+                    maps[method.name] = run(method)
             return tuple(maps[name] for name in names)
 
         if alone or compiled is None:
@@ -246,12 +262,27 @@ class Explainer:
 
         return self.batches.run(images, work)
 
-    def _compile(self, readers: Sequence[Reader], heads: Mapping[str, Head]) -> Compiled:
+    def _compile(
+        self,
+        readers: Sequence[Reader],
+        heads: Mapping[str, Head],
+        recorded: ExplanationMethod | None = None,
+        target: TissueClass = TissueClass.TUMOR,
+        pixels: str = "",
+    ) -> Compiled:
         """Return the graph of some methods and heads; there are few, and a new head may be another of equal content."""
         key = [(reader.method, heads.get(reader.method)) for reader in readers]
+        key += [(f"{recorded.name} {target.key} {pixels}", None)] if recorded else []
         for other, graph in self._compiled:
             if len(other) == len(key) and all(a[0] == b[0] and a[1] is b[1] for a, b in zip(other, key, strict=True)):
                 return graph
-        module = ExplainingClassifier(cast("Classifier", self.network), readers, dense=self.dense)
+        module: nn.Module
+        if recorded is None:
+            module = ExplainingClassifier(cast("Classifier", self.network), readers, dense=self.dense)
+        else:
+            explain = partial(
+                recorded.explain, self.network, target=target, pixels=cast("Pixels", pixels), dense=self.dense
+            )
+            module = ExplainingSegmenter(cast("Segmenter", self.network), explain, readers, self.dense)
         self._compiled.append((key, Compiled(FromBytes(module, self._spec))))
         return self._compiled[-1][1]

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from vitrail.explain.dense import DenseNetwork
+    from vitrail.models.segmenter import Segmenter
 
     Sums = dict[str, list[Tensor]]
 
@@ -209,6 +210,42 @@ def assemble(
         head_logits=head_logits,
     )
     return dense.cut(maps, image_px) if dense else maps
+
+
+class ExplainingSegmenter(nn.Module):
+    """A segmenter that also says why, by a method whose gradient is written out, and by readers of the same pass.
+
+    Parameters
+    ----------
+    network
+        The segmenter, in eval mode and on the CPU; its weights are shared and must not change any more.
+    explain
+        Runs it once on standardised images, `[n, 3, h, w]`; the maps' output is the network's.
+    readers, dense
+        As for `read_pass`.
+    """
+
+    def __init__(
+        self,
+        network: Segmenter,
+        explain: Callable[[Tensor], Maps],
+        readers: Sequence[Reader],
+        dense: DenseNetwork | None = None,
+    ) -> None:
+        super().__init__()
+        self.network, self.readers, self._explain, self._dense = network, tuple(readers), explain, dense
+        self.closer = dense.network if dense else None
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Map standardised images `[n, 3, h, w]` to logits, the method's maps, and what each reader read."""
+        maps: list[Maps] = []
+
+        def lead() -> Tensor | None:
+            maps.append(self._explain(images))
+            return maps[0].output
+
+        logits, sums = read_pass(self.network, images, self.readers, lead, self._dense)
+        return cast("Tensor", logits), maps[0].values, *(part for parts in sums.values() for part in parts)
 
 
 class ExplainingClassifier(nn.Module):

@@ -8,7 +8,6 @@ from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy.stats import spearmanr
 
 from vitrail.inference.context import looked_up
 from vitrail.inference.outputs import MAP_PX
@@ -181,6 +180,8 @@ class Paired:
 
         Null is what is undefined, as where a map is constant. Ranks are of `ranked` of the `pixels`, evenly spread.
         """
+        from scipy.stats import spearmanr  # noqa: PLC0415 - it takes a second to import
+
         ranked, each = np.concatenate([np.empty((0, 2)), *self._ranked]), np.concatenate([np.empty(0), *self.tiles])
         defined = each[np.isfinite(each)]
         varied = len(ranked) > 1 and bool((np.ptp(ranked, axis=0) > 0).all())

@@ -9,6 +9,7 @@ import json
 import math
 import shutil
 import time
+from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -35,7 +36,7 @@ from vitrail.inference.sliding import (
 from vitrail.slides.stain import stain_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -110,6 +111,8 @@ def map_slide(
     clock.spent("tissue")
     tiles, classifier = _tissue_tiles(context, settings), networks.classifier
     tiles["tumor_probability"] = np.nan
+    for predictor in networks.predictors:
+        predictor.expect(len(tiles))
     if classifier is not None:
         said = _classified(slide, classifier, tiles, settings, files.partial, clock=clock, progress=progress)
         tiles["tumor_probability"] = said[:, 0]
@@ -117,8 +120,7 @@ def map_slide(
             tiles["classifier_spread"] = said[:, 1]
     class_plan = stats = None
     if networks.segmenter is not None:
-        class_plan, strips = _segmented(context, networks.segmenter, settings, files.partial, clock, progress)
-        stats = write_class_map(files.classes, strips, class_plan, context)
+        class_plan, stats, strips = _segmented(context, networks.segmenter, settings, files, clock, progress)
         tiles["segmenter"] = stats.tumor_shares(tiles)
         if _is_uncertain(networks.segmenter, settings):
             tiles["segmenter_spread"] = write_uncertainty(files.uncertainty, strips, class_plan, context).means(tiles)
@@ -207,9 +209,9 @@ def _classified(
 
 
 def _segmented(
-    context: SlideContext, segmenter: Predictor, settings: Settings, folder: Path, clock: _Clock, progress: Progress
-) -> tuple[Plan, list[Path]]:
-    """Segment a slide; return the plan of the map, and the files of its strips."""
+    context: SlideContext, segmenter: Predictor, settings: Settings, files: MapFiles, clock: _Clock, progress: Progress
+) -> tuple[Plan, ClassMapStats, list[Path]]:
+    """Segment a slide and write the map meanwhile; return its plan, what was counted, and the files of its strips."""
     window = settings.predict.window or (1 if segmenter.pools_globally else _WINDOW)
     plan = plan_segmentation(context.slide, segmenter.spec, settings.predict.overlap, window)
     least = settings.predict.min_tissue / window**2  # as much tissue as in a tile
@@ -222,7 +224,17 @@ def _segmented(
         mirrored = settings.predict.test_time_augmentation and settings.predict.symmetries == 1
         uncertain = _is_uncertain(segmenter, settings)
         layer = class_layer(segmenter, mirrored=mirrored, uncertain=uncertain)
-        return plan, list(blend_slide(context.slide, layer, plan, keep, folder, clock.timed(step)))
+        finished: list[Path] = []
+        with closing(blend_slide(context.slide, layer, plan, keep, files.partial, clock.timed(step))) as strips:
+            stats = write_class_map(files.classes, _noted(strips, finished), plan, context)
+    return plan, stats, finished
+
+
+def _noted(paths: Iterable[Path], finished: list[Path]) -> Iterator[Path]:
+    """Yield paths, and note them."""
+    for path in paths:
+        finished.append(path)
+        yield path
 
 
 def _explain(
@@ -244,8 +256,8 @@ def _explain(
     total = sum(int(keep(plan.boxes(row)).sum()) for row in range(plan.windows.rows))
     with progress.task("explanations", total) as step:
         layer = explanation_layer(explaining)
-        strips = list(blend_slide(context.slide, layer, plan, keep, files.partial, clock.timed(step)))
-    measured = write_explained(files.explained, strips, occupied, plan.windows, context, explaining.channels)
+        with closing(blend_slide(context.slide, layer, plan, keep, files.partial, clock.timed(step))) as strips:
+            measured = write_explained(files.explained, strips, occupied, plan.windows, context, explaining.channels)
     side = plan.windows.side // MAP_PX
     explains = f"windows of {side} x {side} tiles" if side > 1 else "windows of one tile"
     return {"methods": explaining.methods, "explains": explains, "windows": total, **measured}

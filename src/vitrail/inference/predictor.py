@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache, cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,15 +12,17 @@ import torch
 from torch import nn
 
 from vitrail.classes import CLASSES, TissueClass
+from vitrail.core.ahead import work_ahead
 from vitrail.errors import ModelError
 from vitrail.models.batches import Batches, tumor_score
-from vitrail.models.device import Precision, half_type, pick_device, type_name
+from vitrail.models.candidates import BATCH, Candidates, Tuning
+from vitrail.models.device import Precision, cpu_threads, pick_device
 from vitrail.models.ensemble import EachMember
-from vitrail.models.half_precision import is_faster
-from vitrail.models.openvino import BLOCK, Compiled, use_openvino
+from vitrail.models.openvino import Compiled
 from vitrail.models.preprocessing import FromBytes
 from vitrail.models.store import load_explained
 from vitrail.models.symmetries import symmetries as symmetries_of_square
+from vitrail.models.trial import LEAST_IMAGES, Trial
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -29,13 +32,17 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from vitrail.interop.class_map import Channel
-    from vitrail.models.spec import ModelSpec
+    from vitrail.models.openvino import EnginePrecision
     from vitrail.models.store import Model
+    from vitrail.models.trial import Execution, TypeName
     from vitrail.settings.load import Settings
     from vitrail.settings.schema import EngineName, PrecisionName, Symmetries
 
-BATCH = 64
-"""Images in one pass through a network, where the device's memory allows it."""
+_FORMATS = {"channels_last": "channels_last", "contiguous": "contiguous_format"}
+_OPENVINO_TYPES: dict[TypeName, EnginePrecision] = {"float32": "f32", "bfloat16": "bf16", "int8": "int8"}
+
+_STREAMS = 4
+"""Passes through torch at the same time, at most: each needs memory."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -125,9 +132,11 @@ class Predictor:
     engine
         What computes: OpenVINO, which `"auto"` takes on a CPU where it is installed, or torch.
     precision
-        The type to compute in. `"auto"` takes 16 bits where the model's own check allows them and, on a CPU, where they
-        were measured to be faster, see `vitrail.models.half_precision`; not with OpenVINO, which rounds other layers
-        than the check has seen.
+        The type to compute in. `"auto"` takes 16 bits on a GPU where the model's own check allows them, and on a CPU
+        where a trial says, too, that they are faster.
+    tuning
+        How many images the work has, and what else is said of how to compute. Before the first of many images, ways of
+        computing are tried, see `vitrail.models.trial`, once for each network, size and machine.
     explaining
         What runs in place of the model's own module, with the same weights; in float32, because in 16 bits the maps of
         single tiles were seen to correlate with those in 32 by no more than 0.9. Its images are windows of many tiles,
@@ -140,6 +149,8 @@ class Predictor:
     ----------
     looks
         At each image: members of an ensemble by symmetries.
+    execution
+        How it computes; what a trial changes it changes before the first image.
 
     Raises
     ------
@@ -155,34 +166,35 @@ class Predictor:
         calibrated: bool = True,
         engine: EngineName = "auto",
         precision: PrecisionName = "auto",
+        tuning: Tuning | None = None,
         explaining: Explaining | None = None,
         symmetries: Symmetries = 1,
     ) -> None:
         self.device = device = device or pick_device("auto")
         self.spec, self._model = model.spec, model
+        tuning = tuning or Tuning()
         self._like_this = partial(
-            Predictor, device=device, calibrated=calibrated, engine=engine, precision=precision, symmetries=symmetries
-        )
-        self._explains = explaining is not None
+            Predictor, device=device, calibrated=calibrated, engine=engine, precision=precision, tuning=tuning,
+            symmetries=symmetries,
+        )  # fmt: skip
         self.methods = explaining.methods if explaining else {}
         self.channels = explaining.channels if explaining else {}
         self._sharpness = 1 / model.spec.temperature if calibrated else 1.0
-        module = explaining.module if explaining else model.module
-        self.module = module.to(device).to(memory_format=torch.channels_last).eval()
-        self._asked = self.module if explaining else EachMember(self.module)
+        self._explaining = explaining
+        self._digest = "" if explaining else model.digest  # before the network is built for torch
         self._symmetries = symmetries_of_square(1 if explaining else symmetries)
         self.looks = 1 if explaining else model.spec.members * len(self._symmetries)
         self._batches = Batches(model.spec, device, BATCH, f"{model.spec.task} prediction")
-        self._openvino = use_openvino(engine, device)
-        self._block = 1 if explaining else BLOCK
-        auto = precision == "auto" and not explaining and not self._openvino
-        half = agreed_type(model.spec, device) if auto else None
-        self._untried = half is not None and device.type == "cpu"
-        named = torch.bfloat16 if precision == "bfloat16" and not explaining else torch.float32
-        self._use(half or named)
+        self._candidates = Candidates(model.spec, device, engine, precision, tuning, explains=explaining is not None)
+        self._untried = tuning.images >= LEAST_IMAGES and not explaining
+        self._chosen: Execution | None = None
+        self._compiled_ways: dict[Execution, Compiled] = {}
+        self._use(self._candidates.default)
 
     @classmethod
-    def of_settings(cls, model: Model, settings: Settings, explaining: Explaining | None = None) -> Predictor:
+    def of_settings(
+        cls, model: Model, settings: Settings, explaining: Explaining | None = None, *, images: int = 0
+    ) -> Predictor:
         """Make a predictor as the branches `compute` and `predict` of the settings say.
 
         Parameters
@@ -190,9 +202,11 @@ class Predictor:
         model
             What `load_model` returns.
         settings
-            Device, engine, precision, symmetries, and whether probabilities are calibrated.
+            The whole of `compute`, symmetries, and whether probabilities are calibrated.
         explaining
             What runs in place of the model's own module.
+        images
+            How many the whole work has, about, see `Tuning`.
 
         Returns
         -------
@@ -204,11 +218,16 @@ class Predictor:
         SettingsError
             The device or OpenVINO is asked for, but not there.
         """
+        compute = settings.compute
+        tuning = Tuning(
+            images=images, threads=compute.threads, batch=compute.batch, memory_format=compute.memory_format
+        )
         return cls(
             model,
-            pick_device(settings.compute.device),
-            engine=settings.compute.engine,
-            precision=settings.compute.precision,
+            pick_device(compute.device),
+            engine=compute.engine,
+            precision=compute.precision,
+            tuning=tuning,
             calibrated=settings.predict.calibrated,
             explaining=explaining,
             symmetries=settings.predict.symmetries,
@@ -217,6 +236,16 @@ class Predictor:
     def member(self, number: int) -> Predictor:
         """Return a predictor like this of one member of an ensemble alone, which shares its weights."""
         return self._like_this(self._model.member(number))
+
+    @cached_property
+    def module(self) -> nn.Module:
+        """The network, or what explains it, on the device; it need not be built where it is compiled already."""
+        module = self._explaining.module if self._explaining else self._model.module
+        return module.to(self.device).to(memory_format=torch.channels_last).eval()
+
+    @cached_property
+    def _asked(self) -> nn.Module:
+        return self.module if self._explaining else EachMember(self.module)
 
     @property
     def pools_globally(self) -> bool:
@@ -228,6 +257,35 @@ class Predictor:
             return True
         blocks = (module for name, module in self.module.named_modules() if name.endswith(".se"))  # timm's name
         return any(not isinstance(block, nn.Identity) for block in blocks)
+
+    def streams(self) -> int:
+        """Tell how many threads had best ask at the same time; what is still to be tried is tried before.
+
+        Torch on a processor: two threads that share a layer wait for each other at its end, and where other work takes
+        one of their cores away, both stand still. Threads with images of their own do not. OpenVINO has such streams
+        itself, and explanations of large windows need much memory.
+        """
+        if self._untried:
+            self.expect(LEAST_IMAGES)
+        alone = self._compiled is not None or self._explaining or self.device.type != "cpu"
+        return 1 if alone else min(self.execution.threads, _STREAMS)
+
+    def expect(self, images: int) -> None:
+        """Compute what comes next, such as a slide, in the way that is best for so many images.
+
+        Parameters
+        ----------
+        images
+            How many, about. The way must not depend on what was done of them before: say the number of all, also where
+            a killed work goes on.
+        """
+        self._untried = False
+        if images < LEAST_IMAGES:
+            self._use(self._candidates.default)
+            return
+        if self._chosen is None:
+            self._chosen = self._fastest()
+        self._use(self._chosen)
 
     def outputs(self, images: NDArray[np.uint8]) -> Iterator[Tensor]:
         """Yield the network's float32 logits for images `[n, h, w, 3]`, batch by batch."""
@@ -248,7 +306,7 @@ class Predictor:
         """
         if self.looks == 1:
             for outputs, *_ in self._passes(images):
-                logits = outputs if self._explains else outputs[:, 0]
+                logits = outputs if self._explaining else outputs[:, 0]
                 spread = torch.full_like(logits if logits.ndim == 1 else logits[:, 0], torch.nan)
                 yield Answers(logits=logits, spread=spread, sharpness=self._sharpness)
             return
@@ -321,17 +379,8 @@ class Predictor:
 
     def _passes(self, images: NDArray[np.uint8]) -> Iterator[tuple[Tensor, ...]]:
         """Yield all outputs of the network, batch by batch."""
-        if self._untried:  # 16 bits are kept only where they are faster here
-            self._untried, side, half = False, self.spec.side_px, self._precision.dtype
-            noise = np.random.default_rng(0).integers(0, 256, (16, side, side, 3), np.uint8)
-
-            def work(dtype: torch.dtype) -> None:
-                self._use(dtype)
-                for _ in self._passes(noise):
-                    pass
-
-            faster = is_faster(self.spec, lambda: work(half), lambda: work(torch.float32))
-            self._use(half if faster else torch.float32)
+        if self._untried:
+            self.expect(LEAST_IMAGES)
         if self._compiled is None:
             yield from self._batches.run(images, self._forward)
             return
@@ -340,17 +389,65 @@ class Predictor:
 
     @torch.inference_mode()
     def _forward(self, _rows: slice, batch: Tensor) -> tuple[Tensor, ...]:
-        with self._precision.autocast():
-            outputs: Tensor | tuple[Tensor, ...] = self._asked(batch)
+        # a thread that was told otherwise is one of several streams
+        own = torch.get_num_threads() == self._candidates.usual_threads
+        with cpu_threads(self.execution.threads if own else 0), self._precision.autocast():
+            outputs: Tensor | tuple[Tensor, ...] = self._asked(batch.contiguous(memory_format=self._memory_format))
         return tuple(each.float() for each in (outputs if isinstance(outputs, tuple) else (outputs,)))
 
-    def _use(self, dtype: torch.dtype) -> None:
-        """Compute in a type from now on."""
-        self._precision, self._compiled = Precision(device=self.device, dtype=dtype), None
-        if self._openvino:
-            self._compiled = Compiled(
-                FromBytes(self._asked, self.spec).eval(), half=dtype == torch.bfloat16, block=self._block
+    def _fastest(self) -> Execution:
+        """Return the way of computing that is fastest, or was when that was measured."""
+        candidates, side = self._candidates, self.spec.side_px
+        noise = np.random.default_rng(0).integers(0, 256, (candidates.images, side, side, 3), np.uint8)
+
+        def look(images: NDArray[np.uint8]) -> None:
+            for outputs in self._passes(images):
+                outputs[0].cpu()  # a GPU is waited for
+
+        def run(execution: Execution) -> None:
+            self._use(execution)
+            streams, threads = self.streams(), torch.get_num_threads()
+            share = (
+                partial(torch.set_num_threads, max(execution.threads // streams, 1)) if streams > 1 else lambda: None
             )
+            try:
+                with closing(work_ahead(look, np.array_split(noise, streams), streams, streams, share)) as looked:
+                    for _ in looked:
+                        pass
+            finally:
+                torch.set_num_threads(threads)  # torch has told threads to come what its last thread was told
+
+        trial = Trial(
+            title=candidates.title,
+            conditions=candidates.conditions,
+            default=candidates.default,
+            steps=candidates.steps,
+            work=lambda execution: partial(run, execution),
+            images=candidates.images,
+        )
+        chosen = trial.choose()
+        self._compiled_ways = {way: made for way, made in self._compiled_ways.items() if way in {chosen, trial.default}}
+        return chosen
+
+    def _use(self, execution: Execution) -> None:
+        """Compute in a way from now on."""
+        self._compiled: Compiled | None = None
+        if execution.engine == "openvino":
+            if execution not in self._compiled_ways:
+                self._compiled_ways[execution] = Compiled(
+                    lambda: FromBytes(self._asked, self.spec).eval(),
+                    precision=_OPENVINO_TYPES[execution.precision],
+                    block=execution.batch,
+                    threads=execution.threads,
+                    digest=self._digest,
+                )
+            self._compiled = self._compiled_ways[execution]
+        else:
+            self._precision = Precision(device=self.device, dtype=getattr(torch, execution.precision))
+            self._memory_format: torch.memory_format = getattr(torch, _FORMATS[execution.memory_format])
+            self._batches.size = execution.batch
+            self.module.to(memory_format=self._memory_format)
+        self.execution = execution
 
 
 def explaining_predictors(
@@ -375,11 +472,3 @@ def explaining_predictors(
         return Predictor.of_settings(model, settings, explaining(model, tiles=tiles))
 
     return predictor
-
-
-def agreed_type(spec: ModelSpec, device: torch.device) -> torch.dtype | None:
-    """Return the device's 16-bit type where the model was seen to agree in it with float32, else None."""
-    half, check = half_type(device), spec.half
-    if half is None or check is None:
-        return None
-    return half if check.dtype == type_name(half) and check.agrees(spec.task) else None

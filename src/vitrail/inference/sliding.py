@@ -1,11 +1,13 @@
 """Networks over a whole slide, however large: read, run, blend and write a strip at a time.
 
-What is finished is on disk, so that a killed run goes on. Memory depends on the slide's width alone.
+All of these are done at the same time: threads read ahead, others let the network look at what was read, and whoever
+asks for strips blends and writes those that were looked at. What is finished is on disk, so that a killed run goes on.
+Memory depends on the slide's width alone.
 """
 
 from __future__ import annotations
 
-from contextlib import closing
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
@@ -14,8 +16,9 @@ import numpy as np
 import torch
 
 from vitrail.classes import CLASSES, TissueClass
-from vitrail.core.ahead import read_ahead
+from vitrail.core.ahead import work_ahead
 from vitrail.core.files import write_array
+from vitrail.core.parallel import cores
 from vitrail.geometry import Region
 from vitrail.inference.outputs import MAP_PX
 from vitrail.inference.windows import Windows, WindowValues, blend
@@ -23,7 +26,7 @@ from vitrail.models.symmetries import MIRRORINGS
 from vitrail.slides.stain import read_for_networks
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Generator, Iterator, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -38,9 +41,13 @@ if TYPE_CHECKING:
     Keep = Callable[[NDArray[np.float64]], NDArray[np.bool_]]
 
 T = TypeVar("T", bound=np.generic)
+Answer = TypeVar("Answer")
 
 _CHUNK = 32
 _BLOCK = 512
+_READERS = 4
+"""Threads that read, at most, and one a core: the decoders leave Python to others."""
+
 GLASS = np.eye(len(CLASSES), dtype=np.float32)[TissueClass.BACKGROUND]
 """What a window without tissue holds: background for sure."""
 
@@ -165,12 +172,15 @@ class Layer:
         What a window that was not looked at holds, `[channels]`.
     pack
         Turns a strip `[h, width, channels]` into what is stored.
+    predictor
+        That looks.
     """
 
     name: str
     look: Callable[[NDArray[np.uint8]], Floats]
     elsewhere: Floats
     pack: Callable[[Floats], NDArray[np.uint8] | Floats]
+    predictor: Predictor
 
 
 def class_layer(segmenter: Predictor, *, mirrored: bool = False, uncertain: bool = False) -> Layer:
@@ -191,7 +201,7 @@ def class_layer(segmenter: Predictor, *, mirrored: bool = False, uncertain: bool
     elif mirrored:
         look = partial(mirrored_probabilities, segmenter)
     elsewhere = np.append(GLASS, np.float32(0)) if uncertain else GLASS
-    return Layer(name="strip", look=look, elsewhere=elsewhere, pack=_quantise)
+    return Layer(name="strip", look=look, elsewhere=elsewhere, pack=_quantise, predictor=segmenter)
 
 
 def mirrored_probabilities(segmenter: Predictor, images: NDArray[np.uint8]) -> Floats:
@@ -240,10 +250,12 @@ def explanation_layer(explaining: Predictor) -> Layer:
         return maps
 
     none = np.zeros(len(explaining.channels), np.float32)
-    return Layer(name="why", look=look, elsewhere=none, pack=np.ascontiguousarray)
+    return Layer(name="why", look=look, elsewhere=none, pack=np.ascontiguousarray, predictor=explaining)
 
 
-def blend_slide(slide: Slide, layer: Layer, plan: Plan, keep: Keep, folder: Path, step: Step) -> Iterator[Path]:
+def blend_slide(
+    slide: Slide, layer: Layer, plan: Plan, keep: Keep, folder: Path, step: Step
+) -> Generator[Path, None, None]:
     """Look at a slide in overlapping windows and blend them.
 
     Parameters
@@ -281,12 +293,11 @@ def blend_slide(slide: Slide, layer: Layer, plan: Plan, keep: Keep, folder: Path
         return
     first = max(done - 1, 0)  # what this row adds to the first strip that is missing is in no file
     parts = {row: _cut(columns[row], plan.batch) for row in range(first, len(paths))}
-    boxes = (plan.boxes(row)[part] for row, row_parts in parts.items() for part in row_parts)
+    boxes = [plan.boxes(row)[part] for row, row_parts in parts.items() for part in row_parts]
     size_px = (plan.image_px, plan.image_px)
-    with closing(read_ahead(lambda job: _read(slide, job, size_px), boxes)) as images:
+    with _looked(slide, layer.predictor, layer.look, boxes, size_px) as answers:
         rows = (
-            (WindowValues(columns=part, values=layer.look(next(images))) for part in row_parts)
-            for row_parts in parts.values()
+            (WindowValues(columns=part, values=next(answers)) for part in row_parts) for row_parts in parts.values()
         )
         strips = blend(plan.windows, rows, layer.elsewhere, first)
         for row in range(first, len(paths)):
@@ -337,13 +348,39 @@ def classify_slide(
     look = partial(_uncertain_tumor, classifier) if uncertain else classifier.tumor_probability
     blocks = {folder / f"tiles-{at:09d}.npy": boxes[at : at + _BLOCK] for at in range(0, len(boxes), _BLOCK)}
     jobs = [part for path, block in blocks.items() if not path.is_file() for part in _cut(block, _CHUNK)]
-    with closing(read_ahead(lambda job: _read(slide, job, size_px), jobs, ahead=2)) as images:
+    with _looked(slide, classifier, look, jobs, size_px) as answers:
         for path, block in blocks.items():
             parts = () if path.is_file() else _cut(block, _CHUNK)
             if parts:
-                write_array(path, np.concatenate([look(next(images)) for _part in parts]))
+                write_array(path, np.concatenate([next(answers) for _part in parts]))
             step(len(block))
             yield path
+
+
+@contextmanager
+def _looked(
+    slide: Slide,
+    predictor: Predictor,
+    look: Callable[[NDArray[np.uint8]], Answer],
+    jobs: Sequence[NDArray[np.float64]],
+    size_px: tuple[int, int],
+) -> Iterator[Iterator[Answer]]:
+    """Give what a network says of some boxes after others: later ones are read and looked at meanwhile, in threads."""
+    streams, readers = predictor.streams() if jobs else 1, min(cores(), _READERS)
+    ahead, threads = streams + 1, torch.get_num_threads()
+    share = partial(torch.set_num_threads, max(threads // streams, 1)) if streams > 1 else (lambda: None)
+    # each job is read by all readers together, so that the network need not wait long for the first one
+    pieces = [_cut(job, -(-len(job) // readers)) for job in jobs]
+    read = partial(_read, slide, size_px=size_px)
+    try:
+        with ExitStack() as stack:
+            every = (piece for of_job in pieces for piece in of_job)
+            parts = stack.enter_context(closing(work_ahead(read, every, ahead * readers, readers)))
+            images = (np.concatenate([next(parts) for _ in of_job]) for of_job in pieces)
+            yield stack.enter_context(closing(work_ahead(look, images, ahead, streams, share)))
+    finally:
+        if streams > 1:  # torch has told threads to come what its last thread was told
+            torch.set_num_threads(threads)
 
 
 def _uncertain_tumor(classifier: Predictor, images: NDArray[np.uint8]) -> NDArray[np.float64]:

@@ -53,11 +53,11 @@ def predict_study(
     """
     keep_memory()
     folder, settings = work.run.folder, work.run.settings
-    predictors = {task: Predictor.of_settings(load_model(folder / task), settings) for task in TASKS}
+    tiles = read_tiles(folder / "tiles")
+    predictors = {task: Predictor.of_settings(load_model(folder / task), settings, images=len(tiles)) for task in TASKS}
     classifier, segmenter = (predictors[task] for task in TASKS)
     why = explaining and explaining_predictors(folder / "classifier", settings, explaining)
     networks = Networks(classifier=classifier, segmenter=segmenter, explaining=why)
-    tiles = read_tiles(folder / "tiles")
     with reproducible(classifier.device, settings.seed):
         split = read_split(folder / "split", tiles.rows)
         unseen = {

@@ -27,8 +27,7 @@ from math import hypot, isnan, sqrt
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
-from scipy.special import expit, logit
-from scipy.stats import t as student
+from scipy.special import expit, logit, stdtr, stdtrit
 
 from vitrail.metrics.scores import divided
 
@@ -196,7 +195,7 @@ def interval(drawn: Drawn, weights: Floats) -> Interval:
         return Interval(np.nan, np.nan)
     middle, error, drawn_t, widest = studentised
     quantile = float(np.quantile(drawn_t, 2 * _TAIL - 1)) if len(drawn_t) else 0.0
-    reach = max(quantile, widest * float(student.ppf(_TAIL, weights.shape[1] - 1))) * error
+    reach = max(quantile, widest * float(stdtrit(weights.shape[1] - 1, _TAIL))) * error
     low, high = _SCALES[drawn.scale][1](np.array([middle - reach, middle + reach]))
     return Interval(float(low), float(high))
 
@@ -271,7 +270,7 @@ def p_value(drawn: Drawn, weights: Floats) -> float:
     middle, error, drawn_t, widest = studentised
     observed = abs(middle) / error
     by_draws = (1 + float((drawn_t >= observed).sum())) / (1 + len(drawn_t))
-    return min(max(by_draws, 2 * float(student.sf(observed / widest, weights.shape[1] - 1))), 1.0)
+    return min(max(by_draws, 2 * float(stdtr(weights.shape[1] - 1, -observed / widest))), 1.0)
 
 
 def standard_error(drawn: Drawn, weights: Floats) -> Floats:

@@ -19,8 +19,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.special import expit, logit
-from scipy.stats import norm
+from scipy.special import expit, logit, ndtri
 
 from vitrail.metrics.bootstrap import Drawn, by_patient
 from vitrail.metrics.scores import divided
@@ -184,10 +183,10 @@ def noise_by_errors(area: float, positives: float) -> float:
     if not (0.5 < area < 1 and 0 < positives < 1):
         return 0.0 if area == 1 and 0 < positives < 1 else float("nan")
     labels = np.arange(_POINTS) < max(min(round(positives * _POINTS), _POINTS - 1), 1)
-    gap = float(np.sqrt(2) * norm.ppf(area))
+    gap = float(np.sqrt(2) * ndtri(area))
     scores = np.concatenate(
         [
-            norm.ppf((np.arange(count) + 0.5) / count) + sign * gap / 2
+            ndtri((np.arange(count) + 0.5) / count) + sign * gap / 2
             for count, sign in ((labels.sum(), 1), ((~labels).sum(), -1))
         ]
     )

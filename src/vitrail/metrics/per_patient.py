@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.stats import norm
+from scipy.special import ndtr
 
 from vitrail.metrics.bootstrap import Drawn, by_patient, ratio
 from vitrail.metrics.correlation import bin_of
@@ -199,7 +199,7 @@ def clustered_delong(first: TileParts, second: TileParts) -> float:
     moves = first_moves - second_moves
     sums = np.array([(moves[0] ** 2).sum(), (moves[1] ** 2).sum(), 2 * (moves[0] * moves[1]).sum()])
     variance = float((sums * sizes / (sizes - 1)).sum())
-    return float(2 * norm.sf(abs(first_area - second_area) / np.sqrt(variance))) if variance > _ROUNDING else np.nan
+    return float(2 * ndtr(-abs(first_area - second_area) / np.sqrt(variance))) if variance > _ROUNDING else np.nan
 
 
 def _components(parts: TileParts) -> tuple[Floats, float]:

@@ -70,6 +70,20 @@ class Precision:
         return torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
 
 
+@contextmanager
+def cpu_threads(count: int) -> Iterator[None]:
+    """Let torch compute with so many threads within the block, 0 for as many as it has; then it has those of before."""
+    before = torch.get_num_threads()
+    if count in {0, before}:
+        yield
+        return
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def half_type(device: torch.device) -> torch.dtype | None:
     """Return the 16-bit type that a device has instructions for; None where it has none: emulated it is slow."""
     match device.type:
@@ -86,6 +100,7 @@ def training_precision(device: torch.device, setting: PrecisionName = "auto") ->
 
     `auto` takes the 16-bit type of a GPU, and float32 on every CPU: there bfloat16 was measured to train at 0.5 to 0.9
     of float32's speed (EfficientNet-B0 at 96 and 224 pixels, on a processor with avx512_bf16), and its numbers differ.
+    What `fastest` takes on a CPU is measured, see `vitrail.training.precision`; here it is float32.
 
     Parameters
     ----------
@@ -99,7 +114,8 @@ def training_precision(device: torch.device, setting: PrecisionName = "auto") ->
     Precision
         Device and type.
     """
-    chosen = half_type(device) if setting == "auto" and device.type != "cpu" else NAMED_TYPES.get(setting)
+    on_gpu = device.type != "cpu" and setting in {"auto", "fastest"}
+    chosen = half_type(device) if on_gpu else NAMED_TYPES.get(setting)
     return Precision(device=device, dtype=chosen or torch.float32)
 
 
@@ -109,7 +125,7 @@ def type_name(dtype: torch.dtype) -> str:
 
 
 NAMED_TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-"""The types that `compute.precision` can name."""
+"""The types of torch that `compute.precision` can name."""
 
 
 def _cpu_flags(cpuinfo: Path) -> set[str]:
@@ -127,7 +143,7 @@ def _cpu_flags(cpuinfo: Path) -> set[str]:
     return next((set(line.split()) for line in lines if line.startswith("flags")), set())
 
 
-_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # the options' numbers in malloc.h
+_TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8  # the options' numbers in malloc.h
 _LARGE = 1 << 30
 _LARGEST_EVERYWHERE = 32 << 20  # half of HEAP_MAX_SIZE, beyond which some versions of glibc refuse
 
@@ -135,15 +151,16 @@ _LARGEST_EVERYWHERE = 32 << 20  # half of HEAP_MAX_SIZE, beyond which some versi
 def keep_memory() -> bool:
     """Let glibc keep large blocks for reuse, which doubles the speed of networks on CPUs; tell whether it took effect.
 
-    Without it each step maps and unmaps hundreds of megabytes. Elsewhere than on glibc nothing happens.
+    Without it each step maps and unmaps hundreds of megabytes. Threads share one arena, because those of their own
+    cannot hold a large block. Elsewhere than on glibc nothing happens.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):
         return False
     mapped = any(mallopt(_MMAP_THRESHOLD, size) for size in (_LARGE, _LARGEST_EVERYWHERE))
-    trimmed = bool(mallopt(_TRIM_THRESHOLD, _LARGE))
-    return mapped and trimmed
+    trimmed, shared = (bool(mallopt(*option)) for option in ((_TRIM_THRESHOLD, _LARGE), (_ARENA_MAX, 1)))
+    return mapped and trimmed and shared
 
 
 @contextmanager
@@ -160,11 +177,10 @@ def reproducible(device: torch.device, seed: int) -> Iterator[None]:
     seed
         Of torch's generators.
     """
-    cudnn, algorithms = torch.backends.cudnn, torch.are_deterministic_algorithms_enabled()
-    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    cudnn = torch.backends.cudnn
     memory: Any = torch.utils.deterministic
     fill = memory.fill_uninitialized_memory
-    before = cudnn.deterministic, cudnn.benchmark
+    before, debugging = (cudnn.deterministic, cudnn.benchmark), torch.get_deterministic_debug_mode()
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     # once CUDA is in use, `torch.manual_seed` sets the generators of all its devices
     in_use = device.type == "cuda" or torch.cuda.is_initialized()  # type: ignore[no-untyped-call]  # torch leaves this one untyped
@@ -172,10 +188,11 @@ def reproducible(device: torch.device, seed: int) -> Iterator[None]:
         torch.manual_seed(seed)
         try:
             cudnn.deterministic, cudnn.benchmark = True, False
-            torch.use_deterministic_algorithms(mode=True, warn_only=True)
+            # the same switch is in `use_deterministic_algorithms`, which imports torch's compiler first: a second
+            torch.set_deterministic_debug_mode("warn")
             memory.fill_uninitialized_memory = False  # costs time, and no kernel here reads it
             yield
         finally:
             cudnn.deterministic, cudnn.benchmark = before
-            torch.use_deterministic_algorithms(algorithms, warn_only=warn_only)
+            torch.set_deterministic_debug_mode(debugging)
             memory.fill_uninitialized_memory = fill

@@ -15,7 +15,10 @@ from vitrail.models.store import Model, load_model, save_model
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-_OWN = {"mean", "std", "training", "temperature", "half", "vitrail", "members", "representative", "colours"}
+_OWN = {
+    "mean", "std", "training", "temperature", "half", "half_openvino", "vitrail", "members", "representative",
+    "colours",
+}  # fmt: skip
 """What members may differ in."""
 
 
@@ -84,6 +87,7 @@ def joined(models: Mapping[str, Model]) -> Model:
             "colours": colours if len(set(colours)) > 1 else (),
             "temperature": float(np.mean([model.spec.temperature for model in models.values()])),
             "half": None,
+            "half_openvino": None,
         }
     )
     return Model(spec=spec, module=Ensemble((each.module for each in members), spec).train(first.module.training))

@@ -235,7 +235,9 @@ class ModelSpec(_Strict):
     temperature
         What logits are divided by for calibrated probabilities, fitted on the validation tiles; 1 where it was not.
     half
-        Whether a 16-bit type would do; none where nobody has looked.
+        Whether a 16-bit type of torch would do; none where nobody has looked.
+    half_openvino
+        The same of OpenVINO's, which rounds other layers.
     members
         Networks whose mean logits count: more than one are an ensemble, see `vitrail.models.ensemble`.
     representative
@@ -259,6 +261,7 @@ class ModelSpec(_Strict):
     training: TrainingInfo | None = None
     temperature: Positive = 1.0
     half: HalfCheck | None = None
+    half_openvino: HalfCheck | None = Field(None, json_schema_extra={"since": "0.3.0"})
     members: Annotated[int, Field(ge=1, le=1000)] = Field(1, json_schema_extra={"since": "0.3.0"})
     representative: Annotated[int, Field(ge=0)] = Field(0, json_schema_extra={"since": "0.3.0"})
     colours: tuple[Colours, ...] = Field((), json_schema_extra={"since": "0.3.0"})

@@ -2,45 +2,82 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
+from torch import nn
 
-from vitrail.core.digest import combined_digest, file_digest
+from vitrail.core.digest import combined_digest, file_digest, json_digest
 from vitrail.core.files import regular_file, replacing, write_text
 from vitrail.errors import ModelError
-from vitrail.models.classifier import Classifier
 from vitrail.models.ensemble import Ensemble
-from vitrail.models.segmenter import Segmenter
 from vitrail.models.spec import ClassifierSpec, SegmenterSpec, read_spec
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from collections.abc import Callable
 
+    from torch import Tensor
+
+    from vitrail.models.classifier import Classifier
+    from vitrail.models.segmenter import Segmenter
     from vitrail.models.spec import ModelSpec
+
+    Network: TypeAlias = Classifier | Segmenter | Ensemble
 
 WEIGHTS, JSON = "weights.safetensors", "model.json"
 _FINGERPRINT = "fingerprint"
+_COPY = "Copy the whole model folder, or train it again"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Model:
-    """A network, or an ensemble, and what it needs to be used: in eval mode and on the CPU when it is read."""
+    """A network, or an ensemble, and what it needs to be used: in eval mode and on the CPU when it is read.
 
-    spec: ModelSpec
-    module: Classifier | Segmenter | Ensemble
+    Parameters
+    ----------
+    spec
+        What it is.
+    module
+        The network; or what builds it when it is first asked for, which takes seconds: timm has to be imported.
+    digest
+        Computes the digest of the specification and the weights that the network will be built with.
+
+    Attributes
+    ----------
+    spec
+        What it is.
+    """
+
+    def __init__(
+        self, *, spec: ModelSpec, module: Network | Callable[[], Network], digest: Callable[[], str] = str
+    ) -> None:
+        self.spec, self._module, self._digest = spec, module, digest
+
+    @property
+    def module(self) -> Network:
+        """The network."""
+        if not isinstance(self._module, nn.Module):
+            self._module = self._module()
+        return cast("Network", self._module)
+
+    @property
+    def digest(self) -> str:
+        """Of specification and weights; empty once the network is built, because then anybody may change it."""
+        return "" if isinstance(self._module, nn.Module) else self._digest()
 
     def member(self, number: int) -> Model:
         """Return a member of an ensemble as a model of its own, which shares its weights; a single network as it is.
 
         Nobody has looked whether 16 bits would do for the member alone.
         """
-        if not isinstance(self.module, Ensemble):
+        if self.spec.members == 1:
             return self
-        module: Any = self.module.members[number]
+
+        def module() -> Any:
+            ensemble: Any = self.module
+            return ensemble.members[number]
+
         return Model(spec=member_spec(self.spec, number), module=module)
 
     @property
@@ -52,7 +89,8 @@ class Model:
 def member_spec(spec: ModelSpec, number: int) -> ModelSpec:
     """Return the specification of a member of an ensemble; its temperature is the ensemble's."""
     own = spec.colours[number] if spec.colours else spec
-    alone = {"members": 1, "representative": 0, "colours": (), "half": None, "mean": own.mean, "std": own.std}
+    unknown = {"half": None, "half_openvino": None}
+    alone = {"members": 1, "representative": 0, "colours": (), "mean": own.mean, "std": own.std} | unknown
     return spec.model_copy(update=alone)
 
 
@@ -81,6 +119,10 @@ def build(spec: ModelSpec) -> Classifier | Segmenter | Ensemble:
 
 def build_single(spec: ModelSpec) -> Classifier | Segmenter:
     """Build the untrained network of a specification of one member, as `build` does."""
+    # here, because timm takes seconds to import, and a network that is compiled already is not built
+    from vitrail.models.classifier import Classifier  # noqa: PLC0415
+    from vitrail.models.segmenter import Segmenter  # noqa: PLC0415
+
     match spec:
         case ClassifierSpec():
             return Classifier(spec)
@@ -125,13 +167,16 @@ def model_digest(folder: Path) -> str:
     return combined_digest(file_digest(folder / name) for name in (JSON, WEIGHTS))
 
 
-def load_model(folder: str | Path) -> Model:
+def load_model(folder: str | Path, *, later: bool = False) -> Model:
     """Read a model folder.
 
     Parameters
     ----------
     folder
         With `model.json` and `weights.safetensors`.
+    later
+        Whether the network is built only when it is first asked for. Weights that do not fit raise their `ModelError`
+        then, and so do those that somebody has replaced meanwhile.
 
     Returns
     -------
@@ -145,14 +190,38 @@ def load_model(folder: str | Path) -> Model:
     """
     folder = Path(folder)
     spec = read_spec(folder / JSON)
+    if not later:
+        return Model(spec=spec, module=_with_weights(spec, folder / WEIGHTS))
+    path = regular_file(folder / WEIGHTS, ModelError, _COPY)
+    opened = _stamp(path)
+
+    def same() -> Path:
+        if _stamp(path) != opened:
+            raise ModelError(path, "was replaced while it was in use", "Run the same command again")
+        return path
+
+    return Model(
+        spec=spec,
+        module=lambda: _with_weights(spec, same()),
+        digest=lambda: json_digest([spec.model_dump(mode="json"), file_digest(same())]),
+    )
+
+
+def _stamp(path: Path) -> tuple[int, ...]:
+    """Return what tells a file from one that has replaced it."""
+    about = path.stat()
+    return about.st_mtime_ns, about.st_size, about.st_ino
+
+
+def _with_weights(spec: ModelSpec, path: Path) -> Network:
+    """Build the network of a specification with a file's weights; in eval mode."""
     module = build(spec)
-    cure = "Copy the whole model folder, or train it again"
     try:
-        module.load_state_dict(load_file(regular_file(folder / WEIGHTS, ModelError, cure)))
+        module.load_state_dict(load_file(regular_file(path, ModelError, _COPY)))
     except (SafetensorError, RuntimeError, OSError) as error:
         problem = f"does not fit {JSON} ({' '.join(str(error).split())[:200]})"
-        raise ModelError(folder / WEIGHTS, problem, cure) from None
-    return Model(spec=spec, module=module.eval())
+        raise ModelError(path, problem, _COPY) from None
+    return module.eval()
 
 
 def load_explained(folder: str | Path) -> Model:

@@ -20,18 +20,14 @@ from vitrail.core.files import damaged, not_written, read_csv, read_json, read_t
 from vitrail.core.lock import locked
 from vitrail.core.progress import Silent
 from vitrail.errors import ExchangeError, ModelError, NucleiError, RunError, SettingsError, SlideError
-from vitrail.explain.methods.base import FIT, explaining_classifier, find_heads, methods_named, slide_readers
 from vitrail.inference.map_slide import Networks, map_slide
 from vitrail.inference.outputs import MAP_PX, MapFiles
 from vitrail.inference.predictor import Predictor, explaining_predictors
 from vitrail.inference.publish import SUMMARY, name_tiles, publish
 from vitrail.models.device import keep_memory, reproducible
 from vitrail.models.store import JSON, WEIGHTS, load_model
-from vitrail.nuclei.update import update_nuclei
 from vitrail.pipeline.run import Outcome
 from vitrail.quality.appearance import FEWEST_PATIENTS, GROUPS
-from vitrail.report.figures.explained_slide import save_explained_figure
-from vitrail.report.figures.slide_maps import read_slide_maps, save_map_figure
 from vitrail.settings.load import Settings, changed_text, preset, settings_text
 from vitrail.slides.cohort import content_digest, file_digest
 from vitrail.slides.slide import open_slide
@@ -242,11 +238,19 @@ def load_networks(job: Application) -> tuple[Networks, list[str], list[str]]:
         raise SettingsError("--explain", "explains a classifier, and none is given", "Add --classifier RUN/classifier")
     keep_memory()
     for task, folder in models.items():
-        model = load_model(folder)
+        model = load_model(folder, later=True)
         if model.spec.task != task:
             raise ModelError(folder, f"holds a {model.spec.task}, not a {task}", f"Give it as --{model.spec.task}")
         files = [content_digest(folder / name) for name in (JSON, WEIGHTS)]
         if settings.predict.explained and task == "classifier":
+            from vitrail.explain.methods.base import (
+                FIT,
+                explaining_classifier,
+                find_heads,
+                methods_named,
+                slide_readers,
+            )
+
             methods = methods_named(settings.explain.methods)
             heads, missing = find_heads(folder, methods, combined_digest(files))
             explaining = partial(
@@ -321,6 +325,9 @@ def _map(
     if missing:
         raise damaged(files.facts, f"without {missing[0]!r}")
     if explained and not files.explained_picture.is_file():
+        from vitrail.report.figures.explained_slide import save_explained_figure
+        from vitrail.report.figures.slide_maps import read_slide_maps
+
         save_explained_figure(files.explained_picture, read_slide_maps(slide, files), files)
     is_published = all(files.base.with_name(f"{files.base.name}.{ending}").is_file() for ending in ("geojson", "png"))
     if facts.get("threshold") != threshold or "summary" not in facts or not is_published:
@@ -333,6 +340,8 @@ def _map(
 
 def _measure_nuclei(path: Path, job: Application, networks: Networks, *, is_new: bool, progress: Progress) -> list[str]:
     """Measure the nuclei of a mapped slide; return why not, where that cannot be: its maps stay."""
+    from vitrail.nuclei.update import update_nuclei
+
     settings, base = job.settings, job.out / path.stem
     reading = networks.predictors[0].spec.reading.mode
     slide = open_slide(path, mpp=job.mpp, fallback_mpp=settings.slides.mpp, reading=reading)
@@ -438,6 +447,8 @@ def _remove_results(files: MapFiles) -> None:
 
 def _publish(files: MapFiles, slide: Slide, facts: dict[str, Any], threshold: float) -> dict[str, Any]:
     """Name the tiles, write GeoJSON and figure, and return the facts with what came of it."""
+    from vitrail.report.figures.slide_maps import read_slide_maps, save_map_figure
+
     facts = {name: value for name, value in facts.items() if name not in {"threshold", "summary"}}
     # until all is written, nothing is published
     write_text(files.facts, json.dumps(facts, indent=1, allow_nan=False))

@@ -113,6 +113,12 @@ def optical_density(rgb: NDArray[np.uint8], light: ArrayLike = 255.0, dark: floa
     return density
 
 
+def over_channels(combine: np.ufunc, plane: Plane) -> Plane:
+    """Combine the three channels of `[h, w, 3]`; reduced along so short an axis, numpy takes eight times as long."""
+    combined: Plane = combine(combine(plane[..., 0], plane[..., 1]), plane[..., 2])
+    return combined
+
+
 def local_std(plane: Plane) -> Plane:
     """Return the standard deviation over 3 by 3 pixels."""
     mean = ndimage.uniform_filter(plane, 3)

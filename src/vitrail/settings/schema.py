@@ -55,11 +55,17 @@ Architecture = Literal["unet", "upernet", "linear"]
 Symmetries = Literal[1, 4, 8]
 """Of a square, in which a network sees an image: see `PredictSettings.symmetries`."""
 
-PrecisionName = Literal["auto", "float32", "bfloat16"]
+PrecisionName = Literal["auto", "float32", "bfloat16", "fastest"]
 """The type that networks compute in: see `ComputeSettings.precision`."""
 
 EngineName = Literal["auto", "torch", "openvino"]
 """What computes: see `ComputeSettings.engine`."""
+
+MemoryFormat = Literal["channels_last", "contiguous"]
+"""Whether the colours of a pixel lie side by side, or each colour in a plane of its own."""
+
+MemoryFormatName = Literal["auto", "channels_last", "contiguous"]
+"""See `ComputeSettings.memory_format`."""
 
 
 class Branch(BaseModel):
@@ -606,13 +612,29 @@ class ComputeSettings(Branch):
     engine: EngineName = Field(
         "auto",
         description="of predictions and of the classifier's explanations; auto takes OpenVINO on a CPU where it is "
-        "installed, with the same results but for rounding",
+        "installed, with the same results but for rounding, unless torch was measured to be faster on this machine",
     )
     precision: PrecisionName = Field(
         "auto",
         description="that networks compute in. auto: on a CPU training is in float32, and predictions are in bfloat16 "
-        "only where that was measured to be faster on this machine, the model's own check allows it, and torch "
-        "computes; on a GPU both are in 16 bits. float32, bfloat16: always. Explanations stay in float32",
+        "only where that was measured to be at least 1.2 times as fast on this machine and the model's own check "
+        "allows it; on a GPU both are in 16 bits. fastest: training, too, is in bfloat16 where that was measured to be "
+        "at least 1.2 times as fast. float32, bfloat16: always. Explanations stay in float32",
+    )
+    threads: Annotated[int, Field(ge=0, le=1024)] = Field(
+        0,
+        description="of the CPU, that predictions are computed with; 0: as many as are fastest on this machine",
+        json_schema_extra={"since": "0.3.0"},
+    )
+    batch: Annotated[int, Field(ge=0, le=4096)] = Field(
+        0,
+        description="images in one pass of predictions; 0: as many as are fastest on this machine",
+        json_schema_extra={"since": "0.3.0"},
+    )
+    memory_format: MemoryFormatName = Field(
+        "auto",
+        description="of torch's tensors in predictions; auto: what is fastest on this machine",
+        json_schema_extra={"since": "0.3.0"},
     )
     workers: Annotated[int, Field(ge=0, le=1024)] = Field(
         0, description="processes that cut slides, and on a CPU train the networks of an ensemble; 0 means one a core"
@@ -622,7 +644,7 @@ class ComputeSettings(Branch):
     def named_precision(self) -> PrecisionName | None:
         """What these settings add to the digest of what networks compute; None where the precision is chosen.
 
-        A precision by name changes numbers; nothing else here does.
+        A precision by name changes numbers; nothing else here does, beyond rounding.
         """
         return None if self.precision == "auto" else self.precision
 

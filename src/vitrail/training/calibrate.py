@@ -11,7 +11,10 @@ import torch
 from vitrail.metrics.calibration import fit_temperature
 from vitrail.models.batches import Batches, tumor_score
 from vitrail.models.device import Precision, half_type, type_name
+from vitrail.models.openvino import Compiled, use_openvino
+from vitrail.models.preprocessing import FromBytes
 from vitrail.models.spec import HalfCheck
+from vitrail.models.trial import trials_are_off
 from vitrail.training.loader import Loader, cut
 
 if TYPE_CHECKING:
@@ -133,7 +136,7 @@ def examine(model: TrainedModel, progress: Progress) -> ModelSpec:
     temperature = calibrate(model)
     if temperature is None:
         progress.say(f"{model.spec.task}: not calibrated, for its validation tiles do not hold several classes")
-    return model.spec.model_copy(update={"temperature": temperature or 1.0, "half": compare_half(model)})
+    return model.spec.model_copy(update={"temperature": temperature or 1.0} | compare_types(model))
 
 
 def calibrate(model: TrainedModel) -> float | None:
@@ -155,6 +158,11 @@ def calibrate(model: TrainedModel) -> float | None:
     return fit_temperature(logits, truth) if len(np.unique(truth)) > 1 else None
 
 
+def compare_types(model: TrainedModel) -> dict[str, HalfCheck | None]:
+    """Return the fields of a specification that say whether 16 bits would do, by torch and by OpenVINO."""
+    return {"half": compare_half(model), "half_openvino": compare_openvino(model)}
+
+
 def compare_half(model: TrainedModel) -> HalfCheck | None:
     """Compare a network's answers in the device's 16-bit type with those in float32, on some of the validation tiles.
 
@@ -171,10 +179,44 @@ def compare_half(model: TrainedModel) -> HalfCheck | None:
     dtype = half_type(model.loader.device)
     if dtype is None or not len(model.rows):
         return None
+    rows = _checked_rows(model)
+    return _compared(model, dtype, (logits for logits, _ in model.logits(rows, dtype)))
+
+
+def compare_openvino(model: TrainedModel) -> HalfCheck | None:
+    """Compare a network's answers by OpenVINO in bfloat16, which rounds other layers than torch, with torch's float32.
+
+    Parameters
+    ----------
+    model
+        The network.
+
+    Returns
+    -------
+    HalfCheck | None
+        None where nobody would use it: not on a CPU that has instructions for it and OpenVINO, or trials are off; and
+        where there are no tiles.
+    """
+    device = model.loader.device
+    asked = device.type == "cpu" and not trials_are_off() and use_openvino("auto", device)
+    if not asked or half_type(device) != torch.bfloat16 or not len(model.rows):
+        return None
+    network = FromBytes(model.network.eval(), model.spec).eval()
+    compiled, rows = Compiled(network, precision="bf16"), _checked_rows(model)
+    answers = (compiled(np.asarray(model.loader.images[part]))[0] for part in cut(rows, model.batch))
+    return _compared(model, torch.bfloat16, map(torch.from_numpy, answers))
+
+
+def _checked_rows(model: TrainedModel) -> Rows:
     rng = np.random.default_rng([model.seed, *b"half"])
-    rows = np.sort(rng.choice(model.rows, min(CHECKED, len(model.rows)), replace=False))
+    return np.sort(rng.choice(model.rows, min(CHECKED, len(model.rows)), replace=False))
+
+
+def _compared(model: TrainedModel, dtype: torch.dtype, answers: Iterator[Tensor]) -> HalfCheck:
+    """Compare logits of the checked tiles, batch by batch, with those in float32."""
+    rows = _checked_rows(model)
     scores, pixels = [], [np.empty(0)]
-    for (full, _), (half, _) in zip(model.logits(rows), model.logits(rows, dtype), strict=True):
+    for (full, _), half in zip(model.logits(rows), answers, strict=True):
         scores.append(np.stack([tumor_score(full), tumor_score(half)]))
         if model.spec.task == "segmenter":
             pixels.append((full.argmax(1) != half.argmax(1)).double().mean((1, 2)).cpu().numpy())

@@ -23,7 +23,7 @@ from vitrail.models.join import joined
 from vitrail.models.store import JSON, WEIGHTS, load_model, save_model
 from vitrail.tiles.folds import fold_of_rows
 from vitrail.tiles.store import read_tiles
-from vitrail.training.calibrate import PIXELS, TrainedModel, compare_half
+from vitrail.training.calibrate import PIXELS, TrainedModel, compare_types
 from vitrail.training.loader import Loader, TrainingTiles
 from vitrail.training.tasks import TRAINING_TASKS
 from vitrail.training.trainer import train
@@ -198,7 +198,7 @@ def _join(jobs: Sequence[MemberJob], validation: Rows, settings: Settings, folde
         chosen = int(np.argmax(correlations))
         update = {"temperature": temperature, "representative": chosen, "training": models[chosen].spec.training}
         spec = ensemble.spec.model_copy(update=update)
-        half = compare_half(_on_tiles(ensemble, table, validation, settings))
+        checks = compare_types(_on_tiles(ensemble, table, validation, settings))
     histories = [read_csv(job.folder / "history.csv", ("epoch",)).astype(float) for job in jobs]
     mean = pd.concat(histories).groupby("epoch", as_index=False).mean()
     write_csv(folder / "history.csv", mean.astype({"epoch": int}))
@@ -215,7 +215,7 @@ def _join(jobs: Sequence[MemberJob], validation: Rows, settings: Settings, folde
             }
         ),
     )
-    save_model(folder, ensemble.module, spec.model_copy(update={"half": half}))
+    save_model(folder, ensemble.module, spec.model_copy(update=checks))
 
 
 def _on_tiles(model: Model, table: TileTable, rows: Rows, settings: Settings) -> TrainedModel:

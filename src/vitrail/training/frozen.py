@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 import torch
 
-from vitrail.core.ahead import read_ahead
+from vitrail.core.ahead import work_ahead
 from vitrail.core.digest import json_digest
 from vitrail.core.resume import Parts
 from vitrail.models.classifier import Classifier
@@ -155,7 +155,7 @@ class CachedFeatures:
     def __call__(self, batches: list[Rows]) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield features `[b, symmetries, ...]` and targets, in the order given."""
         device = next(self.network.parameters()).device
-        for features, targets in read_ahead(self._read, batches):
+        for features, targets in work_ahead(self._read, batches):
             yield features.to(device).float(), targets.to(device)
 
     def turned(self, features: Tensor, generator: Generator) -> Tensor:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from vitrail.classes import LABELS
-from vitrail.core.ahead import read_ahead
+from vitrail.core.ahead import work_ahead
 from vitrail.errors import TileError
 from vitrail.models.preprocessing import intensities
 
@@ -153,7 +153,7 @@ class Loader:
 
     def __call__(self, batches: list[Rows]) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield intensities 0 to 1, `[b, 3, h, w]` in channels-last memory, and targets, in the order given."""
-        for images, targets in read_ahead(self._read, batches):
+        for images, targets in work_ahead(self._read, batches):
             yield intensities(images.to(self.device, non_blocking=True)), targets.to(self.device, non_blocking=True)
 
     def _read(self, rows: Rows) -> tuple[Tensor, Tensor]:

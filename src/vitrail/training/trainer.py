@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from vitrail.core.files import write_text
 from vitrail.core.progress import Silent
 from vitrail.errors import ModelError
-from vitrail.models.device import Precision, keep_memory, pick_device, reproducible, training_precision, type_name
+from vitrail.models.device import Precision, keep_memory, pick_device, reproducible, type_name
 from vitrail.models.preprocessing import Normalizer
 from vitrail.models.spec import TrainingInfo
 from vitrail.models.store import JSON, build_single, save_model, saved_fingerprint
@@ -27,6 +27,7 @@ from vitrail.training.checkpoint import Checkpoint, EpochScores, TrainState, kep
 from vitrail.training.frozen import CachedFeatures, freeze, hold, remove_features
 from vitrail.training.loader import Loader, channel_statistics, cut, shuffled
 from vitrail.training.mixing import Mixing
+from vitrail.training.precision import choose_precision
 from vitrail.training.preflight import check_fit
 from vitrail.training.schedule import epochs_of, make_optimizer, one_cycle, set_rate
 from vitrail.training.stain_augment import StainTemplates
@@ -87,7 +88,9 @@ def train(
     folder.mkdir(parents=True, exist_ok=True)
     spec = TRAINING_TASKS[task].spec(settings, channel_statistics(parts.tiles.images, parts.train))
     fingerprint = _fingerprint(spec, parts, settings)
-    precision = training_precision(device, settings.compute.precision)
+    precision = choose_precision(
+        spec, device, settings.compute.precision, TRAINING_TASKS[task].settings(settings).batch
+    )
     # steps of another device or precision must not be gone on from
     keep = TRAINING_TASKS[task].settings(settings).keep
     checkpoint = Checkpoint(folder=folder, fingerprint=f"{fingerprint} {device.type} {precision.dtype}", keep=keep)

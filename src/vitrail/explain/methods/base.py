@@ -145,6 +145,10 @@ class ExplanationMethod:
         """Tell whether the method can explain a network: every classifier and segmenter, unless it says otherwise."""
         return isinstance(network, Classifier | Segmenter)
 
+    def records(self, network: nn.Module) -> bool:  # noqa: ARG002 - for those who say yes
+        """Tell whether `explain` of a network can be recorded and compiled: whether it needs no automatic gradient."""
+        return False
+
     def reader(self, network: nn.Module, head: Head = None) -> Reader | None:  # noqa: ARG002 - for those who read
         """Return what the method reads from a forward pass.
 

@@ -22,6 +22,7 @@ from vitrail.explain.receptive_field import BOTTLENECK, FEATURES, frames
 from vitrail.explain.saliency import Maps
 from vitrail.explain.target import target_pixels
 from vitrail.models.classifier import Classifier
+from vitrail.models.segmenter import Segmenter
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
     from vitrail.explain.dense import DenseNetwork
     from vitrail.explain.methods.base import Head
     from vitrail.explain.target import Pixels
-    from vitrail.models.segmenter import Segmenter
 
 
 class GradCam(ExplanationMethod):
@@ -40,6 +40,10 @@ class GradCam(ExplanationMethod):
     name, title, colour = "gradcam", "Grad-CAM", (230, 97, 1)
     describes = "weighs the network's last feature maps, which are coarse, by how far each raises the score"
     on_slides = True
+
+    def records(self, network: nn.Module) -> bool:
+        """Tell whether a segmenter is a U-Net, whose decoder's gradient is written out."""
+        return isinstance(network, Segmenter) and network.architecture == "unet"
 
     def reader(self, network: nn.Module, head: Head = None) -> Reader | None:  # noqa: ARG002 - it has none
         """Return what weighs a classifier's final feature maps by the gradient of its logit; see `classifier_gradcam`.
@@ -210,20 +214,21 @@ def bottleneck_maps(
     ValueError
         The mask is not one.
     """
+    channels, *sides = (int(side) for side in images.shape[1:])  # numbers, also where the pass is recorded
+    size = height, width = sides[0], sides[1]
     with frozen(network), torch.no_grad():
         encoded = network.encode(images.detach())
-        decoded = decode(network, encoded, (images.shape[2], images.shape[3]))
+        decoded = decode(network, encoded, size)
         inside = target_pixels(decoded.logits, target, pixels)
         gradient = decoded.gradient(target, inside / inside.sum((1, 2), keepdim=True).clamp(min=1))
         weights, features, source = weigh(encoded[-1], gradient), encoded[-1], network
-        height, width = images.shape[2], images.shape[3]
         if dense is not None:
             source = cast("Segmenter", dense.network)
             features = source.encode(dense.continued(images.detach()))[-1]
-            height, width = dense.continued_px((height, width))
+            height, width = dense.continued_px(size)
         values = _weighted(features, weights)
     strides = (dense.stride if dense else network.stride,)
-    (frame,) = frames(source, (images.shape[1], height, width), (BOTTLENECK,), strides)
+    (frame,) = frames(source, (channels, height, width), (BOTTLENECK,), strides)
     maps = Maps(
         method=method,
         layers=(BOTTLENECK,),
@@ -233,7 +238,7 @@ def bottleneck_maps(
         frame=frame,
         signed=network.activated,
     )
-    return dense.cut(maps, (images.shape[2], images.shape[3])) if dense else maps
+    return dense.cut(maps, size) if dense else maps
 
 
 def gradcam(network: nn.Module, images: Tensor, layer: str, score: Score) -> Maps:

@@ -122,6 +122,11 @@ class OpenSlideReader:
         return np.asarray(on_white)
 
 
+def library_version() -> str:
+    """Return the version of OpenSlide's library."""
+    return str(openslide.__library_version__)
+
+
 def level_sizes(path: Path) -> tuple[str, tuple[tuple[int, int], ...]]:
     """Return the format of a slide file, and the size of each level.
 
