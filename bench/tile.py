@@ -39,7 +39,7 @@ from vitrail.settings.load import Settings
 from vitrail.core.progress import Silent
 from vitrail.slides.cohort import CohortSlide
 from vitrail.tiles.cohort import Folders, cut_cohort
-cap = 10**9
+cap = 10**6
 def tile(path, folder):
     settings = Settings.model_validate({{
         "slides": {{"reading": {mode!r}}}, "compute": {{"workers": 1}},
