@@ -221,6 +221,19 @@ def test_wide_slides_are_read_in_stripes(tmp_path, monkeypatch):
     pd.testing.assert_frame_equal(striped.rows, whole.rows)
 
 
+@pytest.mark.parametrize("reading", ["fast", "faithful"])
+def test_threads_cut_the_same_bytes(tmp_path, monkeypatch, reading):
+    slide = draw(tmp_path, outline("Tumor", Point(60, 70).buffer(50)), outline("Non-tumor", box(90, 0, SIDE, SIDE)))
+    parameters = {"tiles": {"side_px": 32, "min_annotated": 0.01}, "slides": {"reading": reading}}
+    written = []
+    for count in (1, 2, 5):
+        monkeypatch.setattr(cut, "thread_count", lambda count=count: count)
+        part = tmp_path / f"{count}"
+        assert not cut_part(CutJob(entry=slide, settings=Settings.model_validate(parameters), part=part)).skipped
+        written.append([part.with_suffix(name).read_bytes() for name in (".images.npy", ".masks.npy", ".parquet")])
+    assert written[0] == written[1] == written[2]
+
+
 def test_a_part_says_what_became_of_its_slide(tmp_path):
     entry = draw(tmp_path, outline("Tumor", box(0, 0, 100, SIDE)), outline("Non-tumor", box(100, 0, SIDE, 70)))
     job = CutJob(entry=entry, settings=SMALL, part=tmp_path / "part")

@@ -104,7 +104,9 @@ def area_resample(
     gain = max(1.0, (bottom - top) / size[1]) * max(1.0, (right - left) / size[0])
     sums /= np.float32(gain)
     sums += np.float32(0.5)
-    return np.clip(sums, 0, 255, out=sums).astype(np.uint8).reshape(size[1], size[0], channels)
+    if of_means or image.dtype != np.uint8:  # a curve may overshoot
+        np.clip(sums, 0, 255, out=sums)
+    return sums.astype(np.uint8).reshape(size[1], size[0], channels)
 
 
 @lru_cache(maxsize=128)

@@ -6,6 +6,7 @@ size at a fraction of the cost. At full size the pixels are those of OpenSlide, 
 
 from __future__ import annotations
 
+import os
 import threading
 import weakref
 from collections import OrderedDict
@@ -100,11 +101,17 @@ class _File:
 
     def __init__(self, path: Path) -> None:
         self._lock, self._file = threading.Lock(), path.open("rb", buffering=0)
+        self._length = os.fstat(self._file.fileno()).st_size
         weakref.finalize(self, self._file.close)
 
     def read(self, offset: int, length: int) -> bytes:
         """Return the bytes at an offset; fewer, where the file ends."""
-        with self._lock:
+        length = min(length, self._length - offset)
+        if offset < 0 or length <= 0:
+            return b""
+        if hasattr(os, "pread"):
+            return os.pread(self._file.fileno(), length, offset)
+        with self._lock:  # Windows has a place in the file only, which all threads share
             return read_bytes(self._file, offset, length)
 
 
