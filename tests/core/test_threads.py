@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -13,9 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vitrail.core import threads
-from vitrail.core.ahead import read_ahead
 from vitrail.core.parallel import cores, in_processes
-from vitrail.core.threads import in_threads
+from vitrail.core.threads import in_threads, map_in_threads
 
 
 @pytest.fixture(autouse=True)
@@ -60,11 +60,56 @@ def test_helpers_need_no_help_and_any_number_of_callers_ends():
         ]
 
 
-def test_threads_that_read_ahead_together_have_no_help():
-    def work(_):
+@given(st.lists(st.integers(), max_size=40))
+def test_results_are_yielded_in_the_order_of_the_jobs(jobs):
+    assert list(map_in_threads(lambda job: job * 2, jobs)) == [job * 2 for job in jobs]
+
+
+def test_jobs_are_begun_a_few_ahead_of_what_is_asked_for():
+    begun = []
+    for number, result in enumerate(map_in_threads(lambda job: begun.append(job) or job, range(60))):
+        assert result == number
+        assert len(begun) <= number + 9
+    assert sorted(begun) == list(range(60))
+
+
+def test_whoever_asks_for_results_works_too_and_nobody_has_help():
+    together, workers = threading.Barrier(4), set()
+
+    def work(job):
+        workers.add(threading.get_ident())
+        if job < 4:
+            together.wait(10)
         return {threading.get_ident()} == set(in_threads(lambda _: threading.get_ident(), range(50)))
 
-    assert list(read_ahead(work, range(8), 4, 2)) == [True] * 8
+    assert list(map_in_threads(work, range(12))) == [True] * 12
+    assert len(workers) == 4
+    assert threading.get_ident() in workers
+    assert not threads._sharing.on
+
+
+def test_a_failure_comes_where_its_result_would_have():
+    results = map_in_threads(lambda job: 1 // (job - 2), range(30))
+    assert [next(results), next(results)] == [-1, -1]
+    with pytest.raises(ZeroDivisionError):
+        next(results)
+
+
+def test_closing_waits_for_what_has_begun_and_begins_no_more():
+    begun, ended = [], []
+
+    def work(job):
+        begun.append(job)
+        time.sleep(0.01)
+        ended.append(job)
+
+    results = map_in_threads(work, range(100))
+    next(results)
+    results.close()
+    assert sorted(begun) == sorted(ended)
+    assert len(begun) <= 9
+    time.sleep(0.05)
+    assert len(begun) == len(ended)
 
 
 PROGRAM = """

@@ -14,6 +14,7 @@ from helpers.cohort import MPP, SIDE, outline, tissue, write_outlines, write_tif
 from helpers.data import DATA, needs_data
 from helpers.tiles import cut_slide
 from vitrail.classes import LABELS, TissueClass
+from vitrail.core import threads
 from vitrail.errors import RunError, SlideError, TileError
 from vitrail.geometry import Region
 from vitrail.settings.load import Settings
@@ -227,7 +228,7 @@ def test_threads_cut_the_same_bytes(tmp_path, monkeypatch, reading):
     parameters = {"tiles": {"side_px": 32, "min_annotated": 0.01}, "slides": {"reading": reading}}
     written = []
     for count in (1, 2, 5):
-        monkeypatch.setattr(cut, "thread_count", lambda count=count: count)
+        monkeypatch.setattr(threads, "thread_count", lambda count=count: count)
         part = tmp_path / f"{count}"
         assert not cut_part(CutJob(entry=slide, settings=Settings.model_validate(parameters), part=part)).skipped
         written.append([part.with_suffix(name).read_bytes() for name in (".images.npy", ".masks.npy", ".parquet")])

@@ -7,8 +7,6 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from typing import TYPE_CHECKING, TypeVar
 
-from vitrail.core.threads import share_cores
-
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable
 
@@ -16,10 +14,8 @@ Job = TypeVar("Job")
 Result = TypeVar("Result")
 
 
-def read_ahead(
-    read: Callable[[Job], Result], jobs: Iterable[Job], ahead: int = 1, threads: int = 1
-) -> Generator[Result, None, None]:
-    """Do jobs in a thread, one after the other, or in several, a few ahead of what is asked for.
+def read_ahead(read: Callable[[Job], Result], jobs: Iterable[Job], ahead: int = 1) -> Generator[Result, None, None]:
+    """Do jobs in a thread, one after the other, a few ahead of what is asked for.
 
     Parameters
     ----------
@@ -29,22 +25,16 @@ def read_ahead(
         What to call it with.
     ahead
         How many jobs.
-    threads
-        How many threads.
 
     Yields
     ------
     Result
         What `read` returns, in the order of the jobs.
     """
-    with ThreadPoolExecutor(threads, initializer=share_cores if threads > 1 else None) as reader:
+    with ThreadPoolExecutor(1) as reader:
         following = iter(jobs)
         waiting = deque(reader.submit(read, job) for job in islice(following, ahead))
-        try:
-            while waiting:
-                result = waiting.popleft().result()
-                waiting.extend(reader.submit(read, job) for job in islice(following, 1))
-                yield result
-        finally:
-            for job in waiting:
-                job.cancel()
+        while waiting:
+            result = waiting.popleft().result()
+            waiting.extend(reader.submit(read, job) for job in islice(following, 1))
+            yield result

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import os
 import threading
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, TypeVar
+from itertools import islice
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from vitrail.core.parallel import cores
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Generator, Sequence
 
     Job = TypeVar("Job")
     Result = TypeVar("Result")
@@ -20,12 +23,15 @@ if TYPE_CHECKING:
 _MOST_THREADS = 8
 """Python itself runs in one thread at a time: a tenth of the time of a region of a slide, so that more gain little."""
 
+_AHEAD = 2
+"""Jobs that are begun for each thread before their results are asked for."""
+
 
 def in_threads(work: Callable[[Job], Result], jobs: Sequence[Job]) -> list[Result]:
     """Do short jobs in this thread and in those that the process keeps for it, one for each further core.
 
-    Threads that share the cores already, because they help here or called `share_cores`, do their jobs by themselves.
-    Nobody waits for a thread that has not begun, so that jobs end however many callers there are.
+    Within a job that several threads share there is no help: each does its own by itself. Nobody waits for a thread
+    that has not begun, so that jobs end however many callers there are.
 
     Parameters
     ----------
@@ -73,13 +79,71 @@ def in_threads(work: Callable[[Job], Result], jobs: Sequence[Job]) -> list[Resul
     return [results[number] for number in range(len(jobs))]
 
 
+def map_in_threads(work: Callable[[Job], Result], jobs: Sequence[Job]) -> Generator[Result, None, None]:
+    """Do jobs as `in_threads` does, a few ahead of what is asked for, and yield the results in the order of the jobs.
+
+    Parameters
+    ----------
+    work
+        What to do; with several threads at once.
+    jobs
+        What to call it with.
+
+    Yields
+    ------
+    Result
+        What it returned.
+
+    Raises
+    ------
+    Exception
+        What `work` raised, where its result would have come.
+    """
+    helpers = 0 if _sharing.on else min(thread_count(), len(jobs)) - 1
+    if helpers < 1:
+        yield from map(work, jobs)
+        return
+    following = iter(jobs)
+    tasks = deque(_Task(job, _pool().submit(work, job)) for job in islice(following, _AHEAD * (helpers + 1)))
+    try:
+        while tasks:
+            while not tasks[0].result.done():  # meanwhile this thread does what no other has begun
+                task = next((task for task in tasks if task.result.cancel()), None)
+                if task is None:
+                    break
+                task.do(work)
+            result = tasks.popleft().result.result()
+            tasks.extend(_Task(job, _pool().submit(work, job)) for job in islice(following, 1))
+            yield result
+    finally:
+        wait([task.result for task in tasks if not task.result.cancel()])
+
+
+@dataclass(slots=True)
+class _Task:
+    """A job, and its result once it is there."""
+
+    job: Any
+    result: Future[Any]
+
+    def do(self, work: Callable[[Any], Any]) -> None:
+        """Do it in this thread, without help."""
+        self.result, _sharing.on = Future(), True
+        try:
+            self.result.set_result(work(self.job))
+        except Exception as error:  # noqa: BLE001 - it is raised where the result would have come
+            self.result.set_exception(error)
+        finally:
+            _sharing.on = False
+
+
 def thread_count() -> int:
     """Return how many threads are worth having: one a core, up to a number."""
     return min(cores(), _MOST_THREADS)
 
 
 class _Sharing(threading.local):
-    """Whether this thread is one of several that share the cores."""
+    """Whether this thread is at a job that several threads share."""
 
     on = False
 
@@ -87,15 +151,14 @@ class _Sharing(threading.local):
 _sharing = _Sharing()
 
 
-def share_cores() -> None:
-    """Say that this thread is one of several that share the cores, so that none helps it."""
+def _help() -> None:
     _sharing.on = True
 
 
 @lru_cache(maxsize=1)
 def _pool() -> ThreadPoolExecutor:
     """Return the threads that help, started as they are needed; they end with the interpreter, however that ends."""
-    return ThreadPoolExecutor(max(1, thread_count() - 1), "vitrail-helper", share_cores)
+    return ThreadPoolExecutor(max(1, thread_count() - 1), "vitrail-helper", _help)
 
 
 if hasattr(os, "register_at_fork"):  # not on Windows

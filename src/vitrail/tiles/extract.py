@@ -10,9 +10,8 @@ import numpy as np
 import pandas as pd
 
 from vitrail.classes import CLASSES, TissueClass
-from vitrail.core.ahead import read_ahead
 from vitrail.core.files import read_json, read_table, replacing, write_json
-from vitrail.core.threads import thread_count
+from vitrail.core.threads import map_in_threads
 from vitrail.errors import TileError, VitrailError
 from vitrail.geometry import Region
 from vitrail.slides.annotations import ClassNames, read_annotations
@@ -183,7 +182,7 @@ def plan_slide(entry: CohortSlide, settings: Settings) -> TilePlan:
 def cut_tiles(plan: TilePlan, settings: Settings) -> Iterator[CutTile]:
     """Yield the pixels and masks of the chosen tiles, one at a time, in an order that is kind to the slide's reader.
 
-    One thread a core cuts them, a few tiles ahead.
+    Threads cut them, one a core, a few tiles ahead.
 
     Parameters
     ----------
@@ -217,8 +216,8 @@ def cut_tiles(plan: TilePlan, settings: Settings) -> Iterator[CutTile]:
             mask = complete_mask(mask, image, white, inside)
         return CutTile(row=row, image=stain.apply(image), mask=mask)  # masks are of what the slide shows
 
-    order, threads = np.lexsort((plan.rows["x"], plan.rows["y"], stripe)).tolist(), thread_count()
-    yield from read_ahead(cut, order, 2 * threads, threads) if threads > 1 else map(cut, order)
+    order = np.lexsort((plan.rows["x"], plan.rows["y"], stripe))
+    yield from map_in_threads(cut, order.tolist())
 
 
 def cut_part(job: CutJob) -> Outcome:
