@@ -1,13 +1,13 @@
-"""Regions of 1024 px read into 224 px, one thread: Vitrail beside OpenSlide, tiffslide, cucim, fastslide and pyvips.
+"""Regions of 1024 px read into 224 px, one by one: Vitrail beside OpenSlide, tiffslide, cucim, fastslide and pyvips.
 
     python -m bench.read [SLIDE] [--peer-python ENV/bin/python] [--rounds N] [--regions N] [--folder FOLDER]
 
 Without SLIDE a phantom is drawn. It is read twice: as it is, and from a copy of its level 0 alone, with the very same
 tiles. Regions lie side by side, row by row, as tiles do, but not on the borders of the file's own tiles. Each
 round takes regions that no reader has seen and lets all of them read these, in an order that is drawn anew, each in a
-process of its own that is told to use one thread; some use more, which the seconds of the processor tell. Peers are
-used as their documentation shows: the level that `get_best_level_for_downsample` picks, then Pillow's BOX filter, its
-fastest and nearest to an area mean.
+process of its own that is told to use one thread; some use more, which the seconds of the processor tell. The last row
+of Vitrail may use every core, as it does for users. Peers are used as their documentation shows: the level that
+`get_best_level_for_downsample` picks, then Pillow's BOX filter, its fastest and nearest to an area mean.
 
 The differences are to the exact area mean of the fully decoded level 0 (OpenSlide, 64-bit weights), in grey levels.
 """
@@ -41,6 +41,11 @@ def opened(path):
     slide = module.open_slide(path, mpp=0.5, reading={mode!r})
     module.read_region(slide, Region(x=0, y=0, width=1, height=1), (1, 1))
     return lambda x, y: module.read_region(slide, Region(x=x, y=y, width=SIDE, height=SIDE), (OUT, OUT))
+"""
+
+ONE_CORE = """
+import os
+os.environ["VITRAIL_CORES"] = "1"
 """
 
 LIKE_OPENSLIDE = """
@@ -91,8 +96,9 @@ def opened(path):
 """
 
 READERS = {
-    "Vitrail fast": VITRAIL.format(mode="fast"),
-    "Vitrail faithful": VITRAIL.format(mode="faithful"),
+    "Vitrail fast": ONE_CORE + VITRAIL.format(mode="fast"),
+    "Vitrail faithful": ONE_CORE + VITRAIL.format(mode="faithful"),
+    "Vitrail, threads": VITRAIL.format(mode="fast"),
     "OpenSlide": LIKE_OPENSLIDE.format(module="openslide", cls="OpenSlide"),
     "tiffslide": LIKE_OPENSLIDE.format(module="tiffslide", cls="TiffSlide"),
     "cucim": CUCIM,

@@ -10,8 +10,9 @@ where there is no other. A peer is run where FOLDER/<name>/bin/python has it ins
 
 The slide repeats the JPEG tiles of a phantom of 4096 px. It is read as it is, with a level reduced by 4, and from a
 copy of its level 0 alone. Each round asks all of them, in an order that is drawn anew, in processes that have imported
-everything and cut the phantom before. With --processes 2, two of each cut the slide at once. What counts is tiles a
-second, and, on a machine with other work, tiles a second of the processor.
+everything and cut the phantom before. With --processes 2, two of each cut the slide at once. Vitrail cuts it with a
+thread a core, as for users, and once more with one, whose tiles a second of the processor are compared. What counts is
+tiles a second, and, on a machine with other work, tiles a second of the processor.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from pathlib import Path
 
 import numpy as np
 from bench.growth import enlarge
-from bench.read import Worker, without_pyramid
+from bench.read import ONE_CORE, Worker, without_pyramid
 
 from vitrail.synthetic import write_slide
 
@@ -39,7 +40,7 @@ from vitrail.settings.load import Settings
 from vitrail.core.progress import Silent
 from vitrail.slides.cohort import CohortSlide
 from vitrail.tiles.cohort import Folders, cut_cohort
-cap = 10**9
+cap = 10**6
 def tile(path, folder):
     settings = Settings.model_validate({{
         "slides": {{"reading": {mode!r}}}, "compute": {{"workers": 1}},
@@ -122,6 +123,7 @@ def tile(path, folder):
 
 TILERS = {
     "Vitrail fast": ("", VITRAIL.format(mode="fast")),
+    "Vitrail one thread": ("", ONE_CORE + VITRAIL.format(mode="fast")),
     "Vitrail faithful": ("", VITRAIL.format(mode="faithful")),
     "TIAToolbox": ("tiatoolbox", TIATOOLBOX),
     "histolab": ("histolab", HISTOLAB),
@@ -220,16 +222,16 @@ def report(title: str, slide: Path, rows: dict[str, Row], rounds: int) -> dict[s
         for name in rng.permutation(list(rows)).tolist():
             answers[name].append(rows[name].ask(slide) if rows[name].runs else None)
     print(
-        f"\n{title}: {rounds} rounds\n{'':<18}{'tiles':>7}{'tiles/s':>9}{'lowest':>9}{'highest':>9}{'a CPU second':>14}"
+        f"\n{title}: {rounds} rounds\n{'':<20}{'tiles':>7}{'tiles/s':>9}{'lowest':>9}{'highest':>9}{'a CPU second':>14}"
     )
     medians = {}
     for name, row in rows.items():
         if not row.runs:
-            print(f"{name:<18} does not do it: {row.failure()}")
+            print(f"{name:<20} does not do it: {row.failure()}")
             continue
         count, rate, cpu = medians[name] = np.median(answers[name], axis=0)
         rates = [answer[1] for answer in answers[name]]
-        print(f"{name:<18}{count:>7.0f}{rate:>9.0f}{min(rates):>9.0f}{max(rates):>9.0f}{cpu:>14.0f}", flush=True)
+        print(f"{name:<20}{count:>7.0f}{rate:>9.0f}{min(rates):>9.0f}{max(rates):>9.0f}{cpu:>14.0f}", flush=True)
     return medians
 
 
@@ -237,9 +239,10 @@ def judge(measured: dict[str, np.ndarray], target: float) -> None:
     """Print how many times as fast as the fastest peer Vitrail is."""
     peers = [name for name in measured if not name.startswith("Vitrail")]
     for column, kind in ((1, "the clock"), (2, "the processor")):
-        if peers and "Vitrail fast" in measured:
+        own = "Vitrail fast" if column == 1 else "Vitrail one thread"
+        if peers and own in measured:
             best = max(peers, key=lambda name: measured[name][column])
-            times = measured["Vitrail fast"][column] / measured[best][column]
+            times = measured[own][column] / measured[best][column]
             word = "met" if times >= target else "NOT met"
             print(f"by {kind}, {times:.1f} times {best}; goal: {target:.0f} times the fastest, {word}")
 

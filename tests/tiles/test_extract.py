@@ -14,6 +14,7 @@ from helpers.cohort import MPP, SIDE, outline, tissue, write_outlines, write_tif
 from helpers.data import DATA, needs_data
 from helpers.tiles import cut_slide
 from vitrail.classes import LABELS, TissueClass
+from vitrail.core import threads
 from vitrail.errors import RunError, SlideError, TileError
 from vitrail.geometry import Region
 from vitrail.settings.load import Settings
@@ -219,6 +220,19 @@ def test_wide_slides_are_read_in_stripes(tmp_path, monkeypatch):
     striped = cut_slide(entry, SMALL)
     assert np.array_equal(striped.images, whole.images)
     pd.testing.assert_frame_equal(striped.rows, whole.rows)
+
+
+@pytest.mark.parametrize("reading", ["fast", "faithful"])
+def test_threads_cut_the_same_bytes(tmp_path, monkeypatch, reading):
+    slide = draw(tmp_path, outline("Tumor", Point(60, 70).buffer(50)), outline("Non-tumor", box(90, 0, SIDE, SIDE)))
+    parameters = {"tiles": {"side_px": 32, "min_annotated": 0.01}, "slides": {"reading": reading}}
+    written = []
+    for count in (1, 2, 5):
+        monkeypatch.setattr(threads, "thread_count", lambda count=count: count)
+        part = tmp_path / f"{count}"
+        assert not cut_part(CutJob(entry=slide, settings=Settings.model_validate(parameters), part=part)).skipped
+        written.append([part.with_suffix(name).read_bytes() for name in (".images.npy", ".masks.npy", ".parquet")])
+    assert written[0] == written[1] == written[2]
 
 
 def test_a_part_says_what_became_of_its_slide(tmp_path):

@@ -27,9 +27,15 @@ if TYPE_CHECKING:
     Result = TypeVar("Result")
 
 
+_CORES = "VITRAIL_CORES"
+"""Variable of the environment: how many cores a process may use at most; worker processes share what is there."""
+
+
 def cores() -> int:
-    """Return how many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Return how many cores this process may use: a worker process its share."""
+    present = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    share = os.environ.get(_CORES, "")
+    return max(1, min(present, int(share))) if share.isdecimal() else present
 
 
 def in_processes(
@@ -108,12 +114,13 @@ def attempts(
         died = "worker process", problem, f"{again}, with fewer workers (compute.workers)"
     guard = 'In a script, call Vitrail under if __name__ == "__main__": only, or work with one worker'
     never_started = "worker processes", "the worker processes could not start", guard
+    share = {_CORES: str(max(1, cores() // max(1, len(environments))))}
     waiting, lost, begun, ended = deque(range(len(jobs))), Counter[int](), False, False
     workers: dict[Connection, _Worker] = {}
     try:
         with _interrupts_blocked():
             for environment in environments:
-                worker = _Worker(work, environment)
+                worker = _Worker(work, share | dict(environment))
                 workers[worker.pipe] = worker
         while waiting or any(worker.job is not None for worker in workers.values()):
             for pipe in wait(list(workers)):

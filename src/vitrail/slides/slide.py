@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+import threading
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -309,7 +310,8 @@ def _reader_of(slide: Slide) -> LevelReader:
     except OSError as error:
         problem = f"cannot be reached any more ({error.strerror})"
         raise SlideError(slide.path, problem, "Check its permissions and its disk") from error
-    return _reader(slide.path, changed_ns)
+    with _opening:
+        return _reader(slide.path, changed_ns)
 
 
 @lru_cache(maxsize=_OPEN_SLIDES)
@@ -324,6 +326,15 @@ def _reader(path: Path, _changed_ns: int) -> LevelReader:
     return open_tiff(path) or OpenSlideReader(path)
 
 
+_opening = threading.Lock()
+"""Held while a reader is opened, so that threads that begin together share one."""
+
+
+def _close_all() -> None:
+    _opening.acquire()
+    _reader.cache_clear()
+
+
 if hasattr(os, "register_at_fork"):  # not on Windows
     # A forked child would share the position in every open file with its parent.
-    os.register_at_fork(before=_reader.cache_clear)
+    os.register_at_fork(before=_close_all, after_in_parent=_opening.release, after_in_child=_opening.release)

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from vitrail.slides.readers import resample
 from vitrail.slides.readers.resample import area_resample
 
 means_resample = partial(area_resample, of_means=True)
@@ -171,3 +172,27 @@ def test_channels_do_not_mix(channels):
     for channel in range(channels):
         alone = area_resample(image[..., channel : channel + 1], (0.2, 0.7, 49.1, 38.3), (17, 19))
         assert np.array_equal(whole[..., channel], alone[..., 0])
+
+
+@given(st.integers(1, 400), st.floats(0.5, 400), st.integers(1, 300), st.integers(1, 80), st.booleans())
+def test_products_of_one_call_are_evenly_spaced_and_cover_all(length, span, count, most, of_means):
+    of_means = of_means and span < length - 2 and span > count
+    start = 1.0 if of_means else 0.0
+    starts, matrices, runs = resample._blocks(
+        length, (start, start + min(span, length - start)), count, 1, most, of_means=of_means
+    )
+    assert [block for first, last, _ in runs for block in range(first, last)] == list(range(len(starts)))
+    for first, last, step in runs:
+        assert np.array_equal(starts[first:last], starts[first] + step * np.arange(last - first))
+        assert starts[last - 1] - starts[first] < most
+    assert starts.min() >= 0
+    assert starts.max() + matrices.shape[1] <= length
+
+
+def test_products_of_one_call_are_those_of_many(monkeypatch):
+    image = noise(3, 230, 410)
+    boxes = [((0.3, 0.2, 409.4, 229.1), (90, 57)), ((1, 1, 409, 229), (224, 51)), ((4, 5, 60, 50), (130, 224))]
+    together = [area_resample(image, box, size, of_means=means) for box, size in boxes for means in (False, True)]
+    monkeypatch.setattr(resample, "_BAND", 1)
+    alone = [area_resample(image, box, size, of_means=means) for box, size in boxes for means in (False, True)]
+    assert all(np.array_equal(one, other) for one, other in zip(together, alone, strict=True))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import gc
 import pickle
 import struct
+import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import product
@@ -20,6 +22,7 @@ from hypothesis import strategies as st
 from helpers.data import DATA, needs_data
 from helpers.mutations import with_tag
 from helpers.tiffs import APERIO, Kind, tissue_like, write_jpeg_tiff
+from vitrail.core import threads
 from vitrail.errors import SlideError
 from vitrail.geometry import Region
 from vitrail.slides import slide as slide_module
@@ -312,6 +315,76 @@ def test_threads_share_a_reader(flat):
         with ThreadPoolExecutor(4) as pool:
             tiles = list(pool.map(lambda at, fast=fast: fast.read(0, at, (30, 30), 2), places))
         assert all(np.array_equal(t, wanted[y : y + 30, x : x + 30]) for t, (x, y) in zip(tiles, places, strict=True))
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    st.tuples(st.integers(-90, 800), st.integers(-90, 640)),
+    st.tuples(st.integers(1, 500), st.integers(1, 500)),
+    st.sampled_from([1, 2, 4, 8]),
+    st.sampled_from([0, 5 * 64 * 64 * 3, 1 << 25]),
+)
+def test_threads_decode_the_pixels_of_one(flat, origin, size, scale, cache):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tiff_reader, "_CACHE_BYTES", cache)
+        patch.setattr(threads, "thread_count", lambda: 1)
+        alone = open_tiff(flat).read(0, origin, size, scale)
+        patch.setattr(threads, "thread_count", lambda: 3)
+        assert np.array_equal(open_tiff(flat).read(0, origin, size, scale), alone)
+
+
+def test_threads_that_want_the_same_tile_decode_it_once(flat, monkeypatch):
+    decoded, decode = [], tile_streams.simplejpeg.decode_jpeg
+    monkeypatch.setattr(tile_streams.simplejpeg, "decode_jpeg", lambda *a, **k: decoded.append(1) or decode(*a, **k))
+    monkeypatch.setattr(threads, "thread_count", lambda: 3)
+    fast, together = open_tiff(flat), threading.Barrier(6)
+
+    def read(_):
+        together.wait()
+        return fast.read(0, (0, 0), (700, 600))
+
+    with ThreadPoolExecutor(6) as pool:
+        tiles = list(pool.map(read, range(6)))
+    assert len(decoded) == 11 * 10
+    assert all(np.array_equal(tile, tiles[0]) for tile in tiles)
+
+
+def test_a_damaged_tile_is_told_to_all_who_want_it(flat, monkeypatch):
+    def torn(*_):
+        raise SlideError("a.tif", "is torn", "Scan it again")
+
+    monkeypatch.setattr(tiff_reader.TiffReader, "_decoded", torn)
+    fast = open_tiff(flat)
+    with ThreadPoolExecutor(6) as pool:
+        reads = [pool.submit(fast.read, 0, (0, 0), (700, 600)) for _ in range(6)]
+        assert {type(read.exception(10)) for read in reads} == {SlideError}
+    assert not fast._recent._claimed
+
+
+@pytest.mark.parametrize("scale", [1, 2])
+def test_the_decoder_leaves_python_to_other_threads(flat, scale):
+    fast, heard = open_tiff(flat), threading.Event()
+    page, decoder = fast._levels[0], fast._decoders[0]
+    stream = fast._file.read(int(page.offsets[0]), int(page.lengths[0]))
+    interval, begun = sys.getswitchinterval(), threading.Event()
+
+    def decode():
+        begun.set()
+        for _ in range(20_000):
+            if heard.is_set():
+                return True
+            decoder.decode(stream, (page.tile[0] // scale, page.tile[1] // scale), scale)
+        return False
+
+    try:
+        sys.setswitchinterval(1000)  # nobody is interrupted: others run only when they are let
+        with ThreadPoolExecutor(1) as pool:
+            result = pool.submit(decode)
+            begun.wait()
+            heard.set()
+            assert result.result()
+    finally:
+        sys.setswitchinterval(interval)
 
 
 def test_a_reader_that_is_gone_has_closed_its_file(plain):

@@ -26,6 +26,12 @@ _SLACK_PX = 1e-6
 _BLOCK = 8
 """Result rows or columns computed at once, by a small dense matrix; more waste work on zeros, fewer on calls."""
 
+_BAND = 1 << 18
+"""Values of an image that become floats at once: a megabyte of them."""
+
+_FLOAT = 4
+"""Bytes."""
+
 
 def area_resample(
     image: NDArray[np.uint8] | NDArray[np.floating],
@@ -75,37 +81,45 @@ def area_resample(
 
     # Rows: few become floats at once, and stay near the CPU.
     flat = image.reshape(height, width * channels)
-    starts, matrices = _blocks(height, (top, bottom), size[1], 1, of_means=of_means)
-    band = np.empty((min(matrices.shape[1], height), flat.shape[1]), np.float32)
-    rows = np.empty((len(starts) * _BLOCK, flat.shape[1]), np.float32)
-    for number, start in enumerate(starts.tolist()):
-        band[...] = flat[start : start + len(band)]
-        np.matmul(matrices[number, : len(band)].T, band, out=rows[number * _BLOCK : (number + 1) * _BLOCK])
-    rows = rows[: size[1]]
+    starts, matrices, runs = _blocks(height, (top, bottom), size[1], 1, _BAND // flat.shape[1], of_means=of_means)
+    wide, line = matrices.shape[1], flat.shape[1] * _FLOAT
+    rows = np.empty((len(starts), _BLOCK, flat.shape[1]), np.float32)
+    for first, last, step in runs:
+        band = flat[starts[first] : starts[last - 1] + wide].astype(np.float32)
+        windows = np.ndarray((last - first, wide, flat.shape[1]), np.float32, band, 0, (step * line, line, _FLOAT))
+        np.matmul(matrices[first:last].transpose(0, 2, 1), windows, out=rows[first:last])
+    rows = rows.reshape(-1, flat.shape[1])[: size[1]]
 
     # Columns: the pixels of each row are weighed where they lie, all channels at once; turning the image costs more.
-    starts, matrices = _blocks(width, (left, right), size[0], channels, of_means=of_means)
+    starts, matrices, runs = _blocks(width, (left, right), size[0], channels, width, of_means=of_means)
     inner, outer = matrices.shape[1:]
-    sums = np.empty((len(rows), len(starts) * outer), np.float32)
-    for number, start in enumerate((starts * channels).tolist()):
-        np.matmul(rows[:, start : start + inner], matrices[number], out=sums[:, number * outer : (number + 1) * outer])
-    sums = sums[:, : size[0] * channels]
+    sums = np.empty((size[1], len(starts), outer), np.float32)
+    for first, last, step in runs:
+        begin, strides = int(starts[first]) * channels * _FLOAT, (step * channels * _FLOAT, line, _FLOAT)
+        windows = np.ndarray((last - first, size[1], inner), np.float32, rows, begin, strides)
+        np.matmul(windows, matrices[first:last], out=sums[:, first:last].transpose(1, 0, 2))
+    sums = sums.reshape(size[1], -1)[:, : size[0] * channels]
 
     # A pixel's weights sum to the image pixels that it is made of, or to 1 where it is enlarged.
     gain = max(1.0, (bottom - top) / size[1]) * max(1.0, (right - left) / size[0])
     sums /= np.float32(gain)
     sums += np.float32(0.5)
-    return np.clip(sums, 0, 255, out=sums).astype(np.uint8).reshape(size[1], size[0], channels)
+    if of_means or image.dtype != np.uint8:  # a curve may overshoot
+        np.clip(sums, 0, 255, out=sums)
+    return sums.astype(np.uint8).reshape(size[1], size[0], channels)
 
 
 @lru_cache(maxsize=128)
 def _blocks(
-    length: int, span: tuple[float, float], count: int, channels: int, *, of_means: bool
-) -> tuple[NDArray[np.intp], Floats]:
+    length: int, span: tuple[float, float], count: int, channels: int, most: int, *, of_means: bool
+) -> tuple[NDArray[np.intp], Floats, list[tuple[int, int, int]]]:
     """Return an axis's weights as small dense matrices; tiles of a grid ask for the same few again and again.
 
     Each makes `_BLOCK` result pixels, the last one perhaps some too many. The first image pixel of each, and
-    [blocks, image pixels x channels, result pixels x channels] for all channels of interleaved pixels at once.
+    [blocks, image pixels x channels, result pixels x channels] for all channels of interleaved pixels at once. And
+    which of them lie at one distance from each other, so that one call multiplies them: first, last, and distance, as
+    long as they begin within `most` image pixels. Every call lets other threads have Python, which takes longer than
+    a product.
     """
     weights, columns = _weights(span, count, of_means=of_means)
     columns = np.clip(columns, 0, length - 1)
@@ -120,7 +134,13 @@ def _blocks(
     matrices = np.zeros((len(heads), wide, channels, _BLOCK, channels), np.float32)
     for channel in range(channels):
         matrices[:, :, channel, :, channel] = dense
-    return starts, matrices.reshape(len(heads), wide * channels, _BLOCK * channels)
+    runs, first, count = list[tuple[int, int, int]](), 0, len(starts)
+    steps = [*np.diff(starts).tolist(), -1]
+    for last in range(1, count + 1):
+        if last == count or steps[last - 1] != steps[first] or starts[last] - starts[first] >= most:
+            runs.append((first, last, steps[first]))
+            first = last
+    return starts, matrices.reshape(len(heads), wide * channels, _BLOCK * channels), runs
 
 
 def _weights(span: tuple[float, float], count: int, *, of_means: bool) -> tuple[NDArray[np.float64], NDArray[np.intp]]:

@@ -6,6 +6,7 @@ size at a fraction of the cost. At full size the pixels are those of OpenSlide, 
 
 from __future__ import annotations
 
+import os
 import threading
 import weakref
 from collections import OrderedDict
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from vitrail.core.threads import in_threads
 from vitrail.errors import SlideError
 from vitrail.geometry import cut_at_tiles
 from vitrail.slides.readers.codecs import decoder_of
@@ -28,10 +30,15 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Pixels = NDArray[np.uint8]
+    _Cut = tuple[tuple[int, int], tuple[slice, slice], tuple[slice, slice]]
+    """A cell of a grid of tiles, where its pixels go in a region, and which of its own they are."""
 
 _WHITE = 255
 _CACHE_BYTES = 32 << 20
 """Of decoded tiles kept for each open slide: neighbouring regions share those on their border."""
+
+_FEWEST_SHARED = 4
+"""Tiles that threads share: fewer are decoded in the time that it takes to wake another thread twice."""
 
 _APERIO, _GENERIC = "aperio", "generic-tiff"
 """Formats of OpenSlide whose levels are plain grids of tiles."""
@@ -94,35 +101,69 @@ class _File:
 
     def __init__(self, path: Path) -> None:
         self._lock, self._file = threading.Lock(), path.open("rb", buffering=0)
+        self._length = os.fstat(self._file.fileno()).st_size
         weakref.finalize(self, self._file.close)
 
     def read(self, offset: int, length: int) -> bytes:
         """Return the bytes at an offset; fewer, where the file ends."""
-        with self._lock:
+        length = min(length, self._length - offset)
+        if offset < 0 or length <= 0:
+            return b""
+        if hasattr(os, "pread"):
+            return os.pread(self._file.fileno(), length, offset)
+        with self._lock:  # Windows has a place in the file only, which all threads share
             return read_bytes(self._file, offset, length)
 
 
 class _Recent:
-    """The arrays used last, up to a number of bytes."""
+    """The tiles used last, up to a number of bytes; each is decoded by one of the threads that want it.
+
+    Parameters
+    ----------
+    most_bytes
+        How many.
+    """
 
     def __init__(self, most_bytes: int) -> None:
         self._most, self._bytes = most_bytes, 0
-        self._lock = threading.Lock()
+        self._changed = threading.Condition(threading.Lock())
         self._held: OrderedDict[Hashable, Pixels] = OrderedDict()
+        self._claimed: set[Hashable] = set()
 
     def get(self, key: Hashable) -> Pixels | None:
-        """Return an array, or None."""
-        with self._lock:
+        """Return a tile, or None."""
+        with self._changed:
             if key in self._held:
                 self._held.move_to_end(key)
             return self._held.get(key)
 
-    def put(self, key: Hashable, pixels: Pixels) -> None:
-        """Keep an array, and let go of those that were not used for longest."""
-        with self._lock:
-            old = self._held.pop(key, None)
+    def claim(self, key: Hashable, *, wait: bool) -> bool:
+        """Say that this thread will decode a tile, and `release` it; False if it is there, or another is at it.
+
+        Parameters
+        ----------
+        key
+            Which tile.
+        wait
+            Whether to wait until no other thread is at it.
+        """
+        with self._changed:
+            while wait and key in self._claimed:
+                self._changed.wait()
+            if key in self._held or key in self._claimed:
+                return False
+            self._claimed.add(key)
+            return True
+
+    def release(self, key: Hashable, pixels: Pixels | None) -> None:
+        """Keep a tile that was claimed, unless it is None, and let go of those that were not used for longest."""
+        with self._changed:
+            self._claimed.discard(key)
+            self._changed.notify_all()
+            if pixels is None:
+                return
             self._held[key] = pixels
-            self._bytes += pixels.nbytes - (0 if old is None else old.nbytes)
+            self._bytes += pixels.nbytes
             while self._bytes > self._most:
                 self._bytes -= self._held.popitem(last=False)[1].nbytes
 
@@ -161,15 +202,43 @@ class TiffReader:
         rows = cut_at_tiles(y, y + size[1], page.tile[1] // scale, bottom)
         inside = x >= 0 and y >= 0 and x + size[0] <= right and y + size[1] <= bottom
         pixels = np.empty(shape, np.uint8) if inside else np.full(shape, _WHITE, np.uint8)
+        missing: list[_Cut] = []
         for (column, at_x, from_x), (row, at_y, from_y) in product(columns, rows):
-            pixels[at_y, at_x] = self._tile(level, (column, row), scale)[from_y, from_x]
+            tile = self._recent.get((level, (column, row), scale))
+            if tile is None:
+                missing.append(((column, row), (at_y, at_x), (from_y, from_x)))
+            else:
+                pixels[at_y, at_x] = tile[from_y, from_x]
+
+        def fill(cut: _Cut, *, wait: bool = False) -> _Cut | None:
+            cell, at, source = cut
+            tile = self._tile(level, cell, scale, wait=wait)
+            if tile is None:
+                return cut
+            pixels[at] = tile[source]
+            return None
+
+        begun = in_threads(fill, missing) if len(missing) >= _FEWEST_SHARED else map(fill, missing)
+        for cut in [cut for cut in begun if cut]:  # another region's: this one's own come first
+            fill(cut, wait=True)
         return pixels
 
-    def _tile(self, level: int, cell: tuple[int, int], scale: int) -> Pixels:
-        key, page = (level, cell, scale), self._levels[level]
-        pixels = self._recent.get(key)
-        if pixels is not None:
-            return pixels
+    def _tile(self, level: int, cell: tuple[int, int], scale: int, *, wait: bool) -> Pixels | None:
+        """Return a tile; None if another thread is decoding it, and it is not to be waited for."""
+        key = level, cell, scale
+        while (pixels := self._recent.get(key)) is None:
+            if self._recent.claim(key, wait=wait):
+                try:
+                    pixels = self._new_tile(level, cell, scale)
+                finally:
+                    self._recent.release(key, pixels)
+                return pixels
+            if not wait:
+                return None
+        return pixels
+
+    def _new_tile(self, level: int, cell: tuple[int, int], scale: int) -> Pixels:
+        page = self._levels[level]
         across, down = (size - at * side for size, at, side in zip(page.size, cell, page.tile, strict=True))
         if scale == 1 or (across >= page.tile[0] and down >= page.tile[1]):
             pixels = self._decoded(level, cell, scale)
@@ -177,7 +246,6 @@ class TiffReader:
             full = self._decoded(level, cell, 1).copy()
             full[down:], full[:, across:] = _WHITE, _WHITE
             pixels = self._reduced(full, scale)
-        self._recent.put(key, pixels)
         return pixels
 
     def _decoded(self, level: int, cell: tuple[int, int], scale: int) -> Pixels:
