@@ -84,17 +84,16 @@ class Ranks:
         """Add up the gradients of all processes, in place."""
         if self.size == 1:
             return
-        buckets, values = [list[Tensor]()], 0
+        buckets: list[list[Tensor]] = []
         for gradient in (parameter.grad for parameter in parameters if parameter.grad is not None):
-            if values > _BUCKET:
-                buckets, values = [*buckets, []], 0
+            if not buckets or sum(each.numel() for each in buckets[-1]) > _BUCKET:
+                buckets.append([])
             buckets[-1].append(gradient)
-            values += gradient.numel()
+        flat = [torch.cat([gradient.reshape(-1) for gradient in bucket]) for bucket in buckets]
         with collective():
-            flat = [torch.cat([gradient.reshape(-1) for gradient in bucket]) for bucket in buckets if bucket]
             for work in [dist.all_reduce(each, async_op=True) for each in flat]:
                 work.wait()
-        for bucket, each in zip(buckets, flat, strict=False):
+        for bucket, each in zip(buckets, flat, strict=True):
             sizes = [gradient.numel() for gradient in bucket]
             for gradient, summed in zip(bucket, each.split(sizes), strict=True):
                 gradient.copy_(summed.view(gradient.shape))
