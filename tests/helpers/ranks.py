@@ -10,8 +10,6 @@ import time
 
 import torch
 
-import vitrail.training.torchrun  # noqa: F401 - what takes time to import
-
 PATIENCE_S = 60
 """Longer than anything here takes on a busy machine: what hangs is ended."""
 
@@ -19,7 +17,7 @@ PATIENCE_S = 60
 def together(folder, command, *arguments, ranks=2):
     """Run a function of a module in several processes; return exit codes, and what each has written to its streams."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["helpers.ranks"])
+    context.set_forkserver_preload(["vitrail.training.torchrun"])  # what takes time to import
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

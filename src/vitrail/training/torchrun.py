@@ -20,7 +20,7 @@ from contextlib import suppress
 from contextvars import ContextVar
 from datetime import timedelta
 from functools import partial
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
@@ -59,7 +59,7 @@ class _Processes:
     def __init__(self) -> None:
         self.rank, self.size, self.trainings = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), 0
         self._serves = self.rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
-        self._store = self._client("said", serves=self._serves)
+        self._store, self._leaves = self._client("said", serves=self._serves), threading.Event()
 
     def _client(self, purpose: str, *, serves: bool = False) -> dist.Store:
         """Connect to the store; a client is locked while one thread waits for something, so that each has its own."""
@@ -129,23 +129,35 @@ class _Processes:
 
     def end(self, code: int) -> None:
         """Let the others end with this process, which is the first."""
+        self._leaves.set()
         self.say(_ENDED, str(code))
-        if self._serves:  # they cannot read it any more when this process has ended
+        self._await_others()
+
+    def leave(self) -> None:
+        """Do not look into the store any more, which ends with the first process."""
+        self._leaves.set()
+        self.say(f"{_LEFT} {self.rank}", "")
+
+    def _await_others(self) -> None:
+        """Wait until the others have read what was said last, where the store is this process's."""
+        if self._serves:
             for rank in range(1, self.size):
                 self.is_said(f"{_LEFT} {rank}", GRACE_S)
 
-    def watch(self) -> NoReturn:
+    def watch(self) -> None:
         """End this process where another one has failed, whatever it is waiting for: in a thread."""
-        while True:
-            time.sleep(_INTERVAL_S)
+        while not self._leaves.wait(_INTERVAL_S):
             line, code = self.said(_FAILED), self.said(_ENDED)
             if self.rank == 0 and line is not None:
                 cursor = "\x1b[?25h" if sys.stderr.isatty() else ""  # a bar hides it
                 print(f"{cursor}vitrail: {line}", file=sys.stderr, flush=True)  # noqa: T201 - the one line
                 self.say(_HEARD, "")
+                self._await_others()
                 os._exit(2)
             if self.rank and (line or code) is not None:
-                time.sleep(GRACE_S)  # it may leave by itself
+                if self._leaves.wait(GRACE_S):
+                    return
+                self.leave()
                 os._exit(int(code or 2))
 
 
@@ -208,15 +220,14 @@ def _helped(processes: _Processes) -> int:
     try:
         code = processes.help()
     except Exception as error:  # noqa: BLE001 - whatever it is
-        if processes.is_said(_ENDED, GRACE_S):  # the first one has met the same
-            return 2
-        if not isinstance(error, VitrailError):
-            traceback.print_exc()
-        line = str(error) if isinstance(error, VitrailError) else f"{error!r}, see its traceback"
-        processes.say(_FAILED, f"process {processes.rank} on {socket.gethostname()}: {line}")
-        processes.is_said(_HEARD, GRACE_S)
-        return 2
-    processes.say(f"{_LEFT} {processes.rank}", "")
+        code = 2
+        if not processes.is_said(_ENDED, GRACE_S):  # else the first one has met the same
+            if not isinstance(error, VitrailError):
+                traceback.print_exc()
+            line = str(error) if isinstance(error, VitrailError) else f"{error!r}, see its traceback"
+            processes.say(_FAILED, f"process {processes.rank} on {socket.gethostname()}: {line}")
+            processes.is_said(_HEARD, GRACE_S)
+    processes.leave()
     return code
 
 
