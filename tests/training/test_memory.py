@@ -41,7 +41,9 @@ def test_activations_computed_twice_change_no_byte(task, branches, tmp_path):
 def saved_bytes(network):
     """Bytes that a forward pass keeps for the gradient."""
     total = []
-    with torch.autograd.graph.saved_tensors_hooks(lambda x: (total.append(x.numel() * x.element_size()), x)[1], lambda x: x):
+    with torch.autograd.graph.saved_tensors_hooks(
+        lambda x: (total.append(x.numel() * x.element_size()), x)[1], lambda x: x
+    ):
         network.train()(torch.zeros(2, 3, 64, 64))
     return sum(total)
 
@@ -63,8 +65,9 @@ def test_statistics_stay_in_a_backward_pass():
 
 @pytest.mark.parametrize("name", ["cross_entropy", "focal"])
 def test_a_batch_in_parts_is_the_batch_where_nothing_is_normalised_over_it(name, tmp_path):
-    """A vision transformer has no batch normalisation; the loss is a mean over tiles. 20 tiles: batches of 8, 8 and 4."""
-    own = changed(settings(epochs=1, learning_rate=1e-4), encoder={"name": "test_vit"}, classifier={"loss": name, "dropout": 0.0, "glass": 0.2})  # fmt: skip
+    """A vision transformer has none, and the loss is a mean over tiles. Of 20 tiles, batches have 8, 8 and 4."""
+    classifier, encoder = {"loss": name, "dropout": 0.0, "glass": 0.2}, {"name": "test_vit"}
+    own = changed(settings(epochs=1, learning_rate=1e-4), encoder=encoder, classifier=classifier)
     part = make_parts(30)
     for count in (1, 3):
         train("classifier", part, changed(own, classifier={"accumulate": count}), folder=tmp_path / str(count))

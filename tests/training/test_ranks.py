@@ -15,14 +15,13 @@ from safetensors.torch import load_file
 from helpers.cohort import FAST
 from helpers.command import vitrail
 from helpers.ranks import together
-from helpers.training import TASKS, Killer, contents, history, make_tiles, settings
+from helpers.training import Killer, contents, history, make_tiles, settings
 from vitrail import cli
 from vitrail.core.files import write_table
 from vitrail.errors import ModelError
 from vitrail.tiles.store import read_tiles
 from vitrail.training import torchrun
 from vitrail.training.checkpoint import Checkpoint
-from vitrail.training.frozen import FOLDER
 from vitrail.training.loader import Share, training_tiles
 from vitrail.training.torchrun import helpers, run_together
 from vitrail.training.trainer import train
@@ -135,7 +134,7 @@ def train_with_a_small_rest(tiles, folder):
 
 
 def test_a_process_may_have_no_tile_of_a_batch(tmp_path):
-    """Of a last batch of two tiles, one of three processes has none; rounding counts more where so few are normalised."""
+    """Of a last batch of two tiles one of three processes has none; so few, when normalised, make much of rounding."""
     tiles = write_tiles(tmp_path / "tiles")
     codes, said = together(tmp_path, train_with_a_small_rest, tiles, tmp_path / "three", ranks=3)
     assert (codes, said) == ([0] * 3, [""] * 3)

@@ -63,7 +63,9 @@ def test_a_virtual_slide_has_the_wished_mean_and_spread():
 def test_glass_stays_glass():
     images = torch.full((2, 3, 16, 16), 0.97)
     templates = StainTemplates(centre=torch.tensor([40.0, 30, -20, 5, 5, 5]), spread=torch.ones(6))
-    torch.testing.assert_close(templates.dress(images, torch.randn(len(images), 6, generator=generator())), images, atol=1e-3, rtol=0)
+    torch.testing.assert_close(
+        templates.dress(images, torch.randn(len(images), 6, generator=generator())), images, atol=1e-3, rtol=0
+    )
 
 
 def test_templates_vary_as_slides_do_not_as_tiles():

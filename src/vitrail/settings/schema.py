@@ -629,6 +629,7 @@ class ComputeSettings(Branch):
         default=False,
         description="trainings compute activations a second time instead of keeping them: less memory, the same "
         "numbers, longer by about a third",
+        json_schema_extra={"since": "0.3.0"},
     )
 
     @property

@@ -171,7 +171,7 @@ class Checkpoint:
         best = self.best_path(history)
         if kept_epoch(history, self.keep) == len(history):
             save_tensors(best, state.judged.state_dict())
-        metadata = {
+        metadata: dict[str, Any] = {
             "fingerprint": self.fingerprint,
             "history": [asdict(epoch) for epoch in history],
             "scaler": state.scaler.state_dict(),

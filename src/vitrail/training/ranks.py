@@ -12,7 +12,6 @@ out the same on all processes, to the bit, and so weights never drift apart.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -21,26 +20,27 @@ import torch
 import torch.distributed as dist
 
 from vitrail.errors import RunError
+from vitrail.training.loader import Part, Share
 from vitrail.training.losses import alone
-from vitrail.training.loader import Share
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from torch import Tensor, nn
 
-    from vitrail.training.loader import Part
     from vitrail.training.losses import Total
 
 GRACE_S = 5.0
 """Seconds in which a process that fails can say why, before the others say that it is gone."""
+
+_NOTHING = Part(0, slice(0), is_idle=False)
 
 _BUCKET = 25_000_000 // 4  # values that are added up in one go, as many as DistributedDataParallel takes
 
 
 @dataclass(slots=True, kw_only=True)
 class Ranks:
-    """This process among those that share a training; by default it is alone, and nothing is exchanged.
+    """Which of the processes that share a training this one is; by default it is alone, and nothing is exchanged.
 
     Attributes
     ----------
@@ -54,7 +54,7 @@ class Ranks:
 
     rank: int = 0
     size: int = 1
-    part: Part | None = None
+    part: Part = _NOTHING
 
     @property
     def is_first(self) -> bool:
@@ -95,7 +95,7 @@ class Ranks:
                 work.wait()
         for bucket, each in zip(buckets, flat, strict=True):
             sizes = [gradient.numel() for gradient in bucket]
-            for gradient, summed in zip(bucket, each.split(sizes), strict=True):
+            for gradient, summed in zip(bucket, torch.split(each, sizes), strict=True):
                 gradient.copy_(summed.view(gradient.shape))
 
     def wait(self) -> None:
@@ -114,7 +114,7 @@ class Ranks:
 
 
 class _Sum(torch.autograd.Function):
-    """Adds up over processes. All of them compute the same loss from the sum, and each has its own summand's gradient."""
+    """Adds up over processes: all compute the same loss from the sum, and each has the gradient of its summand."""
 
     @staticmethod
     def forward(_ctx: Any, own: Tensor) -> Tensor:
@@ -124,12 +124,12 @@ class _Sum(torch.autograd.Function):
         return summed
 
     @staticmethod
-    def backward(_ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override] # torch's takes any number
+    def backward(_ctx: Any, gradient: Tensor) -> Tensor:
         return gradient
 
 
 def _total(own: Tensor) -> Tensor:
-    summed: Tensor = _Sum.apply(own)  # type: ignore[no-untyped-call]  # torch leaves this one untyped
+    summed: Tensor = _Sum.apply(own)
     return summed
 
 

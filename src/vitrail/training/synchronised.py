@@ -7,11 +7,12 @@ cancel. In eval mode all is as it was.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 import torch.distributed as dist
-from timm.layers import BatchNormAct2d, DropPath
+from timm.layers.drop import DropPath
+from timm.layers.norm_act import BatchNormAct2d
 from torch import nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
@@ -51,17 +52,16 @@ class SynchronisedBatchNorm(nn.BatchNorm2d):
 
     def normalised(self, x: Tensor) -> Tensor:
         """Standardise maps `[n, c, h, w]`, and let the running statistics follow."""
-        part, mean_now, variance_now = self.ranks.part, self.running_mean, self.running_var
-        assert part is not None
-        assert mean_now is not None
-        assert variance_now is not None
+        part = self.ranks.part
+        running = cast("tuple[Tensor, Tensor]", (self.running_mean, self.running_var))
         count = part.tiles * x[0, 0].numel()  # the maps of all tiles have one size: nothing is read from the device
         mean, variance = _statistics(x.detach(), self.ranks)
-        if self.num_batches_tracked is not None:
-            self.num_batches_tracked.add_(1)
-        share = self.momentum if self.momentum is not None else 1 / float(self.num_batches_tracked)
-        mean_now.lerp_(mean, share)
-        variance_now.lerp_(variance * (count / (count - 1)), share)
+        share, batches = self.momentum, self.num_batches_tracked
+        if batches is not None:  # it is None where a batch passes a second time
+            batches.add_(1)
+            share = 1 / float(batches) if share is None else share
+        for buffer, value in zip(running, (mean, variance * (count / (count - 1))), strict=True):
+            buffer.lerp_(value, share or 0.0)
         output: Tensor = _Normalisation.apply(x, self.weight, self.bias, mean, variance, count, self.eps, part.is_idle)
         return output
 
@@ -69,15 +69,16 @@ class SynchronisedBatchNorm(nn.BatchNorm2d):
 class SynchronisedBatchNormAct(SynchronisedBatchNorm):
     """The same of timm, with an activation behind it."""
 
+    act: nn.Module
+    drop: nn.Module
+
     def forward(self, x: Tensor) -> Tensor:  # noqa: D102 - torch's
-        normal = super().forward(x)
-        activated: Tensor = self.act(self.drop(normal))
+        activated: Tensor = self.act(self.drop(super().forward(x)))
         return activated
 
 
 def _statistics(x: Tensor, ranks: Ranks) -> tuple[Tensor, Tensor]:
     """Return mean and variance (divided by the number of values) of each channel, over the tiles of all processes."""
-    assert ranks.part is not None
     channels, device = x.shape[1], x.device
     # with float32 buffers, which are not changed, maps of 16 bits give statistics in float32
     buffers = torch.zeros(channels, device=device), torch.ones(channels, device=device)
@@ -87,7 +88,7 @@ def _statistics(x: Tensor, ranks: Ranks) -> tuple[Tensor, Tensor]:
     every = [torch.empty_like(own) for _ in range(ranks.size)]
     with collective():
         dist.all_gather(every, own)
-    shares, means, variances = torch.stack(every).double().split([1, channels, channels], 1)
+    shares, means, variances = torch.split(torch.stack(every).double(), [1, channels, channels], 1)
     mean = (shares * means).sum(0)
     variance = (shares * (variances + (means - mean) ** 2)).sum(0)
     return mean.float(), variance.float()
@@ -116,7 +117,7 @@ class _Normalisation(torch.autograd.Function):
         with collective():
             dist.all_reduce(sums)
         inverse = (variance + ctx.eps).rsqrt()
-        slope, level = sums.split(len(mean))
+        slope, level = torch.split(sums, len(mean))
         slope, level = slope * inverse / ctx.count, level / ctx.count
         # what flows through the statistics, scale * (level + slope * (x - mean)), is taken off in one more pass
         scale = weight * inverse
@@ -141,7 +142,7 @@ class SynchronisedDropout(nn.Dropout):
         return input * _drawn(input, input.shape[1:], self.ranks, lambda ones: functional.dropout(ones, self.p))
 
 
-class SynchronisedDropPath(DropPath):  # type: ignore[misc] # timm is not typed
+class SynchronisedDropPath(DropPath):
     """Stochastic depth, in the same way."""
 
     ranks: Ranks
@@ -155,7 +156,6 @@ class SynchronisedDropPath(DropPath):  # type: ignore[misc] # timm is not typed
 
 def _drawn(x: Tensor, shape: torch.Size, ranks: Ranks, draw: Any) -> Tensor:
     """Draw factors for all tiles of a part of a batch, and return those of this process's."""
-    assert ranks.part is not None
     share = ranks.share(ranks.part.tiles)
     drawn: Tensor = draw(x.new_ones(share.total, *shape))
     return share.take(drawn)

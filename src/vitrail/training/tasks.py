@@ -44,8 +44,8 @@ class Accuracy:
     def compute(self, total: Total = alone) -> float:
         """Return the share of right tiles; `total` adds up what several processes have counted."""
         right = torch.as_tensor(self._right)
-        right, tiles = total(torch.stack([right, right.new_tensor(self._total)])).tolist()
-        return right / tiles
+        counts = total(torch.stack([right, right.new_tensor(self._total)]))
+        return int(counts[0]) / int(counts[1])
 
 
 class MeanJaccard:

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
+from torch.distributed import PrefixStore, Store, TCPStore  # type: ignore[attr-defined] # it does not say that it exports them
 
 from vitrail.core.interrupt import INTERRUPTED
 from vitrail.errors import SettingsError, VitrailError
@@ -46,7 +47,7 @@ _FAILED, _HEARD, _ENDED, _LEFT = "failed", "heard", "ended", "left"  # keys
 
 
 class _Processes:
-    """This process and the others, as torchrun's environment describes them.
+    """The processes that torchrun has started, as its environment describes them to this one.
 
     Attributes
     ----------
@@ -61,16 +62,16 @@ class _Processes:
         self._serves = self.rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
         self._store, self._leaves = self._client("said", serves=self._serves), threading.Event()
 
-    def _client(self, purpose: str, *, serves: bool = False) -> dist.Store:
+    def _client(self, purpose: str, *, serves: bool = False) -> Store:
         """Connect to the store; a client is locked while one thread waits for something, so that each has its own."""
         address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
         try:
-            store = dist.TCPStore(address, port, is_master=serves, wait_for_workers=False, timeout=_REACHED)
+            store = TCPStore(address, port, is_master=serves, wait_for_workers=False, timeout=_REACHED)
         except (RuntimeError, ValueError) as error:
             problem = f"is not where the first process is reached ({' '.join(str(error).split())[:200]})"
             raise SettingsError(f"{address}:{port}", problem, "Start the command with torchrun") from None
         attempt = (os.environ.get(f"TORCHELASTIC_{name}", "") for name in ("RUN_ID", "RESTART_COUNT"))
-        return dist.PrefixStore("/".join(("vitrail", *attempt, purpose)), store)
+        return PrefixStore("/".join(("vitrail", *attempt, purpose)), store)
 
     def say(self, key: str, text: str) -> None:
         """Leave a text for the others."""

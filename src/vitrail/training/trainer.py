@@ -79,7 +79,7 @@ class SharedTraining:
     precision: Precision
 
 
-def train(  # noqa: PLR0913 - what a training is, and where it runs
+def train(
     task: Task,
     parts: TrainingTiles,
     settings: Settings,
@@ -164,7 +164,7 @@ def train(  # noqa: PLR0913 - what a training is, and where it runs
 
 
 def take_part(shared: SharedTraining, tiles: TileTable, ranks: Ranks) -> None:
-    """Take part in a training that another process leads; nothing is written here but a share of a frozen encoder's features.
+    """Take part in a training that another process leads, and writes; here only features of an encoder are written.
 
     Parameters
     ----------
@@ -187,9 +187,8 @@ def take_part(shared: SharedTraining, tiles: TileTable, ranks: Ranks) -> None:
         cure = 'Take machines of one kind, or set compute.device = "cpu"'
         raise SettingsError("compute.device", problem + shared.precision.device.type, cure)
     parts = TrainingTiles(tiles=tiles, train=shared.train, validation=shared.validation)
-    with _memory_errors(spec.task, settings, device):
-        with reproducible(device, epoch_seeds(settings.seed, spec.task, 0)[0]):
-            Trainer(spec, parts, settings, shared.precision, ranks).run(shared.checkpoint, Silent())
+    with _memory_errors(spec.task, settings, device), reproducible(device, epoch_seeds(settings.seed, spec.task, 0)[0]):
+        Trainer(spec, parts, settings, shared.precision, ranks).run(shared.checkpoint, Silent())
 
 
 @contextmanager
@@ -199,7 +198,9 @@ def _memory_errors(task: Task, settings: Settings, device: torch.device) -> Iter
         yield
     except torch.cuda.OutOfMemoryError:
         problem = f"{device.type} has too little memory for batches of {TRAINING_TASKS[task].settings(settings).batch}"
-        cure = f"Set compute.checkpoint_activations = true, raise {task}.accumulate, or lower {task}.batch in study.toml"
+        cure = (
+            f"Set compute.checkpoint_activations = true, raise {task}.accumulate, or lower {task}.batch in study.toml"
+        )
         raise ModelError(f"{task} training", problem, cure) from None
 
 
@@ -408,9 +409,7 @@ class Trainer:
         scaler.update()
         return torch.stack(losses).detach().sum()
 
-    def _changed(
-        self, images: Tensor, targets: Tensor, share: Share, augmenter: Augmenter
-    ) -> tuple[Tensor, Targets]:
+    def _changed(self, images: Tensor, targets: Tensor, share: Share, augmenter: Augmenter) -> tuple[Tensor, Targets]:
         """Augment and mix a batch's tiles, or draw the symmetries of their features."""
         if self.features is not None:
             return self.features.turned(images, augmenter.generator, share), ((1.0, targets),)
@@ -458,11 +457,11 @@ class Trainer:
         order_seed = epoch_seeds(self.settings.seed, self.objective.task, 0)[1]
         rows = shuffled(self.parts.validation, order_seed)  # tiles of one slide lack classes
         losses, metric = [], self.objective.metric()
-        for images, targets, share in self._read(cut(rows, self.own.batch)):
+        for images, truth, share in self._read(cut(rows, self.own.batch)):
             # parts save memory here, too, but the loss is the batch's
-            own = [self._logits(network, images[part.own], part) for part in share.parts]
-            idle = [part.is_idle for part in share.parts]
-            logits, targets = _without_idle(own, idle), _without_idle([targets[p.own] for p in share.parts], idle)
+            own, idle = [part.own for part in share.parts], [part.is_idle for part in share.parts]
+            logits = _without_idle([self._logits(network, images[part.own], part) for part in share.parts], idle)
+            targets = _without_idle([truth[tiles] for tiles in own], idle)
             losses.append(self.objective.loss(self.settings, logits, targets, total) * share.total)
             metric.update(logits, targets)
             step()
