@@ -182,7 +182,7 @@ def test_what_goes_wrong_in_another_process_is_one_line_of_the_first(tmp_path):
     assert first.endswith(": a disk: is full. Empty it.\n")
     assert first.count("\n") == 1
     assert second == ""
-    assert time.monotonic() - begun < 50  # and not the hours that processes wait for each other
+    assert time.monotonic() - begun < 200  # and not the hours that processes wait for each other
 
 
 def test_a_worker_process_of_a_command_that_torchrun_started_trains_alone(tmp_path, monkeypatch):
