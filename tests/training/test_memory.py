@@ -14,7 +14,7 @@ from vitrail.models.recompute import backward_pass, recompute_activations
 from vitrail.models.store import build
 from vitrail.training.trainer import train
 
-RECIPE = {"epochs": 2, "ema": 0.5, "mixup": 0.4}
+RECIPE = {"epochs": 1, "ema": 0.5, "mixup": 0.4}
 
 
 def changed(own, **branches):
@@ -32,7 +32,7 @@ def changed(own, **branches):
     ],
 )
 def test_activations_computed_twice_change_no_byte(task, branches, tmp_path):
-    own, part = changed(settings(**RECIPE), **branches), make_parts(30)
+    own, part = changed(settings(**RECIPE), **branches), make_parts(24)
     for name, again in (("kept", False), ("twice", True)):
         train(task, part, changed(own, compute={"checkpoint_activations": again}), folder=tmp_path / name)
     assert contents(tmp_path / "kept") == contents(tmp_path / "twice")
@@ -78,7 +78,7 @@ def test_a_batch_in_parts_is_the_batch_where_nothing_is_normalised_over_it(name,
 
 
 def test_a_network_learns_in_parts(tmp_path):
-    train("classifier", make_parts(), settings(epochs=8, accumulate=2), folder=tmp_path)
+    train("classifier", make_parts(), settings(epochs=5, accumulate=2), folder=tmp_path)
     assert history(tmp_path)["train_loss"].iloc[-1] < history(tmp_path)["train_loss"].iloc[0]
 
 
