@@ -18,6 +18,7 @@ import time
 import traceback
 from contextlib import suppress
 from contextvars import ContextVar
+from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -110,7 +111,9 @@ class _Processes:
 
     def call(self, tiles: Path, shared: SharedTraining) -> Ranks:
         """Call the other processes into a training."""
-        device = shared.precision.device.type
+        device, checkpoint = shared.precision.device.type, shared.checkpoint
+        # another machine may have another working folder
+        shared = replace(shared, checkpoint=replace(checkpoint, folder=checkpoint.folder.resolve()))
         self.say(f"training {self.trainings + 1}", device)
         with collective():
             self.meet(device, (shared, tiles))
@@ -133,6 +136,8 @@ class _Processes:
         self._leaves.set()
         self.say(_ENDED, str(code))
         self._await_others()
+        if code == 0 and dist.is_initialized():
+            dist.destroy_process_group()  # else NCCL warns of it
 
     def leave(self) -> None:
         """Do not look into the store any more, which ends with the first process."""
@@ -220,6 +225,8 @@ def _helped(processes: _Processes) -> int:
     """Help the first process, and return the exit code; what goes wrong is left to it to say."""
     try:
         code = processes.help()
+        if code == 0 and dist.is_initialized():
+            dist.destroy_process_group()
     except Exception as error:  # noqa: BLE001 - whatever it is
         code = 2
         if not processes.is_said(_ENDED, GRACE_S):  # else the first one has met the same
