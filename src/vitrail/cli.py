@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, Optional
@@ -328,7 +329,8 @@ def demo(folder: Annotated[Path, typer.Argument(help="Where to put it.")] = Path
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line, and leave with its exit code; an error of the user's is one line and exit code 2.
 
-    After Ctrl-C the exit code is 130; `interrupt.until_interrupted`, around this, says the line.
+    After Ctrl-C the exit code is 130; `interrupt.until_interrupted`, around this, says the line. Of several processes
+    that torchrun has started the first one runs the command, and the others help it to train.
 
     Parameters
     ----------
@@ -336,7 +338,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         What stands behind `vitrail`; that of this process where it is None.
     """
     try:
-        app(args=arguments)
+        if _is_one_of_several():
+            from vitrail.training.torchrun import run_together
+
+            run_together(lambda: app(args=arguments))
+        else:
+            app(args=arguments)
     except VitrailError as error:
         line = str(error)
     except OSError as error:
@@ -344,6 +351,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         line = f"{error.filename or 'file system'}: {what}. Check the path, its permissions and the disk."
     print(f"vitrail: {line}", file=sys.stderr)  # noqa: T201 - the one line
     sys.exit(2)
+
+
+def _is_one_of_several() -> bool:
+    """Tell whether torchrun, or what speaks as it does, has started several processes of this command."""
+    names = {"RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"}
+    return names <= os.environ.keys() and os.environ["WORLD_SIZE"] != "1"
 
 
 def _bring(folder: Path, until: str, changes: list[str] | None) -> None:

@@ -58,12 +58,12 @@ def test_glass_is_learnt_beside_the_classifiers_batches_as_no_tumor():
     with_glass = chosen.model_copy(update={"classifier": chosen.classifier.model_copy(update={"glass": 0.25})})
     objective = TRAINING_TASKS["classifier"]
     images = torch.zeros(8, 3, 32, 32)
-    glass, labels = objective.negatives(with_glass, images, generator)
+    glass, labels = objective.negatives(with_glass, len(images), images.shape[-1], generator)
     assert (len(glass), labels.tolist()) == (2, [0.0, 0.0])
     assert glass.mean() > 0.7
     before = generator.get_state()
-    assert objective.negatives(chosen, images, generator) is None
-    assert TRAINING_TASKS["segmenter"].negatives(with_glass, images, generator) is None
+    assert objective.negatives(chosen, len(images), images.shape[-1], generator) is None
+    assert TRAINING_TASKS["segmenter"].negatives(with_glass, len(images), images.shape[-1], generator) is None
     assert torch.equal(generator.get_state(), before)  # without glass a training draws what it always drew
     counts = [glass_count(0.05, 32, generator) for _ in range(2000)]
     assert set(counts) == {1, 2}

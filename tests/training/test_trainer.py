@@ -80,7 +80,10 @@ def test_too_little_memory_to_train_is_told(tmp_path, monkeypatch):
     monkeypatch.setattr(TRAINING_TASKS["segmenter"], "loss", full)
     with pytest.raises(ModelError) as caught:
         train("segmenter", make_parts(), settings(), folder=tmp_path)
-    expected = "segmenter training: cpu has too little memory for batches of 8. Lower segmenter.batch in study.toml."
+    cure = (
+        "Set compute.checkpoint_activations = true, raise segmenter.accumulate, or lower segmenter.batch in study.toml."
+    )
+    expected = f"segmenter training: cpu has too little memory for batches of 8. {cure}"
     assert str(caught.value) == expected
 
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -46,7 +47,14 @@ class DoublingBlock(nn.Module):
     ----------
     block
         Whose layers are taken over; without attention.
+
+    Attributes
+    ----------
+    recomputes
+        Whether activations within the block are computed anew for the gradient, see `vitrail.models.recompute`.
     """
+
+    recomputes = False
 
     def __init__(self, block: Any) -> None:
         super().__init__()
@@ -56,7 +64,13 @@ class DoublingBlock(nn.Module):
 
     def forward(self, below: Tensor, height: int, width: int, skip_connection: Tensor | None = None) -> Tensor:
         """Enlarge `below` `[n, c, h, w]` to height and width, and join it with the encoder's map of that size."""
-        decoded: Tensor = self.conv2(self.conv1(Joined(below, skip_connection, (height, width))))
+        if self.recomputes and self.training:
+            decoded: Tensor = checkpoint(self._decoded, below, skip_connection, (height, width), use_reentrant=False)
+            return decoded
+        return self._decoded(below, skip_connection, (height, width))
+
+    def _decoded(self, below: Tensor, beside: Tensor | None, size: tuple[int, int]) -> Tensor:
+        decoded: Tensor = self.conv2(self.conv1(Joined(below, beside, size)))
         return decoded
 
 

@@ -129,6 +129,7 @@ def report(work: Work) -> None:
 
 def _train(work: Work, task: Task) -> None:
     from vitrail.training.loader import training_tiles
+    from vitrail.training.torchrun import helpers
     from vitrail.training.trainer import train
 
     run = work.run
@@ -140,7 +141,8 @@ def _train(work: Work, task: Task) -> None:
 
         train_ensemble(task, run.folder / "tiles", split, settings, folder=work.folder, progress=work.progress)
         return
-    train(task, training_tiles(tiles, split), settings, folder=work.folder, progress=work.progress)
+    gather = helpers(run.folder / "tiles")
+    train(task, training_tiles(tiles, split), settings, folder=work.folder, progress=work.progress, gather=gather)
 
 
 def with_weights_path(run: Run) -> Settings:

@@ -325,6 +325,14 @@ class TrainingSettings(Branch):
         "2019); 0: none. With mixup, one of both is drawn for each batch",
         json_schema_extra={"since": "0.3.0"},
     )
+    accumulate: Batch = Field(
+        1,
+        description="parts that a batch passes through the network in, one after the other, before the weights change: "
+        "a small card then has room for the paper's batches. Tiles are drawn and changed as without it, but batch "
+        "normalisation, and losses of a whole batch such as jaccard, see one part at a time, so that numbers differ a "
+        "little. compute.checkpoint_activations saves memory without that, and costs time",
+        json_schema_extra={"since": "0.3.0"},
+    )
 
 
 Activation = Literal["linear", "relu"]
@@ -638,6 +646,12 @@ class ComputeSettings(Branch):
     )
     workers: Annotated[int, Field(ge=0, le=1024)] = Field(
         0, description="processes that cut slides, and on a CPU train the networks of an ensemble; 0 means one a core"
+    )
+    checkpoint_activations: bool = Field(
+        default=False,
+        description="trainings compute activations a second time instead of keeping them: less memory, the same "
+        "numbers, longer by about a third",
+        json_schema_extra={"since": "0.3.0"},
     )
 
     @property

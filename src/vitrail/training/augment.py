@@ -18,6 +18,7 @@ import torch
 from torch.nn.functional import affine_grid, conv2d, grid_sample, pad
 
 from vitrail.training.jpeg import compress
+from vitrail.training.loader import Share
 from vitrail.training.stain_augment import restain
 
 if TYPE_CHECKING:
@@ -63,8 +64,10 @@ class Augmenter:
         # the paper's changes draw as they did before there were others
         self.later = torch.Generator().manual_seed(generator.initial_seed() ^ _LATER)
 
-    def __call__(self, images: Tensor, masks: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-        """Change a batch.
+    def __call__(
+        self, images: Tensor, masks: Tensor | None = None, share: Share | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Change a batch, or a process's share of one.
 
         Parameters
         ----------
@@ -72,6 +75,9 @@ class Augmenter:
             Intensities 0 to 1, `[n, 3, side, side]`.
         masks
             Of whole numbers, `[n, side, side]`; they are turned and mirrored as the images are.
+        share
+            Which tiles of the batch these are: all are drawn for, so that each is changed as it is where one process
+            has the whole batch. None means that these are all.
 
         Returns
         -------
@@ -79,53 +85,60 @@ class Augmenter:
             Images and masks of the same shapes; intensities within 0 to 1.
         """
         own, turns = self.settings, 360 // self.settings.rotation_step_deg if self.settings.rotation_step_deg else 1
+        share, device = share or Share.of(len(images)), images.device
         # whatever is switched off is drawn all the same, so that it changes nothing else
-        angle = self._uniform(images, 0, turns).floor() * math.radians(own.rotation_step_deg)
-        flips = torch.stack([self._uniform(images, 0, 1) < own.mirror for _axis in range(2)], 1)
+        angle = self._uniform(share, device, 0, turns).floor() * math.radians(own.rotation_step_deg)
+        flips = torch.stack([self._uniform(share, device, 0, 1) < own.mirror for _axis in range(2)], 1)
         if own.rotation_step_deg or own.mirror or own.scale:
             matrices = rigid(angle, flips)
             if own.scale:
                 largest = math.log1p(own.scale)
-                matrices = matrices * self._uniform(images, -largest, largest, self.later).exp().view(-1, 1, 1)
+                matrices = matrices * self._uniform(share, device, -largest, largest, self.later).exp().view(-1, 1, 1)
             images, masks = warp(images, masks, matrices)
-        hue = self._uniform(images, -own.hue, own.hue)
+        hue = self._uniform(share, device, -own.hue, own.hue)
         saturation, brightness, contrast = (
-            self._uniform(images, 1 - most, 1 + most) for most in (own.saturation, own.brightness, own.contrast)
+            self._uniform(share, device, 1 - most, 1 + most) for most in (own.saturation, own.brightness, own.contrast)
         )
         if own.hue or own.saturation or own.brightness or own.contrast:
             images = recolour(images, hue, saturation, brightness, contrast)
-        images = self._restained(images)
-        sigma_px = self._uniform(images, 0, self.blur_px)
+        images = self._restained(images, share)
+        sigma_px = self._uniform(share, device, 0, self.blur_px)
         if self.blur_px:
             images = blur(images, sigma_px, math.ceil(3 * self.blur_px))
-        strength = self._uniform(images, 0, self.noise)
+        strength = self._uniform(share, device, 0, self.noise)
         seed = int(torch.randint(2**62, (), generator=self.generator))
         if self.noise:  # drawn on the device from a seed of the CPU's generator: moving it would cost more
             generator = torch.Generator(images.device).manual_seed(seed)
-            noise = torch.randn(images.shape, generator=generator, device=images.device)
-            images = torch.addcmul(images, noise, strength.view(-1, 1, 1, 1))
+            noise = torch.randn((share.total, *images.shape[1:]), generator=generator, device=images.device)
+            images = torch.addcmul(images, share.take(noise), strength.view(-1, 1, 1, 1))
         images = images.clamp(0, 1)
         if own.jpeg:
-            hit = self._uniform(images, 0, 1, self.later) < own.jpeg
-            quality = self._uniform(images, *_QUALITIES, self.later)
+            hit = self._uniform(share, device, 0, 1, self.later) < own.jpeg
+            quality = self._uniform(share, device, *_QUALITIES, self.later)
             if hit.any():
                 images[hit] = compress(images[hit], quality[hit])
         return images, masks
 
-    def _restained(self, images: Tensor) -> Tensor:
+    def _restained(self, images: Tensor, share: Share) -> Tensor:
         """Change stains and overall colours as slides of other laboratories have them."""
         own = self.settings
         if own.stain_templates and self.templates is not None:
-            hit = self._uniform(images, 0, 1, self.later) < own.stain_templates
-            if hit.any():
-                images = images.clone()
-                images[hit] = self.templates.dress(images[hit], self.later)
-        return restain(images, own.stain, self.later) if own.stain else images
+            hits = torch.rand(share.total, generator=self.later) < own.stain_templates
+            if hits.any():
+                drawn = torch.zeros(share.total, 6)
+                drawn[hits] = torch.randn(int(hits.sum()), 6, generator=self.later)
+                own_hits = share.take(hits)
+                if own_hits.any():
+                    hit, images = own_hits.to(images.device), images.clone()
+                    images[hit] = self.templates.dress(images[hit], share.take(drawn)[own_hits])
+        return restain(images, own.stain, self.later, share) if own.stain else images
 
-    def _uniform(self, images: Tensor, low: float, high: float, generator: Generator | None = None) -> Tensor:
-        """Draw one value an image."""
-        drawn = torch.rand(len(images), generator=generator or self.generator)
-        return drawn.mul_(high - low).add_(low).to(images.device)
+    def _uniform(
+        self, share: Share, device: torch.device, low: float, high: float, generator: Generator | None = None
+    ) -> Tensor:
+        """Draw one value a tile of the batch; those of this process's tiles."""
+        drawn = torch.rand(share.total, generator=generator or self.generator)
+        return share.take(drawn).mul_(high - low).add_(low).to(device)
 
 
 def rigid(angle: Tensor, flips: Tensor) -> Tensor:

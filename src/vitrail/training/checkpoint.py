@@ -166,27 +166,32 @@ class Checkpoint:
         """Return the file of the weights that are kept."""
         return self.folder / f"best-{kept_epoch(history, self.keep)}.safetensors"
 
-    def save(self, state: TrainState, history: list[EpochScores]) -> None:
-        """Keep the state behind the last epoch of `history`."""
+    def save(self, state: TrainState, history: list[EpochScores], ranks: int = 1) -> None:
+        """Keep the state behind the last epoch of `history`, to which so many processes have come."""
         best = self.best_path(history)
         if kept_epoch(history, self.keep) == len(history):
             save_tensors(best, state.judged.state_dict())
-        metadata = {
+        metadata: dict[str, Any] = {
             "fingerprint": self.fingerprint,
             "history": [asdict(epoch) for epoch in history],
             "scaler": state.scaler.state_dict(),
         }
+        if ranks > 1:
+            metadata["ranks"] = ranks
         save_tensors(self.path, state.tensors(), {"state": json.dumps(metadata)})
         for old in set(self.folder.glob("best-*.safetensors*")) - {best}:
             old.unlink()
 
-    def resume(self, state: TrainState) -> list[EpochScores]:
+    def resume(self, state: TrainState, ranks: int = 1) -> list[EpochScores]:
         """Put back the saved state, if there is one of this very training.
 
         Parameters
         ----------
         state
             Changed in place.
+        ranks
+            How many processes share the training: sums over another number are rounded differently, so that a
+            checkpoint of that is not taken up.
 
         Returns
         -------
@@ -198,7 +203,7 @@ class Checkpoint:
                 metadata: dict[str, Any] = json.loads(file.metadata()["state"])
         except (FileNotFoundError, SafetensorError, KeyError, TypeError, ValueError):
             return []  # there is none, or none of ours
-        if metadata["fingerprint"] != self.fingerprint:
+        if metadata["fingerprint"] != self.fingerprint or metadata.get("ranks", 1) != ranks:
             return []
         history = [EpochScores(**epoch) for epoch in metadata["history"]]
         if not self.best_path(history).is_file():

@@ -22,6 +22,7 @@ from vitrail.core.resume import Parts
 from vitrail.models.classifier import Classifier
 from vitrail.models.preprocessing import intensities
 from vitrail.models.segmenter import FinalEncoder
+from vitrail.training.loader import Share
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from vitrail.settings.load import Settings
     from vitrail.training.checkpoint import Checkpoint
     from vitrail.training.loader import Loader, Rows, TrainingTiles
+    from vitrail.training.ranks import Ranks
     from vitrail.training.tasks import TrainingTask
 
 FOLDER = "features"
@@ -59,6 +61,7 @@ class Training(Protocol):
     standardise: Normalizer
     loader: Loader
     objective: TrainingTask
+    ranks: Ranks
 
 
 def freeze(network: Classifier | Segmenter) -> None:
@@ -138,16 +141,19 @@ class CachedFeatures:
                 block = rows[begin : begin + BLOCK]
                 places[block] = np.stack([np.full(len(block), len(jobs)), np.arange(len(block))], 1)
                 jobs.append((block, symmetries))
-        compute = _encoder_of(trainer)
-        blocks = []
-        with progress.task(f"{trainer.objective.task} features", len(jobs)) as step:
-            for number, (block, symmetries) in enumerate(jobs):
+        compute, ranks = _encoder_of(trainer), trainer.ranks
 
-                def make(block: Rows = block, symmetries: int = symmetries) -> NDArray[np.floating]:
-                    return compute(np.asarray(parts.tiles.images[block]), symmetries)
+        def feature_block(number: int) -> NDArray[np.floating]:
+            block, symmetries = jobs[number]
+            return kept.mapped(f"{number:06d}", lambda: compute(np.asarray(parts.tiles.images[block]), symmetries))
 
-                blocks.append(kept.mapped(f"{number:06d}", make))
+        own = range(ranks.rank, len(jobs), ranks.size)  # several processes share the blocks, and each writes its own
+        with progress.task(f"{trainer.objective.task} features", len(own)) as step:
+            for number in own:
+                feature_block(number)
                 step(1, "")
+        ranks.wait()
+        blocks = [feature_block(number) for number in range(len(jobs))]
         side_px = parts.tiles.images.shape[1]
         targets = trainer.loader.targets
         return cls(network=network, blocks=tuple(blocks), places=places, targets=targets, side_px=side_px)
@@ -158,9 +164,11 @@ class CachedFeatures:
         for features, targets in work_ahead(self._read, batches):
             yield features.to(device).float(), targets.to(device)
 
-    def turned(self, features: Tensor, generator: Generator) -> Tensor:
-        """Draw one of the symmetries for each tile of `[b, symmetries, ...]`; `[b, 1, ...]`."""
-        drawn = torch.randint(features.shape[1], (len(features),), generator=generator).to(features.device)
+    def turned(self, features: Tensor, generator: Generator, share: Share | None = None) -> Tensor:
+        """Draw one of the symmetries for each tile of `[b, symmetries, ...]`, a share of a batch; `[b, 1, ...]`."""
+        share = share or Share.of(len(features))
+        whole = torch.randint(features.shape[1], (share.total,), generator=generator)
+        drawn = share.take(whole).to(features.device)
         return features[torch.arange(len(features), device=features.device), drawn].unsqueeze(1)
 
     def logits(self, network: Classifier | Segmenter, features: Tensor) -> Tensor:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from itertools import pairwise
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -131,6 +132,76 @@ def cut(rows: Rows, batch: int) -> list[Rows]:
     if batch > 1 and len(starts) > 1 and len(rows) - starts[-1] == 1:
         del starts[-1]
     return [rows[begin:end] for begin, end in zip(starts, [*starts[1:], len(rows)], strict=True)]
+
+
+class Part(NamedTuple):
+    """Tiles of a batch that pass through the network together.
+
+    Attributes
+    ----------
+    tiles
+        Of all processes.
+    own
+        Those of this process, among its tiles of the batch.
+    is_idle
+        Whether there are fewer tiles than processes, and none is left for this one: it works at the first tile, so that
+        all processes take the same steps, and what it finds there does not count.
+    """
+
+    tiles: int
+    own: slice
+    is_idle: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Share:
+    """What one of several processes works at of a batch, and in how many parts; all of it where it is alone.
+
+    Attributes
+    ----------
+    total
+        Tiles of the batch.
+    rows
+        Those of this process; None where these are all.
+    parts
+        Worked at one after the other.
+    """
+
+    total: int
+    rows: NDArray[np.int64] | None
+    parts: tuple[Part, ...]
+
+    @classmethod
+    def of(cls, total: int, *, parts: int = 1, rank: int = 0, ranks: int = 1) -> Share:
+        """Cut a batch into parts and deal each to the processes, in order; a part has two tiles at least.
+
+        Parameters
+        ----------
+        total
+            Tiles of the batch.
+        parts
+            At most.
+        rank, ranks
+            Number of this process, from 0, and how many there are.
+
+        Returns
+        -------
+        Share
+            Of this process. The parts are the same ones whatever the number of processes.
+        """
+        count = max(1, min(parts, total // 2))  # batch normalisation needs two
+        rows, own = list[int](), list[Part]()
+        for first, last in pairwise(total * number // count for number in range(count + 1)):
+            tiles = last - first
+            begin, end = (first + tiles * number // ranks for number in (rank, rank + 1))
+            numbers = range(begin, end) or range(first, first + 1)
+            own.append(Part(tiles, slice(len(rows), len(rows) + len(numbers)), is_idle=begin == end))
+            rows += numbers
+        return cls(total=total, rows=np.array(rows) if ranks > 1 else None, parts=tuple(own))
+
+    def take(self, whole: Tensor) -> Tensor:
+        """Return this process's tiles of a tensor that has an entry for each tile of the batch."""
+        return whole if self.rows is None else whole[torch.from_numpy(self.rows).to(whole.device)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

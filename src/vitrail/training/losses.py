@@ -8,9 +8,14 @@ import torch
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, logsigmoid, one_hot
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import Tensor
 
     from vitrail.settings.schema import ClassifierSettings, SegmenterSettings
+
+    Total = Callable[[Tensor], Tensor]
+    """Adds up what each of several processes has of a batch; each then has the loss of the whole batch."""
 
 GAMMA = 2.0
 """Of focal losses (Lin et al. 2017, doi 10.1109/ICCV.2017.324)."""
@@ -23,7 +28,12 @@ SMOOTH = 1e-5
 """As in the paper's library, which divides no 0 by 0 with it."""
 
 
-def tile_loss(own: ClassifierSettings, logits: Tensor, targets: Tensor) -> Tensor:
+def alone(own: Tensor) -> Tensor:
+    """Return what this process has of a batch: it has all of it."""
+    return own
+
+
+def tile_loss(own: ClassifierSettings, logits: Tensor, targets: Tensor, total: Total = alone) -> Tensor:
     """Return the classifier's loss.
 
     Parameters
@@ -34,6 +44,8 @@ def tile_loss(own: ClassifierSettings, logits: Tensor, targets: Tensor) -> Tenso
         `[n]`.
     targets
         Probabilities of tumor, `[n]`.
+    total
+        Adds up over the processes that share the batch.
 
     Returns
     -------
@@ -43,15 +55,24 @@ def tile_loss(own: ClassifierSettings, logits: Tensor, targets: Tensor) -> Tenso
     if own.label_smoothing:
         targets = targets * (1 - own.label_smoothing) + own.label_smoothing / 2
     if own.loss == "cross_entropy":
-        return binary_cross_entropy_with_logits(logits, targets)
-    logarithms = torch.stack([logsigmoid(logits), logsigmoid(-logits)])
-    shares = torch.stack([targets, 1 - targets])
-    if own.loss == "focal":
-        return -(shares * (1 - logarithms.exp()) ** GAMMA * logarithms).sum(0).mean()
-    return (shares * (1 - (TRUST * logarithms).exp()) / TRUST).sum(0).mean()
+        mean = binary_cross_entropy_with_logits(logits, targets)
+    else:
+        logarithms = torch.stack([logsigmoid(logits), logsigmoid(-logits)])
+        shares = torch.stack([targets, 1 - targets])
+        if own.loss == "focal":
+            each = -shares * (1 - logarithms.exp()) ** GAMMA * logarithms
+        else:
+            each = shares * (1 - (TRUST * logarithms).exp()) / TRUST
+        mean = each.sum(0).mean()
+    return mean if total is alone else _mean(mean, logits.new_tensor(float(len(logits))), total)
 
 
-def pixel_loss(own: SegmenterSettings, logits: Tensor, targets: Tensor) -> Tensor:
+def _mean(own: Tensor, weight: Tensor, total: Total) -> Tensor:
+    """Return the mean over all processes of their own means, which have so much weight; a mean of nothing is NaN."""
+    return total(torch.where(weight > 0, own * weight, 0)) / total(weight)
+
+
+def pixel_loss(own: SegmenterSettings, logits: Tensor, targets: Tensor, total: Total = alone) -> Tensor:
     """Return the segmenter's loss.
 
     Parameters
@@ -62,6 +83,8 @@ def pixel_loss(own: SegmenterSettings, logits: Tensor, targets: Tensor) -> Tenso
         `[n, 4, h, w]`.
     targets
         The true class of each pixel, `[n, h, w]`.
+    total
+        Adds up over the processes that share the batch.
 
     Returns
     -------
@@ -72,28 +95,29 @@ def pixel_loss(own: SegmenterSettings, logits: Tensor, targets: Tensor) -> Tenso
     equal = len(set(own.class_weights)) == 1
     weights = logits.new_tensor(own.class_weights)
     if own.loss in {"cross_entropy", "focal"}:
-        return _cross_entropy(own, logits, targets, weights)
-    losses = dice_losses(logits, targets) if own.loss == "dice_cross_entropy" else jaccard_losses(logits, targets)
+        return _cross_entropy(own, logits, targets, weights, total)
+    losses = (dice_losses if own.loss == "dice_cross_entropy" else jaccard_losses)(logits, targets, total)
     if own.loss == "jaccard":
         return losses.mean() if equal else (losses * weights).sum() / weights.sum()
-    present = torch.bincount(targets.flatten(), minlength=len(losses)) > 0
+    present = total(torch.bincount(targets.flatten(), minlength=len(losses))) > 0
     losses = torch.where(present, losses, 0)
     if own.loss == "jaccard_present":
         return losses.mean() if equal else (losses * weights).sum() / weights.sum()
     overlap = (losses * weights).sum() / (present * weights).sum()
-    return overlap + _cross_entropy(own, logits, targets, weights)
+    return overlap + _cross_entropy(own, logits, targets, weights, total)
 
 
-def _cross_entropy(own: SegmenterSettings, logits: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
+def _cross_entropy(own: SegmenterSettings, logits: Tensor, targets: Tensor, weights: Tensor, total: Total) -> Tensor:
     """Return the pixels' mean cross-entropy, weighted by class; with the loss `focal` clear pixels count less."""
     if own.loss != "focal":
-        return cross_entropy(logits, targets, weights, label_smoothing=own.label_smoothing)
+        mean = cross_entropy(logits, targets, weights, label_smoothing=own.label_smoothing)
+        return mean if total is alone else _mean(mean, weights[targets].sum(), total)
     each = cross_entropy(logits, targets, reduction="none")
     weight = weights[targets]
-    return (weight * (1 - (-each).exp()) ** GAMMA * each).sum() / weight.sum()
+    return total((weight * (1 - (-each).exp()) ** GAMMA * each).sum()) / total(weight.sum())
 
 
-def jaccard_losses(logits: Tensor, targets: Tensor) -> Tensor:
+def jaccard_losses(logits: Tensor, targets: Tensor, total: Total = alone) -> Tensor:
     """Return the Jaccard loss of each class: 1 less shared over joint probability, summed over all pixels of a batch.
 
     As the library that the paper names computes it. A class that the batch lacks comes out as nearly 1, whatever is
@@ -105,22 +129,24 @@ def jaccard_losses(logits: Tensor, targets: Tensor) -> Tensor:
         `[n, classes, h, w]`.
     targets
         The true class of each pixel, `[n, h, w]`.
+    total
+        Adds up over the processes that share the batch.
 
     Returns
     -------
     Tensor
         `[classes]`.
     """
-    shared, both = _overlap(logits, targets)
+    shared, both = _overlap(logits, targets, total)
     return 1 - (shared + SMOOTH) / (both - shared + SMOOTH)
 
 
-def dice_losses(logits: Tensor, targets: Tensor) -> Tensor:
+def dice_losses(logits: Tensor, targets: Tensor, total: Total = alone) -> Tensor:
     """Return the Dice loss of each class: 1 less twice the shared probability over the sum of both.
 
     Parameters
     ----------
-    logits, targets
+    logits, targets, total
         As of `jaccard_losses`.
 
     Returns
@@ -128,13 +154,13 @@ def dice_losses(logits: Tensor, targets: Tensor) -> Tensor:
     Tensor
         `[classes]`.
     """
-    shared, both = _overlap(logits, targets)
+    shared, both = _overlap(logits, targets, total)
     return 1 - (2 * shared + SMOOTH) / (both + SMOOTH)
 
 
-def _overlap(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+def _overlap(logits: Tensor, targets: Tensor, total: Total) -> tuple[Tensor, Tensor]:
     """Return, of each class, the probability on its own pixels, and all of it plus the number of its pixels."""
     probability = logits.softmax(1)
     truth = one_hot(targets.long(), logits.shape[1]).movedim(3, 1)
-    shared = (probability * truth).sum((0, 2, 3))
-    return shared, probability.sum((0, 2, 3)) + truth.sum((0, 2, 3))
+    shared = total((probability * truth).sum((0, 2, 3)))
+    return shared, total(probability.sum((0, 2, 3)) + truth.sum((0, 2, 3)))

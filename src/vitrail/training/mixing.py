@@ -35,6 +35,11 @@ class Mixing:
         """Mix as a task's branch of the settings says."""
         return cls(mixup=own.mixup, cutmix=own.cutmix)
 
+    @property
+    def mixes(self) -> bool:
+        """Whether there is anything to mix by."""
+        return bool(self.mixup or self.cutmix)
+
     def __call__(self, images: Tensor, targets: Tensor, generator: Generator) -> tuple[Tensor, Targets]:
         """Mix a batch.
 
@@ -52,7 +57,7 @@ class Mixing:
         tuple[Tensor, tuple[tuple[float, Tensor], ...]]
             Images, and the targets that the loss is taken against, with their weights.
         """
-        if not (self.mixup or self.cutmix) or len(images) < 2:
+        if not self.mixes or len(images) < 2:
             return images, ((1.0, targets),)
         draws = np.random.default_rng(int(torch.randint(2**62, (), generator=generator)))
         cuts = bool(self.cutmix) and (not self.mixup or draws.random() < 0.5)

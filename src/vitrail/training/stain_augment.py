@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Generator, Tensor
 
+    from vitrail.training.loader import Share
+
 _LEAST = 1 / 255  # black has no density, but an 8-bit camera gives no less light than this
 _SHIFT = 0.125
 _TILES = 16  # of a slide that is measured
@@ -34,7 +36,7 @@ def _stains(device: torch.device) -> tuple[Tensor, Tensor]:
     return vectors.to(device), torch.linalg.inv(vectors).to(device)
 
 
-def restain(images: Tensor, strength: float, generator: Generator) -> Tensor:
+def restain(images: Tensor, strength: float, generator: Generator, share: Share | None = None) -> Tensor:
     """Scale and shift the amount of each stain in each image.
 
     Parameters
@@ -45,6 +47,8 @@ def restain(images: Tensor, strength: float, generator: Generator) -> Tensor:
         Largest relative change of an amount; its shift, in natural optical density, is at most an eighth of it.
     generator
         Of the CPU.
+    share
+        Which tiles of a batch these are; all of it is drawn for. None means that these are all.
 
     Returns
     -------
@@ -54,7 +58,8 @@ def restain(images: Tensor, strength: float, generator: Generator) -> Tensor:
     vectors, inverse = _stains(images.device)
 
     def drawn(most: float) -> Tensor:
-        return (torch.rand(len(images), 3, 1, generator=generator) * 2 - 1).mul_(most).to(images.device)
+        whole = torch.rand(share.total if share else len(images), 3, 1, generator=generator)
+        return ((share.take(whole) if share else whole) * 2 - 1).mul_(most).to(images.device)
 
     density = -images.clamp_min(_LEAST).flatten(2).log()
     # one affine map of densities: unmix, scale, mix again
@@ -106,22 +111,22 @@ class StainTemplates:
         table = torch.stack(figures)
         return cls(centre=table.mean(0), spread=table.std(0, correction=0))
 
-    def dress(self, images: Tensor, generator: Generator) -> Tensor:
+    def dress(self, images: Tensor, drawn: Tensor) -> Tensor:
         """Give the tissue of each image mean and spread of a virtual slide of its own; glass stays as it is.
 
         Parameters
         ----------
         images
             Intensities 0 to 1, `[n, 3, h, w]`.
-        generator
-            Of the CPU.
+        drawn
+            From the standard normal distribution, `[n, 6]`, on the CPU: where the virtual slides lie.
 
         Returns
         -------
         Tensor
             Of the same shape, within 0 to 1.
         """
-        wanted = (self.centre + torch.randn(len(images), 6, generator=generator) * self.spread).to(images.device)
+        wanted = (self.centre + drawn * self.spread).to(images.device)
         lab = rgb_to_lab(images)
         mean, spread = _tissue_statistics(lab)
         ratio = (wanted[:, 3:, None].clamp_min(0) / spread.clamp_min(1e-3)).clamp_max(_MOST)

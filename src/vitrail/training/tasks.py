@@ -14,7 +14,7 @@ from vitrail.models.spec import ClassifierSpec, SegmenterSpec
 from vitrail.models.weights import describe_source
 from vitrail.training.augment import Augmenter
 from vitrail.training.glass import glass_count, glass_tiles
-from vitrail.training.losses import pixel_loss, tile_loss
+from vitrail.training.losses import alone, pixel_loss, tile_loss
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from vitrail.settings.load import Settings
     from vitrail.settings.schema import ClassifierSettings, SegmenterSettings
     from vitrail.tiles.store import TileTable
+    from vitrail.training.losses import Total
 
     Colours = tuple[list[float], list[float]]
 
@@ -40,9 +41,11 @@ class Accuracy:
         self._right = self._right + ((logits > 0) == (targets > 0)).sum()
         self._total += len(logits)
 
-    def compute(self) -> float:
-        """Return the share of right tiles."""
-        return int(self._right) / self._total
+    def compute(self, total: Total = alone) -> float:
+        """Return the share of right tiles; `total` adds up what several processes have counted."""
+        right = torch.as_tensor(self._right)
+        counts = total(torch.stack([right, right.new_tensor(self._total)]))
+        return int(counts[0]) / int(counts[1])
 
 
 class MeanJaccard:
@@ -58,9 +61,9 @@ class MeanJaccard:
         counts = torch.bincount(pairs.flatten(), minlength=classes**2).view(classes, classes)
         self._counts = self._counts + counts
 
-    def compute(self) -> float:
-        """Return the mean Jaccard index."""
-        counts = torch.as_tensor(self._counts).cpu()  # not every GPU has doubles
+    def compute(self, total: Total = alone) -> float:
+        """Return the mean Jaccard index; `total` adds up what several processes have counted."""
+        counts = total(torch.as_tensor(self._counts)).cpu()  # not every GPU has doubles
         both = counts.diagonal().double()
         either = counts.sum(0) + counts.sum(1) - counts.diagonal()
         return float((both[either > 0] / either[either > 0]).mean())
@@ -92,11 +95,13 @@ class TrainingTask(Protocol):
     def augmenter(self, settings: Settings, generator: Generator) -> Augmenter:
         """Return what changes this task's training tiles, and their masks with them where those are learnt."""
 
-    def negatives(self, settings: Settings, images: Tensor, generator: Generator) -> tuple[Tensor, Tensor] | None:
-        """Return images that no tile shows, and their targets, to be learnt beside a batch; or None."""
+    def negatives(
+        self, settings: Settings, tiles: int, side_px: int, generator: Generator
+    ) -> tuple[Tensor, Tensor] | None:
+        """Return images that no tile shows, and their targets, on the CPU, to be learnt beside a batch; or None."""
 
-    def loss(self, settings: Settings, logits: Tensor, targets: Tensor) -> Tensor:
-        """Return the batch's loss; of the settings the task's own branch matters."""
+    def loss(self, settings: Settings, logits: Tensor, targets: Tensor, total: Total = alone) -> Tensor:
+        """Return the batch's loss, which `total` adds up; of the settings the task's own branch matters."""
 
     def metric(self) -> Accuracy | MeanJaccard:
         """Return the score of the validation tiles, before its first batch."""
@@ -126,18 +131,17 @@ class Classification:
         own = settings.classifier
         return Augmenter(settings.augment, generator, blur_px=own.blur_px, noise=own.noise)
 
-    def negatives(self, settings: Settings, images: Tensor, generator: Generator) -> tuple[Tensor, Tensor] | None:
+    def negatives(
+        self, settings: Settings, tiles: int, side_px: int, generator: Generator
+    ) -> tuple[Tensor, Tensor] | None:
         """Return tiles of glass, which are no tumor."""
         share = settings.classifier.glass
-        count = glass_count(share, len(images), generator) if share else 0
-        if not count:
-            return None
-        glass = glass_tiles(count, images.shape[-1], generator).to(images.device)
-        return glass, torch.zeros(count, device=images.device)
+        count = glass_count(share, tiles, generator) if share else 0
+        return (glass_tiles(count, side_px, generator), torch.zeros(count)) if count else None
 
-    def loss(self, settings: Settings, logits: Tensor, targets: Tensor) -> Tensor:
+    def loss(self, settings: Settings, logits: Tensor, targets: Tensor, total: Total = alone) -> Tensor:
         """Return the loss of logits `[n]`."""
-        return tile_loss(settings.classifier, logits, targets)
+        return tile_loss(settings.classifier, logits, targets, total)
 
     def metric(self) -> Accuracy:
         """Return the accuracy."""
@@ -172,12 +176,12 @@ class Segmentation:
         own = settings.segmenter
         return Augmenter(settings.augment, generator, blur_px=own.blur_px, noise=own.noise)
 
-    def negatives(self, settings: Settings, images: Tensor, generator: Generator) -> None:
+    def negatives(self, settings: Settings, tiles: int, side_px: int, generator: Generator) -> None:
         """Return none: tiles show enough glass beside their tissue."""
 
-    def loss(self, settings: Settings, logits: Tensor, targets: Tensor) -> Tensor:
+    def loss(self, settings: Settings, logits: Tensor, targets: Tensor, total: Total = alone) -> Tensor:
         """Return the loss of logits `[n, 4, h, w]`."""
-        return pixel_loss(settings.segmenter, logits, targets)
+        return pixel_loss(settings.segmenter, logits, targets, total)
 
     def metric(self) -> MeanJaccard:
         """Return the mean Jaccard index."""

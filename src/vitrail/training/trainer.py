@@ -6,6 +6,8 @@ import copy
 import hashlib
 import json
 import math
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,9 +17,10 @@ from safetensors.torch import load_file
 
 from vitrail.core.files import write_text
 from vitrail.core.progress import Silent
-from vitrail.errors import ModelError
+from vitrail.errors import ModelError, RunError, SettingsError
 from vitrail.models.device import Precision, keep_memory, pick_device, reproducible, type_name
 from vitrail.models.preprocessing import Normalizer
+from vitrail.models.recompute import backward_pass, recompute_activations
 from vitrail.models.spec import TrainingInfo
 from vitrail.models.store import JSON, build_single, save_model, saved_fingerprint
 from vitrail.models.weights import load_encoder, start_weights
@@ -25,16 +28,18 @@ from vitrail.tiles.appearance import appearance_of
 from vitrail.training.calibrate import TrainedModel, examine
 from vitrail.training.checkpoint import Checkpoint, EpochScores, TrainState, kept_epoch
 from vitrail.training.frozen import CachedFeatures, freeze, hold, remove_features
-from vitrail.training.loader import Loader, channel_statistics, cut, shuffled
+from vitrail.training.loader import Loader, TrainingTiles, channel_statistics, cut, shuffled
 from vitrail.training.mixing import Mixing
 from vitrail.training.precision import choose_precision
 from vitrail.training.preflight import check_fit
+from vitrail.training.ranks import Ranks
 from vitrail.training.schedule import epochs_of, make_optimizer, one_cycle, set_rate
 from vitrail.training.stain_augment import StainTemplates
+from vitrail.training.synchronised import synchronise
 from vitrail.training.tasks import TRAINING_TASKS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from torch import Tensor
@@ -45,12 +50,44 @@ if TYPE_CHECKING:
     from vitrail.models.segmenter import Segmenter
     from vitrail.models.spec import ModelSpec
     from vitrail.settings.load import Settings
+    from vitrail.tiles.store import TileTable
     from vitrail.training.augment import Augmenter
-    from vitrail.training.loader import TrainingTiles
+    from vitrail.training.loader import Part, Rows, Share
+    from vitrail.training.mixing import Targets
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SharedTraining:
+    """What the process that leads a training tells those that take part in it, besides the tiles.
+
+    Attributes
+    ----------
+    spec, settings
+        The network, and the study's settings.
+    train, validation
+        Rows of the tile table.
+    checkpoint
+        Where all of them go on from; the leader writes it.
+    precision
+        Device and type of the leader: the others have a device of the same kind.
+    """
+
+    spec: ModelSpec
+    settings: Settings
+    train: Rows
+    validation: Rows
+    checkpoint: Checkpoint
+    precision: Precision
 
 
 def train(
-    task: Task, parts: TrainingTiles, settings: Settings, *, folder: Path, progress: Progress | None = None
+    task: Task,
+    parts: TrainingTiles,
+    settings: Settings,
+    *,
+    folder: Path,
+    progress: Progress | None = None,
+    gather: Callable[[SharedTraining], Ranks] | None = None,
 ) -> None:
     """Train a network and write its model folder: those of the epoch with the lowest validation loss.
 
@@ -71,6 +108,9 @@ def train(
         The model folder; made where it is missing.
     progress
         Told of every step.
+    gather
+        Calls further processes in, once there is something to train, and returns all of them; see
+        `vitrail.training.torchrun`. None trains in this process alone.
 
     Raises
     ------
@@ -81,6 +121,8 @@ def train(
     ModelError
         The encoder or its weights cannot be had or do not fit the tiles, the device's memory is too small, or the loss
         is no longer finite.
+    RunError
+        Another process that takes part has ended.
     """
     parts.check()
     keep_memory()
@@ -98,29 +140,71 @@ def train(
         checkpoint.remove()  # killed between the training's end and the removal
         remove_features(folder)
         return
-    try:
-        with reproducible(device, epoch_seeds(settings.seed, task, 0)[0]):
-            trainer = Trainer(spec, parts, settings, precision)
-            history = trainer.run(checkpoint, progress)
-            best = kept_epoch(history, keep)
-            info = TrainingInfo.model_validate(
-                {
-                    "epochs": len(history), "best_epoch": best, "validation_loss": history[best - 1].validation_loss,
-                    "seed": settings.seed, "precision": type_name(precision.dtype),
-                    "appearance": appearance_of(parts.tiles, parts.train),
-                }
-            )  # fmt: skip
-            trainer.network.load_state_dict(load_file(checkpoint.best_path(history)))
-            trained = TrainedModel(
-                network=trainer.network, spec=spec.model_copy(update={"training": info}), loader=trainer.loader,
-                rows=parts.validation, batch=trainer.own.batch, seed=settings.seed,
-            )  # fmt: skip
-            save_model(folder, trainer.network, examine(trained, progress), fingerprint)
-    except torch.cuda.OutOfMemoryError:
-        problem = f"{device.type} has too little memory for batches of {TRAINING_TASKS[task].settings(settings).batch}"
-        raise ModelError(f"{task} training", problem, f"Lower {task}.batch in study.toml") from None
+    shared = SharedTraining(
+        spec=spec, settings=settings, train=parts.train, validation=parts.validation, checkpoint=checkpoint,
+        precision=precision,
+    )  # fmt: skip
+    ranks = gather(shared) if gather else Ranks()
+    with _memory_errors(task, settings, device), reproducible(device, epoch_seeds(settings.seed, task, 0)[0]):
+        trainer = Trainer(spec, parts, settings, precision, ranks)
+        history = trainer.run(checkpoint, progress)
+        best = kept_epoch(history, keep)
+        info = TrainingInfo.model_validate(
+            {
+                "epochs": len(history), "best_epoch": best, "validation_loss": history[best - 1].validation_loss,
+                "seed": settings.seed, "precision": type_name(precision.dtype),
+                "appearance": appearance_of(parts.tiles, parts.train),
+            }
+        )  # fmt: skip
+        trainer.network.load_state_dict(load_file(checkpoint.best_path(history)))
+        trained = TrainedModel(
+            network=trainer.network, spec=spec.model_copy(update={"training": info}), loader=trainer.loader,
+            rows=parts.validation, batch=trainer.own.batch, seed=settings.seed,
+        )  # fmt: skip
+        save_model(folder, trainer.network, examine(trained, progress), fingerprint)
     checkpoint.remove()
     remove_features(folder)
+
+
+def take_part(shared: SharedTraining, tiles: TileTable, ranks: Ranks) -> None:
+    """Take part in a training that another process leads, and writes; here only features of an encoder are written.
+
+    Parameters
+    ----------
+    shared
+        The training.
+    tiles
+        The table that it is about.
+    ranks
+        This process among all that take part.
+
+    Raises
+    ------
+    VitrailError
+        As `train`; and where this machine has no such device, or does not see the leader's checkpoint.
+    """
+    keep_memory()
+    spec, settings, device = shared.spec, shared.settings, pick_device(shared.settings.compute.device)
+    if device.type != shared.precision.device.type:
+        problem = f"this machine would train on {device.type}, and the one that leads does on "
+        cure = 'Take machines of one kind, or set compute.device = "cpu"'
+        raise SettingsError("compute.device", problem + shared.precision.device.type, cure)
+    parts = TrainingTiles(tiles=tiles, train=shared.train, validation=shared.validation)
+    with _memory_errors(spec.task, settings, device), reproducible(device, epoch_seeds(settings.seed, spec.task, 0)[0]):
+        Trainer(spec, parts, settings, shared.precision, ranks).run(shared.checkpoint, Silent())
+
+
+@contextmanager
+def _memory_errors(task: Task, settings: Settings, device: torch.device) -> Iterator[None]:
+    """Tell what to do where a device's memory is too small for a training."""
+    try:
+        yield
+    except torch.cuda.OutOfMemoryError:
+        problem = f"{device.type} has too little memory for batches of {TRAINING_TASKS[task].settings(settings).batch}"
+        cure = (
+            f"Set compute.checkpoint_activations = true, raise {task}.accumulate, or lower {task}.batch in study.toml"
+        )
+        raise ModelError(f"{task} training", problem, cure) from None
 
 
 def epoch_seeds(seed: int, task: Task, epoch: int) -> tuple[int, int, int]:
@@ -168,6 +252,8 @@ class Trainer:
         Of the study.
     precision
         Device, and type to compute in.
+    ranks
+        The processes that share the training.
 
     Attributes
     ----------
@@ -184,10 +270,17 @@ class Trainer:
         The encoder or its weights cannot be had or do not fit the tiles.
     """
 
-    def __init__(self, spec: ModelSpec, parts: TrainingTiles, settings: Settings, precision: Precision) -> None:
+    def __init__(
+        self,
+        spec: ModelSpec,
+        parts: TrainingTiles,
+        settings: Settings,
+        precision: Precision,
+        ranks: Ranks | None = None,
+    ) -> None:
         self.objective = TRAINING_TASKS[spec.task]
         self.own = self.objective.settings(settings)
-        self.parts, self.settings, self.precision = parts, settings, precision
+        self.parts, self.settings, self.precision, self.ranks = parts, settings, precision, ranks or Ranks()
         network = build_single(spec)
         check_fit(spec, min(map(len, cut(parts.train, self.own.batch))))
         weights = start_weights(settings.encoder)
@@ -200,6 +293,10 @@ class Trainer:
         adam = make_optimizer(self.network, self.network.backbone, self.own, self.own.learning_rate)
         average = copy.deepcopy(self.network).requires_grad_(requires_grad=False) if self.own.ema else None
         self.state = TrainState(module=self.network, optimizer=adam, scaler=precision.scaler(), average=average)
+        if self.ranks.size > 1:  # the average is only looked at: it stays as it is
+            synchronise(self.network, self.ranks)
+        if settings.compute.checkpoint_activations:
+            recompute_activations(self.network)
         self.mixing = Mixing.of(self.own)
         self.standardise = Normalizer(spec, device)
         self.loader = Loader(images=parts.tiles.images, targets=self.objective.targets(parts.tiles), device=device)
@@ -231,8 +328,12 @@ class Trainer:
             The loss is no longer finite.
         """
         task, epochs = self.objective.task, self.epochs
-        history = checkpoint.resume(self.state)
-        if not history:
+        ranks = self.ranks
+        history = checkpoint.resume(self.state, ranks.size)
+        if not ranks.is_agreed(len(history)):
+            problem = "the processes of this training do not see the same checkpoint"
+            raise RunError(checkpoint.folder, problem, "Put the run on a disk that all machines share")
+        if not history and ranks.is_first:
             (checkpoint.folder / JSON).unlink(
                 missing_ok=True
             )  # a model of earlier settings must not look like this one
@@ -249,9 +350,11 @@ class Trainer:
                     cure = f"Lower {task}.learning_rate, which is {self.own.learning_rate:g}"
                     raise ModelError(f"{task} training", problem, cure)
                 history.append(scores)
-                checkpoint.save(self.state, history)
-                self._write_history(checkpoint.folder, history)
-        self._write_history(checkpoint.folder, history)  # once more, for one that was killed before the line above
+                if ranks.is_first:
+                    checkpoint.save(self.state, history, ranks.size)
+                    self._write_history(checkpoint.folder, history)
+        if ranks.is_first:  # once more, for one that was killed before the line above
+            self._write_history(checkpoint.folder, history)
         return history
 
     def _write_history(self, folder: Path, history: list[EpochScores]) -> None:
@@ -267,54 +370,77 @@ class Trainer:
         augmenter.templates = self.templates
         self._train_mode()
         train_loss = torch.zeros((), device=self.precision.device)  # read once an epoch: reading waits for the device
-        batches, read = cut(shuffled(self.parts.train, order_seed), self.own.batch), self.features or self.loader
-        for done, (images, targets) in enumerate(read(batches), (number - 1) * self.steps):
+        batches = cut(shuffled(self.parts.train, order_seed), self.own.batch)
+        for done, (images, targets, share) in enumerate(self._read(batches), (number - 1) * self.steps):
             if self.own.schedule == "one_cycle":
                 set_rate(self.state.optimizer, one_cycle(done / (self.epochs * self.steps), self.own.warmup))
-            train_loss += self._step(images, targets, augmenter) * len(images)
+            train_loss += self._step(images, targets, share, augmenter) * share.total
             self.state.follow(min(self.own.ema, (done + 2) / (done + 11)))  # at first it must forget the start
             step()
         mean_loss = train_loss.item() / len(self.parts.train)
         validation_loss, score = self._validate(step)
         return EpochScores(train_loss=mean_loss, validation_loss=validation_loss, score=score)
 
-    def _step(self, images: Tensor, targets: Tensor, augmenter: Augmenter) -> Tensor:
+    def _read(self, batches: list[Rows]) -> Iterator[tuple[Tensor, Tensor, Share]]:
+        """Read batches, or this process's shares of them."""
+        shares = [self.ranks.share(len(batch), self.own.accumulate) for batch in batches]
+        own = [batch if share.rows is None else batch[share.rows] for batch, share in zip(batches, shares, strict=True)]
+        for (images, targets), share in zip((self.features or self.loader)(own), shares, strict=True):
+            yield images, targets, share
+
+    def _step(self, images: Tensor, targets: Tensor, share: Share, augmenter: Augmenter) -> Tensor:
         """Change the weights by one batch and return its loss, that of the negatives left out."""
-        optimizer, scaler = self.state.optimizer, self.state.scaler
-        if self.features is None:
-            negatives = self.objective.negatives(self.settings, images, augmenter.generator)
-            images, masks = augmenter(images, targets if targets.ndim == 3 else None)
-            images, mixed = self.mixing(images, targets if masks is None else masks, augmenter.generator)
-            logits = self._logits(self.network, images)
-        else:
-            side = self.features.side_px
-            tiles = images.new_zeros(1).expand(len(images), 3, side, side)
-            negatives = self.objective.negatives(self.settings, tiles, augmenter.generator)
-            logits, mixed = (
-                self._logits(self.network, self.features.turned(images, augmenter.generator)),
-                ((1.0, targets),),
-            )
-        loss = torch.stack([weight * self._loss(logits, each) for weight, each in mixed]).sum()
-        total = loss
+        optimizer, scaler, side_px = self.state.optimizer, self.state.scaler, self.parts.tiles.images.shape[1]
+        negatives = self.objective.negatives(self.settings, share.total, side_px, augmenter.generator)
+        images, mixed = self._changed(images, targets, share, augmenter)
+        optimizer.zero_grad(set_to_none=True)
+        losses = []
+        for part in share.parts:
+            logits = self._logits(self.network, images[part.own], part)
+            each = [weight * self._loss(logits, target[part.own], part) for weight, target in mixed]
+            losses.append(torch.stack(each).sum() * (part.tiles / share.total))
+            self._backward(losses[-1])
         if negatives is not None:
             self.network.eval()  # in the batch they would move its statistics
-            glass, truth = negatives
-            seen = self._logits(self.network, glass, of_features=False)
-            total = loss + self._loss(seen, truth) * len(glass) / len(images)
+            glass, truth = (each.to(self.precision.device) for each in negatives)
+            (part,) = (beside := self.ranks.share(len(glass))).parts
+            logits = self._logits(self.network, beside.take(glass), part, of_features=False)
+            self._backward(self._loss(logits, beside.take(truth), part) * len(glass) / share.total)
             self._train_mode()
-        optimizer.zero_grad(set_to_none=True)
-        scaler.scale(total).backward()  # type: ignore[no-untyped-call]  # torch leaves this one untyped
+        self.ranks.sum_gradients(self.network.parameters())
         scaler.step(optimizer)
         scaler.update()
-        return loss.detach()
+        return torch.stack(losses).detach().sum()
+
+    def _changed(self, images: Tensor, targets: Tensor, share: Share, augmenter: Augmenter) -> tuple[Tensor, Targets]:
+        """Augment and mix a batch's tiles, or draw the symmetries of their features."""
+        if self.features is not None:
+            return self.features.turned(images, augmenter.generator, share), ((1.0, targets),)
+        images, masks = augmenter(images, targets if targets.ndim == 3 else None, share)
+        targets = targets if masks is None else masks
+        if not self.mixing.mixes:
+            return images, ((1.0, targets),)
+        # partners may be with other processes
+        images, targets = self.ranks.joined(images, share), self.ranks.joined(targets, share)
+        images, mixed = self.mixing(images, targets, augmenter.generator)
+        return share.take(images), tuple((weight, share.take(target)) for weight, target in mixed)
+
+    def _backward(self, loss: Tensor) -> None:
+        """Add a loss's gradients to those that are there."""
+        again = self.settings.compute.checkpoint_activations
+        with backward_pass(self.network) if again else nullcontext():
+            self.state.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]  # torch leaves this one untyped
 
     def _train_mode(self) -> None:
         self.network.train()
         if self.settings.encoder.frozen:
             hold(self.network)
 
-    def _logits(self, network: Classifier | Segmenter, inputs: Tensor, *, of_features: bool = True) -> Tensor:
+    def _logits(
+        self, network: Classifier | Segmenter, inputs: Tensor, part: Part, *, of_features: bool = True
+    ) -> Tensor:
         """Return the logits of images, or of their features where these are computed once."""
+        self.ranks.part = part
         with self.precision.autocast():
             if of_features and self.features is not None:
                 logits = self.features.logits(network, inputs)
@@ -322,19 +448,31 @@ class Trainer:
                 logits = network(self.standardise(inputs))
         return logits.float()
 
-    def _loss(self, logits: Tensor, targets: Tensor) -> Tensor:
-        return self.objective.loss(self.settings, logits, targets)
+    def _loss(self, logits: Tensor, targets: Tensor, part: Part) -> Tensor:
+        if part.is_idle:
+            logits, targets = logits[:0], targets[:0]
+        return self.objective.loss(self.settings, logits, targets, self.ranks.total)
 
     @torch.inference_mode()
     def _validate(self, step: Callable[[], None]) -> tuple[float, float]:
         """Return loss and score of the validation tiles, which are not augmented."""
-        network = self.state.judged.eval()
+        network, total = self.state.judged.eval(), self.ranks.total
         order_seed = epoch_seeds(self.settings.seed, self.objective.task, 0)[1]
         rows = shuffled(self.parts.validation, order_seed)  # tiles of one slide lack classes
         losses, metric = [], self.objective.metric()
-        for images, targets in (self.features or self.loader)(cut(rows, self.own.batch)):
-            logits = self._logits(network, images)
-            losses.append(self._loss(logits, targets) * len(images))
+        for images, truth, share in self._read(cut(rows, self.own.batch)):
+            # parts save memory here, too, but the loss is the batch's
+            own, idle = [part.own for part in share.parts], [part.is_idle for part in share.parts]
+            logits = _without_idle([self._logits(network, images[part.own], part) for part in share.parts], idle)
+            targets = _without_idle([truth[tiles] for tiles in own], idle)
+            losses.append(self.objective.loss(self.settings, logits, targets, total) * share.total)
             metric.update(logits, targets)
             step()
-        return torch.stack(losses).sum().item() / len(rows), metric.compute()
+        return torch.stack(losses).sum().item() / len(rows), metric.compute(total)
+
+
+def _without_idle(tensors: list[Tensor], idle: list[bool]) -> Tensor:
+    """Join tensors but for those that do not count."""
+    if len(tensors) == 1 and not idle[0]:
+        return tensors[0]
+    return torch.cat([each[:0] if skip else each for each, skip in zip(tensors, idle, strict=True)])
