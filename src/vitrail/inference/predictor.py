@@ -236,13 +236,14 @@ class Predictor:
         """Tell how many threads had best ask at the same time; what is still to be tried is tried before.
 
         Torch on a processor: two threads that share a layer wait for each other at its end, and where other work takes
-        one of their cores away, both stand still. Threads with images of their own do not. OpenVINO has such streams
-        itself, and explanations of large windows need much memory.
+        one of their cores away, both stand still. Threads with images of their own do not; but those that explain large
+        windows would need much memory. OpenVINO's streams are fed by two.
         """
         if self._untried:
             self._try()
-        alone = self._compiled is not None or self._explains or self.device.type != "cpu"
-        return 1 if alone else min(torch.get_num_threads(), _STREAMS)
+        if self._compiled is not None:
+            return 2
+        return min(torch.get_num_threads(), _STREAMS) if self.device.type == "cpu" and not self._explains else 1
 
     def outputs(self, images: NDArray[np.uint8]) -> Iterator[Tensor]:
         """Yield the network's float32 logits for images `[n, h, w, 3]`, batch by batch."""

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import sys
+import threading
 import warnings
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from importlib.util import find_spec
+from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -71,27 +75,23 @@ class Compiled:
 
     def __init__(self, graph: nn.Module, *, half: bool = False, block: int = BLOCK) -> None:
         self._graph, self._type, self._block = graph, "bf16" if half else "f32", block
-        self._queues: dict[tuple[tuple[int, ...], str], Any] = {}
+        self._threads = torch.get_num_threads()
+        self._lock, self._queues = threading.Lock(), dict[tuple[tuple[int, ...], str], Any]()
+        self._pool = ThreadPoolExecutor(self._threads)  # one thread waits for each stream
 
     def __call__(self, images: NDArray[Any]) -> Arrays:
-        """Compute the outputs for images `[n, ...]`, one or more."""
+        """Compute the outputs for images `[n, ...]`, one or more; several threads may ask at the same time."""
         key = images.shape[1:], str(images.dtype)
-        if key not in self._queues:
-            self._queues[key] = self._compile(images[:1])
-        queue = self._queues[key]
-        blocks: list[Arrays] = [()] * -(-len(images) // self._block)
-
-        def collect(request: Any, number: int) -> None:
-            blocks[number] = tuple(tensor.data.astype(np.float32) for tensor in request.output_tensors)
-
-        queue.set_callback(collect)
-        for number in range(len(blocks)):
-            block = images[number * self._block : (number + 1) * self._block]
-            if len(block) < self._block:  # filled up with its last image
-                block = np.concatenate([block, np.repeat(block[-1:], self._block - len(block), axis=0)])
-            queue.start_async([np.ascontiguousarray(block)], number)
-        queue.wait_all()
-        return tuple(np.concatenate(parts)[: len(images)] for parts in zip(*blocks, strict=True))
+        with self._lock:
+            if key not in self._queues:
+                compiled, free = self._compile(images[:1]), SimpleQueue[Any]()
+                for _ in range(self._threads):
+                    free.put(compiled.create_infer_request())
+                self._queues[key] = free
+        compute = partial(_computed, self._queues[key], self._block)
+        blocks = (images[start : start + self._block] for start in range(0, len(images), self._block))
+        parts = [each.result() for each in [self._pool.submit(compute, block) for block in blocks]]
+        return tuple(np.concatenate(outputs)[: len(images)] for outputs in zip(*parts, strict=True))
 
     def _compile(self, image: NDArray[Any]) -> Any:
         """Record the module on an image, `[1, ...]`, and compile it: a stream for each of torch's threads."""
@@ -99,7 +99,7 @@ class Compiled:
         sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # Python's way to say: not installed
         import openvino  # noqa: PLC0415 - an extra
 
-        example, threads = torch.from_numpy(np.repeat(image, 2, axis=0)), torch.get_num_threads()
+        example, threads = torch.from_numpy(np.repeat(image, 2, axis=0)), self._threads
         jit: Any = torch.jit  # has no types
         with torch.no_grad(), warnings.catch_warnings():
             warnings.filterwarnings("ignore", r"`torch\.jit\.")  # announced for removal, yet what OpenVINO reads
@@ -111,4 +111,15 @@ class Compiled:
         options = {
             "NUM_STREAMS": threads, "INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": self._type,
         }  # fmt: skip
-        return openvino.AsyncInferQueue(openvino.Core().compile_model(model, "CPU", options))
+        return openvino.Core().compile_model(model, "CPU", options)
+
+
+def _computed(free: SimpleQueue[Any], size: int, block: NDArray[Any]) -> Arrays:
+    """Compute the outputs for a block of images, which is filled up with its last one."""
+    block = np.concatenate([block, np.repeat(block[-1:], size - len(block), axis=0)])
+    request = free.get()
+    try:
+        request.infer([block])
+        return tuple(tensor.data.astype(np.float32) for tensor in request.output_tensors)
+    finally:
+        free.put(request)
