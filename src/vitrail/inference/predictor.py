@@ -37,8 +37,8 @@ if TYPE_CHECKING:
 BATCH = 64
 """Images in one pass through a network, where the device's memory allows it."""
 
-_STREAMS = 4
-"""Passes through torch at the same time, at most: each needs memory."""
+_STREAMS = 2
+"""Calls at the same time on a processor."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -235,15 +235,16 @@ class Predictor:
     def streams(self) -> int:
         """Tell how many threads had best ask at the same time; what is still to be tried is tried before.
 
-        Torch on a processor: two threads that share a layer wait for each other at its end, and where other work takes
-        one of their cores away, both stand still. Threads with images of their own do not; but those that explain large
-        windows would need much memory. OpenVINO's streams are fed by two.
+        On a processor a second one computes while the first prepares its images or gives away its results, and, with
+        torch, while threads that share a layer of the first wait for each other: where other work takes a core away
+        from one of them, the others stand still. Torch explains alone, since large windows need much memory.
         """
         if self._untried:
             self._try()
         if self._compiled is not None:
-            return 2
-        return min(torch.get_num_threads(), _STREAMS) if self.device.type == "cpu" and not self._explains else 1
+            return _STREAMS
+        alone = self.device.type != "cpu" or torch.get_num_threads() == 1 or self._explains
+        return 1 if alone else _STREAMS
 
     def outputs(self, images: NDArray[np.uint8]) -> Iterator[Tensor]:
         """Yield the network's float32 logits for images `[n, h, w, 3]`, batch by batch."""
