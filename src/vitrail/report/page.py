@@ -18,7 +18,7 @@ from markupsafe import Markup
 from vitrail import __version__
 from vitrail.classes import CLASSES, LABELS, NETWORKS, SPLITS
 from vitrail.core.files import write_csv, write_text
-from vitrail.core.parallel import in_processes
+from vitrail.core.parallel import cores, in_processes
 from vitrail.evaluation.results import as_json
 from vitrail.inference.publish import publish_all
 from vitrail.report.figures import figures_of
@@ -43,9 +43,9 @@ if TYPE_CHECKING:
 _ROLES = {PAPER: "paper", INK: "ink", MUTED: "muted", LINE: "line", FIRST: "first", SECOND: "second"}
 _UNDEFINED = "\N{EN DASH}"
 
-_ALONE_S = 3.0
+_ALONE_S, _MOST_WORKERS = 4.0, 4
 """Seconds for which figures are drawn in this process: only what takes longer is worth to start others, each of which
-needs 1.5 s of the processor to begin and 150 MB."""
+needs 2 s of the processor to begin and some 450 MB; so there are no more than a few."""
 
 
 def write_report(data: ReportData, folder: Path, workers: int = 1) -> Path:
@@ -123,7 +123,7 @@ def _drawn(data: ReportData, names: list[str], folder: Path, workers: int) -> di
         if workers != 1 and perf_counter() - begun >= _ALONE_S:
             break
         svgs[name] = draw(name)
-    with closing(in_processes(draw, names[len(svgs) :], workers)) as ended:
+    with closing(in_processes(draw, names[len(svgs) :], min(workers or cores(), _MOST_WORKERS))) as ended:
         return svgs | dict(ended)
 
 
