@@ -36,7 +36,7 @@ def work_ahead(
     ------
     Result
         What `work` returns, in the order of the jobs. What it raises, or the jobs do, comes where the result would have
-        come. Jobs that have not begun when the generator is closed are left out.
+        come. When the generator is closed, jobs that have not begun are left out, and no others are waited for.
     """
     pool, following, waiting = ThreadPoolExecutor(threads), iter(jobs), deque[Future[Result]]()
 
@@ -60,4 +60,4 @@ def work_ahead(
             submit()
             yield result
     finally:
-        pool.shutdown(cancel_futures=True)
+        pool.shutdown(wait=False, cancel_futures=True)  # Ctrl-C need not wait for a network
