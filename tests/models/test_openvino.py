@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 
 import numpy as np
@@ -51,6 +52,15 @@ def test_every_size_is_compiled_once_and_sizes_may_alternate():
     for height in (9, 12, 9):
         images = tiles(3, height)
         np.testing.assert_array_equal(compiled(images)[0], images.sum((1, 2), dtype=np.int64))
+    assert len(compiled._queues) == 2
+
+
+def test_several_threads_may_ask_at_the_same_time():
+    compiled, questions = Compiled(Sums()), [tiles(3 * BLOCK - 1, 9 + 3 * (seed % 2), seed=seed) for seed in range(12)]
+    with ThreadPoolExecutor(4) as pool:
+        for images, (sums, rows) in zip(questions, pool.map(compiled, questions), strict=True):
+            np.testing.assert_array_equal(sums, images.sum((1, 2), dtype=np.int64))
+            np.testing.assert_array_equal(rows, 2 * images.sum(2, dtype=np.int64))
     assert len(compiled._queues) == 2
 
 
