@@ -5,12 +5,12 @@
 The networks are those of RUN, or untrained ones of the default size (EfficientNet-B0, 224 px). The first tables feed
 tiles of the slide to each way of computing; eager float32 is what a plain script does. The next goes from the file to
 the probability of each tile of tissue, with the same classifier, in processes that have imported everything before:
-Vitrail, with and without the map of both explanations; TIAToolbox's PatchPredictor; WSInfer's command; and a plain
-script with OpenSlide, which is told Vitrail's tiles. Everyone else finds tissue and reduces pixels in their own way:
-"the same" counts the tiles in the same places as Vitrail's, on which probabilities are compared. The last table has the
-commands from their start. A peer is run where FOLDER/<name>/bin/python has it installed. Every contender has a process
-of its own, and each round asks all of them, in an order that is drawn anew. Seconds of the processor are those of the
-process and its workers; a ratio is taken within its round before the median over rounds.
+Vitrail, alone and with the map of both explanations, as the paper's and dense; TIAToolbox's PatchPredictor; WSInfer's
+command; and a plain script with OpenSlide, which is told Vitrail's tiles. Everyone else finds tissue and reduces pixels
+in their own way: "the same" counts the tiles in the same places as Vitrail's, on which probabilities are compared. The
+last table has the commands from their start. A peer is run where FOLDER/<name>/bin/python has it installed. Every
+contender has a process of its own, and each round asks all of them, in an order that is drawn anew. Seconds of the
+processor are those of the process and its workers; a ratio is taken within its round before the median over rounds.
 """
 
 from __future__ import annotations
@@ -41,7 +41,9 @@ from vitrail.slides.slide import open_slide, read_region
 from vitrail.synthetic import write_slide
 
 TASKS = ("classifier", "segmenter")
-TIA, PLAIN, WHY = "TIAToolbox PatchPredictor", "OpenSlide and eager torch", ", both maps"
+TIA, PLAIN = "TIAToolbox PatchPredictor", "OpenSlide and eager torch"
+MAPS = {", both maps, as the paper's": (32, 0), ", both maps, dense": (None, 32)}
+"""By row, stride and margin of the maps of explanations; the last are Vitrail's own."""
 NEAR = 0.01  # of a tile's side
 SHARED = {
     "encoder": "efficientnet_b0",
@@ -121,19 +123,19 @@ from vitrail.slides.slide import open_slide
 keep_memory()
 settings = Settings.model_validate({{"predict": {{"artefacts": False}}}})
 engines = {{}}
-def engine_of(folder, tiles=0):
-    if (folder, tiles) not in engines:
+def engine_of(folder, tiles=0, stride=None, margin=0):
+    key = folder, tiles, stride, margin
+    if key not in engines:
         model, explaining = load_model(Path(folder)), None
         if tiles:
             both = methods_named(("gradcam", "hrcam"))
             heads = find_heads(Path(folder), both)[0] or {{"hrcam": random_head(model.module)}}
-            explain = settings.explain
             explaining = explaining_classifier(
-                model, MAP_PX, both, heads, tiles=tiles, stride=explain.stride, margin_px=explain.margin_px
+                model, MAP_PX, both, heads, tiles=tiles, stride=stride, margin_px=margin
             )
-        engines[folder, tiles] = Predictor(model, torch.device("cpu"), engine="{engine}", explaining=explaining)
-    return engines[folder, tiles]
-def work(folder, path, explained):
+        engines[key] = Predictor(model, torch.device("cpu"), engine="{engine}", explaining=explaining)
+    return engines[key]
+def work(folder, path, maps):
     engine, slide = engine_of(folder), open_slide(path)
     ground = find_context(slide, [engine.spec], settings, Silent())
     enough = ground.tissue.shares(ground.boxes) >= settings.predict.min_tissue
@@ -141,9 +143,9 @@ def work(folder, path, explained):
     with tempfile.TemporaryDirectory() as scratch:
         step = lambda n=1: None
         blocks = list(classify_slide(slide, engine, boxes, Path(scratch), step))
-        if explained:
+        if maps:
             plan, occupied = plan_explanation(ground.grid, engine.spec), enough.reshape(ground.grid.rows, -1)
-            why = engine_of(folder, plan.windows.side // MAP_PX)
+            why = engine_of(folder, plan.windows.side // MAP_PX, *maps)
             keep = holding(occupied, ground.grid)
             strips = blend_slide(slide, explanation_layer(why), plan, keep, Path(scratch), step)
             path = Path(scratch) / "maps.ome.tiff"
@@ -376,8 +378,10 @@ def contenders(models: Path, options: argparse.Namespace, folder: Path):
     asked[PLAIN] = classifier, slide, str(folder / "boxes.npy")
     for name in ("Vitrail, torch", "Vitrail, OpenVINO"):
         if name in workers:
-            workers[f"{name}{WHY}"] = workers[name]
-            asked |= {name: (classifier, slide, False), f"{name}{WHY}": (classifier, slide, True)}
+            asked[name] = classifier, slide, ()
+            for maps, geometry in MAPS.items():
+                workers[f"{name}{maps}"] = workers[name]
+                asked[f"{name}{maps}"] = classifier, slide, geometry
     out = {name: folder / f"slide-{number}.npy" for number, name in enumerate(workers)}
     return workers, {name: (*asked[name], str(out[name])) for name in workers}, out
 
@@ -394,12 +398,12 @@ def whole_slide(models: Path, options: argparse.Namespace, folder: Path) -> None
     print(
         f"\n{options.slide.name}, from file to tile probabilities, tiles of {spec.side_px} px, {options.rounds} rounds"
     )
-    print(f"{'':<34}{'s':>7}  {'(min to max)':<18}{'CPU s':>7}{'tiles':>7}{'the same':>10}{'mean diff.':>12}{'r':>8}")
+    print(f"{'':<46}{'s':>7}  {'(min to max)':<18}{'CPU s':>7}{'tiles':>7}{'the same':>10}{'mean diff.':>12}{'r':>8}")
     base = np.load(out["Vitrail, torch"])
     for name, times in spent.items():
         seconds, answer = times[:, 0], np.load(out[name])
         spread, cpu = f"({seconds.min():.2f} to {seconds.max():.2f})", np.median(times[:, 1])
-        print(f"{name:<34}{np.median(seconds):>7.2f}  {spread:<18}{cpu:>7.2f}{len(answer):>7}{compared(answer, base)}")
+        print(f"{name:<46}{np.median(seconds):>7.2f}  {spread:<18}{cpu:>7.2f}{len(answer):>7}{compared(answer, base)}")
     goals(spent)
 
 
@@ -417,14 +421,14 @@ def compared(answer, base) -> str:
 
 def goals(spent: dict[str, np.ndarray]) -> None:
     """Print how many times faster than the peers, and what explanations cost, within rounds before the median."""
-    print(f"\n{'':<52}{'x clock':>9}{'x CPU':>9}")
+    print(f"\n{'':<64}{'x clock':>9}{'x CPU':>9}")
     fastest = "Vitrail, OpenVINO" if "Vitrail, OpenVINO" in spent else "Vitrail, torch"
     pairs = [(f"{fastest} over {peer}, goal 8", peer, fastest) for peer in (TIA, "WSInfer", PLAIN)]
-    pairs += [(f"{name} with both maps over without", f"{name}{WHY}", name) for name in spent]
+    pairs += [(f"{name}{maps}, over without", f"{name}{maps}", name) for maps in MAPS for name in spent]
     for text, slower, faster in pairs:
         if {slower, faster} <= set(spent):
             clock, cpu = (np.median(spent[slower][:, i] / spent[faster][:, i]) for i in (0, 1))
-            print(f"{text:<52}{clock:>9.2f}{cpu:>9.2f}")
+            print(f"{text:<64}{clock:>9.2f}{cpu:>9.2f}")
 
 
 def commands(models: Path, options: argparse.Namespace, folder: Path) -> None:

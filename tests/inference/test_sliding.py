@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -122,6 +124,44 @@ def test_tiles_are_classified_in_order_and_once(slide, tmp_path, monkeypatch):
     assert found == pytest.approx(expected, abs=0.01)
     assert classifier.seen == len(boxes) - 10
     assert sum(steps) == len(boxes)
+
+
+class Uneven(Reds):
+    """Answers two threads at the same time, the first of each two images last."""
+
+    def __init__(self, task):
+        super().__init__(task)
+        self.both, self.threads = threading.Barrier(2, timeout=30), set()
+
+    def streams(self):
+        return 2
+
+    def _seen(self, images):
+        self.threads.add(threading.current_thread())
+        if self.both.wait() == 0:  # whoever came last
+            time.sleep(0.02)
+        return super()._seen(images)
+
+
+def test_two_calls_at_the_same_time_change_nothing(slide, tmp_path, monkeypatch):
+    monkeypatch.setattr("vitrail.inference.sliding._CHUNK", 4)
+    plan, uneven = replace(plan_segmentation(slide, SPEC, 0.25), batch=1), Uneven("segmenter")
+    windows = plan.windows.rows * plan.windows.columns
+    assert windows % 2 == 0  # each call meets another one
+    for one, other in zip(
+        segmented(slide, Reds(), plan, everything, tmp_path / "a")[0],
+        segmented(slide, uneven, plan, everything, tmp_path / "b")[0],
+        strict=True,
+    ):
+        np.testing.assert_array_equal(one, other)
+    assert (uneven.seen, len(uneven.threads)) == (windows, 2)
+    boxes = np.array([[x, y, 64, 64] for y in range(0, 256, 64) for x in range(0, 384, 64)], float)
+    found = []
+    for name, classifier in (("c", Reds("classifier")), ("d", Uneven("classifier"))):
+        (tmp_path / name).mkdir()
+        paths = classify_slide(slide, classifier, boxes, tmp_path / name, lambda _n: None)
+        found.append(np.concatenate([np.load(path) for path in paths]))
+    np.testing.assert_array_equal(*found)
 
 
 def test_networks_see_the_slide_in_the_references_colours(tmp_path):

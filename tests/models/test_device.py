@@ -38,8 +38,8 @@ def test_an_older_c_library_is_asked_for_less(monkeypatch, refused, took):
 
     monkeypatch.setattr(device.ctypes, "CDLL", lambda _name: Library)
     assert device.keep_memory() == took
-    assert asked[-1] == (-1, 1 << 30)  # whatever became of the other
-    assert asked[:-1] == [(-3, size) for size in (1 << 30, 32 << 20)[: len(refused) + 1]]
+    assert asked[-2:] == [(-1, 1 << 30), (-8, 1)]  # whatever became of the other
+    assert asked[:-2] == [(-3, size) for size in (1 << 30, 32 << 20)[: len(refused) + 1]]
 
 
 @pytest.mark.parametrize(("kind", "used", "forked"), [("cuda", False, 2), ("cpu", True, 2), ("cpu", False, 0)])

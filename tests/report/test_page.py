@@ -29,7 +29,7 @@ from vitrail.report import figures as registry
 from vitrail.report.figures import cohort as figures
 from vitrail.report.figures import slide_maps as maps
 from vitrail.report.outlines import outline_rings
-from vitrail.report.page import write_report
+from vitrail.report.page import _drawn, write_report
 from vitrail.report.style import drawable, style
 from vitrail.search.results import Combination, SearchResult
 from vitrail.slides.annotations import Annotation, Annotations
@@ -49,6 +49,20 @@ def data():
 @pytest.fixture(scope="module")
 def written(data, tmp_path_factory):
     return write_report(data, tmp_path_factory.mktemp("report"))
+
+
+def test_figures_drawn_by_other_processes_are_the_same_bytes(data, tmp_path, monkeypatch):
+    names, folders = ["roc", "confusion", "cohort"], [tmp_path / "here", tmp_path / "there"]
+    monkeypatch.setattr("vitrail.report.style.DPI", 200)
+    monkeypatch.setattr("vitrail.report.page._ALONE_S", 0)
+    for folder in folders:
+        folder.mkdir()
+    here = _drawn(data, names, folders[0], 1)
+    monkeypatch.setattr("vitrail.report.page.save", None)  # in this process alone
+    assert _drawn(data, names, folders[1], 2) == here
+    files = {path.name: path.read_bytes() for path in folders[0].iterdir()}
+    assert len(files) == 2 * len(names)
+    assert {path.name: path.read_bytes() for path in folders[1].iterdir()} == files
 
 
 def test_the_same_data_give_the_same_bytes(data, written, tmp_path):

@@ -14,11 +14,7 @@ Result = TypeVar("Result")
 
 
 def work_ahead(
-    work: Callable[[Job], Result],
-    jobs: Iterable[Job],
-    ahead: int = 1,
-    threads: int = 1,
-    begin: Callable[[], object] = lambda: None,
+    work: Callable[[Job], Result], jobs: Iterable[Job], ahead: int = 1, threads: int = 1
 ) -> Generator[Result, None, None]:
     """Do jobs in threads, a few ahead of what is asked for.
 
@@ -35,16 +31,14 @@ def work_ahead(
         How many jobs.
     threads
         How many of them at the same time; they begin in order.
-    begin
-        Called in each thread before its first job.
 
     Yields
     ------
     Result
         What `work` returns, in the order of the jobs. What it raises, or the jobs do, comes where the result would have
-        come. Jobs that have not begun when the generator is closed are left out.
+        come. When the generator is closed, jobs that have not begun are left out, and no others are waited for.
     """
-    pool, following, waiting = ThreadPoolExecutor(threads, initializer=begin), iter(jobs), deque[Future[Result]]()
+    pool, following, waiting = ThreadPoolExecutor(threads), iter(jobs), deque[Future[Result]]()
 
     def submit() -> None:
         try:
@@ -66,4 +60,4 @@ def work_ahead(
             submit()
             yield result
     finally:
-        pool.shutdown(cancel_futures=True)
+        pool.shutdown(wait=False, cancel_futures=True)  # Ctrl-C need not wait for a network

@@ -39,10 +39,10 @@ if TYPE_CHECKING:
     from vitrail.settings.schema import EngineName, PrecisionName, Symmetries
 
 _FORMATS = {"channels_last": "channels_last", "contiguous": "contiguous_format"}
-_OPENVINO_TYPES: dict[TypeName, EnginePrecision] = {"float32": "f32", "bfloat16": "bf16", "int8": "int8"}
+_OPENVINO_TYPES: dict[TypeName, EnginePrecision] = {"float32": "f32", "bfloat16": "bf16"}
 
-_STREAMS = 4
-"""Passes through torch at the same time, at most: each needs memory."""
+_STREAMS = 2
+"""Calls at the same time on a processor."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -261,14 +261,16 @@ class Predictor:
     def streams(self) -> int:
         """Tell how many threads had best ask at the same time; what is still to be tried is tried before.
 
-        Torch on a processor: two threads that share a layer wait for each other at its end, and where other work takes
-        one of their cores away, both stand still. Threads with images of their own do not. OpenVINO has such streams
-        itself, and explanations of large windows need much memory.
+        On a processor a second one computes while the first prepares its images or gives away its results, and, with
+        torch, while threads that share a layer of the first wait for each other: where other work takes a core away
+        from one of them, the others stand still. Torch explains alone, since large windows need much memory.
         """
         if self._untried:
             self.expect(LEAST_IMAGES)
-        alone = self._compiled is not None or self._explaining or self.device.type != "cpu"
-        return 1 if alone else min(self.execution.threads, _STREAMS)
+        if self._compiled is not None:
+            return _STREAMS
+        alone = self.device.type != "cpu" or self.execution.threads == 1 or self._explaining
+        return 1 if alone else _STREAMS
 
     def expect(self, images: int) -> None:
         """Compute what comes next, such as a slide, in the way that is best for so many images.
@@ -389,9 +391,7 @@ class Predictor:
 
     @torch.inference_mode()
     def _forward(self, _rows: slice, batch: Tensor) -> tuple[Tensor, ...]:
-        # a thread that was told otherwise is one of several streams
-        own = torch.get_num_threads() == self._candidates.usual_threads
-        with cpu_threads(self.execution.threads if own else 0), self._precision.autocast():
+        with cpu_threads(self.execution.threads), self._precision.autocast():
             outputs: Tensor | tuple[Tensor, ...] = self._asked(batch.contiguous(memory_format=self._memory_format))
         return tuple(each.float() for each in (outputs if isinstance(outputs, tuple) else (outputs,)))
 
@@ -406,16 +406,10 @@ class Predictor:
 
         def run(execution: Execution) -> None:
             self._use(execution)
-            streams, threads = self.streams(), torch.get_num_threads()
-            share = (
-                partial(torch.set_num_threads, max(execution.threads // streams, 1)) if streams > 1 else lambda: None
-            )
-            try:
-                with closing(work_ahead(look, np.array_split(noise, streams), streams, streams, share)) as looked:
-                    for _ in looked:
-                        pass
-            finally:
-                torch.set_num_threads(threads)  # torch has told threads to come what its last thread was told
+            streams = self.streams()
+            with closing(work_ahead(look, np.array_split(noise, streams), streams, streams)) as looked:
+                for _ in looked:
+                    pass
 
         trial = Trial(
             title=candidates.title,

@@ -7,7 +7,7 @@ Memory depends on the slide's width alone.
 
 from __future__ import annotations
 
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
@@ -367,20 +367,15 @@ def _looked(
 ) -> Iterator[Iterator[Answer]]:
     """Give what a network says of some boxes after others: later ones are read and looked at meanwhile, in threads."""
     streams, readers = predictor.streams() if jobs else 1, min(cores(), _READERS)
-    ahead, threads = streams + 1, torch.get_num_threads()
-    share = partial(torch.set_num_threads, max(threads // streams, 1)) if streams > 1 else (lambda: None)
+    ahead = streams + 1
     # each job is read by all readers together, so that the network need not wait long for the first one
     pieces = [_cut(job, -(-len(job) // readers)) for job in jobs]
+    every = (piece for of_job in pieces for piece in of_job)
     read = partial(_read, slide, size_px=size_px)
-    try:
-        with ExitStack() as stack:
-            every = (piece for of_job in pieces for piece in of_job)
-            parts = stack.enter_context(closing(work_ahead(read, every, ahead * readers, readers)))
-            images = (np.concatenate([next(parts) for _ in of_job]) for of_job in pieces)
-            yield stack.enter_context(closing(work_ahead(look, images, ahead, streams, share)))
-    finally:
-        if streams > 1:  # torch has told threads to come what its last thread was told
-            torch.set_num_threads(threads)
+    with closing(work_ahead(read, every, ahead * readers, readers)) as parts:
+        images = (np.concatenate([next(parts) for _ in of_job]) for of_job in pieces)
+        with closing(work_ahead(look, images, ahead, streams)) as answers:
+            yield answers
 
 
 def _uncertain_tumor(classifier: Predictor, images: NDArray[np.uint8]) -> NDArray[np.float64]:

@@ -73,8 +73,6 @@ class Candidates:
         What is taken where nothing is measured: on a CPU float32, on a GPU the 16-bit type that the model agrees in.
     images
         How many images a trial needs, that each thread has some.
-    usual_threads
-        Those that torch takes by itself.
 
     Raises
     ------
@@ -96,7 +94,6 @@ class Candidates:
         self._engines: list[Engine] = ["openvino" if use_openvino(engine, device) else "torch"]
         if engine == "auto" and self._engines == ["openvino"]:
             self._engines.append("torch")
-        self.usual_threads = torch.get_num_threads()
         self._fixed: TypeName | None = None if precision in {"auto", "fastest"} else precision  # type: ignore[assignment]
         if explains:
             self._fixed = "float32"
@@ -111,7 +108,7 @@ class Candidates:
         return Execution(
             engine=engine,
             precision=chosen,
-            threads=tuning.threads or self.usual_threads,
+            threads=tuning.threads or torch.get_num_threads(),
             batch=usual if self._explains else tuning.batch or usual,
             memory_format="channels_last" if tuning.memory_format == "auto" else tuning.memory_format,
         )

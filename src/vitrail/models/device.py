@@ -72,9 +72,9 @@ class Precision:
 
 @contextmanager
 def cpu_threads(count: int) -> Iterator[None]:
-    """Let torch compute with so many threads within the block, 0 for as many as it has; then it has those of before."""
+    """Let torch compute with so many threads within the block; afterwards it has as many as before."""
     before = torch.get_num_threads()
-    if count in {0, before}:
+    if count == before:
         yield
         return
     torch.set_num_threads(count)

@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 Way = TypeVar("Way")
 
 Engine = Literal["torch", "openvino"]
-TypeName = Literal["float32", "bfloat16", "float16", "int8"]
+TypeName = Literal["float32", "bfloat16", "float16"]
 
 LEAST_IMAGES = 200
 """Images of a slide, or of another work, that is worth a trial. Fewer take the default, always: so they are computed in

@@ -124,7 +124,7 @@ def report(work: Work) -> None:
     from vitrail.report.collect import collect
     from vitrail.report.page import write_report
 
-    write_report(collect(work.run), work.folder)
+    write_report(collect(work.run), work.folder, work.run.settings.compute.workers)
 
 
 def _train(work: Work, task: Task) -> None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import re
+from contextlib import closing
 from dataclasses import asdict
+from functools import partial
+from time import perf_counter
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
@@ -15,6 +18,7 @@ from markupsafe import Markup
 from vitrail import __version__
 from vitrail.classes import CLASSES, LABELS, NETWORKS, SPLITS
 from vitrail.core.files import write_csv, write_text
+from vitrail.core.parallel import cores, in_processes
 from vitrail.evaluation.results import as_json
 from vitrail.inference.publish import publish_all
 from vitrail.report.figures import figures_of
@@ -39,8 +43,12 @@ if TYPE_CHECKING:
 _ROLES = {PAPER: "paper", INK: "ink", MUTED: "muted", LINE: "line", FIRST: "first", SECOND: "second"}
 _UNDEFINED = "\N{EN DASH}"
 
+_ALONE_S, _MOST_WORKERS = 4.0, 4
+"""Seconds for which figures are drawn in this process: only what takes longer is worth to start others, each of which
+needs 2 s of the processor to begin and some 450 MB; so there are no more than a few."""
 
-def write_report(data: ReportData, folder: Path) -> Path:
+
+def write_report(data: ReportData, folder: Path, workers: int = 1) -> Path:
     """Write `index.html`, `metrics.json`, `figures/`, `tables/` and `qupath/`; the same data give the same bytes.
 
     Figures that only an earlier report had are removed from `figures/`, its GeoJSON from `qupath/`.
@@ -51,6 +59,8 @@ def write_report(data: ReportData, folder: Path) -> Path:
         What to show.
     folder
         Where to; made when missing.
+    workers
+        Processes that draw figures, where there is much to draw; 0 means one a core.
 
     Returns
     -------
@@ -74,11 +84,11 @@ def write_report(data: ReportData, folder: Path) -> Path:
     for name, table in tables.items():
         write_csv(folder / "tables" / f"{name}.csv", table)
     drawings: dict[str, list[dict[str, Any]]] = {name: [] for name in SECTIONS}
-    with style():
-        for spec in specs:
-            svg, caption = save(spec.draw(data), folder / "figures", spec.name), spec.caption(data)
-            inline = inline_svg(svg, spec.name, Markup(caption).striptags())  # noqa: S704 - ours, names escaped
-            drawings[spec.section].append({"spec": spec, "svg": inline, "caption": caption})
+    svgs = _drawn(data, [spec.name for spec in specs], folder / "figures", workers)
+    for spec in specs:
+        caption = spec.caption(data)
+        inline = inline_svg(svgs[spec.name], spec.name, Markup(caption).striptags())  # noqa: S704 - ours, names escaped
+        drawings[spec.section].append({"spec": spec, "svg": inline, "caption": caption})
     methods = {} if data.explained is None else data.explained.stored.methods
     template = _environment().get_template("page.html")
     page = template.render(
@@ -104,6 +114,39 @@ def write_report(data: ReportData, folder: Path) -> Path:
     )
     write_text(folder / "index.html", page + "\n")
     return folder / "index.html"
+
+
+def _drawn(data: ReportData, names: list[str], folder: Path, workers: int) -> dict[str, str]:
+    """Draw figures, and return their SVG by name."""
+    draw, svgs, begun = partial(draw_figure, data, folder), dict[str, str](), perf_counter()
+    for name in names:
+        if workers != 1 and perf_counter() - begun >= _ALONE_S:
+            break
+        svgs[name] = draw(name)
+    with closing(in_processes(draw, names[len(svgs) :], min(workers or cores(), _MOST_WORKERS))) as ended:
+        return svgs | dict(ended)
+
+
+def draw_figure(data: ReportData, folder: Path, name: str) -> str:
+    """Write a figure of a report; the same bytes in every process.
+
+    Parameters
+    ----------
+    data
+        What the report shows.
+    folder
+        Where to.
+    name
+        Of the figure.
+
+    Returns
+    -------
+    str
+        Its SVG.
+    """
+    spec = next(spec for spec in figures_of(data) if spec.name == name)
+    with style():
+        return save(spec.draw(data), folder, name)
 
 
 def inline_svg(svg: str, name: str, words: str) -> Markup:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import subprocess
 import sys
 
@@ -59,6 +60,16 @@ def test_what_is_stored_is_read(folder):
     assert (one.method, one.layers, one.target, one.frame) == ("hrcam", ("a", "b"), "tumor", FRAME)
     np.testing.assert_array_equal(one.values, values("segmenter_hrcam")[2])
     assert one.upsample().shape == (40, 40)
+
+
+def test_another_process_opens_the_file_and_is_not_sent_the_maps(folder):
+    found = open_stored(folder)
+    sent = pickle.dumps(found.file)
+    assert len(sent) < 1000
+    again = pickle.loads(sent)  # noqa: S301 - our own
+    assert again.kinds == found.file.kinds
+    assert isinstance(again.values, np.memmap)
+    np.testing.assert_array_equal(again.values, found.file.values)
 
 
 def test_the_file_is_plain_numpy_and_json(folder):

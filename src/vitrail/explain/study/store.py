@@ -20,7 +20,8 @@ import math
 import os
 from dataclasses import asdict, dataclass
 from itertools import combinations
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, SupportsIndex
 
 import numpy as np
 
@@ -30,7 +31,6 @@ from vitrail.explain.saliency import Frame, Saliency
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
-    from pathlib import Path
 
     import pandas as pd
     from numpy.typing import NDArray
@@ -117,6 +117,12 @@ class SaliencyFile:
     kinds: Mapping[str, Kind]
     count: int
     values: Floats
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> str | tuple[Any, ...]:
+        """Let another process open the file, rather than sending it all the maps."""
+        if isinstance(self.values, np.memmap) and self.values.filename is not None:
+            return open_file, (Path(self.values.filename).parent,)
+        return object.__reduce_ex__(self, protocol)
 
     def maps(self, key: str) -> Floats:
         """Return the maps of a kind, `[n, h, w]`, as a view of the file."""
