@@ -159,3 +159,11 @@ def test_who_looks_once_has_no_spread_and_twins_none_to_speak_of():
     twins = joined({"a": model, "b": model})
     (answers,) = Predictor(twins, CPU, engine="torch").answers(images)
     assert (answers.spread == 0).all()
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_the_network_stays_one_that_can_be_trained(engine):
+    spec = SPECS["classifier"]
+    predictor = Predictor(Model(spec=spec, module=build(spec).eval()), CPU, engine=engine)
+    predictor.tumor_probability(np.zeros((1, spec.side_px, spec.side_px, 3), np.uint8))
+    assert not any(parameter.is_inference() for parameter in predictor.module.parameters())

@@ -158,6 +158,14 @@ def test_a_network_can_be_built_later(tmp_path, monkeypatch):
         load_model(tmp_path, later=True)
 
 
+def test_a_network_that_is_built_within_inference_can_be_trained(tmp_path):
+    save_model(tmp_path, build(classifier_spec()), classifier_spec())
+    model = load_model(tmp_path, later=True)
+    with torch.inference_mode():
+        assert model.module is model.module
+    assert not any(tensor.is_inference() for tensor in model.module.state_dict().values())
+
+
 def test_a_digest_tells_specifications_and_weights_apart(tmp_path):
     networks, digests = [build(classifier_spec()) for _ in range(2)], set()
     for network in networks:

@@ -241,7 +241,8 @@ class Predictor:
     def module(self) -> nn.Module:
         """The network, or what explains it, on the device; it need not be built where it is compiled already."""
         module = self._explaining.module if self._explaining else self._model.module
-        return module.to(self.device).to(memory_format=torch.channels_last).eval()
+        with torch.inference_mode(mode=False):  # it may be asked for within; its weights are for more than inference
+            return module.to(self.device).to(memory_format=torch.channels_last).eval()
 
     @cached_property
     def _asked(self) -> nn.Module:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import nn
@@ -58,7 +59,8 @@ class Model:
     def module(self) -> Network:
         """The network."""
         if not isinstance(self._module, nn.Module):
-            self._module = self._module()
+            with torch.inference_mode(mode=False):  # it may be asked for within; weights are for more than inference
+                self._module = self._module()
         return cast("Network", self._module)
 
     @property
