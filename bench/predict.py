@@ -107,11 +107,12 @@ def work(folder, images):
 """
 
 SLIDE = """
+from vitrail.models.device import keep_memory
+keep_memory()  # before a library starts a thread
 import tempfile
 from bench.explain import random_head
 from vitrail.settings.load import Settings
 from vitrail.explain.methods.base import explaining_classifier, find_heads, methods_named
-from vitrail.models.device import keep_memory
 from vitrail.models.store import load_model
 from vitrail.inference.predictor import Predictor
 from vitrail.inference.explanation_map import write_explained
@@ -120,7 +121,6 @@ from vitrail.inference.outputs import MAP_PX
 from vitrail.inference.sliding import blend_slide, classify_slide, explanation_layer, holding, plan_explanation
 from vitrail.core.progress import Silent
 from vitrail.slides.slide import open_slide
-keep_memory()
 settings = Settings.model_validate({{"predict": {{"artefacts": False}}}})
 engines = {{}}
 def engine_of(folder, tiles=0, stride=None, margin=0):

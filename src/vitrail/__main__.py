@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
+from contextlib import suppress
+
 from vitrail.core.interrupt import until_interrupted
+
+_ARENA_MAX = -8  # the option's number in malloc.h
 
 
 def program() -> None:
@@ -11,6 +16,10 @@ def program() -> None:
 
 
 def _command_line() -> None:
+    # Threads of their own arenas would map each large block of a network anew. The first thread that any library starts
+    # fixes how many there may be, so that `vitrail.models.device.keep_memory`, which keeps these blocks, is too late.
+    with suppress(AttributeError, OSError, TypeError):  # glibc alone has it
+        ctypes.CDLL(None).mallopt(_ARENA_MAX, 1)
     from vitrail.cli import main
 
     main()
