@@ -32,6 +32,14 @@ Changes = Annotated[
     Optional[list[str]],  # noqa: UP045 - typer reads this at run time
     typer.Option("--set", metavar="KEY=VALUE", help="Change a setting in study.toml first, such as tiles.side_px=128."),
 ]
+Shard = Annotated[
+    Optional[str],  # noqa: UP045 - typer reads this at run time
+    typer.Option("--shard", metavar="I/N", help="Share the work with other commands; begin with part I of N: 3/16."),
+]
+Scheduler = Annotated[
+    Optional[str],  # noqa: UP045 - the same
+    typer.Option("--scheduler", metavar="TCP://HOST:PORT", help="Work on this dask cluster (needs vitrail[cluster])."),
+]
 StageName = Literal[
     "tiles", "split", "classifier", "segmenter", "predict", "explain", "check", "nuclei", "shift", "report"
 ]
@@ -258,10 +266,7 @@ def review(  # noqa: PLR0913, PLR0917 - each is an option of the command
 @app.command()
 def search(
     run: RunFolder,
-    scheduler: Annotated[
-        Optional[str],  # noqa: UP045 - typer reads this at run time
-        typer.Option(metavar="TCP://HOST:PORT", help="Work on this dask cluster (needs vitrail[cluster])."),
-    ] = None,
+    scheduler: Scheduler = None,
     changes: Changes = None,
 ) -> None:
     """Find tile size and resolution by a grid search with cross-validation; test patients take no part."""
@@ -329,10 +334,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     sys.exit(2)
 
 
-def _bring(folder: Path, until: str, changes: list[str] | None) -> None:
+def _bring(
+    folder: Path, until: str, changes: list[str] | None, shard: str | None = None, scheduler: str | None = None
+) -> None:
+    from vitrail.distribute.choose import executor_for
     from vitrail.pipeline.run import bring_run
 
-    _finish(bring_run(folder, until, changes or (), _progress()))
+    progress = _progress()
+    with executor_for(shard, scheduler, folder, progress) as executor:
+        _finish(bring_run(folder, until, changes or (), progress, executor))
 
 
 def _refuse(option: str, value: object, problem: str, cure: str) -> None:

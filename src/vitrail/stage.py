@@ -138,7 +138,9 @@ def chain(stages: tuple[Stage, ...], until: str) -> tuple[Stage, ...]:
     return tuple(stage for stage in stages if stage.name in needed)
 
 
-def bring_up_to_date(stages: tuple[Stage, ...], run: Run, progress: Progress) -> list[str]:
+def bring_up_to_date(
+    stages: tuple[Stage, ...], run: Run, progress: Progress, executor: Executor | None = None
+) -> list[str]:
     """Make every stage that is not up to date.
 
     The caller holds the run with `locked`.
@@ -151,6 +153,8 @@ def bring_up_to_date(stages: tuple[Stage, ...], run: Run, progress: Progress) ->
         Where.
     progress
         To be told how far the work is.
+    executor
+        What does independent pieces of the work; None leaves it to each stage, on this machine.
 
     Returns
     -------

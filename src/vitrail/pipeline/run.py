@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from vitrail.core.progress import Progress
+    from vitrail.distribute.jobs import Executor
     from vitrail.settings.load import Preset
 
 TITLE = """The settings of a Vitrail study, preset "{preset}".
@@ -163,7 +164,9 @@ def run_from(folder: Path, earlier: Path, changes: Sequence[str] = (), *, correc
     return Outcome(lines=[line], warnings=old_names(None, changes), skipped=[])
 
 
-def bring_run(folder: Path, until: str, changes: Sequence[str], progress: Progress) -> Outcome:
+def bring_run(
+    folder: Path, until: str, changes: Sequence[str], progress: Progress, executor: Executor | None = None
+) -> Outcome:
     """Change a run's settings, and bring it up to date as far as one stage.
 
     Parameters
@@ -176,6 +179,8 @@ def bring_run(folder: Path, until: str, changes: Sequence[str], progress: Progre
         `key=value`, written into `study.toml` first.
     progress
         Told how far the work is.
+    executor
+        What does independent pieces of the work; None leaves it to each stage, on this machine.
 
     Returns
     -------
@@ -201,7 +206,7 @@ def bring_run(folder: Path, until: str, changes: Sequence[str], progress: Progre
             warnings += check_start(
                 with_weights_path(run)
             )  # before hours of cutting: can the networks be built at all?
-        bring_up_to_date(stages, run, progress)
+        bring_up_to_date(stages, run, progress, executor)
     rows = read_csv(folder / "tiles" / "slides.csv", ("slide_id", "skipped", "warnings"))
     skipped = rows.loc[rows["skipped"] != "", ["slide_id", "skipped"]].itertuples(index=False)
     result = folder / next(stage.folder for stage in STAGES if stage.name == until)
