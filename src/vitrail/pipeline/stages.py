@@ -20,7 +20,7 @@ from vitrail.settings.load import FOLDER, KEYWORDS
 from vitrail.settings.schema import ExplainSettings
 from vitrail.slides.cohort import content_digest, read_cohort
 from vitrail.stage import Run, Stage, Work
-from vitrail.tiles.cohort import VERSION, Folders, cut_cohort, slide_digest
+from vitrail.tiles.cohort import VERSION, Folders, cut_cohort, cut_parts, slide_digest
 from vitrail.tiles.split import read_split, split_patients, write_split
 from vitrail.tiles.store import read_tiles
 
@@ -35,9 +35,17 @@ if TYPE_CHECKING:
 
 def cut_tiles(work: Work) -> None:
     """Cut every slide into tiles, masks and labels."""
-    run = work.run
-    folders = Folders(result=work.folder, parts=work.scratch, earlier=run.folder / "tiles")
-    cut_cohort(read_cohort(run.cohort), run.settings, folders, work.progress)
+    cut_cohort(read_cohort(work.run.cohort), work.run.settings, _tile_folders(work), work.progress, work.executor)
+
+
+def share_tiles(work: Work) -> None:
+    """Cut slides together with other commands, each into its part."""
+    if work.executor:
+        cut_parts(read_cohort(work.run.cohort), work.run.settings, _tile_folders(work), work.progress, work.executor)
+
+
+def _tile_folders(work: Work) -> Folders:
+    return Folders(result=work.folder, parts=work.scratch, earlier=work.run.folder / "tiles")
 
 
 def draw_split(work: Work) -> None:
@@ -216,6 +224,7 @@ STAGES = (
         needs=(),
         inputs=lambda run: [slide_digest(entry, run.settings) for entry in read_cohort(run.cohort)],
         make=cut_tiles,
+        share=share_tiles,
     ),
     Stage(
         name="split",
