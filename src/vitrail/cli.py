@@ -114,6 +114,8 @@ def predict(  # noqa: PLR0913, PLR0917 - each is an option of the command
     keep_artefacts: Annotated[bool, typer.Option("--keep-artefacts", help="Do not leave artefacts out.")] = False,  # noqa: FBT002 - a flag
     explain: Annotated[bool, typer.Option("--explain", help="Say why, too: Grad-CAM and HR-CAM of slides.")] = False,  # noqa: FBT002 - a flag
     nuclei: Annotated[bool, typer.Option("--nuclei", help="Measure every nucleus of slides, too.")] = False,  # noqa: FBT002 - a flag
+    shard: Shard = None,
+    scheduler: Scheduler = None,
     changes: Changes = None,
 ) -> None:
     """Apply both networks to a run's tiles and test slides; or map any slides with trained models.
@@ -131,8 +133,10 @@ def predict(  # noqa: PLR0913, PLR0917 - each is an option of the command
         cure = "Set slides.mpp in study.toml, or give slides.csv a column mpp"
         _refuse("--mpp", mpp, "a run has its own pixel sizes", cure)
         _refuse("--nuclei", nuclei or None, "measures slides, not a run", f"Run: vitrail nuclei {run}")
+        _refuse_spread(shard, scheduler, "the predictions of a run are made by one process")
         _bring(run, "predict", all_changes)
         return
+    from vitrail.distribute.choose import executor_for
     from vitrail.pipeline.predict_slides import Application, apply_models, settings_from
     from vitrail.settings.load import old_names
 
@@ -140,7 +144,9 @@ def predict(  # noqa: PLR0913, PLR0917 - each is an option of the command
     for line in old_names(None, all_changes):
         typer.echo(f"warning: {line}", err=True)
     job = Application(classifier=classifier, segmenter=segmenter, out=folder, mpp=mpp, nuclei=nuclei, settings=settings)
-    _finish(apply_models(what, job, _progress()))
+    progress = _progress()
+    with executor_for(shard, scheduler, folder, progress) as executor:
+        _finish(apply_models(what, job, progress, executor))
 
 
 @app.command()
@@ -179,7 +185,7 @@ def explain(
 
 
 @app.command()
-def nuclei(
+def nuclei(  # noqa: PLR0917 - each is an option of the command
     what: Annotated[list[Path], typer.Argument(metavar="RUN | SLIDE...", help="A run, or any slides.")],
     engine: Annotated[
         Optional[str],  # noqa: UP045 - typer reads this at run time
@@ -187,6 +193,8 @@ def nuclei(
     ] = None,
     out: Annotated[Optional[Path], typer.Option("--out", "-o", help="Where the slides' nuclei go.")] = None,  # noqa: UP045 - the same
     mpp: Annotated[Optional[float], typer.Option(help="um per level-0 pixel, whatever the headers say.")] = None,  # noqa: UP045 - the same
+    shard: Shard = None,
+    scheduler: Scheduler = None,
     changes: Changes = None,
 ) -> None:
     """Ask which nuclei a run's networks look at; or find and measure every nucleus of any slides."""
@@ -198,10 +206,12 @@ def nuclei(
         _refuse("--out", out, f"the nuclei of a run go to {run / 'nuclei'}", "Leave it out")
         cure = "Set slides.mpp in study.toml, or give slides.csv a column mpp"
         _refuse("--mpp", mpp, "a run has its own pixel sizes", cure)
+        _refuse_spread(shard, scheduler, "the nuclei of a run are looked at by one process")
         from vitrail.pipeline.nuclei import explain_nuclei_of_run
 
         _finish(explain_nuclei_of_run(run, all_changes, _progress()))
         return
+    from vitrail.distribute.choose import executor_for
     from vitrail.pipeline.nuclei_of_slides import NucleiJob, find_nuclei
     from vitrail.pipeline.predict_slides import settings_from
     from vitrail.settings.load import old_names
@@ -209,7 +219,9 @@ def nuclei(
     for line in old_names(None, all_changes):
         typer.echo(f"warning: {line}", err=True)
     job = NucleiJob(out=out or Path("nuclei"), mpp=mpp, settings=settings_from(all_changes))
-    _finish(find_nuclei(what, job, _progress()))
+    progress = _progress()
+    with executor_for(shard, scheduler, job.out, progress) as executor:
+        _finish(find_nuclei(what, job, progress, executor))
 
 
 @app.command()
@@ -339,7 +351,9 @@ def _bring(
 ) -> None:
     from vitrail.distribute.choose import executor_for
     from vitrail.pipeline.run import bring_run
+    from vitrail.stage import open_run
 
+    open_run(folder)  # else a folder of this name would be made
     progress = _progress()
     with executor_for(shard, scheduler, folder, progress) as executor:
         _finish(bring_run(folder, until, changes or (), progress, executor))
@@ -355,6 +369,12 @@ def _refuse(option: str, value: object, problem: str, cure: str) -> None:
     """
     if value is not None:
         raise SettingsError(option, problem, cure)
+
+
+def _refuse_spread(shard: str | None, scheduler: str | None, problem: str) -> None:
+    """Refuse to spread what is done in one process."""
+    _refuse("--shard", shard, problem, "Leave it out")
+    _refuse("--scheduler", scheduler, problem, "Leave it out")
 
 
 def _finish(outcome: Outcome) -> None:

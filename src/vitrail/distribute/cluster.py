@@ -19,6 +19,7 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import vitrail
+from vitrail.core.files import beside_others
 from vitrail.core.progress import Silent
 from vitrail.errors import RunError, SettingsError, VitrailError
 
@@ -203,7 +204,7 @@ _alone_here = Lock()  # torch's seeds and threads are the process's, and a worke
 
 def _do(work: Callable[[Any, Progress], None], job: Any) -> None:
     """Do a job, on the worker."""
-    with _alone_here:
+    with _alone_here, beside_others():  # a worker that was taken for dead may do the same
         work(job, Silent())
 
 

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 Job = TypeVar("Job")
 
+SOON = 8
+"""Jobs that `Jobs.soon` is told of at most."""
+
 Ended = tuple[str, VitrailError | None]
 """The name of a job that has ended, and what made it fail, if that is something a user can mend."""
 
@@ -43,12 +46,16 @@ class Jobs(Generic[Job]):
         work; pickled where another process works.
     is_done
         Whether a job's files are there.
+    soon
+        Told, before each job, the next ones that this process will probably do, for what can be made ready meanwhile;
+        None where there is nothing such. Only who does the jobs in the process that asked for them tells it.
     """
 
     title: str
     work: Callable[[Job, Progress], None]
     jobs: Mapping[str, Job]
     is_done: Callable[[Job], bool]
+    soon: Callable[[Sequence[Job]], None] | None = None
 
     def unfinished(self) -> list[str]:
         """Return the names of the jobs whose files are not there."""
@@ -104,7 +111,10 @@ class Here:
 
     def run(self, jobs: Jobs[Any]) -> Generator[Ended, None, None]:
         """Do the jobs in their order."""
-        for name in jobs.unfinished():
+        names = jobs.unfinished()
+        for at, name in enumerate(names, 1):
+            if jobs.soon:
+                jobs.soon([jobs.jobs[next_name] for next_name in names[at : at + SOON]])
             try:
                 jobs.work(jobs.jobs[name], self.progress)
             except VitrailError as error:

@@ -39,8 +39,8 @@ def cut_tiles(work: Work) -> None:
 
 
 def share_tiles(work: Work) -> None:
-    """Cut slides together with other commands, each into its part."""
-    if work.executor:
+    """Cut slides together with other commands, each into its part; a lone command does so when it makes the stage."""
+    if work.executor and work.executor.is_shared:
         cut_parts(read_cohort(work.run.cohort), work.run.settings, _tile_folders(work), work.progress, work.executor)
 
 

@@ -244,6 +244,27 @@ def changed_text(text: str, changes: Iterable[str]) -> str:
     return changed
 
 
+def changed_settings(path: Path, changes: Iterable[str]) -> Settings:
+    """Return what `change_settings` would come to, and write nothing.
+
+    Parameters
+    ----------
+    path, changes
+        As of `change_settings`.
+
+    Returns
+    -------
+    Settings
+        The changed settings.
+
+    Raises
+    ------
+    SettingsError
+        The file or a change is wrong.
+    """
+    return _validated("--set", tomlkit.parse(changed_text(_text(path), changes)).unwrap())
+
+
 def change_settings(path: Path, changes: Iterable[str]) -> None:
     """Write `key=value` changes into a `study.toml`; it is whole at any moment.
 
