@@ -97,13 +97,24 @@ def predict(work: Work) -> None:
 def explain(work: Work) -> None:
     """Explain every test tile with both networks."""
     from vitrail.explain.study.stage import explain_study
+
+    explain_study(work, partial(_augmentation, work.run.settings))
+
+
+def share_explanations(work: Work) -> None:
+    """Explain blocks of tiles together with other commands; a lone command does so when it makes the stage."""
+    from vitrail.explain.study.stage import explain_parts
+
+    if work.executor and work.executor.is_shared:
+        explain_parts(work, partial(_augmentation, work.run.settings))
+
+
+def _augmentation(settings: Settings, task: Task, generator: Generator) -> Callable[[Tensor], Tensor]:
+    """Make what changes training tiles of a task."""
     from vitrail.training.tasks import TRAINING_TASKS
 
-    def augmentation(task: Task, generator: Generator) -> Callable[[Tensor], Tensor]:
-        augmenter = TRAINING_TASKS[task].augmenter(work.run.settings, generator)
-        return lambda images: augmenter(images)[0]
-
-    explain_study(work, augmentation)
+    augmenter = TRAINING_TASKS[task].augmenter(settings, generator)
+    return lambda images: augmenter(images)[0]
 
 
 def check(work: Work) -> None:
@@ -270,6 +281,7 @@ STAGES = (
         needs=("tiles", "split", "classifier", "segmenter"),
         inputs=lambda _: None,
         make=explain,
+        share=share_explanations,
     ),
     Stage(
         name="check",
