@@ -9,6 +9,7 @@ one, and so does a `CUDA_VISIBLE_DEVICES=i dask worker --nthreads 1` for each.
 
 from __future__ import annotations
 
+import gc
 import os
 import time
 from collections import deque
@@ -154,12 +155,15 @@ class Cluster:
         """Connect to the cluster, all of whose workers must see the folder and have this version of Vitrail."""
         from distributed import Client  # noqa: PLC0415 - an extra
 
+        reason, client = "", None
         try:
             client = Client(self.scheduler, timeout=_PATIENCE, set_as_default=False)
         except (OSError, ValueError) as error:
             reason = " ".join(str(error).split())[:120]
+        if client is None:
+            gc.collect()  # dask's half-made client would lock itself out were it collected while another one starts
             cure = "Start one with: dask scheduler, and give the address that it prints"
-            raise RunError(self.scheduler, f"no dask scheduler can be reached ({reason})", cure) from None
+            raise RunError(self.scheduler, f"no dask scheduler can be reached ({reason})", cure)
         with client:
             try:
                 client.wait_for_workers(1, timeout=_PATIENCE)
