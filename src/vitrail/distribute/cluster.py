@@ -13,7 +13,7 @@ import gc
 import os
 import time
 from collections import deque
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from threading import Lock
@@ -36,6 +36,12 @@ if TYPE_CHECKING:
 
 _PATIENCE = 30
 """Seconds that a scheduler, and its first worker, may take to answer."""
+
+_ALONE = 600
+"""Seconds that a scheduler may be without workers, while others start in their place."""
+
+_WAIT = 0.01, 1.0
+"""Seconds between two looks at whether a job has ended: the first wait and the longest."""
 
 _VISIBLE_AFTER = 120
 """Seconds that a shared disk may take to show here what a worker has written; NFS remembers for up to 60."""
@@ -116,16 +122,31 @@ class Cluster:
             waiting, running = deque(todo), dict[Any, str]()
             done: Any = as_completed([], loop=client.loop)
 
-            def hand_out() -> None:
-                while waiting and len(running) < max(len(client.nthreads()), 1):
+            def hand_out() -> int:
+                workers = len(client.nthreads())
+                while waiting and len(running) < max(workers, 1):
                     name = waiting.popleft()
                     future = client.submit(_do, jobs.work, jobs.jobs[name], pure=False)
                     running[future] = name
                     done.add(future)
+                return workers
 
             try:
                 hand_out()
-                for future in done:
+                seen, wait = time.monotonic(), _WAIT[0]
+                while running:
+                    if not done.has_ready() and client.status == "running":
+                        time.sleep(wait)
+                        wait = min(2 * wait, _WAIT[1])
+                        with suppress(OSError):  # the scheduler is gone, and the client is about to say so
+                            if hand_out():  # also to workers that have come
+                                seen = time.monotonic()
+                        if time.monotonic() > seen + _ALONE:
+                            cure = f"Start some with: dask worker {self.scheduler}, and run the same command again"
+                            raise RunError(self.scheduler, "all workers are gone", cure)
+                        continue
+                    wait = _WAIT[0]
+                    future = next(done)
                     name = running.pop(future)
                     if future.status == "cancelled" or client.status != "running":
                         cure = "Run the same command again: it goes on from here"
@@ -139,9 +160,10 @@ class Cluster:
                         raise error
                     future.release()  # else it would be done again when the worker that did it dies
                     if error is None:
-                        self._wait_for(jobs, name)
+                        self._wait_to_see(jobs, name)
                     yield name, error
                     hand_out()
+                    seen = time.monotonic()
             finally:
                 if running and client.status == "running":
                     client.cancel(list(running), force=True)
@@ -193,7 +215,7 @@ class Cluster:
                     raise RunError(f"worker {worker}", f"it does not see {self.folder}", cure)
             yield client
 
-    def _wait_for(self, jobs: Jobs[Any], name: str) -> None:
+    def _wait_to_see(self, jobs: Jobs[Any], name: str) -> None:
         """Wait until this machine sees what a worker has written: a network drive may be behind."""
         until = time.monotonic() + _VISIBLE_AFTER
         while not jobs.is_done(jobs.jobs[name]):
