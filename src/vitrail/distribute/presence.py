@@ -1,8 +1,8 @@
 """Who is at work in a folder: a file for each command, which it touches as long as it lives.
 
 The folder may lie on a disk that many machines share. Whether a command lives is judged without comparing the clocks
-of machines: on the same machine by its process alone; from elsewhere by whether its file was touched within some time of the
-observer's own clock.
+of machines: on the same machine by its process alone; from elsewhere by whether its file was touched within some time
+of the observer's own clock.
 """
 
 from __future__ import annotations
