@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from vitrail.distribute.claims import Claims
+from vitrail.distribute.cluster import Cluster
 from vitrail.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -51,6 +52,11 @@ def executor_for(
     if shard is not None:
         with Claims(folder, shard_of(shard), progress) as claims:
             yield claims
+    elif scheduler is not None:
+        cluster = Cluster(scheduler=scheduler, folder=folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        cluster.check()
+        yield cluster
     else:
         yield None
 

@@ -19,9 +19,9 @@ from vitrail.errors import ModelError, SettingsError, TileError
 from vitrail.explain.agreement import agreement, correlate, rank_agreement, rank_points
 from vitrail.explain.explainer import Explainer
 from vitrail.explain.methods.hrcam import load_head
+from vitrail.explain.study import jobs as study_jobs
 from vitrail.explain.study import networks as study_fit
 from vitrail.explain.study import stage as study
-from vitrail.explain.study import tiles as study_tiles
 from vitrail.explain.study.stage import explain_study
 from vitrail.explain.study.store import open_stored
 from vitrail.models.preprocessing import intensities
@@ -317,27 +317,26 @@ def flips(_task, generator):
 
 
 def test_killed_at_any_step_the_bytes_are_the_same(run, folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(study_tiles, "BLOCK", 32)
+    monkeypatch.setattr(study_jobs, "BLOCK", 32)
     assert until_done(run, tmp_path / "killed", Killed) == 4
     assert digests(tmp_path / "killed") == digests(folder)
 
 
 def test_what_is_finished_is_not_computed_again(run, folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(study_tiles, "BLOCK", 32)
+    monkeypatch.setattr(study_jobs, "BLOCK", 32)
     with pytest.raises(KeyboardInterrupt):  # 2 times pooling, then 4 passes over the first 32 and the last 16 tiles
         explain_study(work_on(run, tmp_path / "killed", Killed(5)))
-    assert [path.name for path in (tmp_path / "killed" / "unfinished" / "cpu" / "blocks").iterdir()] == [
-        "000000000.parquet"
-    ]
+    assert {path.name for path in (tmp_path / "killed" / "unfinished" / "cpu" / "blocks").iterdir()} == {
+        "000000000.npy",
+        "000000000.parquet",
+    }
     asked, maps = [], Explainer.maps
     monkeypatch.setattr(
         Explainer, "maps", lambda self, images, *rest: asked.append(len(images)) or maps(self, images, *rest)
     )
     monkeypatch.setattr(Explainer, "pool", None)
-    monkeypatch.setattr(study.Sources, "check", lambda _: None)
-    monkeypatch.setattr(study_fit.Network, "layers", lambda *_: [])
     explain_study(work_on(run, tmp_path / "killed"))
-    assert asked == [1, 1, 16, 16]  # one tile tells the shapes
+    assert asked == [16, 16]
     assert (tmp_path / "killed" / "saliency.npy").read_bytes() == (folder / "saliency.npy").read_bytes()
 
 
@@ -345,7 +344,7 @@ def test_killed_while_it_clears_up_nothing_is_computed_again(run, folder, tmp_pa
     copy = tmp_path / "copy"
     shutil.copytree(folder, copy)
     (copy / "unfinished" / "blocks").mkdir(parents=True)
-    monkeypatch.setattr(study, "Sources", None)
+    monkeypatch.setattr(study, "Study", None)
     explain_study(work_on(run, copy))
     assert digests(copy) == digests(folder)
     assert not (copy / "unfinished").exists()
@@ -410,7 +409,7 @@ def test_intensities_are_pooled_like_the_tiles_that_they_come_from(run, test_ima
 def test_shares_decide_which_tiles_hrcam_learns_from(run, tmp_path):
     """A tile may be labelled by few pixels; what counts here is the share of all of its pixels."""
     work = work_on(run, tmp_path / "shares")
-    sources = study.Sources.open(work, work.folder / "unfinished")
+    sources = study_fit.Sources.open(work.run, work.folder, work.folder / "unfinished", work.progress, "cpu")
     found = sources.clear("train")
     expected = [i for i, row in clear(tile_rows()).iterrows() if row["patient_id"] in {"P0", "P2", "P6"}]
     assert found.tolist() == expected
