@@ -10,7 +10,6 @@ one, and so does a `CUDA_VISIBLE_DEVICES=i dask worker --nthreads 1` for each.
 from __future__ import annotations
 
 import os
-import time
 from collections import deque
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import vitrail
 from vitrail.core.files import beside_others
 from vitrail.core.progress import Silent
+from vitrail.distribute.jobs import await_files
 from vitrail.errors import RunError, SettingsError, VitrailError
 
 if TYPE_CHECKING:
@@ -35,9 +35,6 @@ if TYPE_CHECKING:
 
 _PATIENCE = 30
 """Seconds that a scheduler, and its first worker, may take to answer."""
-
-_VISIBLE_AFTER = 120
-"""Seconds that a shared disk may take to show here what a worker has written; NFS remembers for up to 60."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,7 +135,7 @@ class Cluster:
                         raise error
                     future.release()  # else it would be done again when the worker that did it dies
                     if error is None:
-                        self._wait_for(jobs, name)
+                        await_files(jobs, name)
                     yield name, error
                     hand_out()
             finally:
@@ -188,15 +185,6 @@ class Cluster:
                     cure = "Put the run on a file system that all workers share"
                     raise RunError(f"worker {worker}", f"it does not see {self.folder}", cure)
             yield client
-
-    def _wait_for(self, jobs: Jobs[Any], name: str) -> None:
-        """Wait until this machine sees what a worker has written: a network drive may be behind."""
-        until = time.monotonic() + _VISIBLE_AFTER
-        while not jobs.is_done(jobs.jobs[name]):
-            if time.monotonic() > until:
-                cure = "Put the run on a file system that all workers share, and run the same command again"
-                raise RunError(self.folder, f"what a worker wrote ({name}) is not seen here", cure)
-            time.sleep(0.5)
 
 
 _alone_here = Lock()  # torch's seeds and threads are the process's, and a worker may run several threads
