@@ -86,9 +86,9 @@ def run(
 
 
 @app.command()
-def tiles(run: RunFolder, changes: Changes = None) -> None:
+def tiles(run: RunFolder, shard: Shard = None, scheduler: Scheduler = None, changes: Changes = None) -> None:
     """Cut the slides into tiles, masks and labels."""
-    _bring(run, "tiles", changes)
+    _bring(run, "tiles", changes, shard, scheduler)
 
 
 @app.command()
@@ -150,7 +150,7 @@ def predict(  # noqa: PLR0913, PLR0917 - each is an option of the command
 
 
 @app.command()
-def explain(
+def explain(  # noqa: PLR0917 - each is an option of the command
     what: Annotated[Path, typer.Argument(metavar="RUN_OR_PICTURE", help="A run; with --model a picture or a slide.")],
     model: Annotated[
         Optional[Path],  # noqa: UP045 - typer reads this at run time
@@ -168,6 +168,8 @@ def explain(
         Optional[list[str]],  # noqa: UP045 - the same
         typer.Option("--method", metavar="NAME", help="Of a picture: a method, such as gradcam; may be repeated."),
     ] = None,
+    shard: Shard = None,
+    scheduler: Scheduler = None,
     changes: Changes = None,
 ) -> None:
     """Explain every test tile of a run, and check the explanations; or explain one picture."""
@@ -176,8 +178,9 @@ def explain(
         _refuse("--at", corner, "a run explains all its test tiles", cure)
         _refuse("--out", out, f"the explanations of a run go to {what / 'explanations'}", cure)
         _refuse("--method", methods or None, "a run is explained as its settings say", "Use --set explain.methods=...")
-        _bring(what, "check", changes)
+        _bring(what, "check", changes, shard, scheduler)
         return
+    _refuse_spread(shard, scheduler, "one picture is explained by one process")
     _refuse("--set", changes or None, "one picture is explained as the model's run was set up", "Leave it out")
     from vitrail.pipeline.explain_image import explain_picture
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -10,7 +11,7 @@ import pandas as pd
 import pytest
 import torch
 
-from helpers.cohort import write_tiff
+from helpers.cohort import FAST, write_cohort, write_tiff
 from helpers.command import vitrail
 from helpers.mapped import GLASS, SPEC, picture, write_slide
 from vitrail.distribute.choose import shard_of
@@ -18,29 +19,29 @@ from vitrail.distribute.claims import Claims
 from vitrail.errors import SettingsError
 from vitrail.models.spec import ClassifierSpec, SegmenterSpec
 from vitrail.models.store import build, save_model
+from vitrail.pipeline.run import new_run
 
 SIDE_BY_SIDE = """
-import os, sys
-from pathlib import Path
+import json, os, sys
 from vitrail import cli
 from vitrail.inference import map_slide
 from vitrail.pipeline import predict_slides
+from vitrail.tiles import extract
 
-slides, arguments, root = sys.argv[1].split(","), sys.argv[2].split(","), Path(sys.argv[3])
-arguments = [argument for argument in arguments if argument]
+plan, root = json.loads(sys.argv[1]), sys.argv[2]
 
-def begin(folder, shard, dies=False):
+def begin(name, *arguments, dies=None):
     pid = os.fork()  # before torch has threads: modules are imported once
     if pid:
         return pid
     code = 1
     try:
-        log = os.open(root / f"{folder}-{(shard or '').replace('/', '-')}.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        log = os.open(f"{root}/{name}.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(log, 1), os.dup2(log, 2)
         if dies:
-            map_slide.write_class_map = lambda *_: os.kill(os.getpid(), 9)
-        more = ["--shard", shard] if shard else []
-        cli.main([*arguments, *slides, "--out", str(root / folder), *more])
+            module, name = dies.split()
+            setattr(globals()[module], name, lambda *_, **__: os.kill(os.getpid(), 9))
+        cli.main(list(arguments))
     except SystemExit as ended:
         code = ended.code or 0
     finally:
@@ -50,21 +51,25 @@ def begin(folder, shard, dies=False):
 def end(pid):
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
-print(end(begin("plain", None)))
-victim, other = begin("shards", "1/2", dies="--segmenter" in arguments), begin("shards", "2/2")
-first = end(victim)
-print(first, *map(end, (other, begin("shards", "1/3"))))
+alone = end(begin("alone", *plan["alone"]))
+victim = begin("victim", *plan["shards"], "--shard", "1/2", dies=plan["dies"])
+other = begin("other", *plan["shards"], "--shard", "2/2")
+print(json.dumps([alone, end(victim), end(begin("late", *plan["shards"], "--shard", "1/3")), end(other)]))
 """
 
 
-def together(tmp_path, slides, arguments):
-    """Run a command alone and as shards, and return the exit codes: alone; as shards, the first of which is killed."""
-    texts = ",".join(map(str, slides)), ",".join(map(str, arguments)), str(tmp_path)
+def together(tmp_path, alone, shards, dies):
+    """Run a command alone; then as shards, one of which kills itself where it calls `dies`, and one comes late.
+
+    Returns the exit codes of the single command, the victim, the late one and the other.
+    """
+    plan = {"alone": [*map(str, alone)], "shards": [*map(str, shards)], "dies": dies}
     ended = subprocess.run(  # noqa: S603 - the program above
-        [sys.executable, "-c", SIDE_BY_SIDE, *texts], capture_output=True, text=True, check=False, timeout=300
-    )
+        [sys.executable, "-c", SIDE_BY_SIDE, json.dumps(plan), str(tmp_path)],
+        capture_output=True, text=True, check=False, timeout=300,
+    )  # fmt: skip
     assert ended.returncode == 0, ended.stderr
-    return [[int(code) for code in line.split()] for line in ended.stdout.splitlines()]
+    return json.loads(ended.stdout)
 
 
 def contents(folder):
@@ -92,17 +97,34 @@ def test_shards_map_slides_as_one_command_does_although_one_is_killed(tmp_path):
     slides.append(write_tiff(tmp_path / "slides" / "bare.tif", bare, mpp=1.0))
     models = ["--classifier", tmp_path / "classifier", "--segmenter", tmp_path / "segmenter"]
     fast = ["--set", "predict.artefacts=false", "--set", "compute.engine=torch", "--set", "predict.window=1"]
-    alone, shards = together(tmp_path, slides, ["predict", *models, *fast])
-    assert alone == [2]  # one slide is skipped
-    assert shards == [-9, 2, 2]
+    command = ["predict", *slides, *models, *fast, "--out"]
+    alone, shards = [*command, tmp_path / "plain"], [*command, tmp_path / "shards"]
+    # one slide is skipped
+    assert together(tmp_path, alone, shards, "map_slide write_class_map") == [2, -9, 2, 2]
     assert contents(tmp_path / "shards") == contents(tmp_path / "plain")
     assert {path.name for path in (tmp_path / "shards").iterdir()} == {
         path.name for path in (tmp_path / "plain").iterdir()
     }
-    logs = [tmp_path / f"{name}.txt" for name in ("plain-", "shards-2-2", "shards-1-3")]
+    logs = [tmp_path / f"{name}.txt" for name in ("alone", "other", "late")]
     for word in ("warning:", "skipped:"):
         assert said(logs[0], word) == said(logs[1], word) == said(logs[2], word)
     assert said(logs[0], "skipped:")
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
+def test_shards_cut_tiles_as_one_command_does_although_one_is_killed(tmp_path):
+    cohort = write_cohort(tmp_path / "cohort", patients=4)
+    (tmp_path / "cohort" / "S1.tif").write_text("no slide")
+    for name in ("plain", "shards"):
+        new_run(tmp_path / name, cohort, "quick", FAST)
+    shards = ["tiles", tmp_path / "shards", "--set", "tiles.side_px=32"]
+    assert together(tmp_path, ["tiles", tmp_path / "plain"], shards, "extract replacing") == [2, -9, 2, 2]
+    files = {path.relative_to(tmp_path / "plain") for path in (tmp_path / "plain").rglob("*")}
+    assert {path.relative_to(tmp_path / "shards") for path in (tmp_path / "shards").rglob("*")} == files
+    for name in ("images.npy", "masks.npy", "tiles.parquet", "slides.csv"):
+        assert (tmp_path / "shards" / "tiles" / name).read_bytes() == (tmp_path / "plain" / "tiles" / name).read_bytes()
+    logs = [tmp_path / f"{name}.txt" for name in ("alone", "other", "late")]
+    assert said(logs[0], "skipped:") == said(logs[1], "skipped:") == said(logs[2], "skipped:") != []
 
 
 @pytest.mark.parametrize("text", ["0/16", "17/16", "3", "3/", "-1/2", "1/0", "a/b"])

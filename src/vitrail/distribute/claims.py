@@ -231,7 +231,9 @@ class Claims:
         """
         key, wait = key_of("alone", os.path.relpath(folder, self.folder)), self._waiter()
         while (claim := self._try(key)) is None:
-            wait(self._whom(f"{folder}", {"its lock": key}))
+            wait(
+                f"{folder}: waits for {self._holder(key)}, who joins what all have done, or makes what one makes alone"
+            )
         try:
             waiting = f"waits for another vitrail, which is at work in {folder} without --shard"
             with locked(folder, wait=lambda: wait(waiting)):
@@ -375,15 +377,19 @@ class Claims:
         kind = getattr(vitrail.errors, record["kind"], RunError)
         return _End(error=kind(*record["error"]) if record["kind"] else None)
 
-    def _whom(self, what: str, keys: dict[str, str]) -> str:
+    def _whom(self, title: str, keys: dict[str, str]) -> str:
         """Say for whom this command waits."""
         claims = self._claims()
         for name, key in keys.items():
             if key in claims:
-                token = _content(self._path(key, f"{max(claims[key])}.claim"))
                 more = f", and {len(keys) - 1} more" if len(keys) > 1 else ""
-                return f"{what}: waits for {name}, at which {self._presence.named(token)} is{more}"
-        return f"{what}: waits for others"
+                return f"{title}: waits for {self._holder(key)}, who is at {name}{more}"
+        return f"{title}: waits for others"
+
+    def _holder(self, key: str) -> str:
+        """Name who has claimed something."""
+        numbers = self._claims().get(key, [0])
+        return self._presence.named(_content(self._path(key, f"{max(numbers)}.claim")))
 
     def _waiter(self) -> Callable[[str], None]:
         """Return a wait that says its first reason, and grows longer from call to call."""
