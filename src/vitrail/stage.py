@@ -199,6 +199,7 @@ def _make_together(stage: Stage, run: Run, recipe: dict[str, Any], progress: Pro
     with ExitStack() as held:
         with claims.alone(run.folder):
             if _is_finished(run.folder / stage.folder, digest):
+                progress.say(f"{stage.name}: finished by another")
                 return False
             if stage.share is not None:
                 held.enter_context(claims.phase(digest))

@@ -149,7 +149,7 @@ def test_what_one_far_away_holds_is_waited_for_as_long_as_it_is_touched(tmp_path
         assert len([*claims.run(jobs(tmp_path, 2, log))]) == 2
     thread.join()
     assert log == [1, "silent", 0]
-    assert said == [f"numbers: waits for 0, at which process {os.getpid()} on far is"]
+    assert said == [f"numbers: waits for process {os.getpid()} on far, who is at 0"]
     assert not claim.exists()
 
 

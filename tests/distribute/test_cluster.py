@@ -14,6 +14,7 @@ from pathlib import Path
 
 import dask
 import pytest
+import torch
 from distributed import Client, Nanny, Scheduler, SpecCluster
 
 from helpers import searching
@@ -116,10 +117,10 @@ def test_workers_that_do_not_fit_are_refused(cluster, tmp_path, monkeypatch):
 
 
 def test_what_a_worker_wrote_elsewhere_is_told(cluster, tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "_VISIBLE_AFTER", 0.1)
+    monkeypatch.setattr("vitrail.distribute.jobs._VISIBLE_AFTER", 0.1)
     jobs = jobs_of(tmp_path, [1])
     unseen = Jobs(title=jobs.title, work=jobs.work, jobs=jobs.jobs, is_done=lambda _job: False)
-    with pytest.raises(RunError, match=r"what a worker wrote \(job 1\) is not seen here"):
+    with pytest.raises(RunError, match=r"^job 1: what another process wrote of it \(tests\) is not seen here"):
         list(cluster.run(unseen))
 
 
@@ -199,12 +200,18 @@ def test_a_worker_that_does_not_see_a_slide_ends_the_work(tmp_path):
 
 
 def test_explanations_from_a_cluster_are_those_of_one_process(address, tmp_path, monkeypatch):
-    """Workers of dask compute on one thread by default, and this process perhaps on more."""
+    """Workers of dask compute on one thread by default; here they take as many as this process has."""
     monkeypatch.setattr(explaining, "BLOCK", 32)
     (tmp_path / "run").mkdir()
-    run = write_run(tmp_path / "run")
-    folders = {name: tmp_path / name for name in ("plain", "cluster")}
-    explain_study(work_on(run, folders["plain"]))
-    work = work_on(run, folders["cluster"])
-    explain_study(replace(work, executor=Cluster(scheduler=address, folder=tmp_path)))
-    assert content(folders["cluster"]) == content(folders["plain"])
+    run, cluster = write_run(tmp_path / "run"), Cluster(scheduler=address, folder=tmp_path)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        for name, executor in (("plain", None), ("cluster", cluster)):
+            work = work_on(run, tmp_path / name)
+            compute = work.run.settings.compute.model_copy(update={"engine": "torch"})
+            settings = work.run.settings.model_copy(update={"compute": compute})
+            explain_study(replace(work, run=replace(work.run, settings=settings), executor=executor))
+    finally:
+        torch.set_num_threads(before)
+    assert content(tmp_path / "cluster") == content(tmp_path / "plain")

@@ -23,7 +23,7 @@ from vitrail.core.digest import json_digest
 from vitrail.core.files import beside_others, write_text
 from vitrail.core.lock import locked
 from vitrail.core.progress import Silent
-from vitrail.distribute.jobs import SOON
+from vitrail.distribute.jobs import SOON, await_files
 from vitrail.distribute.presence import BEAT, SILENCE, Presence, remove
 from vitrail.errors import RunError, VitrailError
 
@@ -62,6 +62,13 @@ class _Claim:
         """Remove it, the older ones first: as long as one is there, the newest is this one."""
         for path in (*self.older, self.path):
             remove(path)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _End:
+    """How a job has ended: what made it fail, or None."""
+
+    error: VitrailError | None
 
 
 class _Lost(Exception):  # noqa: N818 - no error: another command does the job now
@@ -105,7 +112,7 @@ class Claims:
         self._silence, self._writing = silence, ExitStack()
         self._nameless: dict[str, float] = {}
         self._early_claims: dict[str, int] = {}
-        self._early_failures: dict[str, str] = {}
+        self._early_ends: dict[str, str] = {}
 
     def __enter__(self) -> Self:
         """Be counted among those at work."""
@@ -113,20 +120,21 @@ class Claims:
         self._writing.enter_context(beside_others())
         # what failed before this command began is tried again
         self._early_claims = {key: max(numbers) for key, numbers in self._claims().items()}
-        self._early_failures = {path.stem: _content(path) for path in self._presence.folder.glob("*.failed")}
+        self._early_ends = {path.stem: _content(path) for path in self._presence.folder.glob("*.end")}
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Leave; the last one tidies up."""
+        key = key_of("leave", "")
         try:
-            claim = self._try(key_of("alone", "."))
-            if claim is not None:
-                try:
-                    self._presence.tidy(claim.path)
-                finally:
-                    claim.release()
+            # one after the other, so that the last one sees that it is
+            while (claim := self._try(key)) is None:
+                time.sleep(_WAIT[0] / 10)
+            self._presence.tidy(claim.path)
+            self._presence.__exit__(kind, error, trace)
+            claim.release()
         except OSError:  # the disk is gone: then there is nothing to tidy up, and another error says why
             pass
         finally:
@@ -189,6 +197,14 @@ class Claims:
         while keys:
             claims, is_idle, names = self._claims(), True, [*keys]
             for at, name in enumerate(names):
+                end = self._end(keys[name])
+                if end is not None:
+                    if end.error is None:
+                        await_files(jobs, name)
+                    del keys[name]
+                    yield name, end.error
+                    is_idle = False
+                    continue
                 if keys[name] in claims and not self._is_free(keys[name], claims[keys[name]]):
                     continue
                 try:
@@ -204,11 +220,7 @@ class Claims:
                     wait = self._waiter()
                     break
             if is_idle and keys:
-                for name in [name for name in keys if jobs.is_done(jobs.jobs[name])]:
-                    del keys[name]
-                    yield name, None
-                if keys:
-                    wait(self._whom(jobs.title, keys))
+                wait(self._whom(jobs.title, keys))
 
     @contextmanager
     def alone(self, folder: Path) -> Iterator[None]:
@@ -219,7 +231,9 @@ class Claims:
         """
         key, wait = key_of("alone", os.path.relpath(folder, self.folder)), self._waiter()
         while (claim := self._try(key)) is None:
-            wait(self._whom(f"{folder}", {"its lock": key}))
+            wait(
+                f"{folder}: waits for {self._holder(key)}, who joins what all have done, or makes what one makes alone"
+            )
         try:
             waiting = f"waits for another vitrail, which is at work in {folder} without --shard"
             with locked(folder, wait=lambda: wait(waiting)):
@@ -256,9 +270,11 @@ class Claims:
         if claim is None:
             return None
         try:
-            failure = self._failure(key)
-            if failure is not None or jobs.is_done(jobs.jobs[name]):
-                return (name, failure), False
+            end = self._end(key)  # of a file in this folder, which a network drive has just asked its server about
+            if end is not None and end.error is None:
+                await_files(jobs, name)
+            if end is not None or jobs.is_done(jobs.jobs[name]):
+                return (name, end.error if end else None), False
             if max(numbers, default=-1) - self._early_claims.get(key, -1) > _DEATHS:
                 problem = "it cost several commands their lives, mostly for want of memory"
                 failure = RunError(name, problem, "Run the same command again, with more memory")
@@ -294,8 +310,7 @@ class Claims:
                 raise
             else:
                 break
-        if key in self._early_failures:
-            remove(self._path(key, "failed"))
+        self._record(key, None)
         return None
 
     def _try(self, key: str) -> _Claim | None:
@@ -338,6 +353,7 @@ class Claims:
 
     def _claims(self) -> dict[str, list[int]]:
         """Return the numbers of all claims."""
+        self._presence.refresh()
         claims: dict[str, list[int]] = {}
         for path in self._presence.folder.glob("*.claim"):
             key, number = path.stem.split(".")
@@ -347,29 +363,33 @@ class Claims:
     def _path(self, key: str, ending: str) -> Path:
         return self._presence.folder / f"{key}.{ending}"
 
-    def _record(self, key: str, error: VitrailError) -> None:
-        kind = type(error).__name__
-        record = {"kind": kind, "error": error.args, "by": self._presence.worker.token, "time": time.time()}
-        write_text(self._path(key, "failed"), json.dumps(record), shared=True)
+    def _record(self, key: str, error: VitrailError | None) -> None:
+        kind, texts = (type(error).__name__, error.args) if error else ("", ())
+        record = {"kind": kind, "error": texts, "by": self._presence.worker.token, "time": time.time()}
+        write_text(self._path(key, "end"), json.dumps(record), shared=True)
 
-    def _failure(self, key: str) -> VitrailError | None:
-        """Return what made a job fail since this command began."""
-        content = _content(self._path(key, "failed"))
-        if not content or content == self._early_failures.get(key):
+    def _end(self, key: str) -> _End | None:
+        """Return how a job has ended since this command began; None: it has not."""
+        content = _content(self._path(key, "end"))
+        if not content or content == self._early_ends.get(key):
             return None
         record = json.loads(content)
-        error: VitrailError = getattr(vitrail.errors, record["kind"], RunError)(*record["error"])
-        return error
+        kind = getattr(vitrail.errors, record["kind"], RunError)
+        return _End(error=kind(*record["error"]) if record["kind"] else None)
 
-    def _whom(self, what: str, keys: dict[str, str]) -> str:
+    def _whom(self, title: str, keys: dict[str, str]) -> str:
         """Say for whom this command waits."""
         claims = self._claims()
         for name, key in keys.items():
             if key in claims:
-                token = _content(self._path(key, f"{max(claims[key])}.claim"))
                 more = f", and {len(keys) - 1} more" if len(keys) > 1 else ""
-                return f"{what}: waits for {name}, at which {self._presence.named(token)} is{more}"
-        return f"{what}: waits for others"
+                return f"{title}: waits for {self._holder(key)}, who is at {name}{more}"
+        return f"{title}: waits for others"
+
+    def _holder(self, key: str) -> str:
+        """Name who has claimed something."""
+        numbers = self._claims().get(key, [0])
+        return self._presence.named(_content(self._path(key, f"{max(numbers)}.claim")))
 
     def _waiter(self) -> Callable[[str], None]:
         """Return a wait that says its first reason, and grows longer from call to call."""

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 import vitrail
 from vitrail.core.files import beside_others
 from vitrail.core.progress import Silent
+from vitrail.distribute.jobs import await_files
 from vitrail.errors import RunError, SettingsError, VitrailError
 
 if TYPE_CHECKING:
@@ -42,9 +43,6 @@ _ALONE = 600
 
 _WAIT = 0.01, 1.0
 """Seconds between two looks at whether a job has ended: the first wait and the longest."""
-
-_VISIBLE_AFTER = 120
-"""Seconds that a shared disk may take to show here what a worker has written; NFS remembers for up to 60."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,7 +158,7 @@ class Cluster:
                         raise error
                     future.release()  # else it would be done again when the worker that did it dies
                     if error is None:
-                        self._wait_to_see(jobs, name)
+                        await_files(jobs, name)
                     yield name, error
                     hand_out()
                     seen = time.monotonic()
@@ -214,15 +212,6 @@ class Cluster:
                     cure = "Put the run on a file system that all workers share"
                     raise RunError(f"worker {worker}", f"it does not see {self.folder}", cure)
             yield client
-
-    def _wait_to_see(self, jobs: Jobs[Any], name: str) -> None:
-        """Wait until this machine sees what a worker has written: a network drive may be behind."""
-        until = time.monotonic() + _VISIBLE_AFTER
-        while not jobs.is_done(jobs.jobs[name]):
-            if time.monotonic() > until:
-                cure = "Put the run on a file system that all workers share, and run the same command again"
-                raise RunError(self.folder, f"what a worker wrote ({name}) is not seen here", cure)
-            time.sleep(0.5)
 
 
 _alone_here = Lock()  # torch's seeds and threads are the process's, and a worker may run several threads

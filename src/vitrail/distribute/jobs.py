@@ -6,13 +6,14 @@ machine, by any number of commands that claim jobs on a shared disk, or on a clu
 
 from __future__ import annotations
 
+import time
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from vitrail.core.parallel import attempts
 from vitrail.core.progress import Silent
-from vitrail.errors import VitrailError
+from vitrail.errors import RunError, VitrailError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Mapping, Sequence
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
     from vitrail.core.progress import Progress
 
 Job = TypeVar("Job")
+
+_VISIBLE_AFTER = 120
+"""Seconds that a shared disk may take to show here what was written elsewhere; NFS remembers for up to 60."""
 
 SOON = 8
 """Jobs that `Jobs.soon` is told of at most."""
@@ -60,6 +64,27 @@ class Jobs(Generic[Job]):
     def unfinished(self) -> list[str]:
         """Return the names of the jobs whose files are not there."""
         return [name for name, job in self.jobs.items() if not self.is_done(job)]
+
+
+def await_files(jobs: Jobs[Any], name: str) -> None:
+    """Wait until this machine sees what another has written: a network drive may be behind.
+
+    Parameters
+    ----------
+    jobs, name
+        The jobs, and which of them another process has done.
+
+    Raises
+    ------
+    RunError
+        It never does.
+    """
+    until = time.monotonic() + _VISIBLE_AFTER
+    while not jobs.is_done(jobs.jobs[name]):
+        if time.monotonic() > until:
+            problem = f"what another process wrote of it ({jobs.title}) is not seen here"
+            raise RunError(name, problem, "Put all on a file system that all share, and run the same command again")
+        time.sleep(0.5)
 
 
 class Executor(Protocol):

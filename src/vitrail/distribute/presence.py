@@ -1,8 +1,8 @@
 """Who is at work in a folder: a file for each command, which it touches as long as it lives.
 
 The folder may lie on a disk that many machines share. Whether a command lives is judged without comparing the clocks
-of machines: on the same machine by its process alone; from elsewhere by whether its file was touched within some time of the
-observer's own clock.
+of machines: on the same machine by its process alone; from elsewhere by whether its file was touched within some time
+of the observer's own clock.
 """
 
 from __future__ import annotations
@@ -133,7 +133,7 @@ class Presence:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Remove the file."""
+        """Remove the file; and the folder, unless it is in use. It may be done again."""
         self._ending.set()
         self._thread.join()
         remove(self._path(self.worker.token))
@@ -197,6 +197,13 @@ class Presence:
                 workers.append(worker)
         return workers
 
+    def refresh(self) -> None:
+        """Make a network drive ask its server what is in the folder: so it does when a file is made there."""
+        path = self.folder / f"{self.worker.token}.look"
+        with suppress(OSError):
+            path.touch()
+        remove(path)
+
     def tidy(self, own: Path | None = None) -> None:
         """Remove what the dead have left, unless others live; called where no one can begin to work meanwhile.
 
@@ -206,7 +213,7 @@ class Presence:
             A further file of this command's, which stays.
         """
         files = [*self.folder.iterdir()]  # before it is asked who lives: who comes later keeps his own
-        if not self.others():
+        if all(self.is_dead(other.token) for other in self.others()):
             for path in files:
                 if path not in {own, self._path(self.worker.token)}:
                     remove(path)

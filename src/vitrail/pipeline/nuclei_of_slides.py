@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ from vitrail.errors import NucleiError, SlideError
 from vitrail.nuclei.features import FEATURES
 from vitrail.nuclei.update import nuclei_are_current, nuclei_are_measured, nuclei_summary, update_nuclei
 from vitrail.pipeline.run import Outcome
-from vitrail.pipeline.slide_by_slide import decisive_values, every_end, results_folder, slide_jobs, update_summary
+from vitrail.pipeline.slide_by_slide import every_end, results_folder, slide_jobs, update_summary
 from vitrail.slides.slide import open_slide
 
 if TYPE_CHECKING:
@@ -90,10 +91,13 @@ def find_nuclei(
     executor = executor or Here(progress=progress)
     work = Jobs(title="nuclei", work=measure_one, jobs=jobs, is_done=_is_done)
     rows, errors = dict[str, dict[str, Any]](), dict[str, str]()
-    purpose = json_digest(["nuclei", __version__, job.mpp, decisive_values(job.settings)])
-    with results_folder(job.out, purpose, executor):
+    purpose = json_digest(["nuclei", __version__, job.mpp, job.settings.decisive_values()])
+    with (
+        results_folder(job.out, purpose, executor),
+        closing(every_end(work, executor, job.settings.compute, progress)) as ends,
+    ):
         before = {name for name, each in jobs.items() if _is_measured(each)}
-        for name, error in every_end(work, executor):
+        for name, error in ends:
             rows[name] = {"slide_id": name}
             if isinstance(error, SlideError | NucleiError):
                 progress.say(f"skipped: {error}")

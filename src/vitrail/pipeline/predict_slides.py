@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import tomllib
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -36,7 +36,7 @@ from vitrail.models.device import keep_memory, reproducible
 from vitrail.models.store import JSON, WEIGHTS, load_model
 from vitrail.nuclei.update import nuclei_are_current, update_nuclei
 from vitrail.pipeline.run import Outcome
-from vitrail.pipeline.slide_by_slide import decisive_values, every_end, results_folder, slide_jobs, update_summary
+from vitrail.pipeline.slide_by_slide import every_end, results_folder, slide_jobs, update_summary
 from vitrail.quality.appearance import FEWEST_PATIENTS, GROUPS
 from vitrail.report.figures.explained_slide import save_explained_figure
 from vitrail.report.figures.slide_maps import read_slide_maps, save_map_figure
@@ -164,13 +164,16 @@ def apply_models(
         with reproduced():
             warnings = check_glass(networks, (255.0, 255.0, 255.0), "white glass", job.settings)
         warnings += [*no_head, *_sure(networks, job.settings)]
-        purpose = json_digest(["predict", job.mpp, job.nuclei, digests, decisive_values(job.settings)])
+        purpose = json_digest(["predict", job.mpp, job.nuclei, digests, job.settings.decisive_values()])
         executor = executor or Here(progress=progress)
         work = Jobs(title="predict", work=map_one, jobs=jobs, is_done=_is_done)
         rows, errors, said = dict[str, dict[str, Any]](), dict[str, str](), dict[str, list[str]]()
-        with results_folder(job.out, purpose, executor):
+        with (
+            results_folder(job.out, purpose, executor),
+            closing(every_end(work, executor, job.settings.compute, progress)) as ends,
+        ):
             before = {name for name, each in jobs.items() if _is_mapped(each)}
-            for name, error in every_end(work, executor):
+            for name, error in ends:
                 if error is not None:
                     errors[name] = str(error)
                 if isinstance(error, SlideError):
@@ -410,7 +413,9 @@ def map_one(job: SlideJob[Application], progress: Progress) -> None:
             if application.nuclei:
                 _measure_nuclei(job, state, networks, progress)
         except SlideError:
-            _remove_results(MapFiles(base=base, key=""))
+            files = MapFiles(base=base, key="none")
+            _remove_results(files)
+            _remove_if_empty(files.partial.parent)
             raise
         except OSError as error:
             raise not_written(base, error) from error
@@ -433,10 +438,15 @@ def _map(job: SlideJob[Application], networks: Networks, progress: Progress) -> 
     is_published = all(file.is_file() for file in _published(files))
     if facts.get("threshold") != threshold or "summary" not in facts or not is_published:
         _publish(files, slide, facts, threshold)
-    with suppress(OSError):  # not empty, or not there
-        files.partial.parent.rmdir()
-        files.partial.parent.parent.rmdir()
+    _remove_if_empty(files.partial.parent)
     return state
+
+
+def _remove_if_empty(folder: Path) -> None:
+    """Remove a slide's folder of unfinished work, and that of all slides."""
+    for each in (folder, folder.parent):
+        with suppress(OSError):  # not empty, or not there
+            each.rmdir()
 
 
 def _measure_nuclei(job: SlideJob[Application], state: _State, networks: Networks, progress: Progress) -> None:

@@ -234,13 +234,12 @@ def _agreed(folder: Path, changes: Sequence[str], claims: Claims) -> Run:
     before = read_settings(path)
     after = changed_settings(path, changes)
     if after != before:
-        if claims.has_company() and after.digest_values() != before.digest_values():
+        if claims.has_company() and after.decisive_values() != before.decisive_values():
             problem = f"others are at work in {folder} with other values"
             raise SettingsError("--set", problem, "Wait for them, or leave it out")
         change_settings(path, changes)
     run = open_run(folder)
-    values = run.settings.digest_values(), run.settings.compute.named_precision
-    claims.agree(json_digest([__version__, *values, file_digest(run.cohort)]))
+    claims.agree(json_digest([__version__, run.settings.decisive_values(), file_digest(run.cohort)]))
     return run
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import pandas as pd
@@ -13,14 +15,15 @@ from vitrail.core.lock import locked
 from vitrail.distribute.claims import Claims
 from vitrail.distribute.jobs import Here
 from vitrail.distribute.presence import refuse_beside_others
-from vitrail.errors import RunError, SettingsError
+from vitrail.distribute.staging import Staging
+from vitrail.errors import RunError, SettingsError, VitrailError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
-    from pathlib import Path
+    from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 
+    from vitrail.core.progress import Progress
     from vitrail.distribute.jobs import Ended, Executor, Jobs
-    from vitrail.settings.load import Settings
+    from vitrail.settings.schema import ComputeSettings
 
 Application = TypeVar("Application")
 
@@ -80,11 +83,6 @@ def slide_jobs(slides: Sequence[Path], application: Application, ending: str) ->
     }
 
 
-def decisive_values(settings: Settings) -> list[Any]:
-    """Return what of settings decides results, as JSON: commands that share work must agree about it."""
-    return [settings.digest_values(), settings.compute.named_precision]
-
-
 @contextmanager
 def results_folder(out: Path, purpose: str, executor: Executor) -> Iterator[None]:
     """Make a folder for results, and hold it: alone, or with others that make the same.
@@ -119,7 +117,9 @@ def results_folder(out: Path, purpose: str, executor: Executor) -> Iterator[None
         yield
 
 
-def every_end(jobs: Jobs[SlideJob[Application]], executor: Executor) -> Iterator[Ended]:
+def every_end(
+    jobs: Jobs[SlideJob[Application]], executor: Executor, compute: ComputeSettings, progress: Progress
+) -> Generator[Ended, None, None]:
     """Yield every slide with why it failed, if so: as they end, and then those that were finished before.
 
     A single process looks at each slide in its turn, finished or not: so it speaks of all of them in their order.
@@ -129,19 +129,53 @@ def every_end(jobs: Jobs[SlideJob[Application]], executor: Executor) -> Iterator
     jobs
         The slides.
     executor
-        What does them.
+        What does them; in this process copies of the next slides are read, if the settings say so.
+    compute
+        How many GB of them, and where to.
+    progress
+        Told of slides that are read in place although they were to be copied.
 
     Yields
     ------
     Ended
         A name, and an error or None.
+
+    Raises
+    ------
+    SettingsError
+        The folder for copies cannot be written to.
     """
     rest = dict.fromkeys(jobs.jobs)
-    for name, error in executor.run(replace(jobs, is_done=_never) if isinstance(executor, Here) else jobs):
-        del rest[name]
-        yield name, error
+    with ExitStack() as held:
+        if isinstance(executor, Here):
+            jobs = replace(jobs, is_done=_never)
+        if compute.stage_gb and isinstance(executor, Here | Claims):
+            folder = Path(compute.stage_folder).expanduser() if compute.stage_folder else None
+            staging = held.enter_context(Staging(folder, compute.stage_gb * 1e9, progress.say))
+            jobs = replace(jobs, work=partial(_with_copy, staging, jobs.work), soon=partial(_soon, staging))
+        for name, error in held.enter_context(closing(executor.run(jobs))):
+            del rest[name]
+            yield name, error
     for name in rest:
         yield name, None
+
+
+def _with_copy(
+    staging: Staging,
+    work: Callable[[SlideJob[Application], Progress], None],
+    job: SlideJob[Application],
+    progress: Progress,
+) -> None:
+    """Do a job with the copy of its slide; errors name the slide."""
+    with staging.reading(job.path) as path:
+        try:
+            work(replace(job, path=path), progress)
+        except VitrailError as error:
+            raise type(error)(*(text.replace(str(path), str(job.path)) for text in error.args)) from error
+
+
+def _soon(staging: Staging, jobs: Sequence[SlideJob[Application]]) -> None:
+    staging.soon([job.path for job in jobs])
 
 
 def _never(_job: object) -> bool:

@@ -52,6 +52,18 @@ class Settings(schema.Branch):
     artefacts: schema.ArtefactSettings = schema.ArtefactSettings()
     compute: schema.ComputeSettings = schema.ComputeSettings()
 
+    def decisive_values(self) -> list[Any]:
+        """Return what decides results, as JSON: commands that share work must agree about it.
+
+        Returns
+        -------
+        list[Any]
+            All but how fast results come.
+        """
+        values = self.digest_values()
+        del values["compute"]
+        return [values, self.compute.named_precision]
+
     @model_validator(mode="after")
     def _exact_solution_exists(self) -> Self:
         if self.explain.training == "exact" and not self.explain.l2:
