@@ -5,19 +5,33 @@ from __future__ import annotations
 import logging
 import os
 import random
+import re
 import signal
 import threading
 from contextlib import contextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
 
 import dask
 import pytest
+import torch
 from distributed import Client, Nanny, Scheduler, SpecCluster
 
 from helpers import searching
+from helpers.cohort import FAST, write_cohort
+from helpers.command import vitrail
+from helpers.explained_run import work_on, write_run
+from vitrail.core.progress import Silent
 from vitrail.distribute import cluster as module
 from vitrail.distribute.cluster import Cluster
 from vitrail.distribute.jobs import Jobs
 from vitrail.errors import ModelError, RunError, SettingsError
+from vitrail.explain.study import jobs as explaining
+from vitrail.explain.study.stage import explain_study
+from vitrail.pipeline.run import new_run
+from vitrail.settings.load import Settings
+from vitrail.slides.cohort import CohortSlide
+from vitrail.tiles.extract import CutJob, cut_part
 from vitrail.training.workers import DEATHS
 
 
@@ -103,10 +117,10 @@ def test_workers_that_do_not_fit_are_refused(cluster, tmp_path, monkeypatch):
 
 
 def test_what_a_worker_wrote_elsewhere_is_told(cluster, tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "_VISIBLE_AFTER", 0.1)
+    monkeypatch.setattr("vitrail.distribute.jobs._VISIBLE_AFTER", 0.1)
     jobs = jobs_of(tmp_path, [1])
     unseen = Jobs(title=jobs.title, work=jobs.work, jobs=jobs.jobs, is_done=lambda _job: False)
-    with pytest.raises(RunError, match=r"what a worker wrote \(job 1\) is not seen here"):
+    with pytest.raises(RunError, match=r"^job 1: what another process wrote of it \(tests\) is not seen here"):
         list(cluster.run(unseen))
 
 
@@ -132,7 +146,9 @@ def workers_killed(address, seed, kills=2):
 
     def kill(client):
         for _ in range(kills):
-            if ended.wait(draw.uniform(0.1, 0.6)):
+            with suppress(TimeoutError):  # a nanny gives a worker up that is killed before it has begun
+                client.wait_for_workers(2, timeout=20)
+            if ended.wait(draw.uniform(0.5, 1)):
                 return
             pids = client.run(os.getpid, on_error="ignore")
             if pids:
@@ -155,3 +171,47 @@ def test_workers_killed_at_random_change_no_byte(address, cluster, tmp_path):
     assert {path.name for path in tmp_path.glob("*.txt")} == {f"{number}.txt" for number in range(24)}
     for number in range(24):
         assert file_of((tmp_path, number)).read_text() == searching.text_of(number)
+
+
+def content(folder):
+    """Return the bytes of all files, but for the seconds that a stage has taken."""
+    files = {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    return {path: re.sub(rb'"seconds": [0-9.]+', b"", data) for path, data in files.items()}
+
+
+def test_tiles_from_a_cluster_whose_workers_are_killed_are_those_of_one_process(address, tmp_path, monkeypatch):
+    slides = write_cohort(tmp_path / "cohort", 8)
+    (tmp_path / "cohort" / "S3.tif").write_bytes(b"no slide")
+    monkeypatch.chdir(tmp_path)  # a relative path says nothing to a worker
+    for name in ("plain", "cluster"):
+        new_run(Path(name), slides, "quick", FAST)
+    assert vitrail("tiles", "plain") == 2
+    with workers_killed(address, 3):
+        assert vitrail("tiles", "cluster", "--scheduler", address) == 2  # one slide is skipped
+    assert content(Path("cluster/tiles")) == content(Path("plain/tiles"))
+    assert not list(Path("cluster").glob(".partial/*"))
+
+
+def test_a_worker_that_does_not_see_a_slide_ends_the_work(tmp_path):
+    entry = CohortSlide(slide_id="S", patient_id="P", slide=tmp_path / "gone.tif", annotations=tmp_path / "gone.json")
+    job = CutJob(entry=entry, settings=Settings(), part=tmp_path / "part", seen=(entry.slide,))
+    with pytest.raises(RunError, match=r"does not see .*gone\.tif"):
+        cut_part(job, Silent())
+
+
+def test_explanations_from_a_cluster_are_those_of_one_process(address, tmp_path, monkeypatch):
+    """Workers of dask compute on one thread by default; here they take as many as this process has."""
+    monkeypatch.setattr(explaining, "BLOCK", 32)
+    (tmp_path / "run").mkdir()
+    run, cluster = write_run(tmp_path / "run"), Cluster(scheduler=address, folder=tmp_path)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        for name, executor in (("plain", None), ("cluster", cluster)):
+            work = work_on(run, tmp_path / name)
+            compute = work.run.settings.compute.model_copy(update={"engine": "torch"})
+            settings = work.run.settings.model_copy(update={"compute": compute})
+            explain_study(replace(work, run=replace(work.run, settings=settings), executor=executor))
+    finally:
+        torch.set_num_threads(before)
+    assert content(tmp_path / "cluster") == content(tmp_path / "plain")

@@ -9,9 +9,11 @@ one, and so does a `CUDA_VISIBLE_DEVICES=i dask worker --nthreads 1` for each.
 
 from __future__ import annotations
 
+import gc
 import os
+import time
 from collections import deque
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from threading import Lock
@@ -35,6 +37,12 @@ if TYPE_CHECKING:
 
 _PATIENCE = 30
 """Seconds that a scheduler, and its first worker, may take to answer."""
+
+_ALONE = 600
+"""Seconds that a scheduler may be without workers, while others start in their place."""
+
+_WAIT = 0.01, 1.0
+"""Seconds between two looks at whether a job has ended: the first wait and the longest."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,16 +120,31 @@ class Cluster:
             waiting, running = deque(todo), dict[Any, str]()
             done: Any = as_completed([], loop=client.loop)
 
-            def hand_out() -> None:
-                while waiting and len(running) < max(len(client.nthreads()), 1):
+            def hand_out() -> int:
+                workers = len(client.nthreads())
+                while waiting and len(running) < max(workers, 1):
                     name = waiting.popleft()
                     future = client.submit(_do, jobs.work, jobs.jobs[name], pure=False)
                     running[future] = name
                     done.add(future)
+                return workers
 
             try:
                 hand_out()
-                for future in done:
+                seen, wait = time.monotonic(), _WAIT[0]
+                while running:
+                    if not done.has_ready() and client.status == "running":
+                        time.sleep(wait)
+                        wait = min(2 * wait, _WAIT[1])
+                        with suppress(OSError):  # the scheduler is gone, and the client is about to say so
+                            if hand_out():  # also to workers that have come
+                                seen = time.monotonic()
+                        if time.monotonic() > seen + _ALONE:
+                            cure = f"Start some with: dask worker {self.scheduler}, and run the same command again"
+                            raise RunError(self.scheduler, "all workers are gone", cure)
+                        continue
+                    wait = _WAIT[0]
+                    future = next(done)
                     name = running.pop(future)
                     if future.status == "cancelled" or client.status != "running":
                         cure = "Run the same command again: it goes on from here"
@@ -138,6 +161,7 @@ class Cluster:
                         await_files(jobs, name)
                     yield name, error
                     hand_out()
+                    seen = time.monotonic()
             finally:
                 if running and client.status == "running":
                     client.cancel(list(running), force=True)
@@ -151,12 +175,15 @@ class Cluster:
         """Connect to the cluster, all of whose workers must see the folder and have this version of Vitrail."""
         from distributed import Client  # noqa: PLC0415 - an extra
 
+        reason, client = "", None
         try:
             client = Client(self.scheduler, timeout=_PATIENCE, set_as_default=False)
         except (OSError, ValueError) as error:
             reason = " ".join(str(error).split())[:120]
+        if client is None:
+            gc.collect()  # dask's half-made client would lock itself out were it collected while another one starts
             cure = "Start one with: dask scheduler, and give the address that it prints"
-            raise RunError(self.scheduler, f"no dask scheduler can be reached ({reason})", cure) from None
+            raise RunError(self.scheduler, f"no dask scheduler can be reached ({reason})", cure)
         with client:
             try:
                 client.wait_for_workers(1, timeout=_PATIENCE)
