@@ -87,6 +87,12 @@ def test_each_job_is_done_once_and_by_both_workers(cluster, tmp_path):
     assert sorted(path.suffix for path in tmp_path.iterdir()) == [".txt"] * 9
 
 
+def test_paths_mean_the_same_to_a_worker(cluster, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert list(cluster.run(jobs_of(Path(), [5]))) == [("job 5", None)]
+    assert attempts(tmp_path, 5) == 1
+
+
 def test_a_worker_that_dies_is_replaced_and_its_job_done_again(cluster, tmp_path):
     ended = dict(cluster.run(jobs_of(tmp_path, range(4), searching.die_once)))
     assert ended == dict.fromkeys(f"job {number}" for number in range(4))

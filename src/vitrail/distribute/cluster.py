@@ -16,6 +16,7 @@ from collections import deque
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
+from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
@@ -28,8 +29,6 @@ from vitrail.errors import RunError, SettingsError, VitrailError
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator
     from contextlib import AbstractContextManager
-    from pathlib import Path
-
     from distributed import Client
 
     from vitrail.core.progress import Progress
@@ -124,7 +123,7 @@ class Cluster:
                 workers = len(client.nthreads())
                 while waiting and len(running) < max(workers, 1):
                     name = waiting.popleft()
-                    future = client.submit(_do, jobs.work, jobs.jobs[name], pure=False)
+                    future = client.submit(_do, jobs.work, jobs.jobs[name], Path.cwd(), pure=False)
                     running[future] = name
                     done.add(future)
                 return workers
@@ -217,10 +216,16 @@ class Cluster:
 _alone_here = Lock()  # torch's seeds and threads are the process's, and a worker may run several threads
 
 
-def _do(work: Callable[[Any, Progress], None], job: Any) -> None:
-    """Do a job, on the worker."""
+def _do(work: Callable[[Any, Progress], None], job: Any, folder: Path) -> None:
+    """Do a job, on the worker, in the working folder of who asks: paths mean the same, and so do messages."""
     with _alone_here, beside_others():  # a worker that was taken for dead may do the same
-        work(job, Silent())
+        before = Path.cwd()
+        with suppress(OSError):  # not there: then paths should be absolute, or files will be missed
+            os.chdir(folder)
+        try:
+            work(job, Silent())
+        finally:
+            os.chdir(before)
 
 
 def _look(probe: str) -> tuple[str, bool]:
