@@ -29,6 +29,7 @@ from vitrail.errors import RunError, SettingsError, VitrailError
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator
     from contextlib import AbstractContextManager
+
     from distributed import Client
 
     from vitrail.core.progress import Progress
