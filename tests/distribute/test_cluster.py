@@ -20,6 +20,7 @@ from helpers import searching
 from helpers.cohort import FAST, write_cohort
 from helpers.command import vitrail
 from helpers.explained_run import work_on, write_run
+from vitrail.core.parallel import Threads
 from vitrail.core.progress import Silent
 from vitrail.distribute import cluster as module
 from vitrail.distribute.cluster import Cluster
@@ -27,7 +28,6 @@ from vitrail.distribute.jobs import Jobs
 from vitrail.errors import ModelError, RunError, SettingsError
 from vitrail.explain.study import jobs as explaining
 from vitrail.explain.study.stage import explain_study
-from vitrail.models.device import Threads
 from vitrail.pipeline.run import new_run
 from vitrail.settings.load import Settings
 from vitrail.slides.cohort import CohortSlide

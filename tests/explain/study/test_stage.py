@@ -16,6 +16,7 @@ from sklearn.metrics import accuracy_score
 from helpers.explained_run import CLASSIFIER, CPU, EACH, PATIENTS, standardised, tile_rows, work_on, write_run
 from helpers.kinds import KEYS, PAIRS
 from vitrail.classes import TissueClass
+from vitrail.core.parallel import Threads
 from vitrail.core.progress import Silent
 from vitrail.errors import ModelError, RunError, SettingsError, TileError
 from vitrail.explain.agreement import agreement, correlate, rank_agreement, rank_points
@@ -26,7 +27,6 @@ from vitrail.explain.study import networks as study_fit
 from vitrail.explain.study import stage as study
 from vitrail.explain.study.stage import explain_study
 from vitrail.explain.study.store import open_stored
-from vitrail.models.device import Threads
 from vitrail.models.preprocessing import intensities
 from vitrail.models.store import Model, load_model, save_model
 
