@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
 
 from vitrail.core.progress import Silent
+from vitrail.distribute.claims import Claims
+from vitrail.distribute.jobs import Here, Jobs
 from vitrail.errors import RunError
 from vitrail.settings.load import preset, settings_text
 from vitrail.stage import Stage, bring_up_to_date, chain, open_run
@@ -148,3 +152,57 @@ def test_a_broken_record_is_made_anew(folder, content):
 def test_a_folder_that_is_no_run_is_refused(tmp_path):
     with pytest.raises(RunError, match="not a run folder"):
         open_run(tmp_path)
+
+
+def shared_stages(log, parts=6, slow=0.0):
+    """A stage whose parts several commands do together, and one that the first of them makes."""
+
+    def jobs_of(work):
+        def write(number, _progress):
+            log.append(number)
+            time.sleep(slow)
+            (work.folder / f"{number}.txt").write_text(str(number))
+
+        return Jobs(
+            title="parts",
+            work=write,
+            jobs={str(number): number for number in range(parts)},
+            is_done=lambda number: (work.folder / f"{number}.txt").is_file(),
+        )
+
+    def share(work):
+        assert [error for _name, error in work.executor.run(jobs_of(work)) if error] == []
+
+    def make(work):
+        assert jobs_of(work).unfinished() == []
+        log.append("joined")
+
+    def make_alone(work):
+        log.append("alone")
+        time.sleep(slow)
+        (work.folder / "all.txt").write_text("")
+
+    first = Stage(name="a", folder="a", version=1, settings=(), needs=(), inputs=lambda _: None, make=make, share=share)
+    return first, replace(first, name="b", folder="b", needs=("a",), make=make_alone, share=None)
+
+
+def test_commands_do_the_parts_of_a_stage_together_and_one_joins_them(folder):
+    log, made = [], []
+
+    def one(part):
+        with Claims(folder, (part, 3)) as claims:
+            time.sleep(0.1 * (part == 3))  # one comes late
+            made.extend(bring_up_to_date(shared_stages(log, slow=0.05), open_run(folder), Silent(), claims))
+
+    with ThreadPoolExecutor(3) as threads:
+        list(threads.map(one, (1, 2, 3)))
+    assert sorted(map(str, log)) == [*map(str, range(6)), "alone", "joined"]
+    assert sorted(made) == ["a", "b"]
+    assert {path.name for path in folder.iterdir()} - {".lock"} == {"a", "b", "study.toml"}
+    assert bring_up_to_date(shared_stages(log), open_run(folder), Silent()) == []
+
+
+def test_parts_are_done_before_a_stage_is_made_where_one_command_has_workers(folder):
+    log = []
+    assert bring_up_to_date(shared_stages(log, 2), open_run(folder), Silent(), Here()) == ["a", "b"]
+    assert log == [0, 1, "joined", "alone"]

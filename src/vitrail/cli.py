@@ -34,6 +34,14 @@ Changes = Annotated[
     Optional[list[str]],  # noqa: UP045 - typer reads this at run time
     typer.Option("--set", metavar="KEY=VALUE", help="Change a setting in study.toml first, such as tiles.side_px=128."),
 ]
+Shard = Annotated[
+    Optional[str],  # noqa: UP045 - typer reads this at run time
+    typer.Option("--shard", metavar="I/N", help="Share the work with other commands; begin with part I of N: 3/16."),
+]
+Scheduler = Annotated[
+    Optional[str],  # noqa: UP045 - the same
+    typer.Option("--scheduler", metavar="TCP://HOST:PORT", help="Work on this dask cluster (needs vitrail[cluster])."),
+]
 StageName = Literal[
     "tiles", "split", "classifier", "segmenter", "predict", "explain", "check", "nuclei", "shift", "report"
 ]
@@ -80,9 +88,9 @@ def run(
 
 
 @app.command()
-def tiles(run: RunFolder, changes: Changes = None) -> None:
+def tiles(run: RunFolder, shard: Shard = None, scheduler: Scheduler = None, changes: Changes = None) -> None:
     """Cut the slides into tiles, masks and labels."""
-    _bring(run, "tiles", changes)
+    _bring(run, "tiles", changes, shard, scheduler)
 
 
 @app.command()
@@ -108,6 +116,8 @@ def predict(  # noqa: PLR0913, PLR0917 - each is an option of the command
     keep_artefacts: Annotated[bool, typer.Option("--keep-artefacts", help="Do not leave artefacts out.")] = False,  # noqa: FBT002 - a flag
     explain: Annotated[bool, typer.Option("--explain", help="Say why, too: Grad-CAM and HR-CAM of slides.")] = False,  # noqa: FBT002 - a flag
     nuclei: Annotated[bool, typer.Option("--nuclei", help="Measure every nucleus of slides, too.")] = False,  # noqa: FBT002 - a flag
+    shard: Shard = None,
+    scheduler: Scheduler = None,
     changes: Changes = None,
 ) -> None:
     """Apply both networks to a run's tiles and test slides; or map any slides with trained models.
@@ -125,8 +135,10 @@ def predict(  # noqa: PLR0913, PLR0917 - each is an option of the command
         cure = "Set slides.mpp in study.toml, or give slides.csv a column mpp"
         _refuse("--mpp", mpp, "a run has its own pixel sizes", cure)
         _refuse("--nuclei", nuclei or None, "measures slides, not a run", f"Run: vitrail nuclei {run}")
+        _refuse_spread(shard, scheduler, "the predictions of a run are made by one process")
         _bring(run, "predict", all_changes)
         return
+    from vitrail.distribute.choose import executor_for
     from vitrail.pipeline.predict_slides import Application, apply_models, settings_from
     from vitrail.settings.load import old_names
 
@@ -134,11 +146,13 @@ def predict(  # noqa: PLR0913, PLR0917 - each is an option of the command
     for line in old_names(None, all_changes):
         typer.echo(f"warning: {line}", err=True)
     job = Application(classifier=classifier, segmenter=segmenter, out=folder, mpp=mpp, nuclei=nuclei, settings=settings)
-    _finish(apply_models(what, job, _progress()))
+    progress = _progress()
+    with executor_for(shard, scheduler, folder, progress) as executor:
+        _finish(apply_models(what, job, progress, executor))
 
 
 @app.command()
-def explain(
+def explain(  # noqa: PLR0917 - each is an option of the command
     what: Annotated[Path, typer.Argument(metavar="RUN_OR_PICTURE", help="A run; with --model a picture or a slide.")],
     model: Annotated[
         Optional[Path],  # noqa: UP045 - typer reads this at run time
@@ -156,6 +170,8 @@ def explain(
         Optional[list[str]],  # noqa: UP045 - the same
         typer.Option("--method", metavar="NAME", help="Of a picture: a method, such as gradcam; may be repeated."),
     ] = None,
+    shard: Shard = None,
+    scheduler: Scheduler = None,
     changes: Changes = None,
 ) -> None:
     """Explain every test tile of a run, and check the explanations; or explain one picture."""
@@ -164,8 +180,9 @@ def explain(
         _refuse("--at", corner, "a run explains all its test tiles", cure)
         _refuse("--out", out, f"the explanations of a run go to {what / 'explanations'}", cure)
         _refuse("--method", methods or None, "a run is explained as its settings say", "Use --set explain.methods=...")
-        _bring(what, "check", changes)
+        _bring(what, "check", changes, shard, scheduler)
         return
+    _refuse_spread(shard, scheduler, "one picture is explained by one process")
     _refuse("--set", changes or None, "one picture is explained as the model's run was set up", "Leave it out")
     from vitrail.pipeline.explain_image import explain_picture
 
@@ -173,7 +190,7 @@ def explain(
 
 
 @app.command()
-def nuclei(
+def nuclei(  # noqa: PLR0917 - each is an option of the command
     what: Annotated[list[Path], typer.Argument(metavar="RUN | SLIDE...", help="A run, or any slides.")],
     engine: Annotated[
         Optional[str],  # noqa: UP045 - typer reads this at run time
@@ -181,6 +198,8 @@ def nuclei(
     ] = None,
     out: Annotated[Optional[Path], typer.Option("--out", "-o", help="Where the slides' nuclei go.")] = None,  # noqa: UP045 - the same
     mpp: Annotated[Optional[float], typer.Option(help="um per level-0 pixel, whatever the headers say.")] = None,  # noqa: UP045 - the same
+    shard: Shard = None,
+    scheduler: Scheduler = None,
     changes: Changes = None,
 ) -> None:
     """Ask which nuclei a run's networks look at; or find and measure every nucleus of any slides."""
@@ -192,10 +211,12 @@ def nuclei(
         _refuse("--out", out, f"the nuclei of a run go to {run / 'nuclei'}", "Leave it out")
         cure = "Set slides.mpp in study.toml, or give slides.csv a column mpp"
         _refuse("--mpp", mpp, "a run has its own pixel sizes", cure)
+        _refuse_spread(shard, scheduler, "the nuclei of a run are looked at by one process")
         from vitrail.pipeline.nuclei import explain_nuclei_of_run
 
         _finish(explain_nuclei_of_run(run, all_changes, _progress()))
         return
+    from vitrail.distribute.choose import executor_for
     from vitrail.pipeline.nuclei_of_slides import NucleiJob, find_nuclei
     from vitrail.pipeline.predict_slides import settings_from
     from vitrail.settings.load import old_names
@@ -203,7 +224,9 @@ def nuclei(
     for line in old_names(None, all_changes):
         typer.echo(f"warning: {line}", err=True)
     job = NucleiJob(out=out or Path("nuclei"), mpp=mpp, settings=settings_from(all_changes))
-    _finish(find_nuclei(what, job, _progress()))
+    progress = _progress()
+    with executor_for(shard, scheduler, job.out, progress) as executor:
+        _finish(find_nuclei(what, job, progress, executor))
 
 
 @app.command()
@@ -260,10 +283,7 @@ def review(  # noqa: PLR0913, PLR0917 - each is an option of the command
 @app.command()
 def search(
     run: RunFolder,
-    scheduler: Annotated[
-        Optional[str],  # noqa: UP045 - typer reads this at run time
-        typer.Option(metavar="TCP://HOST:PORT", help="Work on this dask cluster (needs vitrail[cluster])."),
-    ] = None,
+    scheduler: Scheduler = None,
     changes: Changes = None,
 ) -> None:
     """Find tile size and resolution by a grid search with cross-validation; test patients take no part."""
@@ -359,10 +379,17 @@ def _is_one_of_several() -> bool:
     return names <= os.environ.keys() and os.environ["WORLD_SIZE"] != "1"
 
 
-def _bring(folder: Path, until: str, changes: list[str] | None) -> None:
+def _bring(
+    folder: Path, until: str, changes: list[str] | None, shard: str | None = None, scheduler: str | None = None
+) -> None:
+    from vitrail.distribute.choose import executor_for
     from vitrail.pipeline.run import bring_run
+    from vitrail.stage import open_run
 
-    _finish(bring_run(folder, until, changes or (), _progress()))
+    open_run(folder)  # else a folder of this name would be made
+    progress = _progress()
+    with executor_for(shard, scheduler, folder, progress) as executor:
+        _finish(bring_run(folder, until, changes or (), progress, executor))
 
 
 def _refuse(option: str, value: object, problem: str, cure: str) -> None:
@@ -375,6 +402,12 @@ def _refuse(option: str, value: object, problem: str, cure: str) -> None:
     """
     if value is not None:
         raise SettingsError(option, problem, cure)
+
+
+def _refuse_spread(shard: str | None, scheduler: str | None, problem: str) -> None:
+    """Refuse to spread what is done in one process."""
+    _refuse("--shard", shard, problem, "Leave it out")
+    _refuse("--scheduler", scheduler, problem, "Leave it out")
 
 
 def _finish(outcome: Outcome) -> None:

@@ -11,13 +11,14 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import vitrail
 from vitrail.core.digest import json_digest
 from vitrail.core.files import read_json, write_text
+from vitrail.distribute.claims import Claims
 from vitrail.errors import RunError
 from vitrail.settings.load import Settings, read_settings
 
@@ -138,10 +139,14 @@ def chain(stages: tuple[Stage, ...], until: str) -> tuple[Stage, ...]:
     return tuple(stage for stage in stages if stage.name in needed)
 
 
-def bring_up_to_date(stages: tuple[Stage, ...], run: Run, progress: Progress) -> list[str]:
+def bring_up_to_date(
+    stages: tuple[Stage, ...], run: Run, progress: Progress, executor: Executor | None = None
+) -> list[str]:
     """Make every stage that is not up to date.
 
-    The caller holds the run with `locked`.
+    The caller holds the run with `locked`, unless the executor shares the work with other commands: these do the parts
+    of a stage together, each as far as `Stage.share` says, and then make it one after the other, which is to say that
+    the first one does.
 
     Parameters
     ----------
@@ -151,6 +156,8 @@ def bring_up_to_date(stages: tuple[Stage, ...], run: Run, progress: Progress) ->
         Where.
     progress
         To be told how far the work is.
+    executor
+        What does independent pieces of the work; None leaves it to each stage, on this machine.
 
     Returns
     -------
@@ -177,9 +184,43 @@ def bring_up_to_date(stages: tuple[Stage, ...], run: Run, progress: Progress) ->
         if _is_finished(run.folder / stage.folder, digests[stage.name]):
             progress.say(f"{stage.name}: up to date")
             continue
-        _make(stage, run, recipe, progress)
+        if isinstance(executor, Claims):
+            if not _make_together(stage, run, recipe, progress, executor):
+                continue
+        else:
+            _make(stage, run, recipe, progress, executor)
         made.append(stage.name)
     return made
+
+
+def _make_together(stage: Stage, run: Run, recipe: dict[str, Any], progress: Progress, claims: Claims) -> bool:
+    """Do the parts of a stage beside other commands, and join them unless another has; return whether this one did."""
+    digest = json_digest(recipe)
+    with ExitStack() as held:
+        with claims.alone(run.folder):
+            if _is_finished(run.folder / stage.folder, digest):
+                progress.say(f"{stage.name}: finished by another")
+                return False
+            if stage.share is not None:
+                held.enter_context(claims.phase(digest))
+        if stage.share is not None:
+            stage.share(_work(stage, run, digest, progress, claims))
+    with claims.alone(run.folder):
+        claims.await_phase(digest)  # or the parts would vanish under those who still look at them
+        if _is_finished(run.folder / stage.folder, digest):
+            progress.say(f"{stage.name}: finished by another")
+            return False
+        _make(stage, run, recipe, progress, claims)
+    return True
+
+
+def _work(stage: Stage, run: Run, digest: str, progress: Progress, executor: Executor | None) -> Work:
+    """Return what a stage needs to be made, its folders there."""
+    partial = run.folder / ".partial" / f"{stage.folder}-{digest[:16]}"
+    scratch = run.folder / ".partial" / f"{stage.folder}.scratch"
+    for folder in (partial, scratch):
+        folder.mkdir(parents=True, exist_ok=True)
+    return Work(run=run, folder=partial, scratch=scratch, progress=progress, executor=executor)
 
 
 def _is_finished(folder: Path, digest: str) -> bool:
@@ -190,12 +231,11 @@ def _is_finished(folder: Path, digest: str) -> bool:
     return bool(record.get("digest") == digest)
 
 
-def _make(stage: Stage, run: Run, recipe: dict[str, Any], progress: Progress) -> None:
+def _make(stage: Stage, run: Run, recipe: dict[str, Any], progress: Progress, executor: Executor | None = None) -> None:
     """Make a stage beside its final folder, and let it take that one's place."""
     digest, final = json_digest(recipe), run.folder / stage.folder
-    partial = run.folder / ".partial" / f"{stage.folder}-{digest[:16]}"
-    scratch = run.folder / ".partial" / f"{stage.folder}.scratch"
-    retired = partial.with_name(f"{stage.folder}-retired")
+    work = _work(stage, run, digest, progress, executor)
+    partial, retired = work.folder, work.folder.with_name(f"{stage.folder}-retired")
     if final.is_symlink():
         raise RunError(final, "is a link, and stages are renamed into place", "Link the whole run folder instead")
     if retired.exists() and not final.exists():  # a kill came between two renames: what it holds may be of use
@@ -204,16 +244,16 @@ def _make(stage: Stage, run: Run, recipe: dict[str, Any], progress: Progress) ->
         if stale != partial:
             shutil.rmtree(stale)
     if not _is_finished(partial, digest):  # else it was killed between two renames, with all its work done
-        for folder in (partial, scratch):
-            folder.mkdir(parents=True, exist_ok=True)
         begun = time.time()
-        stage.make(Work(run=run, folder=partial, scratch=scratch, progress=progress))
+        if stage.share is not None and executor is not None and not executor.is_shared:
+            stage.share(work)
+        stage.make(work)
         record = recipe | {"digest": digest, "vitrail": vitrail.__version__, "seconds": round(time.time() - begun, 1)}
         write_text(partial / "stage.json", json.dumps(record, indent=1))
     if final.exists():
         final.rename(retired)
     partial.rename(final)
     shutil.rmtree(retired, ignore_errors=True)
-    shutil.rmtree(scratch, ignore_errors=True)
+    shutil.rmtree(work.scratch, ignore_errors=True)
     with suppress(OSError):  # not empty: another stage was interrupted
         partial.parent.rmdir()

@@ -50,9 +50,7 @@ def start(script, place, **more):
 
 def test_an_array_of_slurm_maps_every_slide_once(place):
     script = next(block for block in blocks("bash") if "--array" in block)
-    tasks = [
-        start(script, place, SLURM_ARRAY_TASK_ID=str(number), SLURM_ARRAY_TASK_COUNT="2") for number in (1, 2)
-    ]
+    tasks = [start(script, place, SLURM_ARRAY_TASK_ID=str(number), SLURM_ARRAY_TASK_COUNT="2") for number in (1, 2)]
     said = [task.communicate(timeout=120)[1] for task in tasks]
     assert [task.returncode for task in tasks] == [0, 0], said
     summary = (place / "maps" / "summary.csv").read_text().splitlines()

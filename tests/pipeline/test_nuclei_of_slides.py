@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import types
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pandas as pd
@@ -15,6 +16,7 @@ from helpers import nuclei as helper
 from helpers.command import vitrail as command
 from helpers.mapped import Reds, settings
 from helpers.nuclei import DarkPixels, write_nuclei_slide
+from vitrail.distribute.claims import Claims
 from vitrail.errors import NucleiError, SettingsError
 from vitrail.inference.map_slide import Networks
 from vitrail.nuclei.store import read_header, read_nuclei
@@ -64,6 +66,19 @@ def test_each_slide_gets_its_files_and_a_row(engine, slides, tmp_path):  # noqa:
         assert len(features) == len(table)
     assert outcome.lines[0] == f"nuclei of 2 slides measured, {summary['nuclei'].sum():.0f} nuclei in all"
     assert outcome.skipped == []
+
+
+def test_two_commands_share_the_slides(engine, slides, tmp_path):
+    out, job = tmp_path / "out", NucleiJob(out=tmp_path / "out", settings=settings_from())
+    find(slides, tmp_path / "plain")
+    calls = engine.calls
+    with Claims(out, (1, 2)) as first, Claims(out, (2, 2)) as second, ThreadPoolExecutor(2) as threads:
+        one, other = threads.map(lambda claims: find_nuclei(slides, job, executor=claims), (first, second))
+    assert engine.calls == 2 * calls
+    assert one == other
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == {
+        path.name: path.read_bytes() for path in (tmp_path / "plain").iterdir()
+    }
 
 
 def test_what_is_done_is_not_done_again(engine, slides, tmp_path):

@@ -177,6 +177,14 @@ def test_bad_slides_are_skipped_with_their_reason(bench, slide, tmp_path):
     assert names(tmp_path / "out") == {"summary.csv", *(f"A.{ending}" for ending in ENDINGS)}
 
 
+def test_a_slide_that_is_skipped_leaves_the_unfinished_work_of_others(bench, tmp_path):
+    others = tmp_path / "out" / ".partial" / "B" / "key" / "strip.npy"
+    others.parent.mkdir(parents=True)
+    others.write_bytes(b"")
+    assert bench.run([tmp_path / "gone.tif"], tmp_path / "out").skipped
+    assert others.is_file()
+
+
 def test_an_mpp_can_be_given(bench, tmp_path):
     path = write_tiff(tmp_path / "silent.tif", picture(), mpp=None)
     job = Application(out=tmp_path / "out", settings=settings(), mpp=1.0)

@@ -210,7 +210,9 @@ def test_one_new_slide_is_cut_and_the_others_are_kept(run, monkeypatch):
     five = pd.read_parquet(run / "tiles" / "tiles.parquet")
     cohort.write_text(cohort.read_text() + "S5,P5,../cohort/S5.tif,../cohort/S5.geojson,larynx\n")
     cut, cut_part = [], cohort_tiles.cut_part
-    monkeypatch.setattr(cohort_tiles, "cut_part", lambda job: cut.append(job.entry.slide_id) or cut_part(job))
+    monkeypatch.setattr(
+        cohort_tiles, "cut_part", lambda job, told: cut.append(job.entry.slide_id) or cut_part(job, told)
+    )
     assert vitrail("tiles", run) == 0
     assert cut == ["S5"]
     six = pd.read_parquet(run / "tiles" / "tiles.parquet")

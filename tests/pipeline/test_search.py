@@ -22,13 +22,13 @@ from helpers.cohort import FAST, write_cohort
 from helpers.command import vitrail
 from vitrail import cli
 from vitrail.core.progress import Silent
+from vitrail.distribute import cluster
 from vitrail.errors import RunError
 from vitrail.inference.predictor import Predictor
 from vitrail.models.store import load_model
 from vitrail.pipeline import search as study
 from vitrail.pipeline.run import bring_run, new_run
 from vitrail.pipeline.search import search_run
-from vitrail.search import cluster
 from vitrail.search import trial as cells
 from vitrail.search.results import read_search
 from vitrail.settings.load import change_settings
@@ -59,17 +59,18 @@ def trained(monkeypatch):
     """Score cells by a formula instead of by training, and remember which were asked for."""
     asked, refused = [], {}
 
-    def pretend(jobs, *_):
-        for job in jobs:
+    def pretend(_self, jobs):
+        for name in jobs.unfinished():
+            job = jobs.jobs[name]
             asked.append((job.cell.side_um, job.cell.side_px, job.cell.iteration, job.cell.fold))
             error = refused.get(job.cell.pair)
             if not error:
                 score = {"accuracy": 1 - 1 / job.cell.side_px - job.cell.fold / 100 + job.cell.iteration / 1000}
                 score |= {"auc": 0.5, "n_validation": 7, "n_train": 9, "seconds": 1.0}
                 (job.folder / "cells" / f"{job.cell.digest}.json").write_text(json.dumps({"score": score}))
-            yield job, error
+            yield name, error
 
-    monkeypatch.setattr(study, "train_cells", pretend)
+    monkeypatch.setattr(study.Processes, "run", pretend)
     monkeypatch.setattr("vitrail.report.figures.search.search_figure", lambda _: None)  # drawing and building networks
     monkeypatch.setattr("vitrail.report.style.save", lambda *_: None)  # take the most
     monkeypatch.setattr("vitrail.training.preflight.check_classifier", lambda *_, **__: None)
@@ -194,7 +195,7 @@ def test_bad_input_is_one_line(run, monkeypatch, capsys, arguments, said):
 
 
 def test_a_scheduler_without_dask_is_refused_before_anything_is_cut(run, monkeypatch, capsys):
-    monkeypatch.setattr("vitrail.search.workers.find_spec", lambda _name: None)
+    monkeypatch.setattr(cluster, "find_spec", lambda _name: None)
     assert vitrail("search", run, "--scheduler", "tcp://127.0.0.1:9") == 2
     ended = capsys.readouterr()
     assert ended.out == ""
@@ -229,8 +230,10 @@ def test_resolutions_of_a_size_are_the_same_tiles_averaged(run):
 @pytest.mark.usefixtures("trained")
 def test_a_cell_divides_the_patients(run, monkeypatch):
     jobs = []
-    pretend = study.train_cells
-    monkeypatch.setattr(study, "train_cells", lambda todo, *more: jobs.extend(todo) or pretend(todo, *more))
+    pretend = study.Processes.run
+    monkeypatch.setattr(
+        study.Processes, "run", lambda self, todo: jobs.extend(todo.jobs.values()) or pretend(self, todo)
+    )
     search_run(run)
     seen = {}
     for job in jobs:

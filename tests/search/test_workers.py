@@ -5,23 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 
-import pytest
-
-from helpers import searching
-from vitrail.errors import ModelError, SettingsError
-from vitrail.search import workers
-from vitrail.search.workers import require_dask, train_cells
 from vitrail.settings.schema import ComputeSettings
 from vitrail.training.workers import worker_environments
-
-
-def test_what_a_user_can_mend_is_told_and_a_fault_is_raised_as_it_is(tmp_path, monkeypatch):
-    monkeypatch.setattr(workers, "run_cell", searching.touch)
-    one = ComputeSettings(workers=1)
-    ((job, error),) = train_cells([(tmp_path, -1)], one, tmp_path)
-    assert (job[1], type(error)) == (-1, ModelError)
-    with pytest.raises(ZeroDivisionError, match="a fault"):
-        list(train_cells([(tmp_path, -3)], one, tmp_path))
 
 
 def test_gpus_are_dealt_one_a_worker(monkeypatch):
@@ -36,13 +21,6 @@ def test_gpus_are_dealt_one_a_worker(monkeypatch):
     assert worker_environments(ComputeSettings(workers=1, device="cpu"), 9) == [{"OMP_NUM_THREADS": "1"}]
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     assert worker_environments(ComputeSettings(workers=7), 3) == [{"OMP_NUM_THREADS": "1"}] * 3
-
-
-def test_without_the_extra_a_scheduler_is_refused_with_the_cure(monkeypatch):
-    monkeypatch.setattr(workers, "find_spec", lambda _name: None)
-    with pytest.raises(SettingsError) as caught:
-        require_dask()
-    assert str(caught.value).endswith("Run: pip install 'vitrail[cluster]'.")
 
 
 def test_dask_is_loaded_only_for_a_scheduler():

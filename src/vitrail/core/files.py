@@ -6,6 +6,7 @@ A named pipe in the place of a file would be waited for without end, and `/dev/z
 from __future__ import annotations
 
 import csv
+import glob
 import io
 import json
 import os
@@ -104,6 +105,57 @@ def read_regular(path: Path, error: type[VitrailError], cure: str, most_bytes: i
         raise error(path, f"cannot be opened ({reason.strerror})", cure) from reason
 
 
+_BESIDE_OTHERS = [0]
+"""How many blocks of `beside_others` this process is in."""
+
+
+@contextmanager
+def beside_others() -> Iterator[None]:
+    """Let all temporary names of this process be its own: within the block others may write the same files.
+
+    Otherwise they are the same in every process, so that what a killed one leaves is overwritten by the next.
+    """
+    _BESIDE_OTHERS[0] += 1
+    try:
+        yield
+    finally:
+        _BESIDE_OTHERS[0] -= 1
+
+
+def temporary_path(path: Path, ending: str, *, shared: bool = False) -> Path:
+    """Return a hidden name beside a file's.
+
+    Parameters
+    ----------
+    path
+        The file.
+    ending
+        Of the name.
+    shared
+        Whether it is to be this process's own; also so within `beside_others`.
+
+    Returns
+    -------
+    Path
+        In the same folder.
+    """
+    writer = f".{socket.gethostname()}-{os.getpid()}" if shared or _BESIDE_OTHERS[0] else ""
+    return path.with_name(f".{path.name}{writer}.{ending}")
+
+
+def remove_temporary(path: Path) -> None:
+    """Remove what killed processes have left on the way to a file, under names of their own.
+
+    Parameters
+    ----------
+    path
+        The file; no living process writes it.
+    """
+    for ending in ("tmp", "tiles"):
+        for stray in path.parent.glob(f".{glob.escape(path.name)}.*.{ending}"):
+            stray.unlink(missing_ok=True)
+
+
 @contextmanager
 def replacing(path: Path, *, shared: bool = False, flush: bool = False) -> Iterator[Path]:
     """Give a temporary name to write to, and rename it once the block ends well; else remove it.
@@ -115,7 +167,8 @@ def replacing(path: Path, *, shared: bool = False, flush: bool = False) -> Itera
     path
         The file that is to be there in the end.
     shared
-        Whether other processes, perhaps on other machines, may write the same file at the same time.
+        Whether other processes, perhaps on other machines, may write the same file at the same time; also so within
+        `beside_others`.
     flush
         Whether the content must be on the disk before it gets its name, so that it outlives a power failure.
 
@@ -124,8 +177,7 @@ def replacing(path: Path, *, shared: bool = False, flush: bool = False) -> Itera
     Path
         The name to write to, in the same folder.
     """
-    writer = f".{socket.gethostname()}-{os.getpid()}" if shared else ""
-    temporary = path.with_name(f".{path.name}{writer}.tmp")
+    temporary = temporary_path(path, "tmp", shared=shared)
     try:
         yield temporary
         if flush:

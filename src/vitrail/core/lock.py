@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 from vitrail.errors import RunError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path, wait: Callable[[], None] | None = None) -> Iterator[None]:
     """Hold a folder's lock; the system lets go of it when the process ends, however it ends.
 
     Where the system or the file system has no such locks (Windows, some network drives), nothing is held.
@@ -22,11 +22,13 @@ def locked(folder: Path) -> Iterator[None]:
     ----------
     folder
         A run, or another folder that a command writes to; it must be there.
+    wait
+        Called as often as it has to be, until no other process holds the lock; None does not wait.
 
     Raises
     ------
     RunError
-        Another process holds it.
+        Another process holds it, and this one does not wait.
     """
     try:
         import fcntl  # noqa: PLC0415 - not on every system
@@ -34,10 +36,16 @@ def locked(folder: Path) -> Iterator[None]:
         yield
         return
     with (folder / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise RunError(folder, "another vitrail is at work in this run", "Wait for it, or stop it") from None
-        except OSError:
-            pass  # a file system without locks
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if wait is None:
+                    cure = "Wait for it, or stop it"
+                    raise RunError(folder, "another vitrail is at work in this run", cure) from None
+                wait()
+            except OSError:
+                break  # a file system without locks
+            else:
+                break
         yield

@@ -6,13 +6,14 @@ machine, by any number of commands that claim jobs on a shared disk, or on a clu
 
 from __future__ import annotations
 
+import time
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from vitrail.core.parallel import attempts
 from vitrail.core.progress import Silent
-from vitrail.errors import VitrailError
+from vitrail.errors import RunError, VitrailError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Mapping, Sequence
@@ -22,6 +23,12 @@ if TYPE_CHECKING:
     from vitrail.core.progress import Progress
 
 Job = TypeVar("Job")
+
+_VISIBLE_AFTER = 120
+"""Seconds that a shared disk may take to show here what was written elsewhere; NFS remembers for up to 60."""
+
+SOON = 8
+"""Jobs that `Jobs.soon` is told of at most."""
 
 Ended = tuple[str, VitrailError | None]
 """The name of a job that has ended, and what made it fail, if that is something a user can mend."""
@@ -43,16 +50,41 @@ class Jobs(Generic[Job]):
         work; pickled where another process works.
     is_done
         Whether a job's files are there.
+    soon
+        Told, before each job, the next ones that this process will probably do, for what can be made ready meanwhile;
+        None where there is nothing such. Only who does the jobs in the process that asked for them tells it.
     """
 
     title: str
     work: Callable[[Job, Progress], None]
     jobs: Mapping[str, Job]
     is_done: Callable[[Job], bool]
+    soon: Callable[[Sequence[Job]], None] | None = None
 
     def unfinished(self) -> list[str]:
         """Return the names of the jobs whose files are not there."""
         return [name for name, job in self.jobs.items() if not self.is_done(job)]
+
+
+def await_files(jobs: Jobs[Any], name: str) -> None:
+    """Wait until this machine sees what another has written: a network drive may be behind.
+
+    Parameters
+    ----------
+    jobs, name
+        The jobs, and which of them another process has done.
+
+    Raises
+    ------
+    RunError
+        It never does.
+    """
+    until = time.monotonic() + _VISIBLE_AFTER
+    while not jobs.is_done(jobs.jobs[name]):
+        if time.monotonic() > until:
+            problem = f"what another process wrote of it ({jobs.title}) is not seen here"
+            raise RunError(name, problem, "Put all on a file system that all share, and run the same command again")
+        time.sleep(0.5)
 
 
 class Executor(Protocol):
@@ -104,7 +136,10 @@ class Here:
 
     def run(self, jobs: Jobs[Any]) -> Generator[Ended, None, None]:
         """Do the jobs in their order."""
-        for name in jobs.unfinished():
+        names = jobs.unfinished()
+        for at, name in enumerate(names, 1):
+            if jobs.soon:
+                jobs.soon([jobs.jobs[next_name] for next_name in names[at : at + SOON]])
             try:
                 jobs.work(jobs.jobs[name], self.progress)
             except VitrailError as error:

@@ -140,7 +140,7 @@ def map_slide(
         clock.spent("writing")
     facts |= {f"seconds_{part}": round(seconds, 2) for part, seconds in clock.seconds.items()}
     write_text(files.facts, json.dumps(facts, indent=1, allow_nan=False))
-    shutil.rmtree(files.partial)
+    shutil.rmtree(files.partial, ignore_errors=True)  # another may be at it who was taken for dead
 
 
 class _Clock:

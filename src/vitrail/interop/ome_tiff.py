@@ -20,7 +20,7 @@ import imagecodecs
 import numpy as np
 import tifffile
 
-from vitrail.core.files import exporting, not_written
+from vitrail.core.files import exporting, not_written, temporary_path
 from vitrail.interop.class_map import TILE_PX, MapHeader
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ class ClassMapWriter:
         self._rows = 0
 
     def __enter__(self) -> Self:
-        self._spool = _Spool(self.path.with_name(f".{self.path.name}.tiles"))
+        self._spool = _Spool(temporary_path(self.path, "tiles"))
         widths = [width for width, _ in self.header.levels]
         last = len(widths) - 1
         self._level = _Level(widths[last], self.header, partial(self._spool.add, last), None)

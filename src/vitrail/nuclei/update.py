@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +13,7 @@ import pandas as pd
 
 from vitrail import __version__
 from vitrail.core.digest import json_digest
+from vitrail.core.files import remove_temporary
 from vitrail.errors import RunError
 from vitrail.nuclei.export import write_detections
 from vitrail.nuclei.features import FEATURES
@@ -32,27 +32,6 @@ if TYPE_CHECKING:
 PROBABILITY = "tumor_probability"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MeasuredNuclei:
-    """The nuclei of a slide on disk.
-
-    Attributes
-    ----------
-    files
-        Where they are.
-    is_new
-        Whether they were found just now, not by an earlier call.
-    """
-
-    files: NucleiFiles
-    is_new: bool
-
-    def summary(self) -> dict[str, float]:
-        """Return their number, `nuclei`, and the median of each feature; NaN where none has it."""
-        table = read_nuclei(self.files.table, [*FEATURES])
-        return {"nuclei": len(table), **{name: float(table[name].median()) for name in FEATURES}}
-
-
 def update_nuclei(
     slide: Slide,
     base: Path,
@@ -61,7 +40,7 @@ def update_nuclei(
     *,
     tiles: pd.DataFrame | None = None,
     is_stale: bool = False,
-) -> MeasuredNuclei:
+) -> None:
     """Find, measure and export the nuclei of a slide, unless an earlier call has, with the same settings.
 
     Parameters
@@ -80,11 +59,6 @@ def update_nuclei(
     is_stale
         Whether the detections are to be written again, since the tiles have changed.
 
-    Returns
-    -------
-    MeasuredNuclei
-        Where they are.
-
     Raises
     ------
     SlideError
@@ -96,18 +70,15 @@ def update_nuclei(
     ExchangeError
         A file cannot be written.
     """
-    files = NucleiFiles(base=base, key=nuclei_key(slide, settings))
-    header = NucleiHeader(slide_id=base.name, mpp=slide.mpp, engine=settings.nuclei.engine, key=files.key)
-    try:
-        is_new = read_header(files.table) != header
-    except RunError:  # not there, or damaged
-        is_new = True
+    files, header = _described(slide, base, settings)
+    is_new = not _is_measured(files, header)
     if is_new:
         for old in (files.table, files.geojson):
             old.unlink(missing_ok=True)
+            remove_temporary(old)
         for old in files.partial.parent.glob("*"):
             if old != files.partial:
-                shutil.rmtree(old)
+                shutil.rmtree(old, ignore_errors=True)
         # engines may load networks: not where all is done
         from vitrail.nuclei.engines import engine_of  # noqa: PLC0415
         from vitrail.nuclei.regions import segment_region  # noqa: PLC0415
@@ -126,7 +97,69 @@ def update_nuclei(
         else:
             judged = (rows.assign(**{PROBABILITY: _of_tiles(rows, tiles, slide.mpp)}) for rows in parts)
             write_detections(files.geojson, header, judged, {PROBABILITY: "Tumor probability"})
-    return MeasuredNuclei(files=files, is_new=is_new)
+
+
+def nuclei_summary(base: Path) -> dict[str, float]:
+    """Return the number of a slide's nuclei, `nuclei`, and the median of each feature; NaN where none has it.
+
+    Parameters
+    ----------
+    base
+        Folder and name of its files, without an ending.
+
+    Returns
+    -------
+    dict[str, float]
+        The figures.
+    """
+    table = read_nuclei(NucleiFiles(base=base, key="").table, [*FEATURES])
+    return {"nuclei": len(table), **{name: float(table[name].median()) for name in FEATURES}}
+
+
+def nuclei_are_measured(slide: Slide, base: Path, settings: Settings) -> bool:
+    """Tell whether the table of a slide's nuclei is there.
+
+    Parameters
+    ----------
+    slide, base, settings
+        As of `update_nuclei`.
+
+    Returns
+    -------
+    bool
+        Whether it is of this slide and these settings.
+    """
+    return _is_measured(*_described(slide, base, settings))
+
+
+def nuclei_are_current(slide: Slide, base: Path, settings: Settings) -> bool:
+    """Tell whether `update_nuclei` would find all done.
+
+    Parameters
+    ----------
+    slide, base, settings
+        As of `update_nuclei`.
+
+    Returns
+    -------
+    bool
+        Whether table and detections are there, of this slide and these settings.
+    """
+    files, header = _described(slide, base, settings)
+    return _is_measured(files, header) and files.geojson.is_file()
+
+
+def _described(slide: Slide, base: Path, settings: Settings) -> tuple[NucleiFiles, NucleiHeader]:
+    """Return the files of a slide's nuclei, and what the table is to say of itself."""
+    files = NucleiFiles(base=base, key=nuclei_key(slide, settings))
+    return files, NucleiHeader(slide_id=base.name, mpp=slide.mpp, engine=settings.nuclei.engine, key=files.key)
+
+
+def _is_measured(files: NucleiFiles, header: NucleiHeader) -> bool:
+    try:
+        return read_header(files.table) == header
+    except RunError:  # not there, or damaged
+        return False
 
 
 def nuclei_key(slide: Slide, settings: Settings) -> str:

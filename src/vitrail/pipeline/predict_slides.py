@@ -5,21 +5,28 @@ from __future__ import annotations
 import json
 import shutil
 import tomllib
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 
 from vitrail import __version__
 from vitrail.classes import ARTEFACTS
 from vitrail.core.digest import combined_digest, json_digest
-from vitrail.core.files import damaged, not_written, read_csv, read_json, read_table, write_csv, write_table, write_text
-from vitrail.core.lock import locked
+from vitrail.core.files import (
+    damaged,
+    not_written,
+    read_json,
+    read_table,
+    remove_temporary,
+    write_table,
+    write_text,
+)
 from vitrail.core.progress import Silent
-from vitrail.errors import ExchangeError, ModelError, NucleiError, RunError, SettingsError, SlideError
+from vitrail.distribute.jobs import Here, Jobs
+from vitrail.errors import ModelError, NucleiError, RunError, SettingsError, SlideError
 from vitrail.inference.map_slide import Networks, map_slide
 from vitrail.inference.outputs import MAP_PX, MapFiles
 from vitrail.inference.predictor import Predictor, explaining_predictors
@@ -27,6 +34,7 @@ from vitrail.inference.publish import SUMMARY, name_tiles, publish
 from vitrail.models.device import keep_memory, reproducible
 from vitrail.models.store import JSON, WEIGHTS, load_model
 from vitrail.pipeline.run import Outcome
+from vitrail.pipeline.slide_by_slide import every_end, results_folder, slide_jobs, update_summary
 from vitrail.quality.appearance import FEWEST_PATIENTS, GROUPS
 from vitrail.settings.load import Settings, changed_text, preset, settings_text
 from vitrail.slides.cohort import content_digest, file_digest
@@ -37,7 +45,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from vitrail.core.progress import Progress
+    from vitrail.distribute.jobs import Executor
     from vitrail.models.spec import ReadingInfo
+    from vitrail.pipeline.slide_by_slide import SlideJob
     from vitrail.slides.slide import Slide
 
 SUMMARY_CSV = "summary.csv"
@@ -104,7 +114,9 @@ class Application:
     settings: Settings = field(default_factory=settings_from)
 
 
-def apply_models(slides: Sequence[Path], job: Application, progress: Progress | None = None) -> Outcome:
+def apply_models(
+    slides: Sequence[Path], job: Application, progress: Progress | None = None, executor: Executor | None = None
+) -> Outcome:
     """Map slides, and write for each what QuPath and people need; slides that are finished are not done again.
 
     For each slide `<name>.tiles.parquet`, `.classes.ome.tiff`, `.geojson` and `.png` are written, with
@@ -120,6 +132,9 @@ def apply_models(slides: Sequence[Path], job: Application, progress: Progress | 
         Networks, settings, and where to write.
     progress
         Told how far the work is.
+    executor
+        Does the slides; None: one after the other, here. Where other commands do some of them, too, the summary is
+        written once all have ended.
 
     Returns
     -------
@@ -137,74 +152,67 @@ def apply_models(slides: Sequence[Path], job: Application, progress: Progress | 
     RunError
         Another call writes into the same folder, or a file of an earlier call is damaged.
     """
-    check_names(slides, "geojson")
-    progress = progress or Silent()
-    networks, digests, no_head = load_networks(job)
-    summary, settings = job.out / SUMMARY_CSV, job.settings
+    jobs, progress = slide_jobs(slides, job, "geojson"), progress or Silent()
+    _LOADED.clear()  # the files of a model may have changed since
     try:
-        job.out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise not_written(job.out, error) from error
-    with locked(job.out), reproducible(networks.predictors[0].device, settings.seed):
-        warnings, skipped, mapped = (
-            [
-                *check_glass(networks, (255.0, 255.0, 255.0), "white glass", settings),
-                *no_head,
-                *_sure(networks, settings),
-            ],
-            list[str](),
-            0,
-        )
-        rows = read_summary(summary, _COLUMNS)
-        for number, path in enumerate(slides, 1):
-            progress.say(f"{path.name} ({number} of {len(slides)})")
-            try:
-                facts, is_new = _map(path, job, networks, digests, progress)
-            except SlideError as error:
-                progress.say(f"skipped: {error}")
-                skipped.append(str(error))
-                _remove_results(MapFiles(base=job.out / path.stem, key=""))
-                rows[path.stem] = {"slide_id": path.stem, "reason": str(error)}
-            except ExchangeError:
-                raise
-            except OSError as error:
-                raise not_written(job.out / path.stem, error) from error
-            else:
-                mapped += is_new
-                warnings += check_slide(networks, path.name, facts, settings)
-                rows[path.stem] = {key: np.nan if value is None else value for key, value in facts["summary"].items()}
-                if job.nuclei:
-                    skipped += _measure_nuclei(path, job, networks, is_new=is_new, progress=progress)
-            table = pd.DataFrame(list(rows.values()), columns=_COLUMNS).sort_values("slide_id", kind="stable")
-            write_csv(summary, table, "%.6g")
-    done = len([row for row in rows.values() if not row.get("reason")])
-    lines = [f"{mapped} slides mapped, {done} in the summary", str(summary)]
-    return Outcome(lines=lines, warnings=warnings, skipped=skipped)
+        networks, digests, no_head = _networks(job)
+        reproduced = partial(reproducible, networks.predictors[0].device, job.settings.seed)
+        with reproduced():
+            warnings = check_glass(networks, (255.0, 255.0, 255.0), "white glass", job.settings)
+        warnings += [*no_head, *_sure(networks, job.settings)]
+        purpose = json_digest(["predict", job.mpp, job.nuclei, digests, job.settings.decisive_values()])
+        executor = executor or Here(progress=progress)
+        work = Jobs(title="predict", work=map_one, jobs=jobs, is_done=_is_done)
+        rows, errors, said = dict[str, dict[str, Any]](), dict[str, str](), dict[str, list[str]]()
+        with (
+            results_folder(job.out, purpose, executor),
+            closing(every_end(work, executor, job.settings.compute, progress)) as ends,
+        ):
+            before = {name for name, each in jobs.items() if _is_mapped(each)}
+            for name, error in ends:
+                if error is not None:
+                    errors[name] = str(error)
+                if isinstance(error, SlideError):
+                    progress.say(f"skipped: {error}")
+                    rows[name] = {"slide_id": name, "reason": str(error)}
+                else:
+                    if isinstance(error, NucleiError):
+                        progress.say(f"no {error}")
+                    elif error is not None:
+                        raise error
+                    facts = read_json(MapFiles(base=job.out / name).facts, ("summary", *_FACTS))
+                    rows[name] = {key: np.nan if value is None else value for key, value in facts["summary"].items()}
+                    with reproduced():
+                        said[name] = check_slide(networks, jobs[name].path.name, facts, job.settings)
+                if not executor.is_shared:
+                    update_summary(job.out / SUMMARY_CSV, rows, _COLUMNS)
+            with executor.alone(job.out):
+                summary = update_summary(job.out / SUMMARY_CSV, rows, _COLUMNS)
+    finally:
+        _LOADED.clear()
+    mapped = len(said.keys() - before)
+    done = len([row for row in summary.values() if not row.get("reason")])
+    return Outcome(
+        lines=[f"{mapped} slides mapped, {done} in the summary", str(job.out / SUMMARY_CSV)],
+        warnings=[*warnings, *(line for name in jobs for line in said.get(name, []))],
+        skipped=[errors[name] for name in jobs if name in errors],
+    )
 
 
-def check_names(slides: Sequence[Path], ending: str) -> None:
-    """Make sure that there are slides, and that each has a name of its own.
+_LOADED: dict[str, tuple[Networks, list[str], list[str]]] = {}
+"""The networks of the last application, since all slides of one share them, also in a worker of a cluster."""
 
-    Parameters
-    ----------
-    slides
-        Their files.
-    ending
-        Of a file that each of them writes.
 
-    Raises
-    ------
-    SettingsError
-        There is none, or two share a name.
-    """
-    if not slides:
-        raise SettingsError("SLIDE", "none is given", "Name at least one slide")
-    by_name: dict[str, Path] = {}
-    for path in slides:
-        other = by_name.setdefault(path.stem.casefold(), path)
-        if other is not path:
-            problem = f"has the name of {other}, and both would write {path.stem}.{ending}"
-            raise SettingsError(path, problem, "Rename one, or give them in two calls with two output folders")
+def _networks(job: Application) -> tuple[Networks, list[str], list[str]]:
+    """Return what `load_networks` does, once for all slides."""
+    folders = [folder for folder in (job.classifier, job.segmenter) if folder is not None]
+    files = sorted(path for folder in folders if folder.is_dir() for path in folder.iterdir())
+    states = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+    key = json_digest([str(job.classifier), str(job.segmenter), states, job.settings.model_dump_json()])
+    if key not in _LOADED:
+        _LOADED.clear()
+        _LOADED[key] = load_networks(job)
+    return _LOADED[key]
 
 
 def load_networks(job: Application) -> tuple[Networks, list[str], list[str]]:
@@ -294,68 +302,176 @@ def _sure(networks: Networks, settings: Settings) -> list[str]:
     return [f"no uncertainty of the {' and the '.join(single)}: it is one network that looks once; {cure}"]
 
 
-def _map(
-    path: Path, job: Application, networks: Networks, digests: list[str], progress: Progress
-) -> tuple[dict[str, Any], bool]:
-    """Map and publish one slide as far as it is not done; return its facts, and whether it was mapped anew."""
-    settings, threshold = job.settings, job.settings.evaluation.threshold
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _State:
+    """How far a slide is.
+
+    Attributes
+    ----------
+    slide
+        The slide.
+    files
+        Its files, under the key of all that decides them.
+    facts
+        What is there of it, maybe of another key.
+    is_explained
+        Whether explanations are wanted and can be had.
+    is_mapped
+        Whether its maps are there.
+    is_published
+        Whether all that comes of them is there, too, but for nuclei.
+    """
+
+    slide: Slide
+    files: MapFiles
+    facts: dict[str, Any]
+    is_explained: bool
+    is_mapped: bool
+    is_published: bool
+
+
+def _state(job: SlideJob[Application]) -> _State:
+    """Look at what is there of a slide; a SlideError where it cannot be opened."""
+    application, settings = job.application, job.application.settings
+    networks, digests, _warnings = _networks(application)
     reading = networks.predictors[0].spec.reading
-    slide = open_slide(path, mpp=job.mpp, fallback_mpp=settings.slides.mpp, reading=reading.mode, stain=reading.stain)
+    fallback = settings.slides.mpp
+    slide = open_slide(job.path, mpp=application.mpp, fallback_mpp=fallback, reading=reading.mode, stain=reading.stain)
     values, precision = settings.digest_values(), settings.compute.named_precision
-    recipe = [slide.mpp, file_digest(path), *digests, __version__, _COLUMNS]
+    recipe = [slide.mpp, file_digest(job.path), *digests, __version__, _COLUMNS]
     recipe += [values[name] for name in ("predict", "tissue", "artefacts")]
     key = json_digest([*recipe, precision] if precision else recipe)
-    files = MapFiles(base=job.out / path.stem, key=key[:16])
+    files = MapFiles(base=application.out / job.path.stem, key=key[:16])
     try:
         facts = read_json(files.facts)
     except RunError:  # not there, or no JSON
         facts = {}
-    explained = settings.predict.explained and networks.explaining is not None
+    is_explained = settings.predict.explained and networks.explaining is not None
     maps = [files.tiles, files.small]
     maps += [files.classes] if networks.segmenter else []
     uncertain = settings.predict.uncertainty and networks.segmenter is not None and networks.segmenter.looks > 1
     maps += [files.uncertainty] if uncertain else []
-    maps += [files.explained] if explained else []
-    is_new = facts.get("key") != files.key or not all(file.is_file() for file in maps)
-    if is_new:
+    maps += [files.explained] if is_explained else []
+    is_mapped = facts.get("key") == files.key and all(file.is_file() for file in maps)
+    published = [*_published(files), *([files.explained_picture] if is_explained else [])]
+    is_current = facts.get("threshold") == settings.evaluation.threshold and "summary" in facts
+    return _State(
+        slide=slide,
+        files=files,
+        facts=facts,
+        is_explained=is_explained,
+        is_mapped=is_mapped,
+        is_published=is_mapped and is_current and all(file.is_file() for file in published),
+    )
+
+
+def _is_mapped(job: SlideJob[Application]) -> bool:
+    """Tell whether the maps of a slide are there."""
+    try:
+        return _state(job).is_mapped
+    except SlideError:
+        return False
+
+
+def _is_done(job: SlideJob[Application]) -> bool:
+    """Tell whether nothing is left to do for a slide."""
+    application = job.application
+    try:
+        state = _state(job)
+        if not state.is_published or any(name not in state.facts for name in _FACTS):
+            return False
+        if not application.nuclei:
+            return True
+        from vitrail.nuclei.update import nuclei_are_current
+
+        return nuclei_are_current(state.slide, state.files.base, application.settings)
+    except (SlideError, OSError):
+        return False
+
+
+def map_one(job: SlideJob[Application], progress: Progress) -> None:
+    """Map and publish one slide as far as that is not done.
+
+    Parameters
+    ----------
+    job
+        The slide.
+    progress
+        Told how far the work is.
+
+    Raises
+    ------
+    SlideError
+        It cannot be mapped; nothing is left of an earlier map.
+    NucleiError
+        It is mapped, but its nuclei cannot be measured.
+    ExchangeError
+        A result cannot be written.
+    RunError
+        A file of an earlier call is damaged.
+    """
+    application, settings = job.application, job.application.settings
+    networks, _digests, _warnings = _networks(application)
+    base = application.out / job.path.stem
+    progress.say(f"{job.path.name} ({job.turn})")
+    with reproducible(networks.predictors[0].device, settings.seed):
+        try:
+            state = _map(job, networks, progress)
+            if application.nuclei:
+                _measure_nuclei(job, state, networks, progress)
+        except SlideError:
+            files = MapFiles(base=base, key="none")
+            _remove_results(files)
+            _remove_if_empty(files.partial.parent)
+            raise
+        except OSError as error:
+            raise not_written(base, error) from error
+
+
+def _map(job: SlideJob[Application], networks: Networks, progress: Progress) -> _State:
+    """Map and publish a slide as far as that is not done; return how far it was."""
+    settings, threshold = job.application.settings, job.application.settings.evaluation.threshold
+    state = _state(job)
+    slide, files, facts = state.slide, state.files, state.facts
+    if not state.is_mapped:
         _remove_results(files)
         map_slide(slide, networks, settings, files, progress)
         facts = read_json(files.facts)
     missing = [name for name in _FACTS if name not in facts]
     if missing:
         raise damaged(files.facts, f"without {missing[0]!r}")
-    if explained and not files.explained_picture.is_file():
+    if state.is_explained and not files.explained_picture.is_file():
         from vitrail.report.figures.explained_slide import save_explained_figure
         from vitrail.report.figures.slide_maps import read_slide_maps
 
         save_explained_figure(files.explained_picture, read_slide_maps(slide, files), files)
-    is_published = all(files.base.with_name(f"{files.base.name}.{ending}").is_file() for ending in ("geojson", "png"))
+    is_published = all(file.is_file() for file in _published(files))
     if facts.get("threshold") != threshold or "summary" not in facts or not is_published:
-        facts = _publish(files, slide, facts, threshold)
-    with suppress(OSError):  # not empty, or not there
-        files.partial.parent.rmdir()
-        files.partial.parent.parent.rmdir()
-    return facts, is_new
+        _publish(files, slide, facts, threshold)
+    _remove_if_empty(files.partial.parent)
+    return state
 
 
-def _measure_nuclei(path: Path, job: Application, networks: Networks, *, is_new: bool, progress: Progress) -> list[str]:
-    """Measure the nuclei of a mapped slide; return why not, where that cannot be: its maps stay."""
+def _remove_if_empty(folder: Path) -> None:
+    """Remove a slide's folder of unfinished work, and that of all slides."""
+    for each in (folder, folder.parent):
+        with suppress(OSError):  # not empty, or not there
+            each.rmdir()
+
+
+def _measure_nuclei(job: SlideJob[Application], state: _State, networks: Networks, progress: Progress) -> None:
+    """Measure the nuclei of a mapped slide; a NucleiError says why not, where that cannot be: its maps stay."""
     from vitrail.nuclei.update import update_nuclei
 
-    settings, base = job.settings, job.out / path.stem
-    reading = networks.predictors[0].spec.reading.mode
-    slide = open_slide(path, mpp=job.mpp, fallback_mpp=settings.slides.mpp, reading=reading)
+    application = job.application
+    reading, fallback = networks.predictors[0].spec.reading.mode, application.settings.slides.mpp
+    slide = open_slide(job.path, mpp=application.mpp, fallback_mpp=fallback, reading=reading)
     try:
-        tiles = read_table(MapFiles(base=base).tiles)
-        update_nuclei(slide, base, settings, progress, tiles=tiles, is_stale=is_new)
+        tiles = read_table(state.files.tiles)
+        is_stale = not state.is_mapped
+        update_nuclei(slide, state.files.base, application.settings, progress, tiles=tiles, is_stale=is_stale)
     except (SlideError, NucleiError) as error:
-        progress.say(f"no nuclei: {error}")
-        return [f"nuclei of {error}"]
-    except ExchangeError:
-        raise
-    except OSError as error:
-        raise not_written(base, error) from error
-    return []
+        raise NucleiError(f"nuclei of {error.where}", error.problem, error.cure) from error
 
 
 def check_slide(networks: Networks, name: str, facts: dict[str, Any], settings: Settings) -> list[str]:
@@ -437,16 +553,21 @@ def check_glass(networks: Networks, glass: tuple[float, ...], title: str, settin
 def _remove_results(files: MapFiles) -> None:
     """Remove what an earlier call with other networks or settings left; work of this key stays."""
     maps = files.tiles, files.classes, files.uncertainty, files.explained, files.explained_picture, files.small
-    published = (files.base.with_name(f"{files.base.name}.{ending}") for ending in ("geojson", "png"))
-    for path in (files.facts, *maps, *published):
+    for path in (files.facts, *maps, *_published(files)):
         path.unlink(missing_ok=True)
+        remove_temporary(path)
     for stale in files.partial.parent.glob("*"):
         if stale != files.partial:
-            shutil.rmtree(stale)
+            shutil.rmtree(stale, ignore_errors=True)
 
 
-def _publish(files: MapFiles, slide: Slide, facts: dict[str, Any], threshold: float) -> dict[str, Any]:
-    """Name the tiles, write GeoJSON and figure, and return the facts with what came of it."""
+def _published(files: MapFiles) -> list[Path]:
+    """Return what is published of a slide, but for its explanations."""
+    return [files.base.with_name(f"{files.base.name}.{ending}") for ending in ("geojson", "png")]
+
+
+def _publish(files: MapFiles, slide: Slide, facts: dict[str, Any], threshold: float) -> None:
+    """Name the tiles, write GeoJSON and figure, and add to the facts what came of it."""
     from vitrail.report.figures.slide_maps import read_slide_maps, save_map_figure
 
     facts = {name: value for name, value in facts.items() if name not in {"threshold", "summary"}}
@@ -463,29 +584,3 @@ def _publish(files: MapFiles, slide: Slide, facts: dict[str, Any], threshold: fl
     summary = {name: None if isinstance(value, float) and np.isnan(value) else value for name, value in row.items()}
     facts |= {"threshold": threshold, "summary": summary}
     write_text(files.facts, json.dumps(facts, indent=1, allow_nan=False))
-    return facts
-
-
-def read_summary(path: Path, columns: tuple[str, ...]) -> dict[str, dict[str, Any]]:
-    """Read the rows of earlier calls, so that slides may be given bit by bit.
-
-    Parameters
-    ----------
-    path
-        The summary.
-    columns
-        Its columns: `slide_id`, `reason`, and numbers.
-
-    Returns
-    -------
-    dict[str, dict[str, Any]]
-        The rows by slide; none where the file is missing or no summary.
-    """
-    try:
-        table = read_csv(path, ("slide_id", "reason")).reindex(columns=columns, fill_value="")
-        figures = [name for name in columns if name not in {"slide_id", "reason"}]
-        table[figures] = table[figures].replace("", "nan").astype(float)
-        rows = table[table["slide_id"] != ""].to_dict("records")
-    except (RunError, ValueError):
-        return {}
-    return {str(row["slide_id"]): {str(name): value for name, value in row.items()} for row in rows}

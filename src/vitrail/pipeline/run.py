@@ -5,12 +5,24 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from vitrail import __version__
+from vitrail.core.digest import file_digest, json_digest
 from vitrail.core.files import damaged, read_csv, read_json, write_text
 from vitrail.core.lock import locked
-from vitrail.errors import RunError
+from vitrail.distribute.claims import Claims
+from vitrail.distribute.presence import refuse_beside_others
+from vitrail.errors import RunError, SettingsError
 from vitrail.models.licences import foreseen_terms
 from vitrail.pipeline.stages import STAGES, stages_of, with_weights_path
-from vitrail.settings.load import change_settings, changed_text, old_names, preset, read_settings, settings_text
+from vitrail.settings.load import (
+    change_settings,
+    changed_settings,
+    changed_text,
+    old_names,
+    preset,
+    read_settings,
+    settings_text,
+)
 from vitrail.slides.cohort import copy_cohort, read_cohort, write_cohort
 from vitrail.stage import bring_up_to_date, chain, open_run
 
@@ -19,7 +31,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from vitrail.core.progress import Progress
+    from vitrail.distribute.jobs import Executor
     from vitrail.settings.load import Preset
+    from vitrail.stage import Run
 
 TITLE = """The settings of a Vitrail study, preset "{preset}".
 Change a value and run `vitrail run` again: exactly the stages that depend on it are made anew.
@@ -163,7 +177,9 @@ def run_from(folder: Path, earlier: Path, changes: Sequence[str] = (), *, correc
     return Outcome(lines=[line], warnings=old_names(None, changes), skipped=[])
 
 
-def bring_run(folder: Path, until: str, changes: Sequence[str], progress: Progress) -> Outcome:
+def bring_run(
+    folder: Path, until: str, changes: Sequence[str], progress: Progress, executor: Executor | None = None
+) -> Outcome:
     """Change a run's settings, and bring it up to date as far as one stage.
 
     Parameters
@@ -176,6 +192,8 @@ def bring_run(folder: Path, until: str, changes: Sequence[str], progress: Progre
         `key=value`, written into `study.toml` first.
     progress
         Told how far the work is.
+    executor
+        What does independent pieces of the work; None leaves it to each stage, on this machine.
 
     Returns
     -------
@@ -188,20 +206,18 @@ def bring_run(folder: Path, until: str, changes: Sequence[str], progress: Progre
         Something that the user can mend.
     """
     open_run(folder)
-    with locked(folder):
-        warnings = old_names(folder / "study.toml", changes)
-        if changes:
-            change_settings(folder / "study.toml", changes)
-        run = open_run(folder)
-        stages = chain(stages_of(run.settings), until)
-        networks = [stage for stage in stages if stage.name in {"classifier", "segmenter"}]
-        if any(not (folder / stage.folder / "stage.json").is_file() for stage in networks):
-            from vitrail.training.preflight import check_start
-
-            warnings += check_start(
-                with_weights_path(run)
-            )  # before hours of cutting: can the networks be built at all?
-        bring_up_to_date(stages, run, progress)
+    if isinstance(executor, Claims):
+        with executor.alone(folder):
+            warnings = old_names(folder / "study.toml", changes)
+            run = _agreed(folder, changes, executor)
+        warnings += _bring(run, until, progress, executor)
+    else:
+        with locked(folder):
+            refuse_beside_others(folder)
+            warnings = old_names(folder / "study.toml", changes)
+            if changes:
+                change_settings(folder / "study.toml", changes)
+            warnings += _bring(open_run(folder), until, progress, executor)
     rows = read_csv(folder / "tiles" / "slides.csv", ("slide_id", "skipped", "warnings"))
     skipped = rows.loc[rows["skipped"] != "", ["slide_id", "skipped"]].itertuples(index=False)
     result = folder / next(stage.folder for stage in STAGES if stage.name == until)
@@ -210,6 +226,33 @@ def bring_run(folder: Path, until: str, changes: Sequence[str], progress: Progre
         warnings=[*warnings, *(line for cell in rows["warnings"] if cell for line in cell.split(" | "))],
         skipped=[f"{name}: {reason}" for name, reason in skipped],
     )
+
+
+def _agreed(folder: Path, changes: Sequence[str], claims: Claims) -> Run:
+    """Change a run's settings unless others are at work with those that are there, and settle what is made."""
+    path = folder / "study.toml"
+    before = read_settings(path)
+    after = changed_settings(path, changes)
+    if after != before:
+        if claims.has_company() and after.decisive_values() != before.decisive_values():
+            problem = f"others are at work in {folder} with other values"
+            raise SettingsError("--set", problem, "Wait for them, or leave it out")
+        change_settings(path, changes)
+    run = open_run(folder)
+    claims.agree(json_digest([__version__, run.settings.decisive_values(), file_digest(run.cohort)]))
+    return run
+
+
+def _bring(run: Run, until: str, progress: Progress, executor: Executor | None) -> list[str]:
+    """Bring a run up to date as far as one stage; return warnings."""
+    stages, warnings = chain(stages_of(run.settings), until), list[str]()
+    networks = [stage for stage in stages if stage.name in {"classifier", "segmenter"}]
+    if any(not (run.folder / stage.folder / "stage.json").is_file() for stage in networks):
+        from vitrail.training.preflight import check_start
+
+        warnings = check_start(with_weights_path(run))  # before hours of cutting: can the networks be built at all?
+    bring_up_to_date(stages, run, progress, executor)
+    return warnings
 
 
 def _report_lines(folder: Path) -> list[str]:

@@ -16,24 +16,27 @@ import vitrail
 from vitrail.core.files import read_table, write_text
 from vitrail.core.lock import locked
 from vitrail.core.progress import Silent
+from vitrail.distribute.cluster import Cluster
+from vitrail.distribute.jobs import Jobs, Processes
 from vitrail.errors import RunError
 from vitrail.pipeline.run import Outcome, bring_run
 from vitrail.pipeline.stages import with_weights_path
 from vitrail.search.grid import Grid, survivors
 from vitrail.search.results import CELL_COLUMNS, Combination, SearchResult, choose, write_search
 from vitrail.search.sizes import prepare, size_folder
-from vitrail.search.trial import CellJob, is_done, model_folder, read_score
-from vitrail.search.workers import require_dask, train_cells
+from vitrail.search.trial import CellJob, is_done, model_folder, read_score, run_cell
 from vitrail.slides.cohort import read_cohort
 from vitrail.stage import open_run
 from vitrail.tiles.folds import fold_of_rows
 from vitrail.tiles.split import split_of
+from vitrail.training.workers import worker_environments
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
     from vitrail.core.progress import Progress
+    from vitrail.distribute.jobs import Executor
     from vitrail.search.grid import Cell, Pair
     from vitrail.search.results import State
     from vitrail.settings.schema import SearchSettings
@@ -71,26 +74,23 @@ def search_run(
     """
     from vitrail.training.preflight import check_classifier
 
-    if scheduler:
-        require_dask()
+    target = folder.resolve() / FOLDER
+    cluster = Cluster(scheduler=scheduler, folder=target) if scheduler else None
     progress = progress or Silent()
     before = bring_run(folder, "split", changes, progress)
-    run, target = open_run(folder), folder.resolve() / FOLDER
+    run = open_run(folder)
     settings, search = with_weights_path(run), run.settings.search
     # before hours of cutting: can the networks be built, and the cluster be reached, at all?
     check_classifier(settings, search.side_px, here=scheduler is None)
     target.mkdir(exist_ok=True)
-    if scheduler:
-        from vitrail.search.cluster import connected
-
-        with connected(target, scheduler):
-            pass
+    if cluster:
+        cluster.check()
     with locked(folder):
         (target / "cells").mkdir(exist_ok=True)
         split = split_of(folder / "split")
         entries = (entry for entry in read_cohort(run.cohort) if split.get(entry.patient_id) in {"train", "validation"})
         grid = Grid(settings=settings, entries=tuple(entries))
-        trainings = _Trainings(grid=grid, folder=target, scheduler=scheduler, progress=progress)
+        trainings = _Trainings(grid=grid, folder=target, executor=cluster, progress=progress)
         trainings.run()
         failures = [f"{cell}: {error}" for cell, error in trainings.failed.items()]
         combinations = tuple(trainings.combination(pair) for pair in grid.pairs)
@@ -129,7 +129,7 @@ class _Trainings:
 
     grid: Grid
     folder: Path
-    scheduler: str | None
+    executor: Executor | None
     progress: Progress
     cells: dict[Pair, list[Cell]] = field(default_factory=dict)
     failed: dict[Cell, str] = field(default_factory=dict)
@@ -159,8 +159,8 @@ class _Trainings:
         sizes = {side_um: size_folder(self.grid, self.folder, side_um) for side_um in {cell.side_um for cell in todo}}
         for side_um in sorted(sizes):  # are there patients enough? workers would find out one by one
             fold_of_rows(read_table(sizes[side_um].rows), settings.search.folds, (0,))
-        jobs = [
-            CellJob(
+        jobs = {
+            cell.digest: CellJob(
                 cell=cell,
                 settings=settings,
                 rows=sizes[cell.side_um].rows,
@@ -168,16 +168,24 @@ class _Trainings:
                 folder=self.folder,
             )
             for cell in todo
-        ]
+        }
+        trainings = Jobs(
+            title="search",
+            work=run_cell,
+            jobs=jobs,
+            is_done=lambda job: is_done(job.folder, job.cell, keep_models=keep),
+        )
+        executor = self.executor or Processes(environments=worker_environments(settings.compute, len(todo)))
         with (
-            self.progress.task("search", len(cells), len(cells) - len(todo)) as step,
-            closing(train_cells(jobs, settings.compute, self.folder, self.scheduler)) as trained,
+            self.progress.task(trainings.title, len(cells), len(cells) - len(todo)) as step,
+            closing(executor.run(trainings)) as trained,
         ):
-            for job, error in trained:
+            for name, error in trained:
+                cell = jobs[name].cell
                 if error:
-                    self.failed[job.cell] = str(error)
-                score = read_score(self.folder, job.cell)
-                step(1, f"{job.cell}: {f'accuracy {score.accuracy:.3f}' if score else 'failed'}")
+                    self.failed[cell] = str(error)
+                score = read_score(self.folder, cell)
+                step(1, f"{cell}: {f'accuracy {score.accuracy:.3f}' if score else 'failed'}")
 
     def combination(self, pair: Pair) -> Combination:
         """Sum up the scores of a tile size at a resolution."""

@@ -20,7 +20,7 @@ from vitrail.settings.load import FOLDER, KEYWORDS
 from vitrail.settings.schema import ExplainSettings
 from vitrail.slides.cohort import content_digest, read_cohort
 from vitrail.stage import Run, Stage, Work
-from vitrail.tiles.cohort import VERSION, Folders, cut_cohort, slide_digest
+from vitrail.tiles.cohort import VERSION, Folders, cut_cohort, cut_parts, slide_digest
 from vitrail.tiles.split import read_split, split_patients, write_split
 from vitrail.tiles.store import read_tiles
 
@@ -35,9 +35,17 @@ if TYPE_CHECKING:
 
 def cut_tiles(work: Work) -> None:
     """Cut every slide into tiles, masks and labels."""
-    run = work.run
-    folders = Folders(result=work.folder, parts=work.scratch, earlier=run.folder / "tiles")
-    cut_cohort(read_cohort(run.cohort), run.settings, folders, work.progress)
+    cut_cohort(read_cohort(work.run.cohort), work.run.settings, _tile_folders(work), work.progress, work.executor)
+
+
+def share_tiles(work: Work) -> None:
+    """Cut slides together with other commands, each into its part; a lone command does so when it makes the stage."""
+    if work.executor and work.executor.is_shared:
+        cut_parts(read_cohort(work.run.cohort), work.run.settings, _tile_folders(work), work.progress, work.executor)
+
+
+def _tile_folders(work: Work) -> Folders:
+    return Folders(result=work.folder, parts=work.scratch, earlier=work.run.folder / "tiles")
 
 
 def draw_split(work: Work) -> None:
@@ -89,13 +97,24 @@ def predict(work: Work) -> None:
 def explain(work: Work) -> None:
     """Explain every test tile with both networks."""
     from vitrail.explain.study.stage import explain_study
+
+    explain_study(work, partial(_augmentation, work.run.settings))
+
+
+def share_explanations(work: Work) -> None:
+    """Explain blocks of tiles together with other commands; a lone command does so when it makes the stage."""
+    from vitrail.explain.study.stage import explain_parts
+
+    if work.executor and work.executor.is_shared:
+        explain_parts(work, partial(_augmentation, work.run.settings))
+
+
+def _augmentation(settings: Settings, task: Task, generator: Generator) -> Callable[[Tensor], Tensor]:
+    """Make what changes training tiles of a task."""
     from vitrail.training.tasks import TRAINING_TASKS
 
-    def augmentation(task: Task, generator: Generator) -> Callable[[Tensor], Tensor]:
-        augmenter = TRAINING_TASKS[task].augmenter(work.run.settings, generator)
-        return lambda images: augmenter(images)[0]
-
-    explain_study(work, augmentation)
+    augmenter = TRAINING_TASKS[task].augmenter(settings, generator)
+    return lambda images: augmenter(images)[0]
 
 
 def check(work: Work) -> None:
@@ -218,6 +237,7 @@ STAGES = (
         needs=(),
         inputs=lambda run: [slide_digest(entry, run.settings) for entry in read_cohort(run.cohort)],
         make=cut_tiles,
+        share=share_tiles,
     ),
     Stage(
         name="split",
@@ -263,6 +283,7 @@ STAGES = (
         needs=("tiles", "split", "classifier", "segmenter"),
         inputs=lambda _: None,
         make=explain,
+        share=share_explanations,
     ),
     Stage(
         name="check",

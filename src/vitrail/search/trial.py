@@ -9,7 +9,6 @@ import socket
 import time
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
-from threading import Lock
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -28,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from vitrail.core.progress import Progress
     from vitrail.search.grid import Cell
     from vitrail.settings.load import Settings
     from vitrail.training.loader import TrainingTiles
@@ -100,16 +100,15 @@ def read_score(folder: Path, cell: Cell) -> CellScore | None:
         return None
 
 
-_alone_here = Lock()  # torch's seeds and threads are the process's, and a worker may run several threads
-
-
-def run_cell(job: CellJob) -> None:
+def run_cell(job: CellJob, progress: Progress) -> None:  # noqa: ARG001 - what all jobs are given
     """Train and score one cell on one thread, and leave its file; does nothing where it is there.
 
     Parameters
     ----------
     job
         The cell, and where its tiles are.
+    progress
+        Not told: cells are counted.
 
     Raises
     ------
@@ -118,20 +117,19 @@ def run_cell(job: CellJob) -> None:
     VitrailError
         As `training.trainer.train`.
     """
-    with _alone_here:
-        keep = job.settings.search.keep_models
-        if is_done(job.folder, job.cell, keep_models=keep):
-            return
-        if not job.images.is_file():
-            where = f"worker on {socket.gethostname()}"
-            raise RunError(where, f"does not see {job.images}", "Put the run on a file system that all workers share")
-        with one_thread(), _checkpoints(job) as folder:
-            score = _train_and_score(job, folder)
-            if keep:
-                _keep(folder, model_folder(job.folder, job.cell))
-        record = {"cell": asdict(job.cell), "score": asdict(score)}
-        path = job.folder / "cells" / f"{job.cell.digest}.json"
-        write_text(path, json.dumps(record, indent=1), shared=True)  # a cluster may give a cell to two workers
+    keep = job.settings.search.keep_models
+    if is_done(job.folder, job.cell, keep_models=keep):
+        return
+    if not job.images.is_file():
+        where = f"worker on {socket.gethostname()}"
+        raise RunError(where, f"does not see {job.images}", "Put the run on a file system that all workers share")
+    with one_thread(), _checkpoints(job) as folder:
+        score = _train_and_score(job, folder)
+        if keep:
+            _keep(folder, model_folder(job.folder, job.cell))
+    record = {"cell": asdict(job.cell), "score": asdict(score)}
+    path = job.folder / "cells" / f"{job.cell.digest}.json"
+    write_text(path, json.dumps(record, indent=1), shared=True)  # a cluster may give a cell to two workers
 
 
 def _keep(trained: Path, folder: Path) -> None:

@@ -52,6 +52,18 @@ class Settings(schema.Branch):
     artefacts: schema.ArtefactSettings = schema.ArtefactSettings()
     compute: schema.ComputeSettings = schema.ComputeSettings()
 
+    def decisive_values(self) -> list[Any]:
+        """Return what decides results, as JSON: commands that share work must agree about it.
+
+        Returns
+        -------
+        list[Any]
+            All but how fast results come.
+        """
+        values = self.digest_values()
+        del values["compute"]
+        return [values, self.compute.named_precision]
+
     @model_validator(mode="after")
     def _exact_solution_exists(self) -> Self:
         if self.explain.training == "exact" and not self.explain.l2:
@@ -242,6 +254,27 @@ def changed_text(text: str, changes: Iterable[str]) -> str:
         raise SettingsError("--set", f"cannot be written between what is there ({error})", cure) from None
     _validated("--set", values)
     return changed
+
+
+def changed_settings(path: Path, changes: Iterable[str]) -> Settings:
+    """Return what `change_settings` would come to, and write nothing.
+
+    Parameters
+    ----------
+    path, changes
+        As of `change_settings`.
+
+    Returns
+    -------
+    Settings
+        The changed settings.
+
+    Raises
+    ------
+    SettingsError
+        The file or a change is wrong.
+    """
+    return _validated("--set", tomlkit.parse(changed_text(_text(path), changes)).unwrap())
 
 
 def change_settings(path: Path, changes: Iterable[str]) -> None:

@@ -653,6 +653,17 @@ class ComputeSettings(Branch):
         "numbers, longer by about a third",
         json_schema_extra={"since": "0.3.0"},
     )
+    stage_gb: Annotated[float, Field(ge=0, le=1e6)] = Field(
+        0.0,
+        description="GB of the next slides that vitrail predict and nuclei copy to this machine while one is mapped; "
+        "of slides on another file system than stage_folder, such as a network drive; 0 copies none",
+        json_schema_extra={"since": "0.3.0"},
+    )
+    stage_folder: str = Field(
+        "",
+        description="where to; empty: the system's folder for temporary files, which must not be memory",
+        json_schema_extra={"since": "0.3.0"},
+    )
 
     @property
     def named_precision(self) -> PrecisionName | None:

@@ -1,8 +1,9 @@
 """Cutting a whole cohort into one tile table: in parallel, resumable, with memory that does not grow with it.
 
-Every slide is cut in a worker process, which leaves a part, named by the digest of all that decides the slide's tiles.
-Parts that are there already, from a run that was interrupted, are not cut again; nor are slides that an earlier tile
-table holds under the same digest. A slide that cannot be cut is skipped with its reason, and the rest goes on.
+Every slide is a job, done in a worker process here or wherever an executor does it. It leaves a part, named by the
+digest of all that decides the slide's tiles. Parts that are there already, from a run that was interrupted, are not cut
+again; nor are slides that an earlier tile table holds under the same digest. A slide that cannot be cut is skipped with
+its reason, and the rest goes on.
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ import pandas as pd
 from vitrail.classes import LABELS
 from vitrail.core.digest import json_digest
 from vitrail.core.files import read_csv, write_csv, write_table
-from vitrail.core.parallel import in_processes
-from vitrail.errors import AnnotationError, SlideError, TileError
+from vitrail.core.parallel import cores
+from vitrail.distribute.jobs import Here, Jobs, Processes
+from vitrail.errors import AnnotationError, RunError, SlideError, TileError
 from vitrail.slides.annotations import names_found
 from vitrail.slides.cohort import content_digest, file_digest
 from vitrail.tiles.extract import CutJob, Outcome, class_names, cut_part, finished_part, read_part
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from vitrail.core.progress import Progress
+    from vitrail.distribute.jobs import Executor
     from vitrail.settings.load import Settings
     from vitrail.slides.cohort import CohortSlide
     from vitrail.tiles.store import StoredTiles
@@ -66,7 +69,13 @@ def slide_digest(entry: CohortSlide, settings: Settings) -> str:
     return json_digest([VERSION, entry.slide_id, entry.patient_id, entry.mpp, files, branches])
 
 
-def cut_cohort(entries: tuple[CohortSlide, ...], settings: Settings, folders: Folders, progress: Progress) -> None:
+def cut_cohort(
+    entries: tuple[CohortSlide, ...],
+    settings: Settings,
+    folders: Folders,
+    progress: Progress,
+    executor: Executor | None = None,
+) -> None:
     """Cut all slides and write `tiles.parquet`, `images.npy`, `masks.npy`, and `slides.csv`: what became of each.
 
     Parameters
@@ -79,6 +88,8 @@ def cut_cohort(entries: tuple[CohortSlide, ...], settings: Settings, folders: Fo
         Where to write, and where earlier work may be.
     progress
         Told after every slide.
+    executor
+        What cuts slides; None works with as many processes of this machine as the settings say.
 
     Raises
     ------
@@ -88,7 +99,57 @@ def cut_cohort(entries: tuple[CohortSlide, ...], settings: Settings, folders: Fo
         A slide that the earlier table holds is missing now.
     TileError
         No slide gave tiles, or a class has none.
+    RunError
+        A slide cost a worker its life, or a worker does not see it; the other slides are cut.
     """
+    plan = _plan(entries, settings, folders)
+    outcomes = plan.outcomes | _cut(plan.jobs, executor or _on_this_machine(settings, len(plan.jobs)), progress)
+    summary = pd.DataFrame(
+        [
+            (e.slide_id, e.patient_id, outcome.mpp, outcome.skipped, outcome.warnings, plan.digests[e.slide_id])
+            for e in entries
+            for outcome in [outcomes[e.slide_id]]
+        ],
+        columns=["slide_id", "patient_id", "mpp", "skipped", "warnings", "digest"],
+    )
+    cut = [str(name) for name in summary.loc[summary["skipped"] == "", "slide_id"]]
+    if not cut:
+        first = f"{summary['slide_id'].iloc[0]}: {summary['skipped'].iloc[0].rstrip('.')}"
+        raise TileError(f"{len(summary)} slides", f"none gave tiles; {first}", "Mend the slides like this first one")
+    stored = tiles_by_slide(folders.earlier) if plan.outcomes else {}
+    tiles = [read_part(plan.jobs[name].part) if name in plan.jobs else stored[name] for name in cut]
+    _join(summary, tiles, folders.result, settings.tiles.side_px)
+
+
+def cut_parts(
+    entries: tuple[CohortSlide, ...], settings: Settings, folders: Folders, progress: Progress, executor: Executor
+) -> None:
+    """Cut those slides whose parts are missing, perhaps together with other commands; `cut_cohort` joins them.
+
+    Parameters
+    ----------
+    entries, settings, folders, progress, executor
+        As of `cut_cohort`. `folders.parts` is one folder for all that work together.
+
+    Raises
+    ------
+    AnnotationError, SlideError, RunError
+        As `cut_cohort`.
+    """
+    _cut(_plan(entries, settings, folders).jobs, executor, progress)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Plan:
+    """What there is to do for a cohort: jobs, and what became of slides that the earlier table holds, unchanged."""
+
+    digests: dict[str, str]
+    outcomes: dict[str, Outcome]
+    jobs: dict[str, CutJob]
+
+
+def _plan(entries: tuple[CohortSlide, ...], settings: Settings, folders: Folders) -> _Plan:
+    """Look at the outlines' names, and tell which slides need cutting; see `cut_cohort` for what is raised."""
     check_names(entries, settings)
     earlier = _earlier_slides(folders.earlier)
     for entry in entries:  # a finished table is not replaced by a smaller one because a disk is not there today
@@ -99,27 +160,18 @@ def cut_cohort(entries: tuple[CohortSlide, ...], settings: Settings, folders: Fo
     unchanged = earlier[earlier["digest"] == earlier.index.map(digests)]
     columns = zip(unchanged.index, unchanged["mpp"], unchanged["warnings"], strict=True)
     outcomes = {str(name): Outcome(mpp=float(mpp), warnings=warnings) for name, mpp, warnings in columns}
+    parts = folders.parts.absolute()  # another machine may work somewhere else
     jobs = {
-        entry.slide_id: CutJob(entry=entry, settings=settings, part=folders.parts / digests[entry.slide_id])
+        entry.slide_id: CutJob(
+            entry=entry,
+            settings=settings,
+            part=parts / digests[entry.slide_id],
+            seen=tuple(path for path in (entry.slide, entry.annotations) if os.path.exists(path)),  # noqa: PTH110 - never raises
+        )
         for entry in entries
         if entry.slide_id not in outcomes
     }
-    outcomes |= _cut(jobs, settings.compute.workers, progress)
-    summary = pd.DataFrame(
-        [
-            (e.slide_id, e.patient_id, outcome.mpp, outcome.skipped, outcome.warnings, digests[e.slide_id])
-            for e in entries
-            for outcome in [outcomes[e.slide_id]]
-        ],
-        columns=["slide_id", "patient_id", "mpp", "skipped", "warnings", "digest"],
-    )
-    cut = [str(name) for name in summary.loc[summary["skipped"] == "", "slide_id"]]
-    if not cut:
-        first = f"{summary['slide_id'].iloc[0]}: {summary['skipped'].iloc[0].rstrip('.')}"
-        raise TileError(f"{len(summary)} slides", f"none gave tiles; {first}", "Mend the slides like this first one")
-    stored = tiles_by_slide(folders.earlier) if len(unchanged) else {}
-    tiles = [read_part(jobs[name].part) if name in jobs else stored[name] for name in cut]
-    _join(summary, tiles, folders.result, settings.tiles.side_px)
+    return _Plan(digests=digests, outcomes=outcomes, jobs=jobs)
 
 
 def check_names(entries: tuple[CohortSlide, ...], settings: Settings) -> None:
@@ -170,18 +222,29 @@ def _earlier_slides(folder: Path) -> pd.DataFrame:
     return rows[rows["skipped"] == ""].set_index("slide_id")
 
 
-def _cut(jobs: dict[str, CutJob], workers: int, progress: Progress) -> dict[str, Outcome]:
+def _on_this_machine(settings: Settings, jobs: int) -> Executor:
+    """Return what cuts slides where nothing else is named."""
+    workers = min(settings.compute.workers or cores(), jobs)
+    return Processes(environments=[{}] * workers, deaths=0) if workers > 1 else Here()
+
+
+def _cut(jobs: dict[str, CutJob], executor: Executor, progress: Progress) -> dict[str, Outcome]:
     """Cut slides whose part is not there, and return what became of each."""
-    outcomes = {name: outcome for name, job in jobs.items() if (outcome := finished_part(job.part))}
-    todo = [job for name, job in jobs.items() if name not in outcomes]
+    todo = Jobs(title="tiles", work=cut_part, jobs=jobs, is_done=lambda job: finished_part(job.part) is not None)
+    skipped, failures = dict[str, str](), list[RunError]()
     with (
-        progress.task("tiles", len(jobs), len(outcomes)) as step,
-        closing(in_processes(cut_part, todo, workers)) as results,
+        progress.task(todo.title, len(jobs), len(jobs) - len(todo.unfinished())) as step,
+        closing(executor.run(todo)) as ended,
     ):
-        for job, outcome in results:
-            outcomes[job.entry.slide_id] = outcome
-            step(1, outcome.skipped and f"skipped {job.entry.slide_id}")
-    return outcomes
+        for name, error in ended:
+            if isinstance(error, RunError):  # nothing that the slide is to blame for
+                failures.append(error)
+            elif error:
+                skipped[name] = str(error)
+            step(1, f"skipped {name}" if error else "")
+    if failures:
+        raise failures[0]
+    return {name: finished_part(job.part) or Outcome(skipped=skipped[name]) for name, job in jobs.items()}
 
 
 def _join(summary: pd.DataFrame, slides: list[StoredTiles], folder: Path, side_px: int) -> None:

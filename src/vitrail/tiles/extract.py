@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import os
+import socket
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,9 +13,9 @@ import numpy as np
 import pandas as pd
 
 from vitrail.classes import CLASSES, TissueClass
-from vitrail.core.files import read_json, read_table, replacing, write_json
+from vitrail.core.files import read_json, read_table, replacing, write_text
 from vitrail.core.threads import map_in_threads
-from vitrail.errors import TileError, VitrailError
+from vitrail.errors import RunError, TileError, VitrailError
 from vitrail.geometry import Region
 from vitrail.slides.annotations import ClassNames, read_annotations
 from vitrail.slides.slide import open_slide, read_region
@@ -27,6 +30,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from vitrail.core.progress import Progress
     from vitrail.settings.load import Settings
     from vitrail.slides.annotations import Annotations
     from vitrail.slides.cohort import CohortSlide
@@ -80,11 +84,22 @@ class CutTile:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CutJob:
-    """One slide to be cut, and the path of its part, to which suffixes are added."""
+    """One slide to be cut.
+
+    Attributes
+    ----------
+    entry, settings
+        Of the study.
+    part
+        The path of its part, to which suffixes are added.
+    seen
+        Files that are there where the job was made: another machine must see them, too.
+    """
 
     entry: CohortSlide
     settings: Settings
     part: Path
+    seen: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -220,23 +235,34 @@ def cut_tiles(plan: TilePlan, settings: Settings) -> Iterator[CutTile]:
     yield from map_in_threads(cut, order.tolist())
 
 
-def cut_part(job: CutJob) -> Outcome:
-    """Cut one slide and leave its part on disk, the record of it last.
+def cut_part(job: CutJob, progress: Progress) -> None:  # noqa: ARG001 - what all jobs are given
+    """Cut one slide and leave its part on disk, the record of it last; does nothing where it is there.
 
     Every tile is written as soon as it is cut. The files are written under names of this process, for a worker that
-    outlives its parent must spoil nothing.
+    outlives its parent, and one that was taken for dead, must spoil nothing.
 
     Parameters
     ----------
     job
         Which slide, and where to write.
+    progress
+        Not told: the end of a slide is, where slides are counted.
 
-    Returns
-    -------
-    Outcome
-        What became of it. A slide that cannot be cut leaves no part.
+    Raises
+    ------
+    RunError
+        This machine does not see the slide.
+    VitrailError
+        The slide cannot be cut, and has left no part; the message names files without their folder, which may hold the
+        name of a patient.
     """
     part, side_px = job.part, job.settings.tiles.side_px
+    if finished_part(part):
+        return
+    for path in job.seen:
+        if not os.path.exists(path):  # noqa: PTH110 - never raises
+            cure = "Put the slides on a file system that all workers share"
+            raise RunError(f"worker on {socket.gethostname()}", f"does not see {path}", cure)
     try:
         plan = plan_slide(job.entry, job.settings)
         shares = np.empty((len(plan.rows), len(CLASSES)))
@@ -250,15 +276,13 @@ def cut_part(job: CutJob) -> Outcome:
                 write_mask(tile.row, tile.mask)
                 shares[tile.row] = class_shares(tile.mask)
     except VitrailError as error:
-        # the report is passed on: a folder may hold a name
-        return Outcome(skipped=str(type(error)(Path(error.where).name, error.problem, error.cure)))
+        raise type(error)(Path(error.where).name, error.problem, error.cure) from None
     rows = plan.rows.assign(**{label.key: shares[:, label] for label in CLASSES})
     with replacing(part.with_suffix(".parquet"), shared=True) as temporary:
         rows.to_parquet(temporary)
     warnings = [*plan.annotations.warnings, stain_of(plan.slide).problem]
     outcome = Outcome(mpp=plan.slide.mpp, warnings=" | ".join(filter(None, warnings)))
-    write_json(part.with_suffix(".json"), asdict(outcome))
-    return outcome
+    write_text(part.with_suffix(".json"), json.dumps(asdict(outcome), indent=1) + "\n", shared=True)
 
 
 def finished_part(part: Path) -> Outcome | None:

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import hashlib
+import pickle
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -14,14 +16,15 @@ from sklearn.metrics import accuracy_score
 from helpers.explained_run import CLASSIFIER, CPU, EACH, PATIENTS, standardised, tile_rows, work_on, write_run
 from helpers.kinds import KEYS, PAIRS
 from vitrail.classes import TissueClass
+from vitrail.core.parallel import Threads
 from vitrail.core.progress import Silent
-from vitrail.errors import ModelError, SettingsError, TileError
+from vitrail.errors import ModelError, RunError, SettingsError, TileError
 from vitrail.explain.agreement import agreement, correlate, rank_agreement, rank_points
 from vitrail.explain.explainer import Explainer
 from vitrail.explain.methods.hrcam import load_head
+from vitrail.explain.study import jobs as study_jobs
 from vitrail.explain.study import networks as study_fit
 from vitrail.explain.study import stage as study
-from vitrail.explain.study import tiles as study_tiles
 from vitrail.explain.study.stage import explain_study
 from vitrail.explain.study.store import open_stored
 from vitrail.models.preprocessing import intensities
@@ -317,35 +320,53 @@ def flips(_task, generator):
 
 
 def test_killed_at_any_step_the_bytes_are_the_same(run, folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(study_tiles, "BLOCK", 32)
+    monkeypatch.setattr(study_jobs, "BLOCK", 32)
     assert until_done(run, tmp_path / "killed", Killed) == 4
     assert digests(tmp_path / "killed") == digests(folder)
 
 
 def test_what_is_finished_is_not_computed_again(run, folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(study_tiles, "BLOCK", 32)
+    monkeypatch.setattr(study_jobs, "BLOCK", 32)
     with pytest.raises(KeyboardInterrupt):  # 2 times pooling, then 4 passes over the first 32 and the last 16 tiles
         explain_study(work_on(run, tmp_path / "killed", Killed(5)))
-    assert [path.name for path in (tmp_path / "killed" / "unfinished" / "cpu" / "blocks").iterdir()] == [
-        "000000000.parquet"
-    ]
+    assert {path.name for path in (tmp_path / "killed" / "unfinished" / "cpu" / "blocks").iterdir()} == {
+        "000000000.npy",
+        "000000000.parquet",
+    }
     asked, maps = [], Explainer.maps
     monkeypatch.setattr(
         Explainer, "maps", lambda self, images, *rest: asked.append(len(images)) or maps(self, images, *rest)
     )
     monkeypatch.setattr(Explainer, "pool", None)
-    monkeypatch.setattr(study.Sources, "check", lambda _: None)
-    monkeypatch.setattr(study_fit.Network, "layers", lambda *_: [])
     explain_study(work_on(run, tmp_path / "killed"))
-    assert asked == [1, 1, 16, 16]  # one tile tells the shapes
+    assert asked == [16, 16]
     assert (tmp_path / "killed" / "saliency.npy").read_bytes() == (folder / "saliency.npy").read_bytes()
+
+
+def test_a_job_computes_with_the_threads_of_who_began(run, tmp_path, monkeypatch):
+    """The last digits depend on their number."""
+    seen, maps = [], Explainer.maps
+    monkeypatch.setattr(
+        Explainer, "maps", lambda self, *rest: seen.append(torch.get_num_threads()) or maps(self, *rest)
+    )
+    work = work_on(run, tmp_path / "threads")
+    with Threads(torch=2, blas=1).applied():
+        study = study_jobs.Study.open(work, None)
+    with Threads(torch=1, blas=1).applied():
+        again = study_jobs.Study.open(work, None)
+        study_jobs.fit_heads(pickle.loads(pickle.dumps(again.heads().jobs["classifier cpu"])), Silent())  # noqa: S301
+        assert torch.get_num_threads() == 1
+    assert (study.threads, seen) == (again.threads, [2])
+    job = study_jobs.HeadJob(study=replace(study, device="cuda"), task="classifier")
+    with pytest.raises(RunError, match="computes on cpu, and the others on cuda"):
+        study_jobs.fit_heads(job, Silent())
 
 
 def test_killed_while_it_clears_up_nothing_is_computed_again(run, folder, tmp_path, monkeypatch):
     copy = tmp_path / "copy"
     shutil.copytree(folder, copy)
     (copy / "unfinished" / "blocks").mkdir(parents=True)
-    monkeypatch.setattr(study, "Sources", None)
+    monkeypatch.setattr(study, "Study", None)
     explain_study(work_on(run, copy))
     assert digests(copy) == digests(folder)
     assert not (copy / "unfinished").exists()
@@ -410,7 +431,7 @@ def test_intensities_are_pooled_like_the_tiles_that_they_come_from(run, test_ima
 def test_shares_decide_which_tiles_hrcam_learns_from(run, tmp_path):
     """A tile may be labelled by few pixels; what counts here is the share of all of its pixels."""
     work = work_on(run, tmp_path / "shares")
-    sources = study.Sources.open(work, work.folder / "unfinished")
+    sources = study_fit.Sources.open(work.run, work.folder, work.folder / "unfinished", work.progress, "cpu")
     found = sources.clear("train")
     expected = [i for i, row in clear(tile_rows()).iterrows() if row["patient_id"] in {"P0", "P2", "P6"}]
     assert found.tolist() == expected

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import socket
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
 from vitrail.classes import LABELS, TissueClass
 from vitrail.core.resume import Parts
@@ -15,7 +18,6 @@ from vitrail.explain.explainer import Explainer
 from vitrail.explain.hooks import record_activations
 from vitrail.explain.layers import find_layers
 from vitrail.explain.methods.base import HeadTiles, methods_named
-from vitrail.models.device import pick_device
 from vitrail.models.store import load_explained, model_digest
 from vitrail.tiles.split import read_split
 from vitrail.tiles.store import read_tiles
@@ -24,7 +26,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
-    import torch
     from numpy.typing import NDArray
     from torch import Generator, Tensor, nn
 
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from vitrail.explain.methods.base import ExplanationMethod, Head
     from vitrail.settings.load import Settings
     from vitrail.settings.schema import ExplainSettings
-    from vitrail.stage import Run, Work
+    from vitrail.stage import Run
     from vitrail.tiles.store import TileTable
 
     Rows = NDArray[np.int64]
@@ -75,19 +76,18 @@ class Sources:
     progress: Progress
 
     @classmethod
-    def open(cls, work: Work, unfinished: Path) -> Sources:
-        """Read what a stage is given; blocks of two devices do not go together."""
-        settings = work.run.settings
-        tiles, device = read_tiles(work.run.folder / "tiles"), pick_device(settings.compute.device)
+    def open(cls, run: Run, folder: Path, unfinished: Path, progress: Progress, device: str) -> Sources:
+        """Read what a run holds; the device, of which the type is given, need not be there before it computes."""
+        tiles = read_tiles(run.folder / "tiles")
         return cls(
-            run=work.run,
-            methods=methods_named(settings.explain.methods),
+            run=run,
+            methods=methods_named(run.settings.explain.methods),
             tiles=tiles,
-            split=read_split(work.run.folder / "split", tiles.rows),
-            device=device,
-            folder=work.folder,
-            unfinished=unfinished / device.type,
-            progress=work.progress,
+            split=read_split(run.folder / "split", tiles.rows),
+            device=torch.device(device),
+            folder=folder,
+            unfinished=unfinished,
+            progress=progress,
         )
 
     @property
@@ -201,20 +201,11 @@ def fitted_network(task: Task, sources: Sources, augmentation: Augmentation | No
     ModelError
         The model cannot be read, its feature maps are not finite, or the device's memory is too small.
     """
-    model, settings = load_explained(sources.run.folder / task), sources.settings
-    methods = [method for method in sources.methods if method.explains(model.module)]
-    fitted = [method for method in methods if method.needs_head]
-    layers = chosen_layers(model.module, task, settings.explain) if fitted else None
-    explainer = Explainer(
-        model,
-        sources.device,
-        layers=layers,
-        engine=settings.compute.engine,
-        stride=settings.explain.stride,
-        margin_px=settings.explain.margin_px,
-    )
-    folder, fits = sources.folder / task, {}
-    for method in fitted:
+    explainer, methods = _explainer(task, sources)
+    settings, folder, fits = sources.settings, sources.folder / task, {}
+    for method in methods:
+        if not method.needs_head:
+            continue
 
         def fit(method: ExplanationMethod = method) -> dict[str, Any]:
             rows = sources.clear("train")
@@ -230,17 +221,78 @@ def fitted_network(task: Task, sources: Sources, augmentation: Augmentation | No
                 progress=sources.progress,
             )
             head, record = method.fit(tiles)
-            method.save(folder, replace(head, fitted_on=model_digest(sources.run.folder / task)))
+            _save(method, folder, replace(head, fitted_on=model_digest(sources.run.folder / task)))
             return record
 
         fits[method.name] = Parts(sources.unfinished).record(f"{task}-{method.name}", fit)
+    return _with_heads(task, sources, explainer, methods, fits)
+
+
+def loaded_network(task: Task, sources: Sources, fits: Mapping[str, Mapping[str, Any]]) -> Network:
+    """Load a network and what was fitted on it.
+
+    Parameters
+    ----------
+    task
+        Which network.
+    sources
+        Where.
+    fits
+        What the summary says of what was fitted.
+
+    Returns
+    -------
+    Network
+        Ready to be explained.
+
+    Raises
+    ------
+    SettingsError, ModelError
+        As `fitted_network`.
+    """
+    return _with_heads(task, sources, *_explainer(task, sources), fits)
+
+
+def _explainer(task: Task, sources: Sources) -> tuple[Explainer, list[ExplanationMethod]]:
+    """Load a network, and return the methods that explain it."""
+    model, settings = load_explained(sources.run.folder / task), sources.settings
+    methods = [method for method in sources.methods if method.explains(model.module)]
+    needs_layers = any(method.needs_head for method in methods)
+    explainer = Explainer(
+        model,
+        sources.device,
+        layers=chosen_layers(model.module, task, settings.explain) if needs_layers else None,
+        engine=settings.compute.engine,
+        stride=settings.explain.stride,
+        margin_px=settings.explain.margin_px,
+    )
+    return explainer, methods
+
+
+def _with_heads(
+    task: Task,
+    sources: Sources,
+    explainer: Explainer,
+    methods: list[ExplanationMethod],
+    fits: Mapping[str, Mapping[str, Any]],
+) -> Network:
     return Network(
         task=task,
         explainer=explainer,
         methods=tuple(method.name for method in methods),
-        heads={method.name: method.load(folder) for method in fitted},
+        heads={method.name: method.load(sources.folder / task) for method in methods if method.needs_head},
         fits=fits,
     )
+
+
+def _save(method: ExplanationMethod, folder: Path, head: Head) -> None:
+    """Save a head, each file whole or absent: another process, which was taken for dead, may save the same."""
+    own = folder.with_name(f".{folder.name}-{socket.gethostname()}-{os.getpid()}")
+    method.save(own, head)
+    folder.mkdir(exist_ok=True)
+    for path in sorted(own.iterdir(), key=lambda path: (path.suffix == ".json", path.name)):  # descriptions last
+        path.replace(folder / path.name)
+    own.rmdir()
 
 
 def chosen_layers(network: nn.Module, task: Task, settings: ExplainSettings) -> Layers:

@@ -7,6 +7,7 @@ heads and explained blocks are kept in `unfinished/` until the folder is whole.
 from __future__ import annotations
 
 import shutil
+from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,7 +15,9 @@ import pandas as pd
 
 from vitrail.classes import TASKS
 from vitrail.core.files import write_table
-from vitrail.core.resume import Parts
+from vitrail.core.progress import Silent
+from vitrail.distribute.jobs import Here
+from vitrail.errors import RunError
 from vitrail.explain.agreement import (
     agreement,
     beyond_others,
@@ -23,28 +26,27 @@ from vitrail.explain.agreement import (
     rank_agreement,
     rank_points,
 )
-from vitrail.explain.study.networks import Sources, fitted_network
+from vitrail.explain.study.jobs import UNFINISHED, Study, forget_networks, join_block, kinds_of_study
 from vitrail.explain.study.store import (
     AGREEMENT,
     ROWS,
     SUMMARY,
     columns_of,
     create_file,
-    has_file,
     pairs,
     write_summary,
 )
-from vitrail.explain.study.tiles import explain_tiles, kinds_of
 from vitrail.metrics.bootstrap import estimate
-from vitrail.models.device import keep_memory, reproducible
 from vitrail.models.folds import representing
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterator
 
     from numpy.typing import NDArray
 
-    from vitrail.explain.study.networks import Augmentation, Network
+    from vitrail.core.progress import Progress, Step
+    from vitrail.distribute.jobs import Executor, Jobs
+    from vitrail.explain.study.networks import Augmentation, Sources
     from vitrail.explain.study.store import SaliencyFile
     from vitrail.stage import Work
 
@@ -54,7 +56,7 @@ _CHUNK = 256
 def explain_study(work: Work, augmentation: Augmentation | None = None) -> None:
     """Write the folder `explanations/`.
 
-    The same study gives the same bytes on one machine, however often the work was killed.
+    The same study gives the same bytes on one machine, however often the work was killed, and whoever did its parts.
 
     Parameters
     ----------
@@ -72,27 +74,89 @@ def explain_study(work: Work, augmentation: Augmentation | None = None) -> None:
         A method finds no training tile of a class.
     ModelError
         A network cannot be read or gives values that are not finite, or the device's memory is too small.
+    RunError
+        Workers are gone, or do not see the run.
     """
-    unfinished = work.folder / "unfinished"
     if not (work.folder / SUMMARY).is_file():  # else it was killed while it cleared up
-        keep_memory()
-        sources = Sources.open(work, unfinished)
-        sources.check()
-        sources.unfinished.mkdir(parents=True, exist_ok=True)
-        with reproducible(sources.device, sources.settings.seed):
-            _explain(sources, [fitted_network(task, sources, augmentation) for task in TASKS])
-    shutil.rmtree(unfinished, ignore_errors=True)
+        try:
+            _join(*_explain_parts(work, augmentation))
+        finally:
+            forget_networks()
+    shutil.rmtree(work.folder / UNFINISHED, ignore_errors=True)
 
 
-def _explain(sources: Sources, networks: Sequence[Network]) -> None:
-    """Explain the test tiles, and write maps, tables and summary."""
+def explain_parts(work: Work, augmentation: Augmentation | None = None) -> None:
+    """Do the parts of `explain_study`, perhaps together with other commands: it then finds them done.
+
+    Parameters
+    ----------
+    work, augmentation
+        As of `explain_study`.
+
+    Raises
+    ------
+    VitrailError
+        As `explain_study`.
+    """
+    if not (work.folder / SUMMARY).is_file():
+        try:
+            _explain_parts(work, augmentation)
+        finally:
+            forget_networks()
+
+
+def _explain_parts(work: Work, augmentation: Augmentation | None) -> tuple[Study, Sources]:
+    """Fit heads, then explain all blocks of test tiles."""
+    study = Study.open(work, augmentation)
+    sources = study.sources(work.progress)
+    sources.check()
+    _do(study.heads(), work.executor or Here(progress=work.progress))
+    count = len(sources.rows("test"))
+    blocks, per_tile = study.blocks(count), len(TASKS)
+    done = sum(job.stop - job.start for job in blocks.jobs.values() if blocks.is_done(job))
+    with work.progress.task("explain", count * per_tile, done * per_tile) as step:
+        if work.executor:
+            _do(blocks, work.executor, lambda job: step((job.stop - job.start) * per_tile))
+        else:
+            _do(blocks, Here(progress=_Within(step, work.progress)))
+    return study, sources
+
+
+def _do(jobs: Jobs[Any], executor: Executor, is_done: Callable[[Any], None] | None = None) -> None:
+    """Do all jobs; the first failure ends the work, unless it is that of a worker: then the others go on first."""
+    failures = list[RunError]()
+    with closing(executor.run(jobs)) as ended:
+        for name, error in ended:
+            if isinstance(error, RunError):
+                failures.append(error)
+            elif error:
+                raise error
+            elif is_done:
+                is_done(jobs.jobs[name])
+    if failures:
+        raise failures[0]
+
+
+class _Within(Silent):
+    """Lets a job's steps be those of the whole."""
+
+    def __init__(self, step: Step, whole: Progress) -> None:
+        self._step, self.say = step, whole.say  # type: ignore[method-assign] # the same signature
+
+    @contextmanager
+    def task(self, _title: str, _total: int, _done: int = 0) -> Iterator[Step]:
+        """Yield the step of the whole."""
+        yield self._step
+
+
+def _join(study: Study, sources: Sources) -> None:
+    """Join what jobs have left, and write maps, tables and summary."""
     test, seed = sources.rows("test"), sources.settings.seed
-    image, blocks = np.asarray(sources.tiles.images[test[0]]), Parts(sources.unfinished / "blocks")
-    kinds = kinds_of(networks, image)
-    if not has_file(sources.folder, kinds, len(test)):
-        blocks.discard()  # they belong to an older file
+    networks, kinds = [study.fitted(task) for task in TASKS], kinds_of_study(study)
     file = create_file(sources.folder, kinds, len(test))
-    scores = explain_tiles(networks, sources, file, blocks)
+    tables = [join_block(job, file) for job in study.blocks(len(test)).jobs.values()]
+    file.flush()
+    scores = pd.concat(tables, ignore_index=True)
 
     columns = ["slide_id", "patient_id", "x", "y", "side", "label"]
     rows = sources.tiles.rows[columns].iloc[test].reset_index(drop=True)
@@ -122,8 +186,8 @@ def _explain(sources: Sources, networks: Sequence[Network]) -> None:
         "tiles": len(test),
         "patients": rows["patient_id"].nunique(),
         "min_share": sources.min_share,
-        "layers": {network.task: network.layers(image) for network in networks if network.heads},
-        "dense": networks[0].explainer.dense.geometry if networks[0].explainer.dense else {},
+        "layers": {network.task: network.layers for network in networks if network.layers},
+        "dense": networks[0].dense,
         "methods": {method.name: method.title for method in sources.methods},
         "described": {
             method.name: {"describes": method.describes, "passes": method.passes, "gradients": method.gradients}

@@ -289,23 +289,38 @@ def open_file(folder: Path, *, writable: bool = False) -> SaliencyFile:
         One is not valid, or they do not fit each other.
     """
     index: dict[str, dict[str, Any]] = read_json(folder / INDEX)
-    kinds = {}
-    for key, entry in index.items():
-        frame = {name: tuple(value) if isinstance(value, list) else value for name, value in entry["frame"].items()}
-        _, height, width = entry["shape"]
-        kinds[key] = Kind(
-            method=entry["method"],
-            layers=tuple(entry["layers"]),
-            target=entry["target"],
-            signed=entry.get("signed", True),
-            frame=Frame(**frame),
-            size=(height, width),
-        )
+    kinds = {key: kind_of(entry) for key, entry in index.items()}
     (count,) = {entry["shape"][0] for entry in index.values()}
     values: Floats = np.load(folder / VALUES, mmap_mode="r+" if writable else "r")
     if values.dtype != np.float32 or values.shape != (sum(math.prod(entry["shape"]) for entry in index.values()),):
         raise ValueError(f"{VALUES} does not fit {INDEX}")
     return SaliencyFile(kinds=kinds, count=count, values=values)
+
+
+def kind_entry(kind: Kind, count: int = 1) -> dict[str, Any]:
+    """Return what `saliency.json` says of so many maps of a kind."""
+    return {
+        "shape": [count, *kind.size],
+        "method": kind.method,
+        "layers": kind.layers,
+        "target": kind.target,
+        "signed": kind.signed,
+        "frame": asdict(kind.frame),
+    }
+
+
+def kind_of(entry: Mapping[str, Any]) -> Kind:
+    """Return the kind that `kind_entry` describes."""
+    frame = {name: tuple(value) if isinstance(value, list) else value for name, value in entry["frame"].items()}
+    _, height, width = entry["shape"]
+    return Kind(
+        method=entry["method"],
+        layers=tuple(entry["layers"]),
+        target=entry["target"],
+        signed=entry.get("signed", True),
+        frame=Frame(**frame),
+        size=(height, width),
+    )
 
 
 def columns_of(kinds: Mapping[str, Kind]) -> list[tuple[str, str, bool]]:
@@ -333,16 +348,5 @@ def _offsets(kinds: Mapping[str, Kind], count: int) -> dict[str, int]:
 
 def _index_text(kinds: Mapping[str, Kind], count: int) -> str:
     offsets = _offsets(kinds, count)
-    index = {
-        key: {
-            "offset": offsets[key],
-            "shape": [count, *kind.size],
-            "method": kind.method,
-            "layers": kind.layers,
-            "target": kind.target,
-            "signed": kind.signed,
-            "frame": asdict(kind.frame),
-        }
-        for key, kind in kinds.items()
-    }
+    index = {key: {"offset": offsets[key], **kind_entry(kind, count)} for key, kind in kinds.items()}
     return json.dumps(index, indent=1) + "\n"

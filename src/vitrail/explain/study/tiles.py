@@ -1,4 +1,4 @@
-"""Every test tile through both networks, methods sharing passes, straight into the file of the maps."""
+"""Test tiles through both networks, methods sharing passes."""
 
 from __future__ import annotations
 
@@ -18,23 +18,18 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from vitrail.core.progress import Step
-    from vitrail.core.resume import Parts
-    from vitrail.explain.study.networks import Network, Sources
-    from vitrail.explain.study.store import SaliencyFile
+    from vitrail.explain.study.networks import Network
 
     Images = NDArray[np.uint8]
 
-BLOCK = 256
-"""Tiles in one block: what a killed run loses at most. A multiple of the batch, so that batches are the same ever."""
 
-
-def kinds_of(networks: Sequence[Network], image: Images) -> dict[str, Kind]:
-    """Find the shape and the frame of all maps by explaining one tile.
+def kinds_of(network: Network, image: Images) -> dict[str, Kind]:
+    """Find the shape and the frame of a network's maps by explaining one tile.
 
     Parameters
     ----------
-    networks
-        The networks.
+    network
+        The network.
     image
         `[h, w, 3]`.
 
@@ -52,29 +47,30 @@ def kinds_of(networks: Sequence[Network], image: Images) -> dict[str, Kind]:
             size=(maps.values.shape[1], maps.values.shape[2]),  # noqa: PD011 - no data frame
             signed=maps.signed,
         )
-        for network in networks
         for maps in next(network.explainer.maps(image[None], network.methods, network.heads))
     }
 
 
-def explain_tiles(networks: Sequence[Network], sources: Sources, file: SaliencyFile, blocks: Parts) -> pd.DataFrame:
-    """Explain all test tiles; blocks that an interrupted run has finished are not explained again.
+def explain_tiles(
+    networks: Sequence[Network], images: Images, into: Mapping[str, NDArray[np.float32]], step: Step
+) -> pd.DataFrame:
+    """Explain tiles.
 
     Parameters
     ----------
     networks
         The networks.
-    sources
-        Whose test tiles are explained.
-    file
-        Where the maps go.
-    blocks
-        What is not maps, block by block.
+    images
+        `[n, h, w, 3]`.
+    into
+        By kind of maps an array for them, `[n, ...]`.
+    step
+        Told after every batch of each network.
 
     Returns
     -------
     pd.DataFrame
-        One row a test tile: by task the network's tumor score, see `vitrail.explain.study.store`, and as
+        One row a tile: by task the network's tumor score, see `vitrail.explain.study.store`, and as
         `<task>_<method>` the logit of the method's head.
 
     Raises
@@ -82,26 +78,11 @@ def explain_tiles(networks: Sequence[Network], sources: Sources, file: SaliencyF
     ModelError
         A map is not finite, or the device's memory is too small.
     """
-    rows, tables = sources.rows("test"), []
-    parts = [slice(start, min(start + BLOCK, len(rows))) for start in range(0, len(rows), BLOCK)]
-    done = sum(p.stop - p.start for p in parts if (blocks.folder / f"{p.start:09d}.parquet").is_file())
-    with sources.progress.task("explain", len(rows) * len(networks), done * len(networks)) as step:
-        for part in parts:
-
-            def explain(part: slice = part) -> pd.DataFrame:
-                images, maps = sources.tiles.images[rows[part]], {key: file.maps(key)[part] for key in file.kinds}
-                scores = [_explain_block(network, images, maps, step) for network in networks]
-                file.flush()  # before the block counts as finished
-                return pd.concat(scores, axis=1)
-
-            tables.append(blocks.table(f"{part.start:09d}", explain))
-    return pd.concat(tables, ignore_index=True)
+    return pd.concat([_explain(network, images, into, step) for network in networks], axis=1)
 
 
-def _explain_block(
-    network: Network, images: Images, into: Mapping[str, NDArray[np.float32]], step: Step
-) -> pd.DataFrame:
-    """Explain a block with one network and write its maps; returns the scores of network and heads."""
+def _explain(network: Network, images: Images, into: Mapping[str, NDArray[np.float32]], step: Step) -> pd.DataFrame:
+    """Explain tiles with one network and put its maps into arrays; returns the scores of network and heads."""
     tables, start = [], 0
     for batch in network.explainer.maps(images, network.methods, network.heads):
         part = slice(start, start + len(batch[0].values))
