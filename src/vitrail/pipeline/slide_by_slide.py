@@ -174,8 +174,8 @@ def _with_copy(
             raise type(error)(*(text.replace(str(path), str(job.path)) for text in error.args)) from error
 
 
-def _soon(staging: Staging, jobs: Sequence[SlideJob[Application]]) -> None:
-    staging.soon([job.path for job in jobs])
+def _soon(staging: Staging, now: SlideJob[Application], following: Sequence[SlideJob[Application]]) -> None:
+    staging.soon(now.path, [job.path for job in following])
 
 
 def _never(_job: object) -> bool:
