@@ -14,13 +14,13 @@ from pathlib import Path
 
 import dask
 import pytest
-import torch
-from distributed import Client, Nanny, Scheduler, SpecCluster
+from distributed import Client, Nanny, Scheduler, SpecCluster, Worker
 
 from helpers import searching
 from helpers.cohort import FAST, write_cohort
 from helpers.command import vitrail
 from helpers.explained_run import work_on, write_run
+from vitrail.core.parallel import Threads
 from vitrail.core.progress import Silent
 from vitrail.distribute import cluster as module
 from vitrail.distribute.cluster import Cluster
@@ -35,13 +35,14 @@ from vitrail.tiles.extract import CutJob, cut_part
 from vitrail.training.workers import DEATHS
 
 
-def local_cluster(folder, workers):
-    """Start a cluster on this machine, as somebody else would."""
+def local_cluster(folder, workers, kind=Nanny):
+    """Start a cluster on this machine, as somebody else would; a nanny starts a process for each worker."""
     options = {"host": "127.0.0.1", "dashboard": False, "dashboard_address": "127.0.0.1:0"}
-    nanny = options | {"nthreads": 1, "local_directory": str(folder / "scratch"), "silence_logs": logging.CRITICAL}
+    own = options | {"nthreads": 1, "local_directory": str(folder / "scratch")}
+    own |= {"silence_logs": logging.CRITICAL} if kind is Nanny else {}
     with dask.config.set({"distributed.scheduler.allowed-failures": DEATHS}):
         return SpecCluster(
-            workers={number: {"cls": Nanny, "options": nanny} for number in range(workers)},
+            workers={number: {"cls": kind, "options": own} for number in range(workers)},
             scheduler={"cls": Scheduler, "options": options | {"port": 0}},
             silence_logs=logging.CRITICAL,
         )
@@ -84,6 +85,12 @@ def test_each_job_is_done_once_and_by_both_workers(cluster, tmp_path):
     assert [attempts(tmp_path, number) for number in range(9)] == [1] * 9
     assert len({file_of((tmp_path, number)).read_text() for number in range(8)}) == 2
     assert sorted(path.suffix for path in tmp_path.iterdir()) == [".txt"] * 9
+
+
+def test_paths_mean_the_same_to_a_worker(cluster, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert list(cluster.run(jobs_of(Path(), [5]))) == [("job 5", None)]
+    assert attempts(tmp_path, 5) == 1
 
 
 def test_a_worker_that_dies_is_replaced_and_its_job_done_again(cluster, tmp_path):
@@ -199,19 +206,19 @@ def test_a_worker_that_does_not_see_a_slide_ends_the_work(tmp_path):
         cut_part(job, Silent())
 
 
-def test_explanations_from_a_cluster_are_those_of_one_process(address, tmp_path, monkeypatch):
-    """Workers of dask compute on one thread by default; here they take as many as this process has."""
+def test_explanations_from_a_cluster_are_those_of_one_process(tmp_path, monkeypatch):
+    """The worker is a thread of this process, which has imported torch already."""
     monkeypatch.setattr(explaining, "BLOCK", 32)
     (tmp_path / "run").mkdir()
-    run, cluster = write_run(tmp_path / "run"), Cluster(scheduler=address, folder=tmp_path)
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    try:
+    run = write_run(tmp_path / "run")
+    with (
+        Threads(torch=1, blas=1).applied(),  # more would get into each other's way for so little
+        local_cluster(tmp_path, 1, Worker) as started,
+    ):
+        cluster = Cluster(scheduler=started.scheduler_address, folder=tmp_path)
         for name, executor in (("plain", None), ("cluster", cluster)):
             work = work_on(run, tmp_path / name)
             compute = work.run.settings.compute.model_copy(update={"engine": "torch"})
             settings = work.run.settings.model_copy(update={"compute": compute})
             explain_study(replace(work, run=replace(work.run, settings=settings), executor=executor))
-    finally:
-        torch.set_num_threads(before)
     assert content(tmp_path / "cluster") == content(tmp_path / "plain")

@@ -13,6 +13,7 @@ import traceback
 from collections import Counter, deque
 from concurrent.futures import Future
 from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass
 from multiprocessing import resource_tracker
 from multiprocessing.connection import wait
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -30,6 +31,45 @@ if TYPE_CHECKING:
 def cores() -> int:
     """Return how many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Threads:
+    """How many threads compute on the CPU: the last digits of sums depend on it.
+
+    Attributes
+    ----------
+    torch
+        Those of torch.
+    blas
+        Those of the libraries that numpy and scikit-learn multiply with.
+    """
+
+    torch: int
+    blas: int
+
+    @classmethod
+    def here(cls) -> Threads:
+        """Return the numbers of this process."""
+        import threadpoolctl  # type: ignore[import-untyped] # noqa: PLC0415 - as torch, only those who compute need it
+        import torch  # noqa: PLC0415 - the same
+
+        pools = [pool["num_threads"] for pool in threadpoolctl.threadpool_info() if pool["user_api"] == "blas"]
+        return cls(torch=torch.get_num_threads(), blas=max(pools, default=1))
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """Compute with these, whatever the process began with."""
+        import threadpoolctl  # noqa: PLC0415 - the same
+        import torch  # noqa: PLC0415 - the same
+
+        before = torch.get_num_threads()
+        torch.set_num_threads(self.torch)
+        try:
+            with threadpoolctl.threadpool_limits(self.blas, "blas"):
+                yield
+        finally:
+            torch.set_num_threads(before)
 
 
 def in_processes(

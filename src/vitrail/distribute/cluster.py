@@ -1,7 +1,8 @@
 """Jobs on a dask cluster that is there already; needs the extra `cluster`, which is imported only when work begins.
 
 A worker that dies is replaced by its nanny and its job given to another; a job whose workers die again and again is
-given up, and the others go on. A worker process does one job at a time, whatever its threads.
+given up, and the others go on. A worker process does one job at a time, whatever its threads, and computes with as
+many as the command that asks would: where a machine has several workers, `OMP_NUM_THREADS=1 vitrail ...` is quicker.
 
 One GPU a worker is what starts the workers' business: `dask cuda worker` (dask-cuda) gives each of a machine's GPUs
 one, and so does a `CUDA_VISIBLE_DEVICES=i dask worker --nthreads 1` for each.
@@ -11,16 +12,19 @@ from __future__ import annotations
 
 import gc
 import os
+import sys
 import time
 from collections import deque
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
+from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import vitrail
 from vitrail.core.files import beside_others
+from vitrail.core.parallel import Threads
 from vitrail.core.progress import Silent
 from vitrail.distribute.jobs import await_files
 from vitrail.errors import RunError, SettingsError, VitrailError
@@ -28,7 +32,6 @@ from vitrail.errors import RunError, SettingsError, VitrailError
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator
     from contextlib import AbstractContextManager
-    from pathlib import Path
 
     from distributed import Client
 
@@ -116,6 +119,8 @@ class Cluster:
             return
         from distributed import KilledWorker, as_completed  # noqa: PLC0415 - an extra
 
+        # only what has torch computes; and its last digits depend on the number of threads
+        threads = Threads.here() if "torch" in sys.modules else None
         with self._connected() as client:
             waiting, running = deque(todo), dict[Any, str]()
             done: Any = as_completed([], loop=client.loop)
@@ -124,7 +129,7 @@ class Cluster:
                 workers = len(client.nthreads())
                 while waiting and len(running) < max(workers, 1):
                     name = waiting.popleft()
-                    future = client.submit(_do, jobs.work, jobs.jobs[name], pure=False)
+                    future = client.submit(_do, jobs.work, jobs.jobs[name], Path.cwd(), threads, pure=False)
                     running[future] = name
                     done.add(future)
                 return workers
@@ -217,10 +222,20 @@ class Cluster:
 _alone_here = Lock()  # torch's seeds and threads are the process's, and a worker may run several threads
 
 
-def _do(work: Callable[[Any, Progress], None], job: Any) -> None:
-    """Do a job, on the worker."""
-    with _alone_here, beside_others():  # a worker that was taken for dead may do the same
-        work(job, Silent())
+def _do(work: Callable[[Any, Progress], None], job: Any, folder: Path, threads: Threads | None) -> None:
+    """Do a job, on the worker, in the working folder of who asks and with as many threads: all comes out the same."""
+    with (
+        _alone_here,
+        beside_others(),
+        threads.applied() if threads else nullcontext(),
+    ):  # a worker that was taken for dead may do the same
+        before = Path.cwd()
+        with suppress(OSError):  # not there: then paths should be absolute, or files will be missed
+            os.chdir(folder)
+        try:
+            work(job, Silent())
+        finally:
+            os.chdir(before)
 
 
 def _look(probe: str) -> tuple[str, bool]:

@@ -146,43 +146,6 @@ def keep_memory() -> bool:
     return mapped and trimmed
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Threads:
-    """How many threads compute on the CPU: the last digits of sums depend on it.
-
-    Attributes
-    ----------
-    torch
-        Those of torch.
-    blas
-        Those of the libraries that numpy and scikit-learn multiply with.
-    """
-
-    torch: int
-    blas: int
-
-    @classmethod
-    def here(cls) -> Threads:
-        """Return the numbers of this process."""
-        import threadpoolctl  # type: ignore[import-untyped] # noqa: PLC0415 - only jobs need it
-
-        pools = [pool["num_threads"] for pool in threadpoolctl.threadpool_info() if pool["user_api"] == "blas"]
-        return cls(torch=torch.get_num_threads(), blas=max(pools, default=1))
-
-    @contextmanager
-    def applied(self) -> Iterator[None]:
-        """Compute with these, whatever the process began with."""
-        import threadpoolctl  # noqa: PLC0415 - the same
-
-        before = torch.get_num_threads()
-        torch.set_num_threads(self.torch)
-        try:
-            with threadpoolctl.threadpool_limits(self.blas, "blas"):
-                yield
-        finally:
-            torch.set_num_threads(before)
-
-
 @contextmanager
 def reproducible(device: torch.device, seed: int) -> Iterator[None]:
     """Run a block from a seed, with torch's deterministic kernels where it has them; it warns where it has none.

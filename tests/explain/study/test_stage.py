@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import hashlib
+import pickle
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -14,8 +16,9 @@ from sklearn.metrics import accuracy_score
 from helpers.explained_run import CLASSIFIER, CPU, EACH, PATIENTS, standardised, tile_rows, work_on, write_run
 from helpers.kinds import KEYS, PAIRS
 from vitrail.classes import TissueClass
+from vitrail.core.parallel import Threads
 from vitrail.core.progress import Silent
-from vitrail.errors import ModelError, SettingsError, TileError
+from vitrail.errors import ModelError, RunError, SettingsError, TileError
 from vitrail.explain.agreement import agreement, correlate, rank_agreement, rank_points
 from vitrail.explain.explainer import Explainer
 from vitrail.explain.methods.hrcam import load_head
@@ -338,6 +341,25 @@ def test_what_is_finished_is_not_computed_again(run, folder, tmp_path, monkeypat
     explain_study(work_on(run, tmp_path / "killed"))
     assert asked == [16, 16]
     assert (tmp_path / "killed" / "saliency.npy").read_bytes() == (folder / "saliency.npy").read_bytes()
+
+
+def test_a_job_computes_with_the_threads_of_who_began(run, tmp_path, monkeypatch):
+    """The last digits depend on their number."""
+    seen, maps = [], Explainer.maps
+    monkeypatch.setattr(
+        Explainer, "maps", lambda self, *rest: seen.append(torch.get_num_threads()) or maps(self, *rest)
+    )
+    work = work_on(run, tmp_path / "threads")
+    with Threads(torch=2, blas=1).applied():
+        study = study_jobs.Study.open(work, None)
+    with Threads(torch=1, blas=1).applied():
+        again = study_jobs.Study.open(work, None)
+        study_jobs.fit_heads(pickle.loads(pickle.dumps(again.heads().jobs["classifier cpu"])), Silent())  # noqa: S301
+        assert torch.get_num_threads() == 1
+    assert (study.threads, seen) == (again.threads, [2])
+    job = study_jobs.HeadJob(study=replace(study, device="cuda"), task="classifier")
+    with pytest.raises(RunError, match="computes on cpu, and the others on cuda"):
+        study_jobs.fit_heads(job, Silent())
 
 
 def test_killed_while_it_clears_up_nothing_is_computed_again(run, folder, tmp_path, monkeypatch):

@@ -16,13 +16,14 @@ import numpy as np
 
 from vitrail.classes import TASKS
 from vitrail.core.files import damaged, read_json, read_table, write_array, write_json, write_table
+from vitrail.core.parallel import Threads
 from vitrail.distribute.cluster import Cluster
 from vitrail.distribute.jobs import Jobs
 from vitrail.errors import RunError
 from vitrail.explain.study.networks import Sources, fitted_network, loaded_network
 from vitrail.explain.study.store import Kind, kind_entry, kind_of
 from vitrail.explain.study.tiles import explain_tiles, kinds_of
-from vitrail.models.device import Threads, keep_memory, pick_device, reproducible
+from vitrail.models.device import keep_memory, pick_device, reproducible
 from vitrail.models.store import WEIGHTS
 
 if TYPE_CHECKING:
