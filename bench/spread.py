@@ -106,6 +106,8 @@ def digests(out: Path) -> dict[str, str]:
 @contextmanager
 def cluster(folder: Path, workers: int) -> Iterator[tuple[str, list[subprocess.Popen]]]:
     """Start a scheduler and workers; yield its address and the nannies."""
+    from distributed import Client  # noqa: PLC0415 - an extra
+
     file, options = folder / "scheduler.json", ("--no-dashboard",)
     file.unlink(missing_ok=True)
     local = ("--scheduler-file", file)
@@ -115,7 +117,10 @@ def cluster(folder: Path, workers: int) -> Iterator[tuple[str, list[subprocess.P
             time.sleep(POLL)
         scratch = ("--local-directory", folder / "scratch", "--nthreads", 1, "--nworkers", 1)
         processes += [begin("distributed.cli.dask_worker", *local, *scratch, *options) for _ in range(workers)]
-        yield str(pd.read_json(file, typ="series")["address"]), processes[1:]
+        address = str(pd.read_json(file, typ="series")["address"])
+        with Client(address) as client:  # a cluster is there already
+            client.wait_for_workers(workers, timeout=LIMIT)
+        yield address, processes[1:]
     finally:
         for process in reversed(processes):
             process.terminate()

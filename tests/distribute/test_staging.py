@@ -40,19 +40,22 @@ def copies(folder):
 def test_the_next_ones_are_copied_as_far_as_the_budget_goes(slides, tmp_path):
     local, said = tmp_path / "local", []
     with Staging(local, 2000, said.append) as staging:
-        staging.soon(slides[1:])
+        staging.soon(slides[0], slides[1:])
         with staging.reading(slides[0]) as path:
             assert path == slides[0]  # nobody spoke of it before
             wait_for(lambda: copies(local) == ["b.tif", "c.tif"])
-        staging.soon(slides[2:])
+        staging.soon(slides[2], slides[3:])
+        wait_for(lambda: copies(local) == ["c.tif", "d.tif"])
         with staging.reading(slides[1]) as path:
             assert path == slides[1]  # its copy was no longer wanted
         with staging.reading(slides[2]) as path:
             assert path != slides[2]
             assert path.name == "c.tif"
             assert path.read_bytes() == slides[2].read_bytes()
-            wait_for(lambda: copies(local) == ["c.tif", "d.tif"])
         assert copies(local) == ["d.tif"]
+        staging.soon(slides[3], [])
+        with staging.reading(slides[3]) as path:
+            assert path.read_bytes() == slides[3].read_bytes()
     assert [*local.iterdir()] == []
     assert said == []
 
@@ -62,7 +65,7 @@ def test_what_does_not_fit_or_is_gone_is_read_in_place(slides, tmp_path):
     slides[1].write_bytes(b"b" * 3000)
     slides[2] = slides[2].with_suffix(".mrxs")
     with Staging(tmp_path / "local", 2000, said.append) as staging:
-        staging.soon(slides)
+        staging.soon(slides[3], slides[:3])
         wait_for(lambda: said)
         with staging.reading(slides[1]) as path:
             assert path == slides[1]
@@ -75,7 +78,7 @@ def test_a_copy_that_fails_is_said_and_leaves_nothing(slides, tmp_path, monkeypa
     said = []
     monkeypatch.setattr(module.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 0}))
     with Staging(tmp_path / "local", 2000, said.append) as staging:
-        staging.soon(slides[:1])
+        staging.soon(slides[1], slides[:1])
         with staging.reading(slides[0]) as path:
             assert path == slides[0]
         assert copies(tmp_path / "local") == []
@@ -84,7 +87,7 @@ def test_a_copy_that_fails_is_said_and_leaves_nothing(slides, tmp_path, monkeypa
 def test_slides_of_the_same_file_system_are_not_copied(slides, tmp_path, monkeypatch):
     monkeypatch.undo()
     with Staging(tmp_path / "local", 2000, pytest.fail) as staging:
-        staging.soon(slides)
+        staging.soon(slides[3], slides[:3])
         with staging.reading(slides[0]) as path:
             assert path == slides[0]
 

@@ -16,6 +16,7 @@ from PIL import Image
 
 from helpers.cohort import write_tiff
 from helpers.mapped import GLASS, SPEC, Reds, pen_mark, picture, settings, write_slide
+from vitrail.distribute import staging
 from vitrail.errors import ExchangeError, ModelError, RunError, SettingsError
 from vitrail.explain.layers import find_layers
 from vitrail.explain.methods.hrcam import HRCamHead, save_head
@@ -175,6 +176,39 @@ def test_bad_slides_are_skipped_with_their_reason(bench, slide, tmp_path):
     }.items():  # fmt: skip
         assert words in table.loc[name, "reason"]
     assert names(tmp_path / "out") == {"summary.csv", *(f"A.{ending}" for ending in ENDINGS)}
+
+
+def test_slides_that_are_copied_ahead_give_the_same(bench, tmp_path, monkeypatch):
+    slides = [write_slide(tmp_path / "slides" / f"{name}.tif") for name in "AB"]
+    slides.insert(1, write_tiff(tmp_path / "slides" / "bare.tif", np.full_like(picture(), GLASS), mpp=1.0))
+    in_place = bench.run(slides, tmp_path / "in_place")
+    monkeypatch.setattr(staging, "_is_elsewhere", lambda *_: True)
+    opened, open_slide, soon = [], apply.open_slide, staging.Staging.soon
+
+    def opening(path, **options):
+        opened.append(path)
+        return open_slide(path, **options)
+
+    def soon_and_at_once(self, now, slides):
+        soon(self, now, slides)
+        with self._changed:
+            copies = self._copies
+            assert self._changed.wait_for(
+                lambda: all(path in copies and copies[path].state != "begun" for path in slides), 30
+            )
+
+    monkeypatch.setattr(apply, "open_slide", opening)
+    monkeypatch.setattr(staging.Staging, "soon", soon_and_at_once)
+    values = {"stage_gb": 1.0, "stage_folder": str(tmp_path / "local")}
+    (tmp_path / "local").mkdir()
+    compute = settings().compute.model_copy(update=values)
+    job = Application(out=tmp_path / "copied", settings=settings().model_copy(update={"compute": compute}))
+    copied = apply_models(slides, job)
+    assert [path.name for path in opened if path.parent.parent.parent == tmp_path / "local"] == ["bare.tif", "B.tif"]
+    assert copied.skipped == in_place.skipped
+    assert copied.warnings == in_place.warnings
+    assert contents(tmp_path / "copied") == contents(tmp_path / "in_place")
+    assert [*(tmp_path / "local").iterdir()] == []
 
 
 def test_a_slide_that_is_skipped_leaves_the_unfinished_work_of_others(bench, tmp_path):

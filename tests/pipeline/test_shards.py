@@ -14,12 +14,14 @@ import torch
 from helpers.cohort import FAST, write_cohort, write_tiff
 from helpers.command import vitrail
 from helpers.mapped import GLASS, SPEC, picture, write_slide
+from vitrail.core.progress import Silent
 from vitrail.distribute.choose import shard_of
 from vitrail.distribute.claims import Claims
-from vitrail.errors import SettingsError
+from vitrail.errors import RunError, SettingsError
 from vitrail.models.spec import ClassifierSpec, SegmenterSpec
 from vitrail.models.store import build, save_model
-from vitrail.pipeline.run import new_run
+from vitrail.pipeline.run import bring_run, new_run
+from vitrail.settings.load import read_settings
 
 SIDE_BY_SIDE = """
 import json, os, sys
@@ -164,3 +166,23 @@ def test_shards_with_other_settings_are_refused(tmp_path, capfd):
         claims.agree("other")
         assert vitrail("nuclei", slide, "--out", tmp_path / "out", "--shard", "1/2") == 2
     assert "is at work here with other settings" in capfd.readouterr().err
+
+
+def test_settings_of_a_run_change_only_where_nobody_works_with_others(tmp_path):
+    run = tmp_path / "run"
+    new_run(run, write_cohort(tmp_path / "cohort", patients=3), "quick", FAST)
+    with Claims(run) as claims:
+        bring_run(run, "tiles", ["tiles.side_px=48"], Silent(), claims)
+        assert read_settings(run / "study.toml").tiles.side_px == 48
+        with Claims(run) as other:
+            text = (run / "study.toml").read_text()
+            with pytest.raises(SettingsError, match="others are at work"):
+                bring_run(run, "tiles", ["tiles.side_px=32"], Silent(), other)
+            assert (run / "study.toml").read_text() == text
+            bring_run(run, "tiles", ["tiles.side_px=48"], Silent(), other)
+            bring_run(run, "tiles", ["compute.workers=2"], Silent(), other)  # changes no result
+        (run / "slides.csv").write_text((run / "slides.csv").read_text() + "\n")
+        with Claims(run) as other, pytest.raises(RunError, match="at work here with other settings, inputs"):
+            bring_run(run, "tiles", [], Silent(), other)
+        with pytest.raises(RunError, match="share the work here"):
+            bring_run(run, "tiles", [], Silent())

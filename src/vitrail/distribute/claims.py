@@ -282,7 +282,7 @@ class Claims:
                 return (name, failure), False
             if jobs.soon:
                 free = (next_name for next_name in names[1:] if keys[next_name] not in claims)
-                jobs.soon([jobs.jobs[next_name] for next_name in islice(free, SOON)])
+                jobs.soon(jobs.jobs[name], [jobs.jobs[next_name] for next_name in islice(free, SOON)])
             return (name, self._do(jobs, name, key, claim)), True
         finally:
             claim.release()

@@ -51,15 +51,16 @@ class Jobs(Generic[Job]):
     is_done
         Whether a job's files are there.
     soon
-        Told, before each job, the next ones that this process will probably do, for what can be made ready meanwhile;
-        None where there is nothing such. Only who does the jobs in the process that asked for them tells it.
+        Told, before each job, that one and the next ones that this process will probably do, for what can be made
+        ready meanwhile; None where there is nothing such. Only who does the jobs in the process that asked for them
+        tells it.
     """
 
     title: str
     work: Callable[[Job, Progress], None]
     jobs: Mapping[str, Job]
     is_done: Callable[[Job], bool]
-    soon: Callable[[Sequence[Job]], None] | None = None
+    soon: Callable[[Job, Sequence[Job]], None] | None = None
 
     def unfinished(self) -> list[str]:
         """Return the names of the jobs whose files are not there."""
@@ -139,7 +140,7 @@ class Here:
         names = jobs.unfinished()
         for at, name in enumerate(names, 1):
             if jobs.soon:
-                jobs.soon([jobs.jobs[next_name] for next_name in names[at : at + SOON]])
+                jobs.soon(jobs.jobs[name], [jobs.jobs[next_name] for next_name in names[at : at + SOON]])
             try:
                 jobs.work(jobs.jobs[name], self.progress)
             except VitrailError as error:

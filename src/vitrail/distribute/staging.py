@@ -113,17 +113,20 @@ class Staging:
         self._thread.join()
         shutil.rmtree(self._folder, ignore_errors=True)
 
-    def soon(self, slides: Sequence[Path]) -> None:
+    def soon(self, now: Path, following: Sequence[Path]) -> None:
         """Copy slides as far as the budget goes; copies of others are removed.
 
         Parameters
         ----------
-        slides
-            The next ones, in their order.
+        now
+            The slide that is read next: its copy stays, and goes on if it has been begun.
+        following
+            Those behind it, in their order.
         """
+        wanted = ([now] if now in self._copies else []) + [*following]
         with self._changed:
-            self._wanted = [path for path in slides if path.suffix.lower() not in _OF_SEVERAL_FILES]
-            for path in [path for path, copy in self._copies.items() if path not in slides and not copy.in_use]:
+            self._wanted = [path for path in wanted if path.suffix.lower() not in _OF_SEVERAL_FILES]
+            for path in [path for path, copy in self._copies.items() if path not in wanted and not copy.in_use]:
                 if self._copies[path].state != "begun":  # the thread sees that it is not wanted
                     self._remove(path)
             self._changed.notify_all()

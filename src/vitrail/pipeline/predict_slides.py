@@ -205,10 +205,10 @@ _LOADED: dict[str, tuple[Networks, list[str], list[str]]] = {}
 
 def _networks(job: Application) -> tuple[Networks, list[str], list[str]]:
     """Return what `load_networks` does, once for all slides."""
-    folders = [folder for folder in (job.classifier, job.segmenter) if folder is not None]
-    files = sorted(path for folder in folders if folder.is_dir() for path in folder.iterdir())
+    folders = [folder and folder.absolute() for folder in (job.classifier, job.segmenter)]
+    files = sorted(path for folder in folders if folder and folder.is_dir() for path in folder.iterdir())
     states = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
-    key = json_digest([str(job.classifier), str(job.segmenter), states, job.settings.model_dump_json()])
+    key = json_digest([*map(str, folders), states, job.settings.model_dump_json()])
     if key not in _LOADED:
         _LOADED.clear()
         _LOADED[key] = load_networks(job)
