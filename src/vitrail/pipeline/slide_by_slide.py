@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -13,7 +13,6 @@ import pandas as pd
 from vitrail.core.files import not_written, read_csv, write_csv
 from vitrail.core.lock import locked
 from vitrail.distribute.claims import Claims
-from vitrail.distribute.cluster import Cluster
 from vitrail.distribute.jobs import Here
 from vitrail.distribute.presence import refuse_beside_others
 from vitrail.distribute.staging import Staging
@@ -146,7 +145,7 @@ def every_end(
     SettingsError
         The folder for copies cannot be written to.
     """
-    given, rest = jobs.jobs, dict.fromkeys(jobs.jobs)
+    rest = dict.fromkeys(jobs.jobs)
     with ExitStack() as held:
         if isinstance(executor, Here):
             jobs = replace(jobs, is_done=_never)
@@ -154,11 +153,9 @@ def every_end(
             folder = Path(compute.stage_folder).expanduser() if compute.stage_folder else None
             staging = held.enter_context(Staging(folder, compute.stage_gb * 1e9, progress.say))
             jobs = replace(jobs, work=partial(_with_copy, staging, jobs.work), soon=partial(_soon, staging))
-        if isinstance(executor, Cluster):
-            jobs = replace(jobs, jobs={name: _absolute(job) for name, job in given.items()})
         for name, error in held.enter_context(closing(executor.run(jobs))):
             del rest[name]
-            yield name, error and _renamed(error, jobs.jobs[name].path, given[name].path)
+            yield name, error
     for name in rest:
         yield name, None
 
@@ -174,21 +171,7 @@ def _with_copy(
         try:
             work(replace(job, path=path), progress)
         except VitrailError as error:
-            raise _renamed(error, path, job.path) from error
-
-
-def _renamed(error: VitrailError, path: Path, given: Path) -> VitrailError:
-    """Return an error that names a slide as the user did."""
-    if path == given:
-        return error
-    return type(error)(*(text.replace(str(path), str(given)) for text in error.args))
-
-
-def _absolute(job: SlideJob[Application]) -> SlideJob[Application]:
-    """Return a job for a process that may be at work in another folder."""
-    values = {each.name: getattr(job.application, each.name) for each in fields(job.application)}  # type: ignore[arg-type]  # a dataclass
-    paths = {name: value.absolute() for name, value in values.items() if isinstance(value, Path)}
-    return replace(job, path=job.path.absolute(), application=replace(job.application, **paths))  # type: ignore[type-var]  # as above
+            raise type(error)(*(text.replace(str(path), str(job.path)) for text in error.args)) from error
 
 
 def _soon(staging: Staging, now: SlideJob[Application], following: Sequence[SlideJob[Application]]) -> None:
