@@ -106,7 +106,8 @@ def test_a_job_that_kills_every_worker_is_given_up_and_the_others_finish(cluster
     assert "it is refused" in str(ended["job -1"])
     assert "cost several workers their lives" in str(ended["job -2"])
     assert attempts(tmp_path, -2) == DEATHS + 1
-    assert [attempts(tmp_path, number) for number in range(4)] == [1] * 4
+    # a result that nobody had asked for yet is made again when the worker that holds it dies
+    assert all(1 <= attempts(tmp_path, number) <= 2 for number in range(4))
 
 
 def test_a_fault_is_raised_as_it_is(cluster, tmp_path):

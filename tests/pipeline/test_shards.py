@@ -54,14 +54,14 @@ def end(pid):
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 alone = end(begin("alone", *plan["alone"]))
-victim = begin("victim", *plan["shards"], "--shard", "1/2", dies=plan["dies"])
+victim = end(begin("victim", *plan["shards"], "--shard", "1/2", dies=plan["dies"]))
 other = begin("other", *plan["shards"], "--shard", "2/2")
-print(json.dumps([alone, end(victim), end(begin("late", *plan["shards"], "--shard", "1/3")), end(other)]))
+print(json.dumps([alone, victim, end(begin("late", *plan["shards"], "--shard", "1/3")), end(other)]))
 """
 
 
 def together(tmp_path, alone, shards, dies):
-    """Run a command alone; then as shards, one of which kills itself where it calls `dies`, and one comes late.
+    """Run a command alone; then as shards: one that kills itself where it calls `dies`, and two that find its claim.
 
     Returns the exit codes of the single command, the victim, the late one and the other.
     """

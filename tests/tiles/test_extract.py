@@ -231,7 +231,7 @@ def test_threads_cut_the_same_bytes(tmp_path, monkeypatch, reading):
     for count in (1, 2, 5):
         monkeypatch.setattr(threads, "thread_count", lambda count=count: count)
         part = tmp_path / f"{count}"
-        assert not cut_part(CutJob(entry=slide, settings=Settings.model_validate(parameters), part=part)).skipped
+        cut_part(CutJob(entry=slide, settings=Settings.model_validate(parameters), part=part), Silent())
         written.append([part.with_suffix(name).read_bytes() for name in (".images.npy", ".masks.npy", ".parquet")])
     assert written[0] == written[1] == written[2]
 

