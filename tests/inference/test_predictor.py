@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from helpers.networks import PAPER, SEGMENTER, random_network
 from helpers.training import SPECS, make_parts, with_units
 from vitrail.inference.predictor import Predictor
 from vitrail.models.candidates import Tuning
@@ -167,3 +168,11 @@ def test_the_network_stays_one_that_can_be_trained(engine):
     predictor = Predictor(Model(spec=spec, module=build(spec).eval()), CPU, engine=engine)
     predictor.tumor_probability(np.zeros((1, spec.side_px, spec.side_px, 3), np.uint8))
     assert not any(parameter.is_inference() for parameter in predictor.module.parameters())
+
+
+@pytest.mark.parametrize(("spec", "streams"), [(SEGMENTER, 2), (PAPER, 1)])
+def test_networks_that_keep_what_they_see_are_asked_one_at_a_time(spec, streams):
+    """Timm's hooks hold the maps of the paper's layout in the encoder: a second call at once would mix them."""
+    predictor = Predictor(Model(module=random_network(spec), spec=spec), torch.device("cpu"), engine="torch")
+    predictor.execution = replace(predictor.execution, threads=2)
+    assert predictor.streams() == streams

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import sys
+import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 
@@ -16,6 +18,7 @@ from vitrail.errors import SettingsError
 from vitrail.explain.explainer import Explainer
 from vitrail.explain.layers import find_layers
 from vitrail.inference.predictor import Predictor
+from vitrail.models import openvino
 from vitrail.models.openvino import BLOCK, Compiled, use_openvino
 from vitrail.models.store import Model, load_model, save_model
 
@@ -62,6 +65,26 @@ def test_several_threads_may_ask_at_the_same_time():
             np.testing.assert_array_equal(sums, images.sum((1, 2), dtype=np.int64))
             np.testing.assert_array_equal(rows, 2 * images.sum(2, dtype=np.int64))
     assert len(compiled._queues) == 2
+
+
+def test_the_first_inference_is_one_threads_alone(monkeypatch):
+    """Of two first ones at once, one waits for the other with Python's lock in its hands: seen to last for ever."""
+    running, together = set(), []
+
+    def computed(*arguments):
+        running.add(threading.get_ident())
+        together.append(len(running))
+        time.sleep(0.02)
+        running.discard(threading.get_ident())
+        return compute(*arguments)
+
+    compute = openvino._computed
+    monkeypatch.setattr(openvino, "_computed", computed)
+    compiled = [Compiled(Sums()) for _ in range(2)]
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda number: compiled[number % 2](tiles(1, 9 + number % 2)), range(4)))
+    assert together[0] == 1
+    assert len(together) == 4 + 2  # each was tried once, first
 
 
 def test_what_it_returns_is_kept_when_it_is_called_again():

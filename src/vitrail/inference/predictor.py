@@ -264,14 +264,15 @@ class Predictor:
 
         On a processor a second one computes while the first prepares its images or gives away its results, and, with
         torch, while threads that share a layer of the first wait for each other: where other work takes a core away
-        from one of them, the others stand still. Torch explains alone, since large windows need much memory.
+        from one of them, the others stand still. Torch explains alone, since large windows need much memory; and
+        a network that takes its maps by hooks, such as a U-Net of the paper's layout, is asked by one.
         """
         if self._untried:
             self.expect(LEAST_IMAGES)
         if self._compiled is not None:
             return _STREAMS
         alone = self.device.type != "cpu" or self.execution.threads == 1 or self._explaining
-        return 1 if alone else _STREAMS
+        return 1 if alone or _keeps_calls(self.module) else _STREAMS
 
     def expect(self, images: int) -> None:
         """Compute what comes next, such as a slide, in the way that is best for so many images.
@@ -443,6 +444,12 @@ class Predictor:
             self._batches.size = execution.batch
             self.module.to(memory_format=self._memory_format)
         self.execution = execution
+
+
+def _keeps_calls(module: nn.Module) -> bool:
+    """Tell whether a network keeps what it sees beside its weights, so that two calls at once would mix."""
+    hooked = any(part._forward_hooks or part._forward_pre_hooks for part in module.modules())  # noqa: SLF001 - torch has no other way to ask
+    return hooked or any(getattr(part, "one_at_a_time", False) for part in module.modules())
 
 
 def explaining_predictors(

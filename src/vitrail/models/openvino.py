@@ -79,6 +79,11 @@ def use_openvino(engine: EngineName, device: torch.device) -> bool:
     return engine != "torch" and installed and cpu
 
 
+_FIRST_USE = threading.Lock()
+"""What OpenVINO's bindings set up at their first inference must be set up by one thread: of two at once, one waits for
+the other with Python's lock in its hands, which that other one needs (seen: both waited for ever)."""
+
+
 class Compiled:
     """A module compiled for the CPU: arrays in, float32 arrays out.
 
@@ -125,9 +130,11 @@ class Compiled:
         key = images.shape[1:], str(images.dtype)
         with self._lock:
             if key not in self._queues:
-                compiled, free = self._compile(images[:1]), SimpleQueue[Any]()
-                for _ in range(self._streams):
-                    free.put(compiled.create_infer_request())
+                with _FIRST_USE:
+                    compiled, free = self._compile(images[:1]), SimpleQueue[Any]()
+                    for _ in range(self._streams):
+                        free.put(compiled.create_infer_request())
+                    _computed(free, self._block, images[:1])
                 self._queues[key] = free
         compute = partial(_computed, self._queues[key], self._block)
         blocks = (images[start : start + self._block] for start in range(0, len(images), self._block))

@@ -227,6 +227,9 @@ class ExpandedEncoder(nn.Module):
         It has no expanding convolution in front of each halving.
     """
 
+    one_at_a_time = True
+    """Its hooks would give two calls at the same time each other's maps."""
+
     def __init__(self, spec: SegmenterSpec) -> None:
         super().__init__()
         layers = expansions(spec.encoder, spec.encoder_arguments)
