@@ -650,7 +650,7 @@ class ComputeSettings(Branch):
     checkpoint_activations: bool = Field(
         default=False,
         description="trainings compute activations a second time instead of keeping them: less memory, the same "
-        "numbers, longer by about a third",
+        "numbers, longer by up to a third",
         json_schema_extra={"since": "0.3.0"},
     )
     stage_gb: Annotated[float, Field(ge=0, le=1e6)] = Field(
