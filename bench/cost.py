@@ -6,10 +6,9 @@
 Whole slides: SLIDE is mapped as `vitrail predict` does it, alone, with explanations, and its nuclei are measured; what
 it takes and what it leaves on disk is counted for each square millimetre of its tissue and multiplied by --tissue. The
 networks are those of RUN, or untrained ones of the paper's size (EfficientNet-B0, 224 px), explained by Grad-CAM alone.
-Studies: the rates of
-tiling and training, in tiles a second, are to be those that bench.tile and bench.train print on the same machine (without
-them, those in bench/README.md, of another processor); they are
-multiplied by the tiles that the paper takes of a slide, and by epochs. All is arithmetic on these measurements: nothing
+Studies: the rates of tiling and training, in tiles a second, are to be those that bench.tile and bench.train print on
+the same machine (without them, those of another processor in bench/README.md); they are multiplied by the tiles that
+are cut of a slide, and by epochs. All is arithmetic on these measurements: nothing
 of that size was run. Reading over a network and slides that cannot be read are not in it.
 """
 

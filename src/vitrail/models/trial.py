@@ -10,11 +10,13 @@ again on the same machine, and two measurements may come out on either side of a
 
 - Threads change none of OpenVINO's, for each of its streams computes with one thread.
 - Which way is taken depends on the slide and the machine alone: not on other slides, on processes, or on kills.
-- Engine, batch, memory format and, as was seen of small batches, the number of torch's threads change the last bits of float32, for they add in another order.
+- Engine, batch, memory format and, as was seen of small batches, the number of torch's threads change the last bits of
+  float32, for they add in another order.
 - A type of 16 bits or fewer changes more than that. It is a candidate only where the network was checked in it.
 
 So processes on machines of several kinds may differ by as much. Where they must not, name `compute.engine`,
-`compute.precision`, `compute.threads`, `compute.batch` and `compute.memory_format` in the settings: then nothing is left to choose.
+`compute.precision`, `compute.threads`, `compute.batch` and `compute.memory_format` in the settings: then nothing is
+left to choose.
 """
 
 from __future__ import annotations
