@@ -20,7 +20,7 @@ FLOORS = (
     ("tiles",),
     ("synthetic", "models"),
     ("interop",),
-    ("nuclei",),
+    ("nuclei", "cohorts"),
     ("inference",),
     ("training", "explain", "shift"),
     ("review",),

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from vitrail.core.progress import Progress
-    from vitrail.pipeline.run import Outcome
+    from vitrail.pipeline.outcome import Outcome
 
 PATIENTS, SIDE_PX = 12, 4096
 SETTINGS = (

@@ -23,7 +23,7 @@ from vitrail.settings.load import change_settings
 from vitrail.slides.annotations import Annotation, ClassNames, read_annotations
 from vitrail.slides.cohort import read_cohort
 from vitrail.stage import open_run
-from vitrail.tiles.extract import class_names
+from vitrail.tiles.outlines import class_names
 from vitrail.tiles.split import split_of
 
 NAMES = ClassNames(tumor=("Tumor",), non_tumor=("Non-tumor",), ignore=())

@@ -19,7 +19,7 @@ from vitrail.inference.predictor import Predictor
 from vitrail.models.batches import tumor_score
 from vitrail.models.device import keep_memory, pick_device
 from vitrail.models.store import load_model
-from vitrail.pipeline.run import Outcome
+from vitrail.pipeline.outcome import Outcome
 from vitrail.report.figures.heatmap import save_overlay
 from vitrail.settings.load import read_settings
 from vitrail.settings.schema import ExplainSettings

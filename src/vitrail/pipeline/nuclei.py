@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from vitrail.core.progress import Progress
-    from vitrail.pipeline.run import Outcome
+    from vitrail.pipeline.outcome import Outcome
 
 
 def explain_nuclei_of_run(folder: Path, changes: Sequence[str], progress: Progress) -> Outcome:

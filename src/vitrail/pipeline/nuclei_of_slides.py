@@ -14,7 +14,7 @@ from vitrail.distribute.jobs import Here, Jobs
 from vitrail.errors import NucleiError, SlideError
 from vitrail.nuclei.features import FEATURES
 from vitrail.nuclei.update import nuclei_are_current, nuclei_are_measured, nuclei_summary, update_nuclei
-from vitrail.pipeline.run import Outcome
+from vitrail.pipeline.outcome import Outcome
 from vitrail.pipeline.slide_by_slide import every_end, results_folder, slide_jobs, update_summary
 from vitrail.slides.slide import open_slide
 

@@ -33,7 +33,7 @@ from vitrail.inference.predictor import Predictor, explaining_predictors
 from vitrail.inference.publish import SUMMARY, name_tiles, publish
 from vitrail.models.device import keep_memory, reproducible
 from vitrail.models.store import JSON, WEIGHTS, load_model
-from vitrail.pipeline.run import Outcome
+from vitrail.pipeline.outcome import Outcome
 from vitrail.pipeline.slide_by_slide import every_end, results_folder, slide_jobs, update_summary
 from vitrail.quality.appearance import FEWEST_PATIENTS, GROUPS
 from vitrail.settings.load import Settings, changed_text, preset, settings_text

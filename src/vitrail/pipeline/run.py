@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from vitrail import __version__
@@ -13,6 +13,7 @@ from vitrail.distribute.claims import Claims
 from vitrail.distribute.presence import refuse_beside_others
 from vitrail.errors import RunError, SettingsError
 from vitrail.models.licences import foreseen_terms
+from vitrail.pipeline.outcome import Outcome
 from vitrail.pipeline.stages import STAGES, stages_of, with_weights_path
 from vitrail.settings.load import (
     change_settings,
@@ -38,25 +39,6 @@ if TYPE_CHECKING:
 TITLE = """The settings of a Vitrail study, preset "{preset}".
 Change a value and run `vitrail run` again: exactly the stages that depend on it are made anew.
 Sentences after "Paper:" are of Dörrich et al. 2023, Diagn Pathol 18:121 (CC BY 4.0)."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
-    """What a command has to say at its end.
-
-    Attributes
-    ----------
-    lines
-        What came out; the last is a path.
-    warnings
-        What was mended on the way, and settings that are called by an old name.
-    skipped
-        Slides that gave no tiles, each with its reason.
-    """
-
-    lines: list[str]
-    warnings: list[str]
-    skipped: list[str]
 
 
 def new_run(folder: Path, slides: Path, name: Preset, changes: Sequence[str] = ()) -> Outcome:
@@ -133,7 +115,7 @@ def run_from(folder: Path, earlier: Path, changes: Sequence[str] = (), *, correc
     import shutil
 
     from vitrail.review.corrections import corrected_outlines
-    from vitrail.tiles.extract import class_names
+    from vitrail.tiles.outlines import class_names
     from vitrail.tiles.split import split_of
 
     old, study = open_run(earlier), folder / "study.toml"

@@ -19,7 +19,8 @@ from vitrail.core.progress import Silent
 from vitrail.distribute.cluster import Cluster
 from vitrail.distribute.jobs import Jobs, Processes
 from vitrail.errors import RunError
-from vitrail.pipeline.run import Outcome, bring_run
+from vitrail.pipeline.outcome import Outcome
+from vitrail.pipeline.run import bring_run
 from vitrail.pipeline.stages import with_weights_path
 from vitrail.search.grid import Grid, survivors
 from vitrail.search.results import CELL_COLUMNS, Combination, SearchResult, choose, write_search

@@ -24,10 +24,10 @@ from vitrail.report.figures.tiles_of_a_slide import choose_tiles
 from vitrail.report.outlines import outline_rings
 from vitrail.search.results import is_searched, read_search
 from vitrail.settings.load import settings_text
-from vitrail.slides.annotations import read_annotations
 from vitrail.slides.cohort import read_cohort
 from vitrail.slides.slide import read_region, read_thumbnail
-from vitrail.tiles.extract import class_names, open_cohort_slide
+from vitrail.tiles.extract import open_cohort_slide
+from vitrail.tiles.outlines import cohort_outlines
 from vitrail.tiles.store import read_tiles, tiles_of
 
 if TYPE_CHECKING:
@@ -127,7 +127,7 @@ def _read_maps(run: Run, entry: CohortSlide, files: MapFiles, predictions: pd.Da
         read_slide_maps(slide, files),
         patient_id=entry.patient_id,
         accuracy=float((called == is_tumor(tiles)).mean()),
-        outlines=outline_rings(read_annotations(entry.annotations, class_names(run.settings)), thumbnail_scale(slide)),
+        outlines=outline_rings(cohort_outlines(entry, slide, run.settings), thumbnail_scale(slide)),
     )
 
 
@@ -146,7 +146,7 @@ def _cut_example(run: Run, entries: Mapping[str, CohortSlide], mapped: Sequence[
         patient_id=chosen.patient_id,
         thumbnail=read_thumbnail(slide, THUMBNAIL_PX),
         width_um=slide.region.width * slide.mpp,
-        outlines=outline_rings(read_annotations(chosen.annotations, class_names(run.settings)), thumbnail_scale(slide)),
+        outlines=outline_rings(cohort_outlines(chosen, slide, run.settings), thumbnail_scale(slide)),
         squares=tiles.rows[["x", "y", "side"]].to_numpy(np.float64) * thumbnail_scale(slide),
         labels=tuple(TissueClass[label.upper()] for label in tiles.rows["label"]),
         side_um=run.settings.tiles.side_um,

@@ -12,9 +12,9 @@ from vitrail.evaluation.labels import label_issues
 from vitrail.geometry import Region
 from vitrail.report.data import DoubtedTile
 from vitrail.report.outlines import outline_rings
-from vitrail.slides.annotations import read_annotations
 from vitrail.slides.slide import read_region
-from vitrail.tiles.extract import class_names, open_cohort_slide
+from vitrail.tiles.extract import open_cohort_slide
+from vitrail.tiles.outlines import cohort_outlines
 from vitrail.tiles.store import read_tiles
 
 if TYPE_CHECKING:
@@ -68,8 +68,9 @@ def _doubted(run: Run, entries: Mapping[str, CohortSlide], issue: Mapping[Any, A
         entry = entries[str(issue["slide_id"])]
         px = min(max(round(width), 1), PICTURE_PX)
         region = Region(x=corner[0], y=corner[1], width=width, height=width)
-        picture = read_region(open_cohort_slide(entry, run.settings), region, (px, px))
-        outlines = outline_rings(read_annotations(entry.annotations, class_names(run.settings)), 1 / width, corner)
+        slide = open_cohort_slide(entry, run.settings)
+        picture = read_region(slide, region, (px, px))
+        outlines = outline_rings(cohort_outlines(entry, slide, run.settings), 1 / width, corner)
         around, frame = AROUND, (margin, margin, 1 / AROUND)
     except (VitrailError, KeyError):  # the slide is gone, or no longer in slides.csv
         picture = np.array(read_tiles(run.folder / "tiles").images[int(issue["row"])])

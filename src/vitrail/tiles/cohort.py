@@ -23,7 +23,8 @@ from vitrail.distribute.jobs import Here, Jobs, Processes
 from vitrail.errors import AnnotationError, RunError, SlideError, TileError
 from vitrail.slides.annotations import names_found
 from vitrail.slides.cohort import content_digest, file_digest
-from vitrail.tiles.extract import CutJob, Outcome, class_names, cut_part, finished_part, read_part
+from vitrail.tiles.extract import CutJob, Outcome, cut_part, finished_part, read_part
+from vitrail.tiles.outlines import class_names
 from vitrail.tiles.store import join_arrays, tiles_by_slide
 
 if TYPE_CHECKING:

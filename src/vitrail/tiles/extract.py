@@ -17,11 +17,11 @@ from vitrail.core.files import read_json, read_table, replacing, write_text
 from vitrail.core.threads import map_in_threads
 from vitrail.errors import RunError, TileError, VitrailError
 from vitrail.geometry import Region
-from vitrail.slides.annotations import ClassNames, read_annotations
 from vitrail.slides.slide import open_slide, read_region
 from vitrail.slides.stain import stain_of
 from vitrail.tiles.grid import inner_grid
 from vitrail.tiles.masks import annotated, class_shares, complete_mask
+from vitrail.tiles.outlines import cohort_outlines
 from vitrail.tiles.sampling import candidates, choose
 from vitrail.tiles.store import StoredTiles, writing_rows
 
@@ -121,12 +121,6 @@ class Outcome:
     warnings: str = ""
 
 
-def class_names(settings: Settings) -> ClassNames:
-    """Return the table of outline names of a study."""
-    names = settings.annotations
-    return ClassNames(tumor=names.tumor, non_tumor=names.non_tumor, ignore=names.ignore)
-
-
 def open_cohort_slide(entry: CohortSlide, settings: Settings) -> Slide:
     """Open a slide of a cohort.
 
@@ -174,7 +168,7 @@ def plan_slide(entry: CohortSlide, settings: Settings) -> TilePlan:
         It yields no tile; the message says why.
     """
     slide = open_cohort_slide(entry, settings)
-    annotations = read_annotations(entry.annotations, class_names(settings))
+    annotations = cohort_outlines(entry, slide, settings)
     grid = inner_grid(slide, settings.tiles.side_um)
     if not grid.rows * grid.columns:
         raise TileError(entry.slide, f"smaller than one tile of {settings.tiles.side_um} um", "Lower tiles.side_um")

@@ -11,14 +11,15 @@ from typing import TYPE_CHECKING, Annotated, Literal, Optional
 import typer
 
 from vitrail import __version__
+from vitrail.cli.exports import exports
+from vitrail.cli.imports import imports
+from vitrail.cli.options import Changes, RunFolder, Scheduler, Shard, finish, progress, refuse, refuse_spread
 from vitrail.core.interrupt import until_interrupted
 from vitrail.errors import SettingsError, VitrailError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from vitrail.core.progress import Progress
-    from vitrail.pipeline.run import Outcome
 
 app = typer.Typer(
     name="vitrail",
@@ -29,19 +30,6 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="The run folder.")]
-Changes = Annotated[
-    Optional[list[str]],  # noqa: UP045 - typer reads this at run time
-    typer.Option("--set", metavar="KEY=VALUE", help="Change a setting in study.toml first, such as tiles.side_px=128."),
-]
-Shard = Annotated[
-    Optional[str],  # noqa: UP045 - typer reads this at run time
-    typer.Option("--shard", metavar="I/N", help="Share the work with other commands; begin with part I of N: 3/16."),
-]
-Scheduler = Annotated[
-    Optional[str],  # noqa: UP045 - the same
-    typer.Option("--scheduler", metavar="TCP://HOST:PORT", help="Work on this dask cluster (needs vitrail[cluster])."),
-]
 StageName = Literal[
     "tiles", "split", "classifier", "segmenter", "predict", "explain", "check", "nuclei", "shift", "report"
 ]
@@ -68,13 +56,13 @@ def init(
     from vitrail.pipeline.run import new_run, run_from
 
     if earlier is not None:
-        _refuse("--slides", slides, f"the cohort is that of {earlier}", "Leave it out")
-        _finish(run_from(run, earlier, changes or (), corrected=corrected))
+        refuse("--slides", slides, f"the cohort is that of {earlier}", "Leave it out")
+        finish(run_from(run, earlier, changes or (), corrected=corrected))
         return
     if slides is None:
         raise SettingsError("--slides", "is missing", "Name the cohort: --slides slides.csv")
-    _refuse("--with-corrections", corrected or None, "there is no earlier run", "Add --from RUN")
-    _finish(new_run(run, slides, preset, changes or ()))
+    refuse("--with-corrections", corrected or None, "there is no earlier run", "Add --from RUN")
+    finish(new_run(run, slides, preset, changes or ()))
 
 
 @app.command()
@@ -131,11 +119,11 @@ def predict(  # noqa: PLR0913, PLR0917 - each is an option of the command
         if len(what) > 1 or run.is_file():
             slides = "several slides" if len(what) > 1 else "a slide"
             raise SettingsError("vitrail predict", f"{slides}, but no model", "Add --classifier RUN/classifier")
-        _refuse("--out", out, f"the predictions of a run go to {run / 'predictions'}", "Leave it out")
+        refuse("--out", out, f"the predictions of a run go to {run / 'predictions'}", "Leave it out")
         cure = "Set slides.mpp in study.toml, or give slides.csv a column mpp"
-        _refuse("--mpp", mpp, "a run has its own pixel sizes", cure)
-        _refuse("--nuclei", nuclei or None, "measures slides, not a run", f"Run: vitrail nuclei {run}")
-        _refuse_spread(shard, scheduler, "the predictions of a run are made by one process")
+        refuse("--mpp", mpp, "a run has its own pixel sizes", cure)
+        refuse("--nuclei", nuclei or None, "measures slides, not a run", f"Run: vitrail nuclei {run}")
+        refuse_spread(shard, scheduler, "the predictions of a run are made by one process")
         _bring(run, "predict", all_changes)
         return
     from vitrail.distribute.choose import executor_for
@@ -146,9 +134,9 @@ def predict(  # noqa: PLR0913, PLR0917 - each is an option of the command
     for line in old_names(None, all_changes):
         typer.echo(f"warning: {line}", err=True)
     job = Application(classifier=classifier, segmenter=segmenter, out=folder, mpp=mpp, nuclei=nuclei, settings=settings)
-    progress = _progress()
-    with executor_for(shard, scheduler, folder, progress) as executor:
-        _finish(apply_models(what, job, progress, executor))
+    reporting = progress()
+    with executor_for(shard, scheduler, folder, reporting) as executor:
+        finish(apply_models(what, job, reporting, executor))
 
 
 @app.command()
@@ -177,16 +165,16 @@ def explain(  # noqa: PLR0917 - each is an option of the command
     """Explain every test tile of a run, and check the explanations; or explain one picture."""
     if model is None:
         cure = "Leave it out, or add --model RUN/classifier to explain one picture"
-        _refuse("--at", corner, "a run explains all its test tiles", cure)
-        _refuse("--out", out, f"the explanations of a run go to {what / 'explanations'}", cure)
-        _refuse("--method", methods or None, "a run is explained as its settings say", "Use --set explain.methods=...")
+        refuse("--at", corner, "a run explains all its test tiles", cure)
+        refuse("--out", out, f"the explanations of a run go to {what / 'explanations'}", cure)
+        refuse("--method", methods or None, "a run is explained as its settings say", "Use --set explain.methods=...")
         _bring(what, "check", changes, shard, scheduler)
         return
-    _refuse_spread(shard, scheduler, "one picture is explained by one process")
-    _refuse("--set", changes or None, "one picture is explained as the model's run was set up", "Leave it out")
+    refuse_spread(shard, scheduler, "one picture is explained by one process")
+    refuse("--set", changes or None, "one picture is explained as the model's run was set up", "Leave it out")
     from vitrail.pipeline.explain_image import explain_picture
 
-    _finish(explain_picture(model, what, corner, out or Path(), methods or ()))
+    finish(explain_picture(model, what, corner, out or Path(), methods or ()))
 
 
 @app.command()
@@ -208,13 +196,13 @@ def nuclei(  # noqa: PLR0917 - each is an option of the command
         run = what[0]
         if len(what) > 1:
             raise SettingsError("vitrail nuclei", "a run, and more", "Give one run, or slides alone")
-        _refuse("--out", out, f"the nuclei of a run go to {run / 'nuclei'}", "Leave it out")
+        refuse("--out", out, f"the nuclei of a run go to {run / 'nuclei'}", "Leave it out")
         cure = "Set slides.mpp in study.toml, or give slides.csv a column mpp"
-        _refuse("--mpp", mpp, "a run has its own pixel sizes", cure)
-        _refuse_spread(shard, scheduler, "the nuclei of a run are looked at by one process")
+        refuse("--mpp", mpp, "a run has its own pixel sizes", cure)
+        refuse_spread(shard, scheduler, "the nuclei of a run are looked at by one process")
         from vitrail.pipeline.nuclei import explain_nuclei_of_run
 
-        _finish(explain_nuclei_of_run(run, all_changes, _progress()))
+        finish(explain_nuclei_of_run(run, all_changes, progress()))
         return
     from vitrail.distribute.choose import executor_for
     from vitrail.pipeline.nuclei_of_slides import NucleiJob, find_nuclei
@@ -224,9 +212,9 @@ def nuclei(  # noqa: PLR0917 - each is an option of the command
     for line in old_names(None, all_changes):
         typer.echo(f"warning: {line}", err=True)
     job = NucleiJob(out=out or Path("nuclei"), mpp=mpp, settings=settings_from(all_changes))
-    progress = _progress()
-    with executor_for(shard, scheduler, job.out, progress) as executor:
-        _finish(find_nuclei(what, job, progress, executor))
+    reporting = progress()
+    with executor_for(shard, scheduler, job.out, reporting) as executor:
+        finish(find_nuclei(what, job, reporting, executor))
 
 
 @app.command()
@@ -289,37 +277,11 @@ def search(
     """Find tile size and resolution by a grid search with cross-validation; test patients take no part."""
     from vitrail.pipeline.search import search_run
 
-    _finish(search_run(run, scheduler, changes or (), _progress()))
+    finish(search_run(run, scheduler, changes or (), progress()))
 
 
-exports = typer.Typer(help="Hand a run's models and maps to other software.", no_args_is_help=True)
+app.add_typer(imports, name="import")
 app.add_typer(exports, name="export")
-Model = Annotated[Path, typer.Argument(metavar="RUN/NETWORK", help="The model folder.")]
-Out = Annotated[Path, typer.Option("--out", "-o", help="Where to write.")]
-
-
-@exports.command()
-def wsinfer(model: Model, out: Out) -> None:
-    """Write a classifier for QuPath's WSInfer extension and the wsinfer command."""
-    from vitrail.interop.wsinfer import export_wsinfer
-
-    typer.echo(export_wsinfer(model, out))
-
-
-@exports.command()
-def qupath(run: RunFolder, out: Out) -> None:
-    """Gather a run's GeoJSON files with a script that imports them into a QuPath project."""
-    from vitrail.pipeline.run import gather_qupath
-
-    typer.echo(gather_qupath(run, out))
-
-
-@exports.command()
-def onnx(model: Model, out: Out) -> None:
-    """Write a network as ONNX, its preprocessing inside."""
-    from vitrail.interop.onnx import export_onnx
-
-    typer.echo(export_onnx(model, out))
 
 
 @app.command()
@@ -343,7 +305,7 @@ def demo(folder: Annotated[Path, typer.Argument(help="Where to put it.")] = Path
     """Draw a synthetic cohort, study it from end to end, map a new slide, and export models and maps."""
     from vitrail.demo import demo_run
 
-    _finish(demo_run(folder, _progress()))
+    finish(demo_run(folder, progress()))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -387,45 +349,9 @@ def _bring(
     from vitrail.stage import open_run
 
     open_run(folder)  # else a folder of this name would be made
-    progress = _progress()
-    with executor_for(shard, scheduler, folder, progress) as executor:
-        _finish(bring_run(folder, until, changes or (), progress, executor))
-
-
-def _refuse(option: str, value: object, problem: str, cure: str) -> None:
-    """Refuse an option that has no meaning here, where it is given.
-
-    Raises
-    ------
-    SettingsError
-        It is given.
-    """
-    if value is not None:
-        raise SettingsError(option, problem, cure)
-
-
-def _refuse_spread(shard: str | None, scheduler: str | None, problem: str) -> None:
-    """Refuse to spread what is done in one process."""
-    _refuse("--shard", shard, problem, "Leave it out")
-    _refuse("--scheduler", scheduler, problem, "Leave it out")
-
-
-def _finish(outcome: Outcome) -> None:
-    """Say what came out and what was skipped; something skipped is exit code 2, although the rest is done."""
-    for line in outcome.warnings:
-        typer.echo(f"warning: {line}", err=True)
-    for line in outcome.skipped:
-        typer.echo(f"skipped: {line}", err=True)
-    for line in outcome.lines:
-        typer.echo(line)
-    if outcome.skipped:
-        raise typer.Exit(2)
-
-
-def _progress() -> Progress:
-    from vitrail.core.progress import for_terminal
-
-    return for_terminal()
+    reporting = progress()
+    with executor_for(shard, scheduler, folder, reporting) as executor:
+        finish(bring_run(folder, until, changes or (), reporting, executor))
 
 
 def _version(is_asked: bool) -> None:  # noqa: FBT001 - typer calls it with the flag's value

@@ -1,0 +1,37 @@
+"""`vitrail export`: models, maps and tables for other software."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vitrail.cli.options import Out, RunFolder
+
+exports = typer.Typer(help="Hand a run's models and maps to other software.", no_args_is_help=True)
+Model = Annotated[Path, typer.Argument(metavar="RUN/NETWORK", help="The model folder.")]
+
+
+@exports.command()
+def wsinfer(model: Model, out: Out) -> None:
+    """Write a classifier for QuPath's WSInfer extension and the wsinfer command."""
+    from vitrail.interop.wsinfer import export_wsinfer
+
+    typer.echo(export_wsinfer(model, out))
+
+
+@exports.command()
+def qupath(run: RunFolder, out: Out) -> None:
+    """Gather a run's GeoJSON files with a script that imports them into a QuPath project."""
+    from vitrail.pipeline.run import gather_qupath
+
+    typer.echo(gather_qupath(run, out))
+
+
+@exports.command()
+def onnx(model: Model, out: Out) -> None:
+    """Write a network as ONNX, its preprocessing inside."""
+    from vitrail.interop.onnx import export_onnx
+
+    typer.echo(export_onnx(model, out))

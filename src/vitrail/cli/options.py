@@ -1,0 +1,66 @@
+"""What commands of the command line share: options, refusals, how they end."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Optional
+
+import typer
+
+from vitrail.errors import SettingsError
+
+if TYPE_CHECKING:
+    from vitrail.core.progress import Progress
+    from vitrail.pipeline.outcome import Outcome
+
+RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="The run folder.")]
+Changes = Annotated[
+    Optional[list[str]],  # noqa: UP045 - typer reads this at run time
+    typer.Option("--set", metavar="KEY=VALUE", help="Change a setting in study.toml first, such as tiles.side_px=128."),
+]
+Shard = Annotated[
+    Optional[str],  # noqa: UP045 - typer reads this at run time
+    typer.Option("--shard", metavar="I/N", help="Share the work with other commands; begin with part I of N: 3/16."),
+]
+Scheduler = Annotated[
+    Optional[str],  # noqa: UP045 - the same
+    typer.Option("--scheduler", metavar="TCP://HOST:PORT", help="Work on this dask cluster (needs vitrail[cluster])."),
+]
+Out = Annotated[Path, typer.Option("--out", "-o", help="Where to write.")]
+
+
+def refuse(option: str, value: object, problem: str, cure: str) -> None:
+    """Refuse an option that has no meaning here, where it is given.
+
+    Raises
+    ------
+    SettingsError
+        It is given.
+    """
+    if value is not None:
+        raise SettingsError(option, problem, cure)
+
+
+def refuse_spread(shard: str | None, scheduler: str | None, problem: str) -> None:
+    """Refuse to spread what is done in one process."""
+    refuse("--shard", shard, problem, "Leave it out")
+    refuse("--scheduler", scheduler, problem, "Leave it out")
+
+
+def finish(outcome: Outcome) -> None:
+    """Say what came out and what was skipped; something skipped is exit code 2, although the rest is done."""
+    for line in outcome.warnings:
+        typer.echo(f"warning: {line}", err=True)
+    for line in outcome.skipped:
+        typer.echo(f"skipped: {line}", err=True)
+    for line in outcome.lines:
+        typer.echo(line)
+    if outcome.skipped:
+        raise typer.Exit(2)
+
+
+def progress() -> Progress:
+    """Return what tells a person at this terminal how far the work is."""
+    from vitrail.core.progress import for_terminal
+
+    return for_terminal()
