@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, Optional
 
 import typer
 
 from vitrail import __version__
+from vitrail.cli.console import PROGRAM, USAGE_ERROR, Console, Sections, commands
 from vitrail.cli.exports import exports
 from vitrail.cli.imports import imports
 from vitrail.cli.options import Changes, RunFolder, Scheduler, Shard, finish, progress, refuse, refuse_spread
@@ -22,10 +23,11 @@ if TYPE_CHECKING:
 
 
 app = typer.Typer(
-    name="vitrail",
+    name=PROGRAM,
+    cls=Sections,
     help="Train, check, apply and explain networks that find head and neck cancer in H&E whole slides.",
     no_args_is_help=True,
-    add_completion=False,
+    add_completion=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
@@ -287,17 +289,15 @@ app.add_typer(exports, name="export")
 @app.command()
 def doctor(
     forget: Annotated[bool, typer.Option("--forget", help="Forget which ways of computing were fastest here.")] = False,  # noqa: FBT002 - a flag
-    as_json: Annotated[bool, typer.Option("--json", help="Print everything as one JSON object.")] = False,  # noqa: FBT002 - a flag
 ) -> None:
     """Say what this machine can do, measure it for ten seconds, and say what would make it faster."""
     from vitrail.pipeline.doctor import examine, forgotten
+    from vitrail.pipeline.outcome import Outcome
 
     if forget:
-        typer.echo(forgotten())
+        finish(Outcome(lines=[forgotten()]))
         return
-    examination = examine(lambda line: typer.echo(line, err=as_json))
-    if as_json:
-        typer.echo(json.dumps(examination, indent=1))
+    finish(Outcome(results=examine(typer.echo)))
 
 
 @app.command()
@@ -319,20 +319,49 @@ def main(arguments: Sequence[str] | None = None) -> None:
     arguments
         What stands behind `vitrail`; that of this process where it is None.
     """
-    try:
-        if _is_one_of_several():
-            from vitrail.training.torchrun import run_together
+    words = sys.argv[1:] if arguments is None else [*arguments]
+    with Console() as speaker:
+        code, error = 2, None
+        try:
+            if "--json" in words:  # nothing is understood yet, and that may go wrong
+                speaker.answer_in_json()
+            run = partial(_run, speaker, words)
+            if _is_one_of_several():
+                from vitrail.training.torchrun import run_together
 
-            run_together(lambda: app(args=arguments))
+                run_together(run)
+            else:
+                run()
+        except SystemExit as end:
+            code = end.code if isinstance(end.code, int) else int(end.code is not None)
+        except (VitrailError, OSError) as mendable:
+            error = mendable
+        except Exception as fault:
+            if speaker.answers_in_json:
+                speaker.answer(1, fault)
+            raise
+        speaker.answer(code, error)
+    sys.exit(code)
+
+
+def _run(speaker: Console, words: list[str]) -> None:
+    """Run the command that some words name, and leave with its exit code."""
+    from vitrail.settings.user import read_user_defaults
+
+    speaker.defaults = {} if words[:1] == ["config"] else read_user_defaults().commands
+    if speaker.defaults.get("quiet"):
+        speaker.be_quiet()
+    if speaker.defaults.get("verbose"):
+        speaker.be_verbose()
+    try:
+        code = commands(app).main(args=words, prog_name=PROGRAM, standalone_mode=False, default_map=speaker.defaults)
+    except USAGE_ERROR as error:
+        if type(error).__name__ == "NoArgsIsHelpError":
+            error.show()  # type: ignore[attr-defined] # click's: it is the help
         else:
-            app(args=arguments)
-    except VitrailError as error:
-        line = str(error)
-    except OSError as error:
-        what = error.strerror or str(error)
-        line = f"{error.filename or 'file system'}: {what}. Check the path, its permissions and the disk."
-    print(f"vitrail: {line}", file=sys.stderr)  # noqa: T201 - the one line
-    sys.exit(2)
+            speaker.answer(2, error)
+        code = 2
+    sys.exit(code if isinstance(code, int) else 0)
 
 
 def _is_one_of_several() -> bool:
@@ -356,7 +385,7 @@ def _bring(
 
 def _version(is_asked: bool) -> None:  # noqa: FBT001 - typer calls it with the flag's value
     if is_asked:
-        typer.echo(f"vitrail {__version__}")
+        typer.echo(f"{PROGRAM} {__version__}")
         raise typer.Exit
 
 

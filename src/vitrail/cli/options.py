@@ -7,16 +7,23 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
+from vitrail.cli.completion import complete_run, complete_setting
+from vitrail.cli.console import console
 from vitrail.errors import SettingsError
 
 if TYPE_CHECKING:
     from vitrail.core.progress import Progress
     from vitrail.pipeline.outcome import Outcome
 
-RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="The run folder.")]
+RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="The run folder.", autocompletion=complete_run)]
 Changes = Annotated[
     Optional[list[str]],  # noqa: UP045 - typer reads this at run time
-    typer.Option("--set", metavar="KEY=VALUE", help="Change a setting in study.toml first, such as tiles.side_px=128."),
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Change a setting in study.toml first, such as tiles.side_px=128.",
+        autocompletion=complete_setting,
+    ),
 ]
 Shard = Annotated[
     Optional[str],  # noqa: UP045 - typer reads this at run time
@@ -35,9 +42,9 @@ def refuse(option: str, value: object, problem: str, cure: str) -> None:
     Raises
     ------
     SettingsError
-        It is given.
+        It is given, and not only the user's own default.
     """
-    if value is not None:
+    if value is not None and str(value) != str(console().default_of(option)):
         raise SettingsError(option, problem, cure)
 
 
@@ -49,18 +56,11 @@ def refuse_spread(shard: str | None, scheduler: str | None, problem: str) -> Non
 
 def finish(outcome: Outcome) -> None:
     """Say what came out and what was skipped; something skipped is exit code 2, although the rest is done."""
-    for line in outcome.warnings:
-        typer.echo(f"warning: {line}", err=True)
-    for line in outcome.skipped:
-        typer.echo(f"skipped: {line}", err=True)
-    for line in outcome.lines:
-        typer.echo(line)
+    console().say(outcome)
     if outcome.skipped:
         raise typer.Exit(2)
 
 
 def progress() -> Progress:
     """Return what tells a person at this terminal how far the work is."""
-    from vitrail.core.progress import for_terminal
-
-    return for_terminal()
+    return console().progress()
