@@ -45,7 +45,7 @@ def run(tmp_path):
 def test_it_is_up_to_date_and_reports_the_same_numbers(run, capsys):
     before = json.loads((run / "report" / "metrics.json").read_text())
     assert vitrail("run", run, "--set", "shift.tiles=4") == 0
-    said = capsys.readouterr().out
+    said = capsys.readouterr().err
     assert [stage for stage in STAGES if f"{stage}: up to date" not in said] == []
     after = json.loads((run / "report" / "metrics.json").read_text())
     # other processors, and other numbers of threads, add up in another order

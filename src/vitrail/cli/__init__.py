@@ -11,10 +11,23 @@ from typing import TYPE_CHECKING, Annotated, Literal, Optional
 import typer
 
 from vitrail import __version__
+from vitrail.cli.completion import complete_model, complete_run, complete_slide
 from vitrail.cli.console import PROGRAM, USAGE_ERROR, Console, Sections, commands
 from vitrail.cli.exports import exports
 from vitrail.cli.imports import imports
-from vitrail.cli.options import Changes, RunFolder, Scheduler, Shard, finish, progress, refuse, refuse_spread
+from vitrail.cli.options import (
+    Changes,
+    RunFolder,
+    Scheduler,
+    Shard,
+    finish,
+    progress,
+    refuse,
+    refuse_spread,
+    serving,
+    warn,
+)
+from vitrail.cli.upkeep import clean, config, man, status
 from vitrail.core.interrupt import until_interrupted
 from vitrail.errors import SettingsError, VitrailError
 
@@ -47,7 +60,12 @@ def init(
     ] = "paper",
     earlier: Annotated[
         Optional[Path],  # noqa: UP045 - the same
-        typer.Option("--from", metavar="RUN", help="Take settings, cohort, split and tiles of this run."),
+        typer.Option(
+            "--from",
+            metavar="RUN",
+            help="Take settings, cohort, split and tiles of this run.",
+            autocompletion=complete_run,
+        ),
     ] = None,
     corrected: Annotated[  # noqa: FBT002 - a flag
         bool, typer.Option("--with-corrections", help="Take its outlines as they were corrected and judged.")
@@ -55,7 +73,10 @@ def init(
     changes: Changes = None,
 ) -> None:
     """Make a run folder: a commented study.toml, and the cohort's slides.csv."""
+    from dataclasses import replace
+
     from vitrail.pipeline.run import new_run, run_from
+    from vitrail.settings.user import read_user_defaults
 
     if earlier is not None:
         refuse("--slides", slides, f"the cohort is that of {earlier}", "Leave it out")
@@ -64,16 +85,28 @@ def init(
     if slides is None:
         raise SettingsError("--slides", "is missing", "Name the cohort: --slides slides.csv")
     refuse("--with-corrections", corrected or None, "there is no earlier run", "Add --from RUN")
-    finish(new_run(run, slides, preset, changes or ()))
+    own = read_user_defaults()
+    outcome = new_run(run, slides, preset, [*own.changes(), *(changes or ())])
+    lines = [f"your defaults of {own.path} are in it: {', '.join(own.changes())}"] if own.settings else []
+    results = dict(outcome.results) | {"user_defaults": own.changes()}
+    finish(replace(outcome, lines=[*lines, *outcome.lines], results=results))
 
 
 @app.command()
 def run(
     run: RunFolder,
     until: Annotated[StageName, typer.Option(help="Stop after this stage.")] = "report",
+    dry: Annotated[  # noqa: FBT002 - a flag
+        bool, typer.Option("--dry-run", help="Only say what would be made anew, why, and for how long.")
+    ] = False,
     changes: Changes = None,
 ) -> None:
     """Bring all up to date: tiles, split, classifier, segmenter, predict, explain, check, nuclei, shift, report."""
+    if dry:
+        from vitrail.pipeline.plan import plan_run
+
+        finish(plan_run(run, until, changes or ()))
+        return
     _bring(run, until, changes)
 
 
@@ -97,9 +130,18 @@ def segmenter(run: RunFolder, changes: Changes = None) -> None:
 
 @app.command()
 def predict(  # noqa: PLR0913, PLR0917 - each is an option of the command
-    what: Annotated[list[Path], typer.Argument(metavar="RUN | SLIDE...", help="A run; with a model any slides.")],
-    classifier: Annotated[Optional[Path], typer.Option(metavar="RUN/classifier", help="Model to apply.")] = None,  # noqa: UP045 - typer reads this at run time
-    segmenter: Annotated[Optional[Path], typer.Option(metavar="RUN/segmenter", help="Model to apply.")] = None,  # noqa: UP045 - the same
+    what: Annotated[
+        list[Path],
+        typer.Argument(metavar="RUN | SLIDE...", help="A run; with a model any slides.", autocompletion=complete_slide),
+    ],
+    classifier: Annotated[
+        Optional[Path],  # noqa: UP045 - typer reads this at run time
+        typer.Option(metavar="RUN/classifier", help="Model to apply.", autocompletion=complete_model),
+    ] = None,
+    segmenter: Annotated[
+        Optional[Path],  # noqa: UP045 - the same
+        typer.Option(metavar="RUN/segmenter", help="Model to apply.", autocompletion=complete_model),
+    ] = None,
     out: Annotated[Optional[Path], typer.Option("--out", "-o", help="Where the slides' maps go.")] = None,  # noqa: UP045 - the same
     mpp: Annotated[Optional[float], typer.Option(help="um per level-0 pixel, whatever the headers say.")] = None,  # noqa: UP045 - the same
     background: Annotated[bool, typer.Option("--background", help="Classify background tiles, too.")] = False,  # noqa: FBT002 - a flag
@@ -133,8 +175,7 @@ def predict(  # noqa: PLR0913, PLR0917 - each is an option of the command
     from vitrail.settings.load import old_names
 
     folder, settings = out or Path("predictions"), settings_from(all_changes)
-    for line in old_names(None, all_changes):
-        typer.echo(f"warning: {line}", err=True)
+    warn(old_names(None, all_changes))
     job = Application(classifier=classifier, segmenter=segmenter, out=folder, mpp=mpp, nuclei=nuclei, settings=settings)
     reporting = progress()
     with executor_for(shard, scheduler, folder, reporting) as executor:
@@ -143,10 +184,19 @@ def predict(  # noqa: PLR0913, PLR0917 - each is an option of the command
 
 @app.command()
 def explain(  # noqa: PLR0917 - each is an option of the command
-    what: Annotated[Path, typer.Argument(metavar="RUN_OR_PICTURE", help="A run; with --model a picture or a slide.")],
+    what: Annotated[
+        Path,
+        typer.Argument(
+            metavar="RUN_OR_PICTURE", help="A run; with --model a picture or a slide.", autocompletion=complete_slide
+        ),
+    ],
     model: Annotated[
         Optional[Path],  # noqa: UP045 - typer reads this at run time
-        typer.Option(metavar="RUN/NETWORK", help="Explain one picture with this model instead of a whole run."),
+        typer.Option(
+            metavar="RUN/NETWORK",
+            help="Explain one picture with this model instead of a whole run.",
+            autocompletion=complete_model,
+        ),
     ] = None,
     corner: Annotated[
         Optional[str],  # noqa: UP045 - the same
@@ -181,7 +231,10 @@ def explain(  # noqa: PLR0917 - each is an option of the command
 
 @app.command()
 def nuclei(  # noqa: PLR0917 - each is an option of the command
-    what: Annotated[list[Path], typer.Argument(metavar="RUN | SLIDE...", help="A run, or any slides.")],
+    what: Annotated[
+        list[Path],
+        typer.Argument(metavar="RUN | SLIDE...", help="A run, or any slides.", autocompletion=complete_slide),
+    ],
     engine: Annotated[
         Optional[str],  # noqa: UP045 - typer reads this at run time
         typer.Option(metavar="NAME", help="What finds nuclei, such as classical: nuclei.engine of the settings."),
@@ -211,8 +264,7 @@ def nuclei(  # noqa: PLR0917 - each is an option of the command
     from vitrail.pipeline.predict_slides import settings_from
     from vitrail.settings.load import old_names
 
-    for line in old_names(None, all_changes):
-        typer.echo(f"warning: {line}", err=True)
+    warn(old_names(None, all_changes))
     job = NucleiJob(out=out or Path("nuclei"), mpp=mpp, settings=settings_from(all_changes))
     reporting = progress()
     with executor_for(shard, scheduler, job.out, reporting) as executor:
@@ -227,7 +279,10 @@ def report(run: RunFolder, changes: Changes = None) -> None:
 
 @app.command()
 def view(
-    what: Annotated[list[Path], typer.Argument(metavar="RUN | FOLDER | SLIDE...", help="What to look at.")],
+    what: Annotated[
+        list[Path],
+        typer.Argument(metavar="RUN | FOLDER | SLIDE...", help="What to look at.", autocompletion=complete_slide),
+    ],
     maps: Annotated[Optional[Path], typer.Option(help="Where vitrail predict has put the slides' maps.")] = None,  # noqa: UP045 - typer reads this at run time
     mpp: Annotated[Optional[float], typer.Option(help="um per level-0 pixel, where headers lack it.")] = None,  # noqa: UP045 - the same
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 0,
@@ -236,7 +291,7 @@ def view(
     """Look at slides, maps and explanations in the browser, on this computer alone (needs vitrail[viewer])."""
     from vitrail.viewer.launch import view
 
-    view(what, maps=maps, mpp=mpp, port=port, browser=browser, say=typer.echo)
+    view(what, maps=maps, mpp=mpp, port=port, browser=browser, say=serving(what))
 
 
 @app.command()
@@ -261,13 +316,15 @@ def review(  # noqa: PLR0913, PLR0917 - each is an option of the command
     browser: Annotated[bool, typer.Option(help="Open the page; without it, its address is said.")] = True,  # noqa: FBT002 - a flag
 ) -> None:
     """Judge tiles or explanations one by one in the browser; what is said is kept in RUN/review."""
+    from vitrail.pipeline.outcome import Outcome
     from vitrail.viewer.launch import export_queue, review
 
     if export is not None:
-        for file in export_queue(run, queue or by, export):
-            typer.echo(file)
+        files = export_queue(run, queue or by, export)
+        finish(Outcome(lines=[*map(str, files)], results={"files": files}))
         return
-    review(run, by, queue or by, cases, about=about, split=split, port=port, browser=browser, say=typer.echo)
+    say = serving([run])
+    review(run, by, queue or by, cases, about=about, split=split, port=port, browser=browser, say=say)
 
 
 @app.command()
@@ -282,6 +339,8 @@ def search(
     finish(search_run(run, scheduler, changes or (), progress()))
 
 
+for upkeep in (status, clean, config, man):
+    app.command()(upkeep)
 app.add_typer(imports, name="import")
 app.add_typer(exports, name="export")
 

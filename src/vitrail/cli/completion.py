@@ -38,6 +38,13 @@ def complete_model(incomplete: str) -> list[tuple[str, str]]:
     return _folders(incomplete, "model.json", "a model")
 
 
+def complete_slide(incomplete: str) -> list[tuple[str, str]]:
+    """Offer run folders, other folders and files; parameters and result as of `complete_run`."""
+    typed, start = os.path.split(incomplete)
+    names = sorted(name for name in _entries(typed or ".", folders=False) if name.startswith(start))
+    return [*complete_run(incomplete), *((os.path.join(typed, name), "a file") for name in names)]  # noqa: PTH118 - as below
+
+
 def complete_setting(incomplete: str) -> list[tuple[str, str]]:
     """Offer settings as `group.key=`, each with what it means; parameters and result as of `complete_run`."""
     from vitrail.settings.load import described_settings
@@ -47,18 +54,28 @@ def complete_setting(incomplete: str) -> list[tuple[str, str]]:
     return [(f"{key}=", shorten(text.replace("[", "("), _WIDTH, placeholder=" ...")) for key, text in texts.items()]
 
 
+def complete_default(incomplete: str) -> list[tuple[str, str]]:
+    """Offer what may stand in the user's `config.toml`; parameters and result as of `complete_run`."""
+    from vitrail.settings.user import COMMANDS, EVERY_COMMAND, OPTIONS
+
+    own = [*EVERY_COMMAND, *(f"{command}.{option}" for command, options in OPTIONS.items() for option in options)]
+    keys = [f"{COMMANDS}.{name}=" for name in own]
+    offered = [(key, "your default of an option") for key in keys if key.startswith(incomplete)]
+    return offered + complete_setting(incomplete)
+
+
 def _folders(incomplete: str, marker: str, title: str) -> list[tuple[str, str]]:
     """Return folders that hold a file of some name, and those that may lead to one."""
     typed, start = os.path.split(incomplete)
-    matching = [name for name in sorted(_subfolders(typed or ".")) if name.startswith(start)]
+    matching = [name for name in sorted(_entries(typed or ".", folders=True)) if name.startswith(start)]
     paths = [os.path.join(typed, name) for name in matching]  # noqa: PTH118 - "./run" has to stay what it is
     marked = [path for path in paths if os.path.isfile(os.path.join(path, marker))]  # noqa: PTH113, PTH118 - never raises
     others = [path for path in paths if path not in marked]
     return [(path, title) for path in marked] + [(f"{path}{os.sep}", "a folder") for path in others]
 
 
-def _subfolders(folder: str) -> Iterator[str]:
+def _entries(folder: str, *, folders: bool) -> Iterator[str]:
     with suppress(OSError), os.scandir(os.path.expanduser(folder)) as entries:  # noqa: PTH111 - of a text
         for entry, _count in zip(entries, range(_MOST), strict=False):
-            if not entry.name.startswith(".") and entry.is_dir():
+            if not entry.name.startswith(".") and entry.is_dir() == folders:
                 yield entry.name

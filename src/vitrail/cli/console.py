@@ -125,6 +125,11 @@ class Console:
             for line in outcome.lines[-1:] if self.is_quiet else outcome.lines:
                 typer.echo(line)
 
+    def say_now(self, outcome: Outcome) -> None:
+        """Say what came out of a command that goes on working: at once, to a script, too."""
+        self.say(outcome)
+        self.answer()
+
     def answer(self, code: int = 0, error: Exception | None = None) -> None:
         """Say the error in one line, where there is one; and give the script its object, unless it has that already.
 

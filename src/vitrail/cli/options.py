@@ -12,6 +12,8 @@ from vitrail.cli.console import console
 from vitrail.errors import SettingsError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
     from vitrail.core.progress import Progress
     from vitrail.pipeline.outcome import Outcome
 
@@ -59,6 +61,39 @@ def finish(outcome: Outcome) -> None:
     console().say(outcome)
     if outcome.skipped:
         raise typer.Exit(2)
+
+
+def finish_file(path: Path) -> None:
+    """Say which file or folder was written."""
+    from vitrail.pipeline.outcome import Outcome
+
+    finish(Outcome(lines=[str(path)], results={"path": path}))
+
+
+def warn(lines: Iterable[str]) -> None:
+    """Say warnings before the work begins."""
+    for line in lines:
+        typer.echo(f"warning: {line}", err=True)
+
+
+def serving(what: Sequence[Path]) -> Callable[[str], None]:
+    """Return what says the lines of a server, which does not end: a script hears its address at once.
+
+    Parameters
+    ----------
+    what
+        The paths that are shown.
+    """
+    from vitrail.pipeline.outcome import Outcome
+
+    def say(line: str) -> None:
+        _, _, address = line.partition(" at ")
+        if address.startswith("http://"):
+            console().say_now(Outcome(lines=[line], results={"address": address, "shown": list(what)}))
+        elif not console().is_quiet:
+            typer.echo(line)
+
+    return say
 
 
 def progress() -> Progress:
