@@ -24,6 +24,7 @@ from vitrail.cli.options import (
     progress,
     refuse,
     refuse_spread,
+    say,
     serving,
     warn,
 )
@@ -356,7 +357,7 @@ def doctor(
     if forget:
         finish(Outcome(lines=[forgotten()]))
         return
-    finish(Outcome(results=examine(typer.echo)))
+    finish(Outcome(results=examine(say)))
 
 
 @app.command()

@@ -63,6 +63,12 @@ def finish(outcome: Outcome) -> None:
         raise typer.Exit(2)
 
 
+def say(line: str) -> None:
+    """Say a line of what came out before the rest is clear."""
+    if not console().is_quiet:
+        typer.echo(line)
+
+
 def finish_file(path: Path) -> None:
     """Say which file or folder was written."""
     from vitrail.pipeline.outcome import Outcome
@@ -86,14 +92,14 @@ def serving(what: Sequence[Path]) -> Callable[[str], None]:
     """
     from vitrail.pipeline.outcome import Outcome
 
-    def say(line: str) -> None:
+    def speak(line: str) -> None:
         _, _, address = line.partition(" at ")
         if address.startswith("http://"):
             console().say_now(Outcome(lines=[line], results={"address": address, "shown": list(what)}))
-        elif not console().is_quiet:
-            typer.echo(line)
+        else:
+            say(line)
 
-    return say
+    return speak
 
 
 def progress() -> Progress:
