@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -19,10 +18,10 @@ from PIL import Image
 
 from helpers.cohort import tissue
 from helpers.command import vitrail
+from helpers.old_run import unpack
 from vitrail.explain.methods.base import METHODS
 
 ROOT = Path(__file__).parents[2]
-ARCHIVE = ROOT / "tests" / "fixtures" / "run-2026-11.tar.xz"
 STAGES = ("tiles", "split", "classifier", "segmenter", "predict", "explain", "check")
 
 
@@ -36,9 +35,7 @@ def numbers_in(value, path=""):
 
 @pytest.fixture
 def run(tmp_path):
-    with tarfile.open(ARCHIVE) as archive:
-        archive.extractall(tmp_path, filter="data")
-    return tmp_path / "study" / "run"
+    return unpack(tmp_path)
 
 
 @pytest.mark.usefixtures("undrawn")

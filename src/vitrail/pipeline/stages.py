@@ -262,8 +262,8 @@ def _changed_rows(title: str, old: Any, new: Any) -> str:
         former, present = ({str(name): value for name, value in rows} for rows in (old, new))
     except (TypeError, ValueError):  # of another version
         return ""
-    names = former.keys() | present.keys()
-    return _named(title, (name for name in names if former.get(name) != present.get(name)))
+    both = former.keys() & present.keys()
+    return _named(title, (former.keys() ^ present.keys()) | {name for name in both if former[name] != present[name]})
 
 
 def _changed_report(old: Any, new: Any) -> str:
