@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 
@@ -10,9 +11,15 @@ from helpers.command import vitrail
 from helpers.old_run import unpack
 
 
+@pytest.fixture(scope="module")
+def unpacked(tmp_path_factory):
+    return unpack(tmp_path_factory.mktemp("run")).parent
+
+
 @pytest.fixture
-def run(tmp_path):
-    return unpack(tmp_path)
+def run(unpacked, tmp_path):
+    """A copy that a test may spoil."""
+    return shutil.copytree(unpacked, tmp_path / "study") / "run"
 
 
 @pytest.fixture
@@ -27,6 +34,7 @@ def answer(capsys):
     """Call the command line with --json; return exit code, object, and what was said on standard error."""
 
     def call(*arguments):
+        capsys.readouterr()  # of calls before
         code = vitrail(*arguments)
         said = capsys.readouterr()
         return code, json.loads(said.out), said.err
