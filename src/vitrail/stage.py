@@ -322,12 +322,14 @@ def bring_up_to_date(
             attempt = ", going on where an attempt at it ended" if step.partial.is_dir() else ""
             why = "; ".join(step.reasons(run)) or "it was never made"
             _log.info("%s: made now%s: %s", stage.name, attempt, why)
+        begun = time.time()
         if isinstance(executor, Claims):
             if not _make_together(stage, run, recipe, progress, executor):
                 continue
         else:
             _make(stage, run, recipe, progress, executor)
         made.append(stage.name)
+        _log.info("%s: made in %.1f s", stage.name, time.time() - begun)
     return made
 
 
@@ -392,7 +394,6 @@ def _make(stage: Stage, run: Run, recipe: dict[str, Any], progress: Progress, ex
         stage.make(work)
         record = recipe | {"digest": digest, "vitrail": vitrail.__version__, "seconds": round(time.time() - begun, 1)}
         write_text(partial / "stage.json", json.dumps(record, indent=1))
-        _log.info("%s: made in %s s", stage.name, record["seconds"])
     if final.exists():
         final.rename(retired)
     partial.rename(final)

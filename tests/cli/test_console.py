@@ -116,14 +116,13 @@ def test_slides_mapped_and_slides_skipped(answer, run, tmp_path):
     assert (code, values["results"]["measured"], len(values["skipped"]), fits(values)) == (2, 0, 1, True)
 
 
-def test_exports(answer, run, tmp_path):
-    code, values, _ = answer("export", "qupath", run, "--out", tmp_path / "qupath", "--json")
-    assert (code, values["command"], values["error"]["type"]) == (2, "export qupath", "RunError")
-    (run / "report" / "qupath").mkdir()
-    (run / "report" / "qupath" / "S0.geojson").write_text('{"type": "FeatureCollection", "features": []}')
-    code, values, _ = answer("export", "qupath", run, "--out", tmp_path / "qupath", "--json")
-    assert (code, fits(values)) == (0, True)
-    assert Path(values["results"]["path"]).is_file()
+def test_exports(answer, run, tmp_path, monkeypatch):
+    code, values, _ = answer("export", "wsinfer", run / "nowhere", "--out", tmp_path, "--json")
+    assert (code, values["command"], values["error"]["type"]) == (2, "export wsinfer", "ModelError")
+    assert fits(values)
+    monkeypatch.setattr("vitrail.interop.wsinfer.export_wsinfer", lambda _, out: out / "model.pt")
+    code, values, _ = answer("export", "wsinfer", run / "classifier", "--out", tmp_path, "--json")
+    assert (code, values["results"], fits(values)) == (0, {"path": str(tmp_path / "model.pt")}, True)
 
 
 def test_pages_that_are_served_and_judgements_exported(answer, run, monkeypatch):

@@ -14,8 +14,10 @@ from helpers.command import vitrail
 from vitrail import cli
 from vitrail.cli.console import commands, walk
 from vitrail.cli.manual import ENVIRONMENT, EXIT_CODES, FILES, manual_page
-from vitrail.core.files import folder_bytes
-from vitrail.core.lock import holder_of, locked
+from vitrail.core.disk import folder_bytes, size_text
+from vitrail.core.holder import holder_of
+from vitrail.core.lock import locked
+from vitrail.distribute.presence import Presence
 from vitrail.settings.load import read_settings
 
 PAGE = (Path(__file__).parents[2] / "docs" / "commands.md").read_text(encoding="utf-8")
@@ -121,6 +123,23 @@ def test_who_is_at_work_is_named_and_nothing_is_cleaned_meanwhile(answer, run):
         assert "at work in this run (process " in values["error"]["problem"]
     assert holder_of(run) is None
     assert (run / ".lock").read_text() == ""
+    with Presence(run) as other:  # as commands with --shard are
+        assert answer("status", run, "--json")[1]["results"]["at_work"] == [str(other.worker)]
+        code, values, _ = answer("clean", run, "--yes", "--json")
+        assert (code, values["error"]["problem"]) == (2, f"others share the work here: {other.worker}")
+
+
+def test_sizes_are_added_up_within_bounds(tmp_path):
+    for number in range(5):
+        (tmp_path / f"{number}").write_bytes(b"x" * 100)
+    (tmp_path / "loop").symlink_to(tmp_path)
+    size, is_all = folder_bytes(tmp_path)
+    assert (500 < size < 500 + 1000, is_all) == (True, True)  # the link itself
+    assert folder_bytes(tmp_path, 3)[1] is False
+    assert folder_bytes(tmp_path / "nowhere") == (0, True)
+    assert [size_text(10**power * 2) for power in (0, 3, 7, 9, 13)] == [
+        *("2 bytes", "2 kB", "20.0 MB", "2.0 GB", "20000.0 GB"),
+    ]
 
 
 def test_clean_removes_what_is_named_and_asks(answer, run, capsys, monkeypatch):

@@ -13,14 +13,14 @@ import os
 import re
 import socket
 import stat
-from contextlib import ExitStack, contextmanager, suppress
-from pathlib import Path
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
 from vitrail.errors import ExchangeError, RunError
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping
+    from pathlib import Path
 
     import pandas as pd
     from numpy.typing import NDArray
@@ -382,36 +382,6 @@ def read_json(path: Path, keys: Collection[str] = ()) -> dict[str, Any]:
     if missing:
         raise damaged(path, f"without {missing[0]!r}")
     return values
-
-
-def folder_bytes(folder: Path, most: int = 50_000) -> tuple[int, bool]:
-    """Add up the sizes of a folder's files; links are not followed.
-
-    Parameters
-    ----------
-    folder
-        It need not be there, and may change meanwhile.
-    most
-        Files and folders that are looked at; a larger folder is not added up to its end.
-
-    Returns
-    -------
-    tuple[int, bool]
-        Bytes, and whether these are all.
-    """
-    total, count, folders = 0, 0, [folder]
-    while folders:
-        with suppress(OSError), os.scandir(folders.pop()) as entries:
-            for entry in entries:
-                count += 1
-                if count > most:
-                    return total, False
-                with suppress(OSError):  # it has just gone
-                    if entry.is_dir(follow_symlinks=False):
-                        folders.append(Path(entry.path))
-                    else:
-                        total += entry.stat(follow_symlinks=False).st_size
-    return total, True
 
 
 def damaged(path: Path, reason: object) -> RunError:

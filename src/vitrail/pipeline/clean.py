@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from vitrail.core.cache import cache_folder
-from vitrail.core.files import folder_bytes
+from vitrail.core.disk import folder_bytes, size_text
 from vitrail.core.lock import locked
 from vitrail.distribute.presence import refuse_beside_others
 from vitrail.errors import RunError, SettingsError
 from vitrail.pipeline.outcome import Outcome
-from vitrail.pipeline.status import size_text, steps_so_far
+from vitrail.pipeline.status import steps_so_far
 from vitrail.stage import open_run
 
 if TYPE_CHECKING:

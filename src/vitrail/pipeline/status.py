@@ -9,8 +9,9 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from vitrail.classes import NETWORKS
-from vitrail.core.files import folder_bytes, read_csv, read_json
-from vitrail.core.lock import holder_of
+from vitrail.core.disk import folder_bytes, size_text
+from vitrail.core.files import read_csv, read_json
+from vitrail.core.holder import holder_of
 from vitrail.distribute.presence import workers_in
 from vitrail.errors import RunError, VitrailError
 from vitrail.pipeline.outcome import Outcome
@@ -145,15 +146,6 @@ def _line(stage: dict[str, Any]) -> str:
 
 def _shown_size(size: dict[str, Any]) -> str:
     return f"{'' if size['bytes_are_all'] else 'more than '}{size_text(size['bytes'])}"
-
-
-def size_text(size: float) -> str:
-    """Return a number of bytes in words that are short: `12 kB`, `3.4 MB`, `5.6 GB`."""
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if size < 1000 or unit == "GB":
-            break
-        size /= 1000
-    return f"{size:.0f} {unit}" if unit in {"bytes", "kB"} else f"{size:.1f} {unit}"
 
 
 def _skipped(folder: Path) -> dict[str, str]:
