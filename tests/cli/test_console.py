@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
 import shutil
 import sys
@@ -35,17 +36,17 @@ def fits(values):
 
 @pytest.mark.parametrize("path", LEAVES, ids=" ".join)
 def test_every_command_answers_in_json_wherever_the_option_stands(answer, path):
-    before, behind = ("--json", *path, "--nonsense"), (*path, "--nonsense", "--json")
+    before, behind = ("--json", *path, "--zzz"), (*path, "--zzz", "--json")
     code, values, said = answer(*before)
     assert (code, values["ok"], values["command"]) == (2, False, " ".join(path))
     assert fits(values)
     assert values["error"] == {
         "type": "UsageError",
         "where": " ".join(path),
-        "problem": "No such option: --nonsense",
+        "problem": "No such option: --zzz",
         "cure": f"See: vitrail {' '.join(path)} --help",
     }
-    assert said == f"vitrail: {' '.join(path)}: No such option: --nonsense. See: vitrail {' '.join(path)} --help.\n"
+    assert said == f"vitrail: {' '.join(path)}: No such option: --zzz. See: vitrail {' '.join(path)} --help.\n"
     assert answer(*behind) == (code, values, said)
 
 
@@ -188,6 +189,24 @@ def test_what_libraries_print_does_not_spoil_the_object(answer, monkeypatch, tmp
     assert sys.stdout is stdout
 
 
+def test_who_only_helps_the_process_that_answers_says_nothing(monkeypatch, capsys, tmp_path):
+    for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.setenv(name, "2")
+    monkeypatch.setattr("vitrail.training.torchrun.run_together", lambda _: sys.exit(0))
+    assert vitrail("status", tmp_path, "--json") == 0
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.usefixtures("user")
+def test_a_reader_that_has_had_enough_is_no_fault(monkeypatch, capsys):
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as closed, monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", closed)
+        assert vitrail("config", "--json") == 0
+    assert capsys.readouterr() == ("", "")
+
+
 def test_the_text_is_json_that_every_reader_takes():
     with pytest.raises(ValueError, match="Out of range"):
         json.dumps(float("inf"), allow_nan=False)
@@ -230,7 +249,7 @@ def test_the_last_of_quiet_and_verbose_counts():
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        (["--nonsense"], "command line: No such option: --nonsense. See: vitrail --help."),
+        (["--zzz"], "command line: No such option: --zzz. See: vitrail --help."),
         (["tiles"], "tiles: Missing argument 'RUN'. See: vitrail tiles --help."),
         (["frobnicate"], "command line: No such command 'frobnicate'. See: vitrail --help."),
     ],

@@ -85,6 +85,7 @@ def test_what_is_wrong_is_one_line_that_names_the_file(file, text, line):
         (["compute.workers.more=1"], []),
         (["commands=1"], []),
         (["commands.view.port"], []),
+        (["commands.predict.out=\udcff"], []),
         (["commands.quiet.much=1"], []),
         (["commands.view.port=none"], []),
         (["seed=-1"], []),

@@ -387,6 +387,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 speaker.answer_in_json()
             run = partial(_run, speaker, words)
             if _is_one_of_several():
+                speaker.is_helper = os.environ["RANK"] != "0"
                 from vitrail.training.torchrun import run_together
 
                 run_together(run)

@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+_ROUND = str.maketrans("[]", "()")
+"""Of brackets: rich would take the others for markup."""
+
 _WIDTH = 60
 """Most letters of a description."""
 
@@ -51,7 +54,7 @@ def complete_setting(incomplete: str) -> list[tuple[str, str]]:
 
     texts = {key: text for key, text in described_settings().items() if key.startswith(incomplete)}
     # on one line: typer has rich fold longer ones, and a shell takes the second line for another word
-    return [(f"{key}=", shorten(text.replace("[", "("), _WIDTH, placeholder=" ...")) for key, text in texts.items()]
+    return [(f"{key}=", shorten(text.translate(_ROUND), _WIDTH, placeholder=" ...")) for key, text in texts.items()]
 
 
 def complete_default(incomplete: str) -> list[tuple[str, str]]:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import sys
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
@@ -57,11 +58,14 @@ class Console:
         Whether it is said, too, what is decided and why.
     defaults
         Of options, as the user's own file says; those of one command are in a dictionary of its name.
+    is_helper
+        Whether this process only helps the one that answers, see `vitrail.training.torchrun`.
     """
 
     def __init__(self) -> None:
         self.command, self.is_quiet, self.is_verbose = "", False, False
         self.defaults: dict[str, Any] = {}
+        self.is_helper = False
         self._stdout: TextIO | None = None
         self._outcome: Outcome | None = None
         self._is_answered = False
@@ -145,7 +149,7 @@ class Console:
         if error is not None:
             line = error if isinstance(error, VitrailError) else VitrailError(*described(error))
             print(f"{PROGRAM}: {line}", file=sys.stderr)  # noqa: T201 - the one line
-        if self._stdout is None or self._is_answered:
+        if self._stdout is None or self._is_answered or self.is_helper:
             return
         self._is_answered, outcome = True, self._outcome
         values: dict[str, Any] = {
@@ -161,8 +165,12 @@ class Console:
             where, problem, cure = described(error)
             kind = "UsageError" if isinstance(error, USAGE_ERROR) else type(error).__name__
             values["error"] = {"type": kind, "where": where, "problem": problem, "cure": cure}
-        self._stdout.write(json_text(values))
-        self._stdout.flush()
+        try:
+            self._stdout.write(json_text(values))
+            self._stdout.flush()
+        except BrokenPipeError:  # whoever reads has had enough; nor is it tried again when the process ends
+            with suppress(OSError, ValueError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), self._stdout.fileno())
 
 
 _CONSOLE: ContextVar[Console] = ContextVar("console")
@@ -189,7 +197,7 @@ def described(error: Exception) -> tuple[str, str, str]:
 
 def json_text(values: Any) -> str:
     """Return values as JSON that every reader takes: paths as texts, numbers of numpy as numbers, NaN as null."""
-    return json.dumps(_plain(values), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    return json.dumps(_plain(values), indent=1, allow_nan=False) + "\n"
 
 
 def _plain(value: Any) -> Any:

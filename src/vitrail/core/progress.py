@@ -133,7 +133,13 @@ def decisions_said() -> Iterator[None]:
     import logging  # noqa: PLC0415 - who asks for nothing starts sooner
     import warnings  # noqa: PLC0415 - the same
 
-    handler = logging.StreamHandler()  # to standard error, as it is now
+    class ToStandardError(logging.Handler):
+        """Writes to standard error as it is at that moment: bars put their own in its place."""
+
+        def emit(self, record: logging.LogRecord) -> None:
+            print(self.format(record), file=sys.stderr, flush=True)  # noqa: T201 - this is where the user is told
+
+    handler = ToStandardError()
     handler.setFormatter(logging.Formatter("%(name)s: %(message)s"))
     own, of_python = logging.getLogger("vitrail"), logging.getLogger("py.warnings")
     level, before = own.level, os.environ.get(_VERBOSE)

@@ -152,6 +152,8 @@ def change_user_defaults(changes: Sequence[str], unset: Iterable[str] = ()) -> U
     parsed_toml(path, text)  # says better what is wrong
     document = tomlkit.parse(text)
     for change in changes:
+        if any("\ud800" <= letter <= "\udfff" for letter in change):  # bytes of the command line that are no UTF-8
+            raise SettingsError("--set", f"{change[:80]!r} is no text in UTF-8", "Write it in UTF-8")
         key, equals, value = change.partition("=")
         path_to = [part.strip() for part in key.split(".")]
         if path_to[0] != COMMANDS:
