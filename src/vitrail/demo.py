@@ -74,15 +74,16 @@ def demo_run(folder: Path, progress: Progress) -> Outcome:
 
     # as vitrail export does
     progress.say("exports")
-    lines += [
-        f"for QuPath: {gather_qupath(run, exports / 'qupath')}",
-        f"for WSInfer: {export_wsinfer(run / 'classifier', exports / 'wsinfer')}",
-    ]
-    if find_spec("onnx") is not None:  # an extra
-        lines += [f"as ONNX: {export_onnx(run / network, exports)}" for network in ("classifier", "segmenter")]
+    qupath = gather_qupath(run, exports / "qupath")
+    wsinfer = export_wsinfer(run / "classifier", exports / "wsinfer")
+    networks = ("classifier", "segmenter") if find_spec("onnx") is not None else ()  # an extra
+    onnx = [export_onnx(run / network, exports) for network in networks]
+    lines += [f"for QuPath: {qupath}", f"for WSInfer: {wsinfer}", *(f"as ONNX: {path}" for path in onnx)]
+    exported = {"qupath": qupath, "wsinfer": wsinfer, "onnx": onnx}
     return replace(
         study,
         lines=[*study.lines[:-1], *lines, study.lines[-1], f"to look at it: vitrail view {run}"],
         warnings=[*study.warnings, *mapped.warnings],
         skipped=[*study.skipped, *mapped.skipped],
+        results=dict(study.results) | {"new_slide": dict(mapped.results), "exports": exported},
     )

@@ -7,10 +7,11 @@ from typing import Annotated
 
 import typer
 
-from vitrail.cli.options import Out, RunFolder
+from vitrail.cli.completion import complete_model
+from vitrail.cli.options import Out, RunFolder, finish_file
 
 exports = typer.Typer(help="Hand a run's models and maps to other software.", no_args_is_help=True)
-Model = Annotated[Path, typer.Argument(metavar="RUN/NETWORK", help="The model folder.")]
+Model = Annotated[Path, typer.Argument(metavar="RUN/NETWORK", help="The model folder.", autocompletion=complete_model)]
 
 
 @exports.command()
@@ -18,7 +19,7 @@ def wsinfer(model: Model, out: Out) -> None:
     """Write a classifier for QuPath's WSInfer extension and the wsinfer command."""
     from vitrail.interop.wsinfer import export_wsinfer
 
-    typer.echo(export_wsinfer(model, out))
+    finish_file(export_wsinfer(model, out))
 
 
 @exports.command()
@@ -26,7 +27,7 @@ def qupath(run: RunFolder, out: Out) -> None:
     """Gather a run's GeoJSON files with a script that imports them into a QuPath project."""
     from vitrail.pipeline.run import gather_qupath
 
-    typer.echo(gather_qupath(run, out))
+    finish_file(gather_qupath(run, out))
 
 
 @exports.command()
@@ -34,4 +35,4 @@ def onnx(model: Model, out: Out) -> None:
     """Write a network as ONNX, its preprocessing inside."""
     from vitrail.interop.onnx import export_onnx
 
-    typer.echo(export_onnx(model, out))
+    finish_file(export_onnx(model, out))

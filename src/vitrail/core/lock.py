@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from vitrail.core.holder import LOCK, holder_named, name_in
 from vitrail.errors import RunError
 
 if TYPE_CHECKING:
@@ -35,17 +37,24 @@ def locked(folder: Path, wait: Callable[[], None] | None = None) -> Iterator[Non
     except ImportError:
         yield
         return
-    with (folder / ".lock").open("w") as lock:
+    is_first = True
+    with (folder / LOCK).open("ab+") as lock:
         while True:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                if wait is None:
-                    cure = "Wait for it, or stop it"
-                    raise RunError(folder, "another vitrail is at work in this run", cure) from None
-                wait()
+                if wait is not None:
+                    wait()
+                elif is_first:  # somebody may only be looking who holds it, which takes no time
+                    is_first = False
+                    time.sleep(0.05)
+                else:
+                    name = name_in(lock)
+                    problem = f"another vitrail is at work in this run{name and f' ({name})'}"
+                    raise RunError(folder, problem, "Wait for it, or stop it") from None
             except OSError:
                 break  # a file system without locks
             else:
                 break
-        yield
+        with holder_named(lock):
+            yield

@@ -8,6 +8,7 @@ its reason, and the rest goes on.
 
 from __future__ import annotations
 
+import logging
 import os
 from contextlib import closing
 from dataclasses import dataclass
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
     from vitrail.settings.load import Settings
     from vitrail.slides.cohort import CohortSlide
     from vitrail.tiles.store import StoredTiles
+
+_log = logging.getLogger(__name__)
 
 _NAMES_LISTED, _FILES_NAMED = 20, 3
 """Unknown names that a message lists at most, and files that it names for each."""
@@ -172,6 +175,7 @@ def _plan(entries: tuple[CohortSlide, ...], settings: Settings, folders: Folders
         for entry in entries
         if entry.slide_id not in outcomes
     }
+    _log.info("tiles: %d slides unchanged, %d to cut", len(outcomes), len(jobs))
     return _Plan(digests=digests, outcomes=outcomes, jobs=jobs)
 
 
