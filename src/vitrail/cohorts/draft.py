@@ -28,7 +28,7 @@ class Candidate:
     slide_id, patient_id, split, attributes
         As of `CohortSlide`.
     names
-        What files that belong to it may call it; its file name and that without the suffix.
+        What files that belong to it may call it, besides its own name, with or without suffix.
     annotations
         Its outlines; None where there are none yet.
     mpp

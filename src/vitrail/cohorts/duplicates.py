@@ -23,7 +23,7 @@ def drop_duplicates(draft: Draft, progress: Progress | None = None) -> None:
     """Leave out slides whose bytes another slide has, too.
 
     Only files of one size are looked into, first at samples of each and then, where those are equal, at every byte. The
-    slide with outlines stays; of several the first.
+    first stays.
 
     Parameters
     ----------
@@ -32,7 +32,7 @@ def drop_duplicates(draft: Draft, progress: Progress | None = None) -> None:
     progress
         Told of how many files are looked into.
     """
-    slides = {slide.path: slide for slide in sorted(draft.slides, key=lambda each: (not each.annotations, each.path))}
+    slides = {slide.path: slide for slide in sorted(draft.slides, key=lambda each: each.path)}
     by_size = _alike(slides, _size)
     copies: dict[Path, Path] = {}
     with (progress or Silent()).task("same size", sum(map(len, by_size))) as step:
@@ -51,6 +51,9 @@ def drop_duplicates(draft: Draft, progress: Progress | None = None) -> None:
         draft.leave_out(path, _OF_ONE_PATIENT if one_patient else _OF_TWO_PATIENTS, f"of {original}")
         if slide.annotations is not None:
             draft.leave_out(slide.annotations, "outlines of a duplicate")
+    doubtful = sum(slides[path].patient_id != slides[original].patient_id for path, original in copies.items())
+    if doubtful:
+        draft.warnings.append(f"{doubtful} slides are the same as one of another patient: whose they are is not known")
     draft.slides = [slide for slide in draft.slides if slide.path not in copies]
 
 

@@ -12,7 +12,8 @@ from pathlib import Path
 from vitrail.cohorts.columns import join_table
 from vitrail.cohorts.draft import Candidate, Draft
 from vitrail.cohorts.listing import Listing, list_files, slide_files
-from vitrail.cohorts.matching import MASKS, SlideNames, names_for
+from vitrail.cohorts.matching import MASKS, SlideNames, names_for, without_uuid
+from vitrail.cohorts.tcga import short_names
 from vitrail.errors import SettingsError
 
 _PICTURES = (".png", ".jpg", ".jpeg", ".bmp")
@@ -70,8 +71,7 @@ def read_folder(folder: Path, rules: FolderRules) -> tuple[Draft, Listing]:
     patterns = {"patient": _pattern("patient", rules.patient), "site": _pattern("site", rules.site)}
     listing, draft = list_files(folder), Draft()
     outlined = listing if rules.annotations is None else list_files(rules.annotations)
-    for unreadable in dict.fromkeys((*listing.unreadable, *outlined.unreadable)):
-        draft.leave_out(unreadable, "folder that cannot be read")
+    draft.unmatched += dict.fromkeys((*listing.unreadable, *outlined.unreadable))
     apart = _below(listing.root, [path for path in (rules.masks, rules.annotations) if path is not None])
     slides = slide_files(file for file in listing.files if not any(file.is_relative_to(each) for each in apart))
     for file, slide_id in _slide_ids(listing.root, slides).items():
@@ -83,8 +83,18 @@ def read_folder(folder: Path, rules: FolderRules) -> tuple[Draft, Listing]:
             draft.leave_out(file, "no patient", f"--patient matches nothing in {path}")
         else:
             attributes = {"site": site} if patterns["site"] else {}
-            slide = Candidate(path=file, slide_id=slide_id, patient_id=patient or slide_id, attributes=attributes)
-            draft.slides.append(slide)
+            names = [without_uuid(file.stem), *short_names(file.stem)]
+            if file.suffix.lower() == ".dcm" and slide_id == file.parent.name:
+                names.append(slide_id)
+            draft.slides.append(
+                Candidate(
+                    path=file,
+                    slide_id=slide_id,
+                    patient_id=patient or slide_id,
+                    names=tuple(names),
+                    attributes=attributes,
+                )
+            )
     _drop_masks(draft)
     for file in listing.files:
         if file.suffix.lower() in _PICTURES and not any(file.is_relative_to(each) for each in apart):

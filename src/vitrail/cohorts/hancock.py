@@ -76,8 +76,7 @@ def read_hancock(root: Path, split: str | None = None, validation: float = 0.125
         There is no such folder, a file is damaged, there twice, or missing where it is needed.
     """
     listing, draft = list_files(root), Draft()
-    for folder in listing.unreadable:
-        draft.leave_out(folder, "folder that cannot be read")
+    draft.unmatched += listing.unreadable
     _find_slides(listing, draft)
     outlines = [file for file in listing.files if _ANNOTATIONS in _folders(listing, file)]
     draft.give_outlines(match_outlines(draft, outlines, lambda _: True, (".geojson",)))

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vitrail.cohorts.draft import Unmatched
 from vitrail.errors import CohortError
 from vitrail.slides.names import is_slide_name
 
@@ -37,12 +38,12 @@ class Listing:
     files
         Regular files and links that lead nowhere, sorted; their paths begin with the folder.
     unreadable
-        Folders that could not be read.
+        Folders that could not be read, and files whose names are no text.
     """
 
     root: Path
     files: tuple[Path, ...]
-    unreadable: tuple[Path, ...]
+    unreadable: tuple[Unmatched, ...]
 
 
 def list_files(root: Path) -> Listing:
@@ -66,7 +67,7 @@ def list_files(root: Path) -> Listing:
     if not root.is_dir():
         problem = "a file, not a folder" if root.is_file() else "no such folder"
         raise CohortError(root, problem, "Name the folder that the cohort lies in")
-    files, unreadable, visited = list[Path](), list[Path](), set[tuple[int, int]]()
+    files, unreadable, visited = list[Path](), list[Unmatched](), set[tuple[int, int]]()
     waiting, linked = [root], list[Path]()
     while waiting or linked:
         # a folder is listed under its own name rather than under that of a link to it
@@ -81,16 +82,29 @@ def list_files(root: Path) -> Listing:
         except OSError as error:
             if folder == root:
                 raise CohortError(root, f"cannot be read ({error.strerror})", "Check its permissions") from error
-            unreadable.append(folder)
+            unreadable.append(
+                Unmatched(file=str(folder), reason="folder that cannot be read", detail=error.strerror or "")
+            )
             continue
         for entry in present:
             if entry.name.startswith(".") or entry.name == _LEFT_BY_ARCHIVES:
                 continue
-            if entry.is_dir():
+            if not _is_text(entry.name):
+                unreadable.append(Unmatched(file=f"{folder}/{ascii(entry.name)}", reason="name that is no text"))
+            elif entry.is_dir():
                 (linked if entry.is_symlink() else waiting).append(folder / entry.name)
             elif entry.is_file() or (entry.is_symlink() and not (folder / entry.name).exists()):
                 files.append(folder / entry.name)
     return Listing(root=root, files=tuple(sorted(files)), unreadable=tuple(unreadable))
+
+
+def _is_text(name: str) -> bool:
+    """Tell whether a table can hold a name; other systems leave some that are bytes alone."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def slide_files(files: Iterable[Path]) -> dict[Path, tuple[Path, ...]]:

@@ -52,7 +52,12 @@ _MOST_EDGES = 2 * MOST_CORNERS
 """Upright edges between classes: a mask of more is noise, whose outlines would take gigabytes."""
 
 _TWO_SIDES = 0.01
-_PART = re.compile(r"_xmin-?(?P<x>\d+)_ymin-?(?P<y>\d+)_?(?:(?P<unit>MPP|MAG)-(?P<number>[0-9.]+))?", re.IGNORECASE)
+"""By which the scales of width and height may differ."""
+
+_LEAST_MPP = 1e-3
+_PART = re.compile(
+    r"_xmin-?(?P<x>\d+)_ymin-?(?P<y>\d+)_?(?:(?P<unit>MPP|MAG)-(?P<number>\d+(?:\.\d+)?))?", re.IGNORECASE
+)
 """Of a slide that a mask covers, as BCSS names them: the corner in level-0 pixels, and um per pixel of the mask."""
 
 _GREY, _CHANNELS, _RGB = 2, 3, 3
@@ -117,7 +122,7 @@ def place_mask(mask: Path, size: tuple[int, int], slide: Slide, *, part: bool = 
         if match["unit"] and match["unit"].upper() == "MAG":
             problem = "its name says a magnification, which is no exact scale"
             raise ExchangeError(mask, problem, "Name um per pixel, as _MPP-0.2500")
-        scale = float(match["number"]) / slide.mpp if match["unit"] else 1.0
+        scale = max(float(match["number"]), _LEAST_MPP) / slide.mpp if match["unit"] else 1.0
         left, top = int(match["x"]) - slide.bounds.x, int(match["y"]) - slide.bounds.y
         slack = max(scale, 1.0) * 2
         if min(left, top) < -slack or left + size[0] * scale > width + slack or top + size[1] * scale > height + slack:

@@ -87,7 +87,7 @@ class SlideNames:
     def __init__(self, slides: Iterable[Candidate]) -> None:
         self._slides: dict[str, list[Candidate]] = {}
         for slide in slides:
-            names = (slide.path.name, slide.path.stem, slide.slide_id, *slide.names)
+            names = (slide.path.name, slide.path.stem, *slide.names)
             for name in dict.fromkeys(name.casefold() for name in names):
                 self._slides.setdefault(name, []).append(slide)
 

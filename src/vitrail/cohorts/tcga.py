@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from itertools import chain
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Literal
 
@@ -67,8 +66,7 @@ def read_tcga(folder: Path, annotations: Path | None = None, kind: Kind = "all")
     """
     listing, draft = list_files(folder), Draft()
     outlined = listing if annotations is None else list_files(annotations)
-    for unreadable in dict.fromkeys(chain(listing.unreadable, outlined.unreadable)):
-        draft.leave_out(unreadable, "folder that cannot be read")
+    draft.unmatched += dict.fromkeys((*listing.unreadable, *outlined.unreadable))
     _note_unfinished(listing.files, draft)
     incomplete = _check_manifests(listing.files, draft)
     barcodes: dict[Path, re.Match[str]] = {}
