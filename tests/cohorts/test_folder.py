@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -48,7 +49,7 @@ def test_outlines_are_called_like_their_slide_or_nearly_so(tmp_path, name):
 def test_the_plain_name_is_the_last_that_a_file_may_stand_for(words, suffix):
     names = names_for(Path(f"Case 7{''.join(words)}{suffix}"), OUTLINES)
     assert names[-1] == "case 7"
-    assert all(longer.startswith(shorter) for longer, shorter in zip(names, names[1:], strict=False))
+    assert all(longer.startswith(shorter) for longer, shorter in pairwise(names))
 
 
 def test_the_closest_name_and_the_nearest_folder_win(tmp_path):
@@ -149,7 +150,7 @@ def root(tmp_path):
 def test_a_table_is_joined_by_slide(root, tmp_path):
     table = write_table(
         tmp_path / "clinic.csv",
-        "File_Name;Patient;site;split;mpp;annotations;label;Stage", r"C:\scans\S1.svs;P1;larynx;train;0.25;x;1;T 2",
+        "File Name;Patient;site;split;mpp;annotations;label;Stage", r"C:\scans\S1.svs;P1;larynx;train;0.25;x;1;T 2",
         "S2;P2;oral;validation;;y;2;", "S3.svs;P3;oral;test;0.5;z;;", "S9;P9;;;;;;",
     )  # fmt: skip
     _, slides, told = imported(root, tmp_path, metadata=table)
@@ -171,7 +172,7 @@ def test_a_table_is_joined_by_patient(root, tmp_path):
     ("rows", "said"),
     [
         (["name,age", "S1,1"], "no column of slides or patients (found: name, age)"),
-        (["slide_id,age", "S1,1", "S1.svs,2"], "line 3: S1.svs stands in line 2, too"),
+        (["slide_id,age", "S1,1", "S2,1", "S1,1", "S1.svs,2"], "line 5: S1.svs stands in line 2, too"),
         (["slide_id,split", "S1,training"], "line 2: split 'training' is unknown"),
         (["slide_id,mpp", "S1,fine"], "line 2: mpp 'fine' is no pixel size"),
         (["slide_id,age", "S1"], "line 2: 1 cells, where the header has 2"),

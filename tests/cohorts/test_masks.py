@@ -30,6 +30,8 @@ from vitrail.slides.cohort import read_cohort
 from vitrail.slides.rasterize import rasterize
 from vitrail.slides.slide import open_slide
 
+PLANES = {"photometric": "minisblack", "planarconfig": "separate"}
+CHANNELS = {"photometric": "minisblack", "planarconfig": "contig"}
 CLASSES = parse_classes("1=Tumor,2=Non-tumor: Fat,3=Immune")
 
 
@@ -335,8 +337,8 @@ def test_masks_of_parts_are_put_together_on_their_slide(tmp_path, monkeypatch):
         (lambda path: path.write_bytes(b""), "cannot be read"),
         (lambda path: path.write_bytes(b"II*\0\x08\0\0\0\xff\xff"), "cannot be read|not a slide, or cut short"),
         (lambda path: tifffile.imwrite(path, np.zeros((9, 9), np.float32)), "float32, not whole numbers"),
-        (lambda path: tifffile.imwrite(path, np.zeros((2, 9, 9), np.uint8), planarconfig="separate"), "channels|damaged"),
-        (lambda path: tifffile.imwrite(path, np.zeros((9, 9, 2), np.uint8), photometric="minisblack", planarconfig="contig"), "2 channels"),
+        (lambda path: tifffile.imwrite(path, np.zeros((2, 9, 9), np.uint8), **PLANES), "2 channels, or in planes"),
+        (lambda path: tifffile.imwrite(path, np.zeros((9, 9, 2), np.uint8), **CHANNELS), "2 channels"),
     ],
 )  # fmt: skip
 def test_broken_tiffs_end_in_one_line(tmp_path, write, said):
@@ -353,7 +355,7 @@ def test_noise_and_pictures_of_gigabytes_are_refused(tmp_path, monkeypatch):
         outline_mask(FakeMask(noise), CLASSES)
     monkeypatch.setattr(masks, "_MOST_EDGES", 1 << 30)
     monkeypatch.setattr(masks, "MOST_CORNERS", 100)
-    with pytest.raises(ExchangeError, match="more than 100.*--tolerance 1"):
+    with pytest.raises(ExchangeError, match=r"more than 100.*--tolerance 1"):
         outline_mask(FakeMask(noise), CLASSES)
     path = write_png(tmp_path / "m.png", noise)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)

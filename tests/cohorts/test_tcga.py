@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
 import pytest
 
 from helpers.command import vitrail
@@ -103,10 +101,22 @@ def test_the_same_slide_under_two_uuids_is_taken_once(root, tmp_path):
     assert told["outlines of a duplicate"] == [f"{other}.geojson"]
 
 
+def test_clinical_data_of_the_gdc_are_joined(root, tmp_path):
+    for name in (DX, TS, BS):
+        write_outline(root / f"{name}.geojson", "Tumor")
+    rows = ["case_id\tcase_submitter_id\tgender\tage", "9f\tTCGA-CR-7395\tfemale\t'--", "9f\tTCGA-CR-7395\tfemale\t'--"]
+    (tmp_path / "clinical.tsv").write_text("\n".join(rows) + "\n")
+    _, slides = imported(root, tmp_path, metadata=tmp_path / "clinical.tsv")
+    frozen = slides["TCGA-CR-7395-01A-01-TS1"]
+    assert (frozen.attributes["gender"], frozen.attributes["age"]) == ("female", "")
+    told = reasons(tmp_path / "slides.unmatched.csv")
+    assert told == {"without a row in clinical.tsv (taken nevertheless)": [f"{DX}.svs"]}
+
+
 def test_loops_of_links_end_and_files_are_listed_once(root, tmp_path):
     write_outline(root / f"{DX}.geojson", "Tumor")
-    os.symlink(root, root / "loop")
-    os.symlink(root / FOLDERS[0], root / "a-link")
+    (root / "loop").symlink_to(root)
+    (root / "a-link").symlink_to(root / FOLDERS[0])
     _, slides = imported(root, tmp_path)
     assert slides["TCGA-CN-4723-01Z-00-DX1"].slide.parent.name == FOLDERS[0]
 

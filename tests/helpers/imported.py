@@ -11,7 +11,6 @@ from shapely.geometry import box, mapping
 from helpers.cohort import write_tiff
 
 SIDE = 32
-CLINICAL = ("year_of_initial_diagnosis", "age_at_initial_diagnosis", "sex")
 
 
 def write_slide(path, seed=0, side=SIDE, mpp=0.5):
@@ -35,7 +34,7 @@ def write_json(path, content):
 
 
 def write_hancock(root, patients=10):
-    """Write slides of patients at two sites, sites beside each other and below one folder, and all that is with them."""
+    """Write slides of two sites, one at the root and one below a folder of all sites, and all that comes with them."""
     annotations = root / "WSI_PrimaryTumor_Annotations"
     for number in range(1, patients + 1):
         folder = "WSI_PrimaryTumor_Larynx" if number % 2 else "WSI_PrimaryTumor/WSI_PrimaryTumor_Oropharynx_Part2"

@@ -21,6 +21,10 @@ Outlines = Annotated[
     Optional[Path],  # noqa: UP045 - typer reads this at run time
     typer.Option("--annotations", metavar="FOLDER", help="Where the outlines are; among the slides by default."),
 ]
+Metadata = Annotated[
+    Optional[Path],  # noqa: UP045 - the same
+    typer.Option(metavar="TABLE.csv", help="Columns to add, by its column slide_id, file_name or patient_id."),
+]
 Classes = Annotated[
     Optional[str],  # noqa: UP045 - the same
     typer.Option(metavar="TABLE", help="What masks' values mean: orca, ocdc, bcss, or 1=Tumor,2=Non-tumor,0=none."),
@@ -62,12 +66,14 @@ def tcga(
         Literal["all", "diagnostic", "frozen"],
         typer.Option(help="Paraffin (DX), frozen sections (TS, MS, BS), or both."),
     ] = "all",
+    metadata: Metadata = None,
     check: Check = False,  # noqa: FBT002 - a flag
 ) -> None:
     """TCGA as the GDC gives it away: patients and sites from the barcodes."""
     from vitrail.pipeline.import_cohort import Destination, import_tcga
 
-    finish(import_tcga(folder, Destination(out=out, check=check, progress=progress()), annotations, slides))
+    to = Destination(out=out, check=check, progress=progress())
+    finish(import_tcga(folder, to, annotations, slides, metadata))
 
 
 @imports.command()
@@ -83,10 +89,7 @@ def folder(  # noqa: PLR0913, PLR0917 - each is an option of the command
         Optional[str],  # noqa: UP045 - the same
         typer.Option(metavar="REGEX", help="Finds the site there."),
     ] = None,
-    metadata: Annotated[
-        Optional[Path],  # noqa: UP045 - the same
-        typer.Option(metavar="TABLE.csv", help="Columns to add, by its column slide_id, file_name or patient_id."),
-    ] = None,
+    metadata: Metadata = None,
     masks: Annotated[
         Optional[Path],  # noqa: UP045 - the same
         typer.Option(metavar="FOLDER", help="Masks to make outlines of, which go into the folder outlines."),

@@ -19,8 +19,12 @@ if TYPE_CHECKING:
     from vitrail.cohorts.draft import Draft
 
 SLIDE_COLUMNS = ("slide_id", "slide", "file_name", "filename", "file", "image")
-PATIENT_COLUMNS = ("patient_id", "patient", "case_id", "case", "subject", "submitter_id", "bcr_patient_barcode")
-"""What tables call slides and patients, the preferred first; letter case does not matter."""
+PATIENT_COLUMNS = ("patient_id", "patient", "case_submitter_id", "cases.submitter_id", "submitter_id",
+                   "bcr_patient_barcode", "subject", "case_id", "case")  # fmt: skip
+"""What tables call slides and patients, the preferred first; letter case, and a blank for `_`, do not matter."""
+
+_UNKNOWN = {"'--", "[Not Available]"}
+"""What the GDC and TCGA write for what they do not know."""
 
 _MEANT = {*REQUIRED, *OPTIONAL}
 _TABLE = "Name a table with a column slide_id or patient_id"
@@ -44,7 +48,7 @@ def cell(value: Any) -> str:
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    return " ".join(text.replace("\0", " ").split())
+    return "" if text in _UNKNOWN else " ".join(text.replace("\0", " ").split())
 
 
 def column_name(name: str, source: str) -> str:
@@ -104,8 +108,9 @@ def join_table(draft: Draft, path: Path) -> None:
     """Add the columns of a table to slides.
 
     Rows are joined by a column of slides (`SLIDE_COLUMNS`), a name or a path with or without its suffix, or else by one
-    of patients (`PATIENT_COLUMNS`). Where a table has both, its patients win over those of the draft. A column `split`
-    or `mpp` is that of slides.csv; its paths are not read. Rows that match nothing and slides without a row are noted.
+    of patients (`PATIENT_COLUMNS`); a row that only repeats another one counts once. Where a table has both, its
+    patients win over those of the draft. A column `split` or `mpp` is that of slides.csv; its paths are not read. Rows
+    that match nothing and slides without a row are noted.
 
     Parameters
     ----------
@@ -117,10 +122,10 @@ def join_table(draft: Draft, path: Path) -> None:
     Raises
     ------
     CohortError
-        It is no table, names neither slides nor patients, names one twice, or has a wrong split.
+        It is no table, names neither slides nor patients, says two things of one, or has a wrong split.
     """
     header, lines = table_rows(path, _TABLE)
-    folded = {name.casefold(): name for name in reversed(header)}
+    folded = {name.casefold().replace(" ", "_"): name for name in reversed(header)}
     by_slide, by_patient = (
         next((folded[name] for name in names if name in folded), None) for names in (SLIDE_COLUMNS, PATIENT_COLUMNS)
     )
@@ -130,6 +135,8 @@ def join_table(draft: Draft, path: Path) -> None:
     rows: dict[str, tuple[int, dict[str, str]]] = {}
     for line, row in lines:
         name = slide_stem(row[key]) if by_slide else row[key].casefold()
+        if name in rows and row == rows[name][1]:
+            continue
         if name in rows:
             cure = f"Leave one row a {'slide' if by_slide else 'patient'}"
             raise CohortError(f"{path}, line {line}", f"{row[key]} stands in line {rows[name][0]}, too", cure)

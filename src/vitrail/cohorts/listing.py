@@ -90,7 +90,7 @@ def list_files(root: Path) -> Listing:
             if entry.name.startswith(".") or entry.name == _LEFT_BY_ARCHIVES:
                 continue
             if not _is_text(entry.name):
-                unreadable.append(Unmatched(file=f"{folder}/{ascii(entry.name)}", reason="name that is no text"))
+                unreadable.append(Unmatched(file=f"{folder}/{entry.name!a}", reason="name that is no text"))
             elif entry.is_dir():
                 (linked if entry.is_symlink() else waiting).append(folder / entry.name)
             elif entry.is_file() or (entry.is_symlink() and not (folder / entry.name).exists()):

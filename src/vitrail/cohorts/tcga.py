@@ -13,6 +13,7 @@ from collections import Counter
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Literal
 
+from vitrail.cohorts.columns import join_table
 from vitrail.cohorts.draft import Candidate, Draft
 from vitrail.cohorts.listing import list_files, slide_files
 from vitrail.cohorts.matching import match_outlines, without_uuid
@@ -41,7 +42,7 @@ Kind = Literal["all", "diagnostic", "frozen"]
 """Which slides are wanted."""
 
 
-def read_tcga(folder: Path, annotations: Path | None = None, kind: Kind = "all") -> Draft:
+def read_tcga(folder: Path, annotations: Path | None = None, kind: Kind = "all", metadata: Path | None = None) -> Draft:
     """Put slides of TCGA together with their outlines.
 
     Parameters
@@ -52,6 +53,8 @@ def read_tcga(folder: Path, annotations: Path | None = None, kind: Kind = "all")
         Where their outlines are; None looks among the slides.
     kind
         Which slides come in.
+    metadata
+        A table to join, such as clinical data of the GDC: see `join_table`.
 
     Returns
     -------
@@ -62,7 +65,7 @@ def read_tcga(folder: Path, annotations: Path | None = None, kind: Kind = "all")
     Raises
     ------
     CohortError
-        There is no such folder.
+        There is no such folder, or the table is wrong.
     """
     listing, draft = list_files(folder), Draft()
     outlined = listing if annotations is None else list_files(annotations)
@@ -97,6 +100,8 @@ def read_tcga(folder: Path, annotations: Path | None = None, kind: Kind = "all")
         draft, outlined.files, lambda file: file in explicit or file.suffix.lower() in {".geojson", ".annotations"}
     )
     draft.give_outlines(outlines)
+    if metadata is not None:
+        join_table(draft, metadata)
     return draft
 
 

@@ -118,12 +118,18 @@ def import_hancock(
     return _write(read_hancock(root, split, validation, seed), to, SETTINGS)
 
 
-def import_tcga(folder: Path, to: Destination, annotations: Path | None = None, kind: Kind = "all") -> Outcome:
+def import_tcga(
+    folder: Path,
+    to: Destination,
+    annotations: Path | None = None,
+    kind: Kind = "all",
+    metadata: Path | None = None,
+) -> Outcome:
     """Write the slides.csv of slides of TCGA.
 
     Parameters
     ----------
-    folder, annotations, kind
+    folder, annotations, kind, metadata
         As of `read_tcga`.
     to
         Where to.
@@ -140,7 +146,7 @@ def import_tcga(folder: Path, to: Destination, annotations: Path | None = None, 
     ExchangeError
         A table cannot be written.
     """
-    return _write(read_tcga(folder, annotations, kind), to)
+    return _write(read_tcga(folder, annotations, kind, metadata), to)
 
 
 def import_folder(folder: Path, to: Destination, rules: FolderRules, masks: MaskRules | None = None) -> Outcome:
