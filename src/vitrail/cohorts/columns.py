@@ -48,7 +48,7 @@ def cell(value: Any) -> str:
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    return "" if text in _UNKNOWN else " ".join(text.replace("\0", " ").split())
+    return "" if text in _UNKNOWN else _one_line(text)
 
 
 def column_name(name: str, source: str) -> str:
@@ -66,8 +66,13 @@ def column_name(name: str, source: str) -> str:
     str
         The name, or `source_name`.
     """
-    name = " ".join(name.split())
+    name = _one_line(name)
     return f"{source}_{name}" if name.lower() in _MEANT or name in RESERVED else name
+
+
+def _one_line(text: str) -> str:
+    """Return a text in one line, without what no file can hold."""
+    return " ".join(text.encode(errors="replace").decode().replace("\0", " ").split())
 
 
 def read_records(path: Path, keys: Iterable[str]) -> list[dict[str, Any]]:

@@ -6,10 +6,12 @@ attack, 179 million pixels. What is kept besides are the outlines, and their num
 
 from __future__ import annotations
 
+import logging
 import math
 import re
 import warnings
 from collections import Counter
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
@@ -45,8 +47,8 @@ _STRIP_PX = 1 << 22
 """Pixels that are looked at in one go, at least a row of tiles."""
 
 _MOST_SEGMENT_PX = 1 << 28
-_MOST_MASK_PX = 1 << 35
-"""Of a strip, and of a TIFF: a slide of 185,000 pixels squared."""
+_MOST_MASK_PX = 1 << 34
+"""Of a strip, and of a TIFF: a slide of 131,000 pixels squared."""
 
 _MOST_EDGES = 2 * MOST_CORNERS
 """Upright edges between classes: a mask of more is noise, whose outlines would take gigabytes."""
@@ -164,7 +166,7 @@ class Mask:
         try:
             if self._is_tiff:
                 check_claims(path)
-                with tifffile.TiffFile(path) as tif:
+                with _silenced(), tifffile.TiffFile(path) as tif:
                     page: Any = tif.pages.first
                     self.size = (int(page.imagewidth), int(page.imagelength))
                     _check_layout(path, page)
@@ -343,8 +345,24 @@ def _check_layout(path: Path, page: Any) -> None:
         if page.is_tiled
         else (min(page.rowsperstrip, page.imagelength), page.imagewidth)
     )
-    if not page.is_memmappable and int(rows) * int(columns) > _MOST_SEGMENT_PX:
+    whole = page.is_memmappable and not page.is_tiled
+    expected = math.prod(page.chunked)
+    if not whole and {len(page.dataoffsets), len(page.databytecounts)} != {expected}:
+        problem = f"has {len(page.dataoffsets):,} tiles or strips where {expected:,} are due"
+        raise ExchangeError(path, problem, "The file is damaged or cut short: copy it again from its source")
+    if not whole and int(rows) * int(columns) > _MOST_SEGMENT_PX:
         raise ExchangeError(path, "is compressed in one piece", "Save it as a tiled TIFF, which is read strip by strip")
+
+
+@contextmanager
+def _silenced() -> Iterator[None]:
+    """Let tifffile log nothing: what is wrong with a file is said by an error, in one line."""
+    logger = logging.getLogger("tifffile")
+    before, logger.disabled = logger.disabled, True
+    try:
+        yield
+    finally:
+        logger.disabled = before
 
 
 def _tiff_strips(path: Path) -> Iterator[NDArray[Any]]:
@@ -353,7 +371,7 @@ def _tiff_strips(path: Path) -> Iterator[NDArray[Any]]:
     def flat(rows: NDArray[Any]) -> NDArray[Any]:
         return np.asarray(rows[..., 0] if rows.shape[-1] == 1 else rows[..., :_RGB])
 
-    with tifffile.TiffFile(path) as tif:
+    with _silenced(), tifffile.TiffFile(path) as tif:
         page: Any = tif.pages.first
         width, height = int(page.imagewidth), int(page.imagelength)
         tail = (width, int(page.samplesperpixel))
