@@ -111,7 +111,7 @@ def test_what_is_no_slide_of_the_cohort_is_told(tmp_path):
     write_slide(root / "__MACOSX" / "S4.svs")
     outcome, slides, told = imported(root, tmp_path, patient=r"copy|S\d")
     assert list(slides) == ["S1"]
-    assert outcome.warnings == ["1 slides are the same as one of another patient: whose they are is not known"]
+    assert outcome.warnings == ["1 slides are the same as one of another patient: it is unclear whose they are"]
     assert told == {
         "duplicate of a slide of another patient": ["copy.svs"],
         "outlines of a duplicate": ["copy.geojson"],
@@ -171,7 +171,7 @@ def test_a_table_is_joined_by_patient(root, tmp_path):
 @pytest.mark.parametrize(
     ("rows", "said"),
     [
-        (["name,age", "S1,1"], "no column of slides or patients (found: name, age)"),
+        (["name,age", "S1,1"], "no column of slides or patients (its columns: name, age)"),
         (["slide_id,age", "S1,1", "S2,1", "S1,1", "S1.svs,2"], "line 5: S1.svs stands in line 2, too"),
         (["slide_id,split", "S1,training"], "line 2: split 'training' is unknown"),
         (["slide_id,mpp", "S1,fine"], "line 2: mpp 'fine' is no pixel size"),

@@ -18,7 +18,7 @@ from shapely.geometry import shape
 
 from helpers.cohort import write_tiff
 from helpers.command import vitrail
-from helpers.imported import reasons, write_slide
+from helpers.imported import reasons, write_outline, write_slide
 from vitrail.cohorts import masks
 from vitrail.cohorts.mask_classes import TABLES, parse_classes
 from vitrail.cohorts.masks import Mask, Placement, outline_mask, place_mask, write_mask_outlines
@@ -315,6 +315,28 @@ def test_a_cohort_with_masks_becomes_a_study(tmp_path, monkeypatch, capsys):
     names = ClassNames(tumor=("Tumor",), non_tumor=("Non-tumor",), ignore=())
     assert [read_annotations(slide.annotations, names).tumor.area for slide in slides] == [16 * 32] * 3
     assert vitrail("init", "study", "--slides", "slides.csv", "--preset", "quick") == 0
+
+
+def test_outlines_that_a_person_drew_are_never_written_over(tmp_path, monkeypatch, capsys):
+    half = np.zeros((16, 16), np.uint8)
+    half[:, :8] = 1
+    for number in range(2):
+        write_slide(tmp_path / "data" / f"S{number}.tif", number)
+        write_png(tmp_path / "masks" / f"S{number}.png", half)
+    drawn = write_outline(tmp_path / "outlines" / "S0.geojson", "Tumor")
+    beside = write_outline(tmp_path / "data" / "S1.geojson", "Tumor")
+    before = [file.read_bytes() for file in (drawn, beside)]
+    monkeypatch.chdir(tmp_path)
+    command = ("import", "folder", "data", "--masks", "masks", "--classes", "1=Tumor")
+    for _ in range(2):  # a second time the outlines of S1 are there already, and are the same
+        assert vitrail(*command) == 2
+        assert "S0.geojson: other outlines that are there already" in capsys.readouterr().err
+        (slide,) = read_cohort(tmp_path / "slides.csv")
+        assert slide.annotations == tmp_path / "outlines" / "S1.geojson"
+        told = reasons(tmp_path / "slides.unmatched.csv")
+        assert told["second outlines of a slide"] == ["S1.geojson"]
+        assert [file.read_bytes() for file in (drawn, beside)] == before
+        assert sorted(path.name for path in (tmp_path / "outlines").iterdir()) == ["S0.geojson", "S1.geojson"]
 
 
 def test_masks_of_parts_are_put_together_on_their_slide(tmp_path, monkeypatch):

@@ -31,7 +31,7 @@ _TABLE = "Name a table with a column slide_id or patient_id"
 
 
 def cell(value: Any) -> str:
-    """Return a value of JSON as a cell of a table, in one line; what is not known is empty.
+    """Return a value of JSON as a cell of a table, in one line; null is empty.
 
     Parameters
     ----------
@@ -136,7 +136,7 @@ def join_table(draft: Draft, path: Path) -> None:
     )
     key = by_slide or by_patient
     if key is None:
-        raise CohortError(path, f"no column of slides or patients (found: {', '.join(header)[:200]})", _TABLE)
+        raise CohortError(path, f"no column of slides or patients (its columns: {', '.join(header)[:200]})", _TABLE)
     rows: dict[str, tuple[int, dict[str, str]]] = {}
     for line, row in lines:
         name = slide_stem(row[key]) if by_slide else row[key].casefold()

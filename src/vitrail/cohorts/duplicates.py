@@ -53,7 +53,7 @@ def drop_duplicates(draft: Draft, progress: Progress | None = None) -> None:
             draft.leave_out(slide.annotations, "outlines of a duplicate")
     doubtful = sum(slides[path].patient_id != slides[original].patient_id for path, original in copies.items())
     if doubtful:
-        draft.warnings.append(f"{doubtful} slides are the same as one of another patient: whose they are is not known")
+        draft.warnings.append(f"{doubtful} slides are the same as one of another patient: it is unclear whose they are")
     draft.slides = [slide for slide in draft.slides if slide.path not in copies]
 
 

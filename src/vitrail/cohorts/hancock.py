@@ -7,7 +7,7 @@ The layout is that of the data set's own description (Dörrich et al. 2025, doi:
     StructuredData/clinical_data.json, pathological_data.json
     DataSplits_DataDictionaries/dataset_split_[in, out, Oropharynx, treatment_outcome].json
 
-Each may lie anywhere below the folder that is given.
+Each may lie anywhere below one folder.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ def _find_slides(listing: Listing, draft: Draft) -> None:
 
 
 def _folders(listing: Listing, file: Path) -> tuple[str, ...]:
-    """Return the names of the folders that a file lies in, the given one first."""
+    """Return the names of the folders that a file lies in, the root first."""
     return (listing.root.absolute().name, *file.parent.relative_to(listing.root).parts)
 
 

@@ -1,7 +1,7 @@
 """Masks become outlines: every pixel's edge as it is, scaled to the slide, as GeoJSON of QuPath.
 
 A TIFF is read strip by strip, whatever its size; other pictures are decoded whole, up to what Pillow takes for no
-attack, 179 million pixels. What is kept besides are the outlines, and their number is bounded, too.
+attack, 179 million pixels. Besides that, memory holds the outlines, whose number is bounded, too.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def is_part(mask: Path) -> bool:
 
 
 def name_of_whole(mask: Path) -> str:
-    """Return a mask's name without what it says of its place."""
+    """Return a mask's name without what it says of where it lies."""
     return _PART.sub("", mask.stem, count=1)
 
 
@@ -232,18 +232,18 @@ def outline_mask(mask: Mask, classes: MaskClasses, tolerance_px: float = 0.0) ->
     Returns
     -------
     dict[str, list[Polygon]]
-        By class, in pixels of the mask, from top to bottom; neighbours share their border.
+        By class, sorted, in pixels of the mask, from top to bottom; neighbours share their border.
 
     Raises
     ------
     ExchangeError
         It is damaged, has a value that the table does not, or more corners than outlines can have.
     """
-    labels = tuple(range(1, len(classes.names) + 1))
-    outlined = outline_classes(_indices(mask, classes), labels)
+    labels = {name: label for label, name in enumerate(classes.names, start=1)}
+    outlined = outline_classes(_indices(mask, classes), tuple(labels.values()))
     ordered = [
-        (classes.names[label - 1], polygon)
-        for label in labels
+        (name, polygon)
+        for name, label in sorted(labels.items())
         for polygon in sorted(outlined[label], key=lambda polygon: (*polygon.bounds[1::-1], -polygon.area))
     ]
     polygons = [polygon for _, polygon in ordered]

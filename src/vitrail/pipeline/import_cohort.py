@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from filecmp import cmp
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +19,7 @@ from vitrail.cohorts.masks import Mask, Placement, is_part, name_of_whole, place
 from vitrail.cohorts.matching import MASKS, group_masks, match_outlines, names_for, plain_name
 from vitrail.cohorts.opening import BROKEN_OUTLINES, BROKEN_SLIDE, open_all
 from vitrail.cohorts.tcga import read_tcga, short_names
-from vitrail.core.files import not_written
+from vitrail.core.files import not_written, temporary_path
 from vitrail.core.progress import Silent
 from vitrail.errors import ExchangeError, SettingsError, SlideError
 from vitrail.pipeline.outcome import Outcome
@@ -31,7 +32,9 @@ if TYPE_CHECKING:
     from vitrail.cohorts.tcga import Kind
     from vitrail.core.progress import Progress
 
-BROKEN_MASK = "mask that cannot be used"
+BROKEN_MASK, OTHER_OUTLINES = "mask that cannot be used", "other outlines that are there already"
+
+_SKIPPED = {BROKEN_SLIDE, BROKEN_OUTLINES, BROKEN_MASK, OTHER_OUTLINES}
 
 _MOST_LINES = 20
 """Of broken files that are named one by one; all are in the table."""
@@ -185,7 +188,10 @@ def import_folder(folder: Path, to: Destination, rules: FolderRules, masks: Mask
     )
     if masks is not None and classes is not None:
         outlined, _ = _outline_masks(draft, _masks_of_slides(draft, masks.folder), masks, classes, to.progress)
-        outlines = outlined | outlines
+        for slide, file in outlines.items():
+            if slide in outlined and not file.samefile(outlined[slide]):
+                draft.leave_out(file, "second outlines of a slide", f"those of its mask are taken: {outlined[slide]}")
+        outlines |= outlined
     draft.give_outlines(outlines)
     return _write(draft, to)
 
@@ -250,7 +256,7 @@ def import_masks(masks: MaskRules, slides: Path | None = None, progress: Progres
 
 
 def _masks_of_slides(draft: Draft, folder: Path) -> Mapping[Path, list[Path]]:
-    """Find the masks of slides; those of a part of a slide are named by its barcode and their place."""
+    """Find the masks of slides; those of a part of a slide are named by its barcode, and by where they lie on it."""
 
     def names(mask: Path) -> list[str]:
         whole = names_for(mask, MASKS)
@@ -274,7 +280,7 @@ def _outline_masks(
         The file of each slide that has outlines now, and how many there are of each class.
     """
     slides = {slide.path: slide for slide in draft.slides}
-    written, counts = dict[Path, Path](), Counter[str]()
+    written, counts, names = dict[Path, Path](), Counter[str](), set[str]()
     try:
         rules.outlines.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -283,27 +289,36 @@ def _outline_masks(
         for path, files in sorted(groups.items()):
             target = rules.outlines / f"{slides[path].slide_id}.geojson"
             step(len(files))
-            if target in written.values():
+            if target.name.casefold() in names:
                 draft.leave_out(files[0], "second mask of a name", f"{target} is taken")
                 continue
+            # what is there may be drawn by hand: it is never written over
+            attempt = temporary_path(target, "new") if target.exists() else target
             try:
                 placed = [_placed(file, slides[path]) for file in files]
-                own = write_mask_outlines(target, slides[path].slide_id, placed, classes, rules.tolerance_px)
+                own = write_mask_outlines(attempt, slides[path].slide_id, placed, classes, rules.tolerance_px)
+                same = attempt == target or not own or cmp(attempt, target, shallow=False)
             except (ExchangeError, SlideError) as error:
-                if error.where == str(target):
+                if error.where == str(attempt):
                     raise  # the disk is full
                 draft.leave_out(error.where, BROKEN_MASK, f"{error.problem}. {error.cure}")
+                continue
+            finally:
+                if attempt != target:
+                    attempt.unlink(missing_ok=True)
+            if not own:
+                draft.leave_out(files[0], "mask without any class")
+            elif not same:
+                draft.leave_out(target, OTHER_OUTLINES, f"not those of {files[0]}: remove them, or name another folder")
             else:
-                if own:
-                    written[path] = target
-                    counts.update(own)
-                else:
-                    draft.leave_out(files[0], "mask without any class")
+                written[path] = target
+                names.add(target.name.casefold())
+                counts.update(own)
     return written, counts
 
 
 def _placed(file: Path, slide: Candidate) -> tuple[Mask, Placement]:
-    """Open a mask, and find its place on its slide; one that is its own slide lies on itself."""
+    """Open a mask, and find out how it lies on its slide; one without a slide lies on itself."""
     mask = Mask(file)
     if slide.path == file:
         return mask, Placement()
@@ -351,6 +366,6 @@ def _unmatched_lines(draft: Draft, table: Path) -> list[str]:
 
 def _broken(draft: Draft) -> list[str]:
     """Return a line for each broken file, up to a number."""
-    broken = [each for each in draft.unmatched if each.reason in {BROKEN_SLIDE, BROKEN_OUTLINES, BROKEN_MASK}]
+    broken = [each for each in draft.unmatched if each.reason in _SKIPPED]
     lines = [f"{each.file}: {each.reason}: {each.detail}" for each in broken[:_MOST_LINES]]
     return lines + ([f"and {len(broken) - _MOST_LINES:,} more"] if len(broken) > _MOST_LINES else [])
