@@ -22,6 +22,7 @@ from vitrail.review.corrections import NAMES, save_correction, versions
 from vitrail.settings.load import Settings
 from vitrail.slides.annotations import ClassNames, read_annotations
 from vitrail.slides.cohort import read_cohort
+from vitrail.slides.names import is_slide_name
 from vitrail.slides.slide import open_slide
 from vitrail.stage import open_run
 from vitrail.tiles.split import split_of
@@ -38,11 +39,6 @@ if TYPE_CHECKING:
     from vitrail.classes import Task
     from vitrail.slides.slide import Slide
     from vitrail.viewer.rasters import RasterKind
-
-SUFFIXES = frozenset(
-    {".svs", ".tif", ".tiff", ".ndpi", ".mrxs", ".scn", ".vms", ".vmu", ".bif", ".svslide", ".dcm", ".czi"}
-)
-"""Files of a folder that are taken for slides; those of OME-TIFF maps are not."""
 
 MOST_MOSAIC_PX = 1 << 24
 """Of a map of one kind that tiles' maps are put together to: 64 MiB."""
@@ -316,12 +312,6 @@ def session_of(paths: Sequence[Path], maps: Path | None = None, mpp: float | Non
         )  # fmt: skip
     title = paths[0].name if len(paths) == 1 else f"{len(slides)} slides"
     return Session(title, slides)
-
-
-def is_slide_name(file: Path) -> bool:
-    """Tell whether a file of a folder is taken for a slide."""
-    name = file.name.lower()
-    return file.suffix.lower() in SUFFIXES and not name.startswith(".") and not name.endswith(".ome.tiff")
 
 
 def id_of(name: str) -> str:
