@@ -10,7 +10,7 @@ import shapely
 from shapely import MultiPolygon, Polygon
 
 from vitrail.classes import LABELS, TissueClass
-from vitrail.interop.polygonize import outline_classes
+from vitrail.slides.polygonize import outline_classes
 from vitrail.interop.simplify import simplify_coverage
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from shapely import LineString, MultiPolygon, Point, Polygon, affinity, box
 from shapely.errors import ShapelyError
 from shapely.geometry import shape as shape_of
 
-from vitrail.interop.polygonize import outline_classes
+from vitrail.slides.polygonize import outline_classes
 from vitrail.interop.simplify import simplify_coverage
 from vitrail.viewer.rasters import NOTHING
 
