@@ -46,8 +46,8 @@ def figures_of(data: ReportData) -> tuple[FigureSpec, ...]:
         return ()
     caption = (
         "Are the outlines exhaustive? Left, the slides in which both networks call most tiles outside the outlines "
-        f"tumor, with what was outlined as tumor (solid), the end of the margin of {margin} around it (dotted), and the "
-        "tissue beyond that counted as non-tumor (green; left out were the margin, glass and artefacts). Squares: "
+        f"tumor, with what was outlined as tumor (solid), the end of the margin of {margin} around it (dotted), and "
+        "the tissue beyond that counted as non-tumor (green; left out were the margin, glass and artefacts). Squares: "
         "tiles outside the outlines that the networks were asked about, filled where both call it tumor. Right, the "
         "strongest of these, numbered, in surroundings three times as wide, with the tumor probability of the "
         "classification network and the share of pixels that the segmentation network calls tumor. Carcinoma here was "
