@@ -64,11 +64,11 @@ def test_a_missed_carcinoma_is_seen_first(data):
 def test_its_figure_fills_what_both_networks_call_tumor(data):
     with style():
         figure = outside_figure(data.outside)
-        squares = [each for each in figure.axes[0].collections if isinstance(each, PolyCollection)]
+        squares = [each for each in figure.axes[1].collections if isinstance(each, PolyCollection)]
         assert [len(each.get_paths()) for each in squares] == [
             data.outside[0].asked - data.outside[0].called, data.outside[0].called,
         ]  # fmt: skip
-    assert len(figure.axes) == sum(1 + len(slide.places) for slide in data.outside)
+    assert len(figure.axes) == sum(2 + len(slide.places) for slide in data.outside)
 
 
 def test_the_page_says_what_is_taken_for_granted(data, run, tmp_path, monkeypatch):

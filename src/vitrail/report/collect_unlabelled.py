@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from vitrail.slides.slide import Slide
     from vitrail.stage import Run
 
-MOST, PLACES = 4, 4
-"""Slides that are shown, and tiles of each."""
+MOST, LEAST, PLACES = 4, 2, 4
+"""Slides that are shown, at most, and though networks call no tile of theirs tumor; and tiles of each."""
 
 AROUND = 3.0
 """Side of a picture, in sides of the tile in its middle."""
@@ -61,13 +61,13 @@ def collect_outside(run: Run, entries: Mapping[str, CohortSlide], evaluation: Ev
     threshold = run.settings.evaluation.threshold
     table, tiles = outside_table(evaluation.predictions, threshold), outside_tiles(evaluation.predictions, threshold)
     shown = list[OutsideSlide]()
-    for name in table.loc[table["asked"] > 0, "slide_id"]:
+    for name, called in table.loc[table["asked"] > 0, ["slide_id", "called"]].itertuples(index=False):
+        if len(shown) >= (MOST if called else LEAST):
+            break
         try:
             shown.append(_outside(run, entries[name], tiles[tiles["slide_id"] == name]))
         except (VitrailError, KeyError):  # the slide or its outlines are gone
             continue
-        if len(shown) == MOST:
-            break
     return tuple(shown)
 
 
