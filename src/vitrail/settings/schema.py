@@ -174,8 +174,8 @@ class AnnotationSettings(Branch):
     margin_um: Annotated[float, Field(ge=0, le=10_000)] = Field(
         100.0,
         description="with unlabelled_tissue, how far non-tumor tissue stays away from outlines of tumor and of what is "
-        "ignored, at least; half a tile of the paper's, so that of a tile whose middle is non-tumor, no half is tumor "
-        "because an outline was drawn a little too tight. What lies between is other tissue",
+        "ignored, at least; what lies between is other tissue. 100 is half a tile of the paper's: outlines are drawn "
+        "coarsely. On ORCA it left no tile of the tumor among the non-tumor, where 25 left 2 % and 0 left 10 %",
         json_schema_extra={"since": "0.3.0"},
     )
 
