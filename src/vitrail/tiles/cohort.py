@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from vitrail.classes import LABELS
+from vitrail.classes import LABELS, TissueClass
 from vitrail.core.digest import json_digest
 from vitrail.core.files import read_csv, write_csv, write_table
 from vitrail.core.parallel import cores
@@ -68,7 +68,9 @@ class Folders:
 def slide_digest(entry: CohortSlide, settings: Settings) -> str:
     """Digest all that decides a slide's tiles: files, names, settings, seed; never its split or attributes."""
     values = settings.digest_values()
-    branches = {name: values[name] for name in ("seed", "slides", "annotations", "tiles")}
+    finds_tissue = settings.annotations.unlabelled_tissue != "ignore"
+    names = ("seed", "slides", "annotations", "tiles", *(("tissue", "artefacts") if finds_tissue else ()))
+    branches = {name: values[name] for name in names}
     files = file_digest(entry.slide), content_digest(entry.annotations)
     return json_digest([VERSION, entry.slide_id, entry.patient_id, entry.mpp, files, branches])
 
@@ -259,6 +261,10 @@ def _join(summary: pd.DataFrame, slides: list[StoredTiles], folder: Path, side_p
         counts = rows.loc[rows["label"] == label.key, "slide_id"].value_counts()
         if not len(counts):
             cure = f"Add slides with such outlines, or check [annotations] {label.key} in study.toml"
+            if label is TissueClass.NON_TUMOR:
+                cure += (
+                    '; where all tumor is outlined and nothing else, set annotations.unlabelled_tissue = "non_tumor"'
+                )
             raise TileError(f"{len(rows)} tiles", f"not one of them is {label.title.lower()}", cure)
         counted = summary["slide_id"].map(counts).fillna(0).astype(int)
         summary = summary.assign(**{f"{label.key}_tiles": counted})
