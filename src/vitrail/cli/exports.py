@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from vitrail.cli.options import Out, RunFolder
+from vitrail.cli.options import Out, RunFolder, finish
 
 exports = typer.Typer(help="Hand a run's models and maps to other software.", no_args_is_help=True)
 Model = Annotated[Path, typer.Argument(metavar="RUN/NETWORK", help="The model folder.")]
@@ -35,3 +35,16 @@ def onnx(model: Model, out: Out) -> None:
     from vitrail.interop.onnx import export_onnx
 
     typer.echo(export_onnx(model, out))
+
+
+@exports.command()
+def dicom(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Results of predict or nuclei, or a run.")],
+    slide: Annotated[Path, typer.Option("--slide", help="A file of the DICOM slide, or the folder of its series.")],
+    out: Out,
+    nuclei: Annotated[bool, typer.Option("--nuclei/--no-nuclei", help="Write nuclei, too.")] = True,  # noqa: FBT002 - typer's way
+) -> None:
+    """Write the maps of a DICOM slide as Segmentation, Parametric Maps and Annotations."""
+    from vitrail.pipeline.export_dicom import export_dicom
+
+    finish(export_dicom(folder, slide, out, nuclei=nuclei))

@@ -36,6 +36,9 @@ SUMMARY = (
 SPREADS = {"classifier_spread": "Spread of the tumor probability", "segmenter_spread": "Mean spread of pixels"}
 """Columns that say how far answers differ, and what QuPath calls them."""
 
+MEASURED = {**MEASUREMENTS, "segmenter": "Tumor share of pixels", **SPREADS}
+"""All columns of a mapped slide's tiles that are measurements, and what other programs call them."""
+
 _UM2_PER_MM2 = 1e6
 
 
@@ -97,7 +100,7 @@ def publish(files: MapFiles, out: Path, threshold: float) -> dict[str, Any]:
         regions = find_regions(read_class_map(files.classes).class_strips(), frame)
     # with one network alone its only measurement of tumor is the tumor probability
     if "segmenter" in tiles and not tiles["segmenter"].equals(tiles["tumor_probability"].rename("segmenter")):
-        measurements["segmenter"] = "Tumor share of pixels"
+        measurements["segmenter"] = MEASURED["segmenter"]
     measurements |= {name: title for name, title in SPREADS.items() if name in tiles}
     objects = SlideObjects(
         slide_id=files.base.name,

@@ -1,0 +1,328 @@
+"""Maps and outlines of a DICOM slide as DICOM objects, read back by pydicom alone, and where it can by wsidicom."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import shlex
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import shapely
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from helpers.command import vitrail
+from helpers.data import DATA, needs_data
+
+pydicom = pytest.importorskip("pydicom", reason="pydicom is not installed")
+pytest.importorskip("highdicom", reason="highdicom is not installed")
+
+from helpers import dicom  # noqa: E402 - needs pydicom
+from vitrail.classes import CLASSES  # noqa: E402
+from vitrail.errors import ExchangeError  # noqa: E402
+from vitrail.inference.class_map import CHANNELS  # noqa: E402
+from vitrail.interop.class_map import Channel, MapHeader  # noqa: E402
+from vitrail.interop.dicom_annotations import rings_of  # noqa: E402
+from vitrail.interop.dicom_maps import PADDING  # noqa: E402
+from vitrail.interop.ome_tiff import ClassMapWriter  # noqa: E402
+from vitrail.nuclei.store import NucleiHeader, writing_nuclei  # noqa: E402
+from vitrail.pipeline.export_dicom import export_dicom  # noqa: E402
+from vitrail.slides.slide import open_slide, read_region  # noqa: E402
+
+NAME, SCALE = "S24 Präparat", 0.8
+"""Level-0 pixels per pixel of the map, which is 640 by 480 then."""
+
+TUMOR = shapely.box(80, 96, 240, 160)
+"""On the slide, at whole pixels of the map and of its first two coarser levels: 100, 120, 300, 200."""
+
+SIZE = (640, 480)
+ROWS, COLUMNS = slice(120, 200), slice(100, 300)
+
+
+def classes():
+    values = np.zeros((*SIZE[::-1], len(CHANNELS)), np.float32)
+    values[..., 3] = 1
+    values[80:400, 60:560] = (0.2, 0.6, 0.2, 0, 0)
+    values[ROWS, COLUMNS] = (0.8, 0.2, 0, 0, 0)
+    values[300:310, 300:320] = (0, 0, 0, 0, 1)
+    return values
+
+
+def saliency():
+    values = np.full((120, 160, 2), np.nan, np.float32)
+    values[20:100, 20:140, 0] = np.linspace(-2.5, 1.5, 120, dtype=np.float32)
+    values[20:100, 20:140, 1] = 0
+    return values
+
+
+def write_map(path, values, mpp, channels, **more):
+    header = MapHeader(size=values.shape[1::-1], mpp=mpp, channels=channels, **more)
+    with ClassMapWriter(path, header) as writer:
+        writer.write_rows(values)
+
+
+def write_results(folder):
+    """Write what `vitrail predict` leaves of the slide, with numbers that are known."""
+    folder.mkdir(parents=True, exist_ok=True)
+    base = folder / NAME
+    write_map(base.with_name(f"{NAME}.classes.ome.tiff"), classes(), SCALE * dicom.MPP, CHANNELS)
+    methods = (Channel(name="Grad-CAM", rgb=(255, 255, 255)), Channel(name="HR-CAM", rgb=(0, 255, 255)))
+    path = base.with_name(f"{NAME}.explanations.ome.tiff")
+    write_map(path, saliency(), 3.2 * dicom.MPP, methods, depth="float32", title="Explanations")
+    tiles = pd.DataFrame({"x": [0.0, 64.0, 128.0], "y": [64.0] * 3, "side": 64.0, "tissue": 0.5, "artefact": 0.0})
+    tiles["clean"], tiles["background"] = 0.5, [True, False, False]
+    tiles["tumor_probability"], tiles["class"] = [np.nan, 0.25, 0.875], ["background", "non_tumor", "tumor"]
+    tiles.to_parquet(base.with_name(f"{NAME}.tiles.parquet"))
+    facts = {"key": "k", "slide": f"{NAME}.dcm", "mpp": dicom.MPP, "map_mpp": SCALE * dicom.MPP, "threshold": 0.5}
+    base.with_name(f"{NAME}.json").write_text(json.dumps(facts))
+    outlines = [shapely.box(100.5, 100, 104, 103.25), shapely.Point(200, 150).buffer(4)]
+    rows = pd.DataFrame({"nucleus": [1, 2], "x_um": [1.0, 2.0], "y_um": [1.0, 2.0], "area_um2": [45.5, np.nan]})
+    rows["geometry"] = [*shapely.to_wkb(outlines)]
+    header = NucleiHeader(slide_id=NAME, mpp=dicom.MPP, engine="classical", key="k")
+    with writing_nuclei(base.with_name(f"{NAME}.nuclei.parquet"), header) as add:
+        add(rows)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("dicom")
+    slide = dicom.write_slide(folder / "series")
+    outcome = export_dicom(write_results(folder / "maps"), slide, folder / "out")
+    return folder, outcome
+
+
+def read(folder, ending):
+    return pydicom.dcmread(folder / "out" / f"{NAME}.{ending}.dcm")
+
+
+def decoded(ds):
+    """Decode the frames by pydicom, and lay them out as PS3.3 C.7.6.17.3 has them: `[channels, rows, columns]`."""
+    frames = ds.pixel_array.reshape(-1, ds.Rows, ds.Columns)
+    down, across = (-(-ds.TotalPixelMatrixRows // ds.Rows), -(-ds.TotalPixelMatrixColumns // ds.Columns))
+    grid = frames.reshape(-1, down, across, ds.Rows, ds.Columns).transpose(0, 1, 3, 2, 4)
+    planes = grid.reshape(len(grid), down * ds.Rows, across * ds.Columns)
+    return planes[:, : ds.TotalPixelMatrixRows, : ds.TotalPixelMatrixColumns]
+
+
+def edges_mm(ds, left, top, right, bottom):
+    """Corners of a box of an image's pixels in the slide's frame of reference (PS3.3, C.7.6.2.1.1), in mm."""
+    origin = ds.TotalPixelMatrixOriginSequence[0]
+    start = np.array([origin.XOffsetInSlideCoordinateSystem, origin.YOffsetInSlideCoordinateSystem], float)
+    along, down = (np.array(ds.ImageOrientationSlide, float)[at : at + 2] for at in (0, 3))
+    between_rows, between_columns = ds.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0].PixelSpacing
+
+    def at(x, y):  # positions are of the centres of pixels
+        return start + along * between_columns * (x - 0.5) + down * between_rows * (y - 0.5)
+
+    return np.array([at(left, top), at(right, bottom)])
+
+
+def test_the_slide_is_one(exported):
+    folder, _ = exported
+    slide = open_slide(folder / "series" / f"{NAME}.dcm")
+    assert (slide.mpp, slide.region.width, slide.region.height) == (dicom.MPP, dicom.WIDTH, dicom.HEIGHT)
+    pixels = read_region(slide, slide.region, (dicom.WIDTH, dicom.HEIGHT)).astype(int)
+    assert np.abs(pixels - dicom.picture()).mean() < 2
+
+
+def test_probabilities_come_back_at_every_level(exported):
+    folder, _ = exported
+    expected = np.rint(classes() * 255).astype(np.uint8)
+    segmentation = read(folder, "segmentation.0")
+    assert (decoded(segmentation) == expected.transpose(2, 0, 1)).all()
+    assert segmentation.SegmentationType == "FRACTIONAL"
+    assert segmentation.SegmentationFractionalType == "PROBABILITY"
+    assert segmentation.MaximumFractionalValue == 255
+    names = [segment.SegmentLabel for segment in segmentation.SegmentSequence]
+    assert names == [*(label.title for label in CLASSES), "Artefact"]
+    coded = [segment.SegmentedPropertyTypeCodeSequence[0].CodeValue for segment in segmentation.SegmentSequence]
+    assert coded == ["108369006", "17621005", "85756007", "125040", "47973001"]
+    coarser = read(folder, "segmentation.1")
+    blocks = expected.astype(int).reshape(240, 2, 320, 2, -1).sum((1, 3))
+    assert (decoded(coarser) == ((blocks + 2) // 4).transpose(2, 0, 1)).all()
+    assert coarser.PyramidUID == segmentation.PyramidUID
+    assert coarser.SeriesInstanceUID == segmentation.SeriesInstanceUID
+    assert coarser.SOPInstanceUID != segmentation.SOPInstanceUID
+
+
+@pytest.mark.parametrize("level", [0, 1, 2])
+def test_a_rectangle_of_tumor_lies_where_it_is_in_millimetres(exported, level):
+    folder, _ = exported
+    ds = read(folder, f"segmentation.{level}")
+    tumor = decoded(ds)[0] > 127
+    rows, columns = (np.flatnonzero(tumor.any(axis)) for axis in (1, 0))
+    corners = edges_mm(ds, columns[0], rows[0], columns[-1] + 1, rows[-1] + 1)
+    # by hand: rows run down -y, columns along -x (the helper's orientation), 2 um a pixel, the first centre at (20, 40)
+    left, top, right, bottom = TUMOR.bounds
+    expected = [
+        (20 - (y - 0.5) * 0.002, 40 - (x - 0.5) * 0.002) for x, y in ((left, top), (right, bottom))
+    ]
+    assert corners == pytest.approx(np.array(expected), abs=1e-6)
+
+
+def test_saliency_comes_back_as_it_is(exported):
+    folder, _ = exported
+    ds = read(folder, "grad-cam.0")
+    values, (plane,) = saliency()[..., 0], decoded(ds)
+    looked_at = np.isfinite(values)
+    assert (plane[looked_at] == values[looked_at]).all()
+    assert (plane[~looked_at] == np.float32(PADDING)).all()
+    assert ds.FloatPixelPaddingValue == PADDING
+    (mapping,) = ds.SharedFunctionalGroupsSequence[0].RealWorldValueMappingSequence
+    assert (mapping.RealWorldValueSlope, mapping.RealWorldValueIntercept) == (1, 0)
+    assert mapping.DoubleFloatRealWorldValueFirstValueMapped == -2.5
+    assert mapping.DoubleFloatRealWorldValueLastValueMapped == 1.5
+    assert mapping.MeasurementUnitsCodeSequence[0].CodeValue == "1"
+    assert mapping.QuantityDefinitionSequence[0].ConceptCodeSequence[0].CodeValue == "130403"
+    assert edges_mm(ds, 0, 0, 160, 120) == pytest.approx(edges_mm(read(folder, "segmentation.0"), 0, 0, 640, 480))
+    assert (decoded(read(folder, "hr-cam.0"))[0][looked_at] == 0).all()
+
+
+def points(group):
+    """Coordinates of each outline of a group, as PS3.3 C.37.1.2 has them."""
+    flat = np.frombuffer(group.PointCoordinatesData, "<f4").reshape(-1, 2)
+    if group.GraphicType == "RECTANGLE":
+        return flat.reshape(-1, 4, 2)
+    starts = (np.frombuffer(group.LongPrimitivePointIndexList, "<i4") - 1) // 2
+    return np.split(flat, starts[1:])
+
+
+def test_outlines_come_back_with_their_measurements(exported):
+    folder, outcome = exported
+    (nuclei,) = read(folder, "nuclei").AnnotationGroupSequence
+    first, second = points(nuclei)
+    assert shapely.Polygon(first).equals(shapely.box(100.5, 100, 104, 103.25))
+    assert shapely.Polygon(second).area == pytest.approx(shapely.Point(200, 150).buffer(4).area, rel=1e-6)
+    assert nuclei.AnnotationPropertyTypeCodeSequence[0].CodeValue == "84640000"
+    area = next(m for m in nuclei.MeasurementsSequence if m.ConceptNameCodeSequence[0].CodeMeaning == "Area")
+    (item,) = area.MeasurementValuesSequence
+    assert np.frombuffer(item.FloatingPointValues, "<f4").tolist() == [45.5]
+    assert np.frombuffer(item.AnnotationIndexList, "<i4").tolist() == [1]
+    assert area.MeasurementUnitsCodeSequence[0].CodeValue == "um2"
+    tumor, rest = read(folder, "tiles").AnnotationGroupSequence
+    assert (tumor.AnnotationGroupLabel, rest.AnnotationGroupLabel) == ("Tumor tiles", "Non-tumor tiles")
+    assert points(tumor)[0].tolist() == [[128, 64], [192, 64], [192, 128], [128, 128]]
+    probability = tumor.MeasurementsSequence[0]
+    assert probability.ConceptNameCodeSequence[0].CodeMeaning == "Tumor probability"
+    assert np.frombuffer(probability.MeasurementValuesSequence[0].FloatingPointValues, "<f4") == 0.875
+    regions = read(folder, "regions").AnnotationGroupSequence
+    assert shapely.Polygon(points(regions[0])[0]).equals(TUMOR)
+    assert sum(shapely.Polygon(ring).area for ring in points(regions[1])) * 4 == pytest.approx(
+        (320 * 500 - 80 * 200 - 10 * 20) * (SCALE * 2) ** 2, rel=0.01
+    )
+    assert (outcome.results["nuclei"], outcome.results["tiles"]) == (2, 2)
+    assert all(Path(file).is_file() for file in outcome.results["files"])
+
+
+def test_objects_are_the_patients_and_tell_who_made_them(exported):
+    folder, outcome = exported
+    for file in outcome.results["files"]:
+        ds = pydicom.dcmread(file)
+        assert (str(ds.PatientName), ds.PatientID, ds.StudyInstanceUID) == (dicom.PATIENT, "P-4711", dicom.STUDY)
+        assert ds.SpecimenDescriptionSequence[0].SpecimenIdentifier == "S24-0001-A"
+        assert ds.get("FrameOfReferenceUID", dicom.FRAME) == dicom.FRAME
+        assert (ds.ContentDate, ds.ContentTime) == ("20240103", "131415")
+        assert "InstanceCreationDate" not in ds
+        uids = [str(e.value) for e in ds.iterall() if e.VR == "UI" and str(e.value).startswith("2.25.")]
+        assert uids
+        assert all(len(uid) <= 64 for uid in uids)
+    (segment, *_) = read(folder, "segmentation.0").SegmentSequence
+    (algorithm,) = segment.SegmentationAlgorithmIdentificationSequence
+    assert algorithm.AlgorithmName == "Vitrail"
+    said = " ".join([*outcome.lines, *outcome.warnings])
+    assert "Secret" not in said
+
+
+def test_the_same_bytes_twice_from_a_file_and_from_its_folder(exported, tmp_path):
+    folder, outcome = exported
+    again = export_dicom(folder / "maps", folder / "series", tmp_path)
+    assert len(again.results["files"]) == len(outcome.results["files"])
+    for one, other in zip(outcome.results["files"], again.results["files"], strict=True):
+        assert Path(one).read_bytes() == Path(other).read_bytes(), one
+
+
+def test_wsidicom_reads_the_annotations(exported):
+    wsidicom = pytest.importorskip("wsidicom", reason="wsidicom is not installed")
+    folder, _ = exported
+    found = wsidicom.AnnotationInstance.open([folder / "out" / f"{NAME}.nuclei.dcm"])
+    (group,) = found.groups
+    assert [len(each.geometry.to_coords()) for each in group.annotations][0] >= 4
+
+
+def test_the_label_is_never_opened_for_its_pixels(exported, tmp_path):
+    """With a label cut off behind its header the export is the same."""
+    folder, outcome = exported
+    (tmp_path / "series").mkdir()
+    for file in (folder / "series").iterdir():
+        content = file.read_bytes()
+        if file.name == "3.dcm":
+            content = content[: content.index(b"\xe0\x7f\x10\x00")]
+        (tmp_path / "series" / file.name).write_bytes(content)
+    again = export_dicom(folder / "maps", tmp_path / "series", tmp_path / "out")
+    assert len(again.results["files"]) == len(outcome.results["files"])
+    label = export_dicom(folder / "maps", tmp_path / "series" / "3.dcm", tmp_path / "out")
+    assert len(label.results["files"]) == len(outcome.results["files"])
+
+
+def refusal(*arguments):
+    with pytest.raises(ExchangeError) as error:
+        export_dicom(*arguments)
+    assert "Secret" not in str(error.value)
+    return str(error.value)
+
+
+def test_what_cannot_be_exported_is_one_line(exported, tmp_path, monkeypatch):
+    folder, _ = exported
+    maps, series = folder / "maps", folder / "series"
+    (tmp_path / "S.tif").write_bytes(b"II*\0")
+    assert "not a DICOM slide" in refusal(maps, tmp_path / "S.tif", tmp_path)
+    assert "no such file" in refusal(maps, tmp_path / "none.dcm", tmp_path)
+    assert "holds no DICOM slide" in refusal(maps, tmp_path, tmp_path)
+    assert "has no results of the slide" in refusal(tmp_path, series, tmp_path)
+    for lacking, named in (("FrameOfReferenceUID", "lacks FrameOfReferenceUID"), ("ImageType", "no instance")):
+        ds = pydicom.dcmread(series / f"{NAME}.dcm")
+        del ds[lacking]
+        ds.save_as(tmp_path / f"{NAME}.dcm")
+        assert named in refusal(maps, tmp_path / f"{NAME}.dcm", tmp_path)
+    ds = pydicom.dcmread(series / f"{NAME}.dcm")
+    ds.PatientName, ds.TotalPixelMatrixColumns = "Secret" * 20, 9999
+    ds.save_as(tmp_path / f"{NAME}.dcm")
+    assert "which has 9999" in refusal(maps, tmp_path / f"{NAME}.dcm", tmp_path)
+    monkeypatch.setitem(sys.modules, "highdicom", None)
+    assert "pip install 'vitrail[dicom]'" in refusal(maps, series, tmp_path)
+
+
+@needs_data("readers/small_dicom.dcm")
+def test_a_header_without_a_place_on_the_slide_is_refused(tmp_path):
+    assert "no instance with the slide's pixels" in refusal(tmp_path, DATA / "readers" / "small_dicom.dcm", tmp_path)
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.lists(st.tuples(st.floats(5, 95), st.floats(5, 95), st.floats(0.5, 9)), max_size=12))
+def test_pieces_without_holes_are_the_region(circles):
+    region = shapely.box(0, 0, 100, 100).difference(
+        shapely.union_all([shapely.Point(x, y).buffer(radius, quad_segs=2) for x, y, radius in circles])
+    )
+    pieces = [shapely.Polygon(ring) for ring in rings_of(region)]
+    assert all(piece.is_valid for piece in pieces)
+    assert math.fsum(piece.area for piece in pieces) == pytest.approx(region.area, rel=1e-9)
+    assert shapely.symmetric_difference(shapely.union_all(pieces), region).area < 1e-6 * region.area
+
+
+def test_the_commands_of_the_page_run(exported, tmp_path, monkeypatch):
+    folder, _ = exported
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "series").symlink_to(folder / "series")
+    (tmp_path / "maps").symlink_to(folder / "maps")
+    page = (Path(__file__).parents[2] / "docs" / "dicom.md").read_text(encoding="utf-8")
+    lines = [line for block in re.findall(r"```sh\n(.*?)```", page, re.DOTALL) for line in block.splitlines()]
+    commands = [line for line in lines if line.startswith("vitrail export")]
+    assert len(commands) >= 2
+    for command in commands:
+        assert vitrail(*shlex.split(command)[1:]) == 0, command
