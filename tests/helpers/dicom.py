@@ -32,8 +32,8 @@ def picture():
     return image
 
 
-def write_instance(path, image, number, flavor, downsample=1):
-    """Write one instance of the series; `flavor` is `VOLUME` or `LABEL`."""
+def header(path, number, flavor, downsample):
+    """What an instance says of patient, study, specimen and scanner."""
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID = VLWholeSlideMicroscopyImageStorage
     meta.MediaStorageSOPInstanceUID = f"{SERIES}.{number}"
@@ -63,6 +63,12 @@ def write_instance(path, image, number, flavor, downsample=1):
     ds.SpecimenLabelInImage, ds.FocusMethod = "YES" if flavor == "LABEL" else "NO", "AUTO"
     ds.ExtendedDepthOfField, ds.LossyImageCompression = "NO", "01"
     ds.LossyImageCompressionRatio, ds.LossyImageCompressionMethod = 10.0, "ISO_10918_1"
+    return ds
+
+
+def write_instance(path, image, number, flavor, downsample=1):
+    """Write one instance of the series; `flavor` is `VOLUME` or `LABEL`."""
+    ds = header(path, number, flavor, downsample)
     height, width = image.shape[:2]
     ds.ImagedVolumeWidth, ds.ImagedVolumeHeight, ds.ImagedVolumeDepth = WIDTH * MPP / 1e3, HEIGHT * MPP / 1e3, 0.001
     ds.TotalPixelMatrixColumns, ds.TotalPixelMatrixRows = width, height

@@ -26,9 +26,11 @@ from helpers import dicom  # noqa: E402 - needs pydicom
 from vitrail.classes import CLASSES  # noqa: E402
 from vitrail.errors import ExchangeError  # noqa: E402
 from vitrail.inference.class_map import CHANNELS  # noqa: E402
-from vitrail.interop.class_map import Channel, MapHeader  # noqa: E402
+from vitrail.interop.class_map import CLASS_CHANNELS, Channel, MapHeader, read_class_map  # noqa: E402
 from vitrail.interop.dicom_annotations import rings_of  # noqa: E402
-from vitrail.interop.dicom_maps import PADDING  # noqa: E402
+from vitrail.interop.dicom_maps import PADDING, Placed, write_segmentation  # noqa: E402
+from vitrail.interop.dicom_objects import ObjectSource  # noqa: E402
+from vitrail.interop.dicom_source import read_dicom_slide  # noqa: E402
 from vitrail.interop.ome_tiff import ClassMapWriter  # noqa: E402
 from vitrail.nuclei.store import NucleiHeader, writing_nuclei  # noqa: E402
 from vitrail.pipeline.export_dicom import export_dicom  # noqa: E402
@@ -160,10 +162,21 @@ def test_a_rectangle_of_tumor_lies_where_it_is_in_millimetres(exported, level):
     corners = edges_mm(ds, columns[0], rows[0], columns[-1] + 1, rows[-1] + 1)
     # by hand: rows run down -y, columns along -x (the helper's orientation), 2 um a pixel, the first centre at (20, 40)
     left, top, right, bottom = TUMOR.bounds
-    expected = [
-        (20 - (y - 0.5) * 0.002, 40 - (x - 0.5) * 0.002) for x, y in ((left, top), (right, bottom))
-    ]
+    expected = [(20 - (y - 0.5) * 0.002, 40 - (x - 0.5) * 0.002) for x, y in ((left, top), (right, bottom))]
     assert corners == pytest.approx(np.array(expected), abs=1e-6)
+
+
+def test_a_map_of_the_slides_own_pixels_lies_on_them(exported, tmp_path):
+    folder, _ = exported
+    values = np.zeros((dicom.HEIGHT, dicom.WIDTH, 4), np.float32)
+    values[96:160, 80:240, 0] = 1
+    write_map(tmp_path / "S.classes.ome.tiff", values, dicom.MPP, CLASS_CHANNELS)
+    source = ObjectSource(slide=read_dicom_slide(folder / "series"), digest="ab" * 32)
+    placed = Placed(stored=read_class_map(tmp_path / "S.classes.ome.tiff"), scale=1.0)
+    ds = pydicom.dcmread(write_segmentation(tmp_path, "S", placed, source)[0])
+    assert (decoded(ds)[0] == values[..., 0] * 255).all()
+    rectangle = edges_mm(read(folder, "segmentation.0"), COLUMNS.start, ROWS.start, COLUMNS.stop, ROWS.stop)
+    assert edges_mm(ds, 80, 96, 240, 160) == pytest.approx(rectangle, abs=1e-6)
 
 
 def test_saliency_comes_back_as_it_is(exported):
@@ -250,9 +263,13 @@ def test_the_same_bytes_twice_from_a_file_and_from_its_folder(exported, tmp_path
 def test_wsidicom_reads_the_annotations(exported):
     wsidicom = pytest.importorskip("wsidicom", reason="wsidicom is not installed")
     folder, _ = exported
-    found = wsidicom.AnnotationInstance.open([folder / "out" / f"{NAME}.nuclei.dcm"])
-    (group,) = found.groups
-    assert [len(each.geometry.to_coords()) for each in group.annotations][0] >= 4
+    (instance,) = wsidicom.AnnotationInstance.open([folder / "out" / f"{NAME}.nuclei.dcm"])
+    (group,) = instance.groups
+    first, second = group.annotations
+    assert set(first.geometry.to_coords()) == {(104, 100), (104, 103.25), (100.5, 103.25), (100.5, 100)}
+    assert (group.label, group.type_code.meaning, len(group.annotations)) == ("Nuclei", "Nucleus", 2)
+    assert [(measured.value, measured.unit.value) for measured in first.measurements] == [(45.5, "um2")]
+    assert second.measurements == []
 
 
 def test_the_label_is_never_opened_for_its_pixels(exported, tmp_path):
@@ -277,6 +294,18 @@ def refusal(*arguments):
     return str(error.value)
 
 
+@pytest.mark.filterwarnings("ignore:The PN component length")
+def test_nothing_of_a_header_is_printed(exported, tmp_path, capfd):
+    folder, outcome = exported
+    ds = pydicom.dcmread(folder / "series" / f"{NAME}.dcm")
+    ds.PatientName = "Secret" * 20  # longer than allowed, of which pydicom warns
+    ds.save_as(tmp_path / f"{NAME}.dcm")
+    capfd.readouterr()
+    again = export_dicom(folder / "maps", tmp_path / f"{NAME}.dcm", tmp_path / "out")
+    assert len(again.results["files"]) == len(outcome.results["files"])
+    assert capfd.readouterr() == ("", "")
+
+
 def test_what_cannot_be_exported_is_one_line(exported, tmp_path, monkeypatch):
     folder, _ = exported
     maps, series = folder / "maps", folder / "series"
@@ -291,9 +320,15 @@ def test_what_cannot_be_exported_is_one_line(exported, tmp_path, monkeypatch):
         ds.save_as(tmp_path / f"{NAME}.dcm")
         assert named in refusal(maps, tmp_path / f"{NAME}.dcm", tmp_path)
     ds = pydicom.dcmread(series / f"{NAME}.dcm")
-    ds.PatientName, ds.TotalPixelMatrixColumns = "Secret" * 20, 9999
+    ds.TotalPixelMatrixColumns = 9999
     ds.save_as(tmp_path / f"{NAME}.dcm")
     assert "which has 9999" in refusal(maps, tmp_path / f"{NAME}.dcm", tmp_path)
+    ds.ImageOrientationSlide, ds.TotalPixelMatrixColumns = [0, 1], dicom.WIDTH
+    ds.save_as(tmp_path / f"{NAME}.dcm")
+    assert "values that DICOM does not allow" in refusal(maps, tmp_path / f"{NAME}.dcm", tmp_path)
+    del ds.SharedFunctionalGroupsSequence
+    ds.save_as(tmp_path / f"{NAME}.dcm")
+    assert "spacing of pixels" in refusal(maps, tmp_path / f"{NAME}.dcm", tmp_path)
     monkeypatch.setitem(sys.modules, "highdicom", None)
     assert "pip install 'vitrail[dicom]'" in refusal(maps, series, tmp_path)
 
@@ -320,6 +355,8 @@ def test_the_commands_of_the_page_run(exported, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "series").symlink_to(folder / "series")
     (tmp_path / "maps").symlink_to(folder / "maps")
+    (tmp_path / "nuclei").mkdir()
+    (tmp_path / "nuclei" / f"{NAME}.nuclei.parquet").symlink_to(folder / "maps" / f"{NAME}.nuclei.parquet")
     page = (Path(__file__).parents[2] / "docs" / "dicom.md").read_text(encoding="utf-8")
     lines = [line for block in re.findall(r"```sh\n(.*?)```", page, re.DOTALL) for line in block.splitlines()]
     commands = [line for line in lines if line.startswith("vitrail export")]

@@ -119,6 +119,7 @@ def write_annotations(path: Path, groups: Sequence[OutlineGroup], source: Object
                         measurements=[
                             highdicom.ann.Measurements(name=_name(title), values=np.asarray(values), unit=_unit(unit))
                             for (title, unit), values in group.measurements.items()
+                            if not np.isnan(values).all()
                         ]
                         or None,
                         display_color=highdicom.color.CIELabColor.from_rgb(*group.rgb),

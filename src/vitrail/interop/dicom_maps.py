@@ -136,7 +136,7 @@ def write_segmentation(folder: Path, name: str, placed: Placed, source: ObjectSo
                             segmented_property_type=code(CLASS_CODES.get(channel.name, (TISSUE, TISSUE))[1]),
                             algorithm_type="AUTOMATIC",
                             algorithm_identification=source.algorithm(),
-                            tracking_id=f"{name} {channel.name}",
+                            tracking_id=f"Vitrail {channel.name}",
                             tracking_uid=source.uid("segment", channel.name),
                             display_color=highdicom.color.CIELabColor.from_rgb(*channel.rgb),
                         )
@@ -152,7 +152,7 @@ def write_segmentation(folder: Path, name: str, placed: Placed, source: ObjectSo
                 )
         except (AttributeError, IndexError, KeyError, TypeError, ValueError):
             raise refused(source.slide) from None
-        _stretch(dataset, placed, level, len(channels))
+        _stretch(dataset, placed, level, len(channels), source)
         write_object(
             path,
             settle(dataset, source, "segmentation", level),
@@ -203,8 +203,8 @@ def write_parametric_maps(folder: Path, name: str, placed: Placed, source: Objec
                 continue
             path = folder / f"{name}.{slug}.{level}.dcm"
             dataset = _parametric_map(placed, level, source, channel, (low, high))
-            _stretch(dataset, placed, level, 1)
-            dataset.FloatPixelPaddingValue = PADDING
+            _stretch(dataset, placed, level, 1, source)
+            dataset.FloatPixelPaddingValue = dataset.FloatPixelPaddingRangeLimit = PADDING
             frames = (
                 np.where(np.isfinite(tile), tile, np.float32(PADDING)).astype("<f4").tobytes()
                 for tile in placed.tiles(level, channel, PADDING)
@@ -214,9 +214,7 @@ def write_parametric_maps(folder: Path, name: str, placed: Placed, source: Objec
     return files
 
 
-def _parametric_map(
-    placed: Placed, level: int, source: ObjectSource, channel: int, extent: tuple[float, float]
-) -> Any:
+def _parametric_map(placed: Placed, level: int, source: ObjectSource, channel: int, extent: tuple[float, float]) -> Any:
     """Make the object of one method and level, but for its frames."""
     highdicom = import_dicom("highdicom")
     method, (low, high) = placed.stored.header.channels[channel].name, extent
@@ -239,7 +237,11 @@ def _parametric_map(
                     )
                 ],
                 voi_lut_transformations=[
-                    highdicom.VOILUTTransformation(window_center=(low + high) / 2, window_width=max(high - low, 1e-6))
+                    highdicom.VOILUTTransformation(
+                        window_center=(low + high) / 2,
+                        window_width=high - low if high > low else 1.0,
+                        voi_lut_function="LINEAR_EXACT",  # the others have a width of 1 at least
+                    )
                 ],
                 content_label="SALIENCY",
                 content_description=f"{method} by Vitrail: where the network looks"[:64],
@@ -253,18 +255,15 @@ def _parametric_map(
 
 def _layout(placed: Placed, level: int, source: ObjectSource, series: str) -> dict[str, Any]:
     """Return how the pixels of a level lie on the slide, as arguments of highdicom."""
-    highdicom, slide, scale = import_dicom("highdicom"), source.slide, placed.scale * 2**level
-    rows_mm, columns_mm = slide.spacing_mm
-    measures = slide.header.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0]
-    depth_mm = float(measures.get("SliceThickness") or 0.001)
+    highdicom, scale = import_dicom("highdicom"), placed.scale * 2**level
+    # the one tile that highdicom sees must not be taken for a wrong copy of the slide's own pixels
+    measures, position = _geometry(source, 2.0 if scale == 1 else scale)
     return {
-        "pixel_measures": highdicom.PixelMeasuresSequence(
-            pixel_spacing=(rows_mm * scale, columns_mm * scale), slice_thickness=depth_mm
-        ),
+        "pixel_measures": measures,
         "plane_orientation": highdicom.PlaneOrientationSequence(
-            "SLIDE", [float(value) for value in slide.header.ImageOrientationSlide]
+            "SLIDE", [float(value) for value in source.slide.header.ImageOrientationSlide]
         ),
-        "plane_positions": [highdicom.PlanePositionSequence("SLIDE", slide.origin_mm(scale), (1, 1))],
+        "plane_positions": [position],
         "tile_pixel_array": True,
         "tile_size": (TILE_PX, TILE_PX),
         "dimension_organization_type": "TILED_FULL",
@@ -272,10 +271,26 @@ def _layout(placed: Placed, level: int, source: ObjectSource, series: str) -> di
     }
 
 
-def _stretch(dataset: Any, placed: Placed, level: int, channels: int) -> None:
+def _geometry(source: ObjectSource, scale: float) -> tuple[Any, Any]:
+    """Return the measures of pixels of a scale, and the position of the first of them."""
+    highdicom, slide = import_dicom("highdicom"), source.slide
+    rows_mm, columns_mm = slide.spacing_mm
+    own = slide.header.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0]
+    measures = highdicom.PixelMeasuresSequence(
+        pixel_spacing=(rows_mm * scale, columns_mm * scale), slice_thickness=float(own.get("SliceThickness") or 0.001)
+    )
+    return measures, highdicom.PlanePositionSequence("SLIDE", slide.origin_mm(scale), (1, 1))
+
+
+def _stretch(dataset: Any, placed: Placed, level: int, channels: int, source: ObjectSource) -> None:
     """Make the object of one tile that of a whole level; its pixels come from elsewhere."""
     dataset.TotalPixelMatrixColumns, dataset.TotalPixelMatrixRows = placed.stored.header.levels[level]
     dataset.NumberOfFrames = placed.frames(level) * channels
+    measures, position = _geometry(source, placed.scale * 2**level)
+    dataset.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence = measures
+    for axis in "XYZ":
+        name = f"{axis}OffsetInSlideCoordinateSystem"
+        setattr(dataset.TotalPixelMatrixOriginSequence[0], name, position[0][name].value)
     for name in ("PixelData", "FloatPixelData"):
         if name in dataset:
             del dataset[name]

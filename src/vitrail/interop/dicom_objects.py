@@ -1,7 +1,7 @@
 """What all DICOM objects about a slide share: who made them, identities that can be made again, codes, frames on disk.
 
-highdicom wants the pixels of an object as one array. It is given those of a single frame, and what it makes of them is
-the header; the frames of the map follow from the disk, one after the other, so that memory does not grow with the slide.
+highdicom wants the pixels of an object as one array. It is given a single empty frame and makes the header; the frames
+of the map follow, read from the disk one after the other, so that memory does not grow with the slide.
 """
 
 from __future__ import annotations
@@ -132,6 +132,9 @@ def settle(dataset: Any, source: ObjectSource, *what: str | int) -> Any:
         item.DimensionOrganizationUID = source.uid("dimensions", *what)
     for item in dataset.get("DimensionIndexSequence", ()):
         item.DimensionOrganizationUID = source.uid("dimensions", *what)
+    for item in dataset.get("ContributingEquipmentSequence", ())[1:]:  # the first is the scanner
+        if "ContributionDateTime" in item:
+            del item.ContributionDateTime
     return dataset
 
 

@@ -156,7 +156,7 @@ def read_dicom_slide(path: Path) -> DicomSlide:
         if not folder:
             own = tags.get(path) or _tags(pydicom, path)
             if own is None or own.get("SOPClassUID") != SLIDE_CLASS:
-                cure = "DICOM objects are about DICOM slides; for other programs see: vitrail export --help"
+                cure = "DICOM objects are about DICOM slides; vitrail export --help names the others"
                 raise ExchangeError(path, "not a DICOM slide (VL Whole Slide Microscopy)", cure)
             series = own.get("SeriesInstanceUID")
         levels = [(file, own) for file, own in tags.items() if own is not None and _is_level(own)]
@@ -191,9 +191,7 @@ def _slide(pydicom: Any, path: Path, instances: Sequence[Path]) -> DicomSlide:
     for name, value in _EMPTY.items():
         if name not in header:
             setattr(header, name, value)
-    return DicomSlide(
-        path=path, instances=tuple(instances), header=header, size=size, spacing_mm=(rows_mm, columns_mm)
-    )
+    return DicomSlide(path=path, instances=tuple(instances), header=header, size=size, spacing_mm=(rows_mm, columns_mm))
 
 
 def _tags(pydicom: Any, path: Path) -> Any:

@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
-    from vitrail.interop.class_map import ClassMap
     from vitrail.interop.dicom_source import DicomSlide
 
 _THRESHOLD = 0.5
