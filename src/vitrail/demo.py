@@ -7,7 +7,8 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from vitrail.core.lock import locked
-from vitrail.pipeline.run import bring_run, gather_qupath, new_run
+from vitrail.pipeline.export_qupath import export_qupath
+from vitrail.pipeline.run import bring_run, new_run
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -75,7 +76,7 @@ def demo_run(folder: Path, progress: Progress) -> Outcome:
     # as vitrail export does
     progress.say("exports")
     lines += [
-        f"for QuPath: {gather_qupath(run, exports / 'qupath')}",
+        f"for QuPath: {export_qupath(run, exports / 'qupath').lines[-1]}",
         f"for WSInfer: {export_wsinfer(run / 'classifier', exports / 'wsinfer')}",
     ]
     if find_spec("onnx") is not None:  # an extra

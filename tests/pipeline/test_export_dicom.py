@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 import shlex
@@ -10,7 +9,6 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 import shapely
 from hypothesis import given, settings
@@ -18,6 +16,7 @@ from hypothesis import strategies as st
 
 from helpers.command import vitrail
 from helpers.data import DATA, needs_data
+from helpers.results import COLUMNS, OUTLINES, ROWS, SCALE, TUMOR, classes, saliency, write_map, write_results
 
 pydicom = pytest.importorskip("pydicom", reason="pydicom is not installed")
 pytest.importorskip("highdicom", reason="highdicom is not installed")
@@ -25,77 +24,22 @@ pytest.importorskip("highdicom", reason="highdicom is not installed")
 from helpers import dicom  # noqa: E402 - needs pydicom
 from vitrail.classes import CLASSES  # noqa: E402
 from vitrail.errors import ExchangeError  # noqa: E402
-from vitrail.inference.class_map import CHANNELS  # noqa: E402
-from vitrail.interop.class_map import CLASS_CHANNELS, Channel, MapHeader, read_class_map  # noqa: E402
+from vitrail.interop.class_map import CLASS_CHANNELS, read_class_map  # noqa: E402
 from vitrail.interop.dicom_annotations import rings_of  # noqa: E402
 from vitrail.interop.dicom_maps import PADDING, Placed, write_segmentation  # noqa: E402
 from vitrail.interop.dicom_objects import ObjectSource  # noqa: E402
 from vitrail.interop.dicom_source import read_dicom_slide  # noqa: E402
-from vitrail.interop.ome_tiff import ClassMapWriter  # noqa: E402
-from vitrail.nuclei.store import NucleiHeader, writing_nuclei  # noqa: E402
 from vitrail.pipeline.export_dicom import export_dicom  # noqa: E402
 from vitrail.slides.slide import open_slide, read_region  # noqa: E402
 
-NAME, SCALE = "S24 Präparat", 0.8
-"""Level-0 pixels per pixel of the map, which is 640 by 480 then."""
-
-TUMOR = shapely.box(80, 96, 240, 160)
-"""On the slide, at whole pixels of the map and of its first two coarser levels: 100, 120, 300, 200."""
-
-SIZE = (640, 480)
-ROWS, COLUMNS = slice(120, 200), slice(100, 300)
-
-
-def classes():
-    values = np.zeros((*SIZE[::-1], len(CHANNELS)), np.float32)
-    values[..., 3] = 1
-    values[80:400, 60:560] = (0.2, 0.6, 0.2, 0, 0)
-    values[ROWS, COLUMNS] = (0.8, 0.2, 0, 0, 0)
-    values[300:310, 300:320] = (0, 0, 0, 0, 1)
-    return values
-
-
-def saliency():
-    values = np.full((120, 160, 2), np.nan, np.float32)
-    values[20:100, 20:140, 0] = np.linspace(-2.5, 1.5, 120, dtype=np.float32)
-    values[20:100, 20:140, 1] = 0
-    return values
-
-
-def write_map(path, values, mpp, channels, **more):
-    header = MapHeader(size=values.shape[1::-1], mpp=mpp, channels=channels, **more)
-    with ClassMapWriter(path, header) as writer:
-        writer.write_rows(values)
-
-
-def write_results(folder):
-    """Write what `vitrail predict` leaves of the slide, with numbers that are known."""
-    folder.mkdir(parents=True, exist_ok=True)
-    base = folder / NAME
-    write_map(base.with_name(f"{NAME}.classes.ome.tiff"), classes(), SCALE * dicom.MPP, CHANNELS)
-    methods = (Channel(name="Grad-CAM", rgb=(255, 255, 255)), Channel(name="HR-CAM", rgb=(0, 255, 255)))
-    path = base.with_name(f"{NAME}.explanations.ome.tiff")
-    write_map(path, saliency(), 3.2 * dicom.MPP, methods, depth="float32", title="Explanations")
-    tiles = pd.DataFrame({"x": [0.0, 64.0, 128.0], "y": [64.0] * 3, "side": 64.0, "tissue": 0.5, "artefact": 0.0})
-    tiles["clean"], tiles["background"] = 0.5, [True, False, False]
-    tiles["tumor_probability"], tiles["class"] = [np.nan, 0.25, 0.875], ["background", "non_tumor", "tumor"]
-    tiles.to_parquet(base.with_name(f"{NAME}.tiles.parquet"))
-    facts = {"key": "k", "slide": f"{NAME}.dcm", "mpp": dicom.MPP, "map_mpp": SCALE * dicom.MPP, "threshold": 0.5}
-    base.with_name(f"{NAME}.json").write_text(json.dumps(facts))
-    outlines = [shapely.box(100.5, 100, 104, 103.25), shapely.Point(200, 150).buffer(4)]
-    rows = pd.DataFrame({"nucleus": [1, 2], "x_um": [1.0, 2.0], "y_um": [1.0, 2.0], "area_um2": [45.5, np.nan]})
-    rows["geometry"] = [*shapely.to_wkb(outlines)]
-    header = NucleiHeader(slide_id=NAME, mpp=dicom.MPP, engine="classical", key="k")
-    with writing_nuclei(base.with_name(f"{NAME}.nuclei.parquet"), header) as add:
-        add(rows)
-    return folder
+NAME = "S24 Präparat"
 
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
     folder = tmp_path_factory.mktemp("dicom")
     slide = dicom.write_slide(folder / "series")
-    outcome = export_dicom(write_results(folder / "maps"), slide, folder / "out")
+    outcome = export_dicom(write_results(folder / "maps", NAME, f"{NAME}.dcm"), slide, folder / "out")
     return folder, outcome
 
 
@@ -193,7 +137,7 @@ def test_saliency_comes_back_as_it_is(exported):
     assert mapping.DoubleFloatRealWorldValueLastValueMapped == 1.5
     assert mapping.MeasurementUnitsCodeSequence[0].CodeValue == "1"
     assert mapping.QuantityDefinitionSequence[0].ConceptCodeSequence[0].CodeValue == "130403"
-    assert edges_mm(ds, 0, 0, 160, 120) == pytest.approx(edges_mm(read(folder, "segmentation.0"), 0, 0, 640, 480))
+    assert edges_mm(ds, 0, 0, 256, 192) == pytest.approx(edges_mm(read(folder, "segmentation.0"), 0, 0, 640, 480))
     assert (decoded(read(folder, "hr-cam.0"))[0][looked_at] == 0).all()
 
 
@@ -210,8 +154,8 @@ def test_outlines_come_back_with_their_measurements(exported):
     folder, outcome = exported
     (nuclei,) = read(folder, "nuclei").AnnotationGroupSequence
     first, second = points(nuclei)
-    assert shapely.Polygon(first).equals(shapely.box(100.5, 100, 104, 103.25))
-    assert shapely.Polygon(second).area == pytest.approx(shapely.Point(200, 150).buffer(4).area, rel=1e-6)
+    assert shapely.Polygon(first).equals(OUTLINES[0])
+    assert shapely.Polygon(second).area == pytest.approx(OUTLINES[1].area, rel=1e-6)
     assert nuclei.AnnotationPropertyTypeCodeSequence[0].CodeValue == "84640000"
     area = next(m for m in nuclei.MeasurementsSequence if m.ConceptNameCodeSequence[0].CodeMeaning == "Area")
     (item,) = area.MeasurementValuesSequence

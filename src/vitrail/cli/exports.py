@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Optional
 
 import typer
 
-from vitrail.cli.options import Out, RunFolder, finish
+from vitrail.cli.options import Out, finish
 
 exports = typer.Typer(help="Hand a run's models and maps to other software.", no_args_is_help=True)
 Model = Annotated[Path, typer.Argument(metavar="RUN/NETWORK", help="The model folder.")]
@@ -22,11 +22,18 @@ def wsinfer(model: Model, out: Out) -> None:
 
 
 @exports.command()
-def qupath(run: RunFolder, out: Out) -> None:
-    """Gather a run's GeoJSON files with a script that imports them into a QuPath project."""
-    from vitrail.pipeline.run import gather_qupath
+def qupath(
+    results: Annotated[Path, typer.Argument(metavar="RUN|FOLDER", help="A run, or results of vitrail predict.")],
+    out: Out,
+    slides: Annotated[
+        Optional[list[Path]],  # noqa: UP045 - typer reads this at run time
+        typer.Option("--slides", metavar="FOLDER", help="Where the slides of a folder of results lie."),
+    ] = None,
+) -> None:
+    """Write a QuPath project with slides, maps and objects, and a script that imports them into any other."""
+    from vitrail.pipeline.export_qupath import export_qupath
 
-    typer.echo(gather_qupath(run, out))
+    finish(export_qupath(results, out, slides or ()))
 
 
 @exports.command()

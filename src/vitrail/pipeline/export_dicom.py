@@ -66,8 +66,8 @@ def export_dicom(folder: Path, slide: Path, out: Path, *, nuclei: bool = True) -
     """
     source = read_dicom_slide(slide)
     base = _results(folder, source)
-    files, found = MapFiles(base=base), NucleiFiles(base=base, key="")
-    made = [files.facts, files.classes, files.explained, files.tiles, *([found.table] if nuclei else [])]
+    files, nuclei_files = MapFiles(base=base), NucleiFiles(base=base, key="")
+    made = [files.facts, files.classes, files.explained, files.tiles, *([nuclei_files.table] if nuclei else [])]
     present = [path for path in made if path.is_file()]
     about = ObjectSource(slide=source, digest=json_digest([file_digest(path) for path in present]))
     try:
@@ -89,9 +89,9 @@ def export_dicom(folder: Path, slide: Path, out: Path, *, nuclei: bool = True) -
         if files.classes in present:
             path = out / f"{base.name}.regions.dcm"
             counts["regions"] = write_annotations(path, _regions(files.classes, facts), about, "regions")
-    if found.table in present:
+    if nuclei_files.table in present:
         path = out / f"{base.name}.nuclei.dcm"
-        counts["nuclei"] = write_annotations(path, [_nuclei(found.table)], about, "nuclei")
+        counts["nuclei"] = write_annotations(path, [_nuclei(nuclei_files.table)], about, "nuclei")
     written += [out / f"{base.name}.{what}.dcm" for what, count in counts.items() if count]
     said = ", ".join(f"{count} {what}" for what, count in counts.items())
     return Outcome(
@@ -111,16 +111,16 @@ def _results(folder: Path, source: DicomSlide) -> Path:
         cohort = read_cohort(open_run(folder).cohort)
         names = {entry.slide_id for entry in cohort if entry.slide.resolve() in instances}
         folder = folder / "predictions" / "maps"
-    there = [
+    results = [
         name
         for name in sorted(names)
         if MapFiles(base=folder / name).facts.is_file() or NucleiFiles(base=folder / name, key="").table.is_file()
     ]
-    if len(there) != 1:
-        problem = f"has results of {len(there)} instances of the slide" if there else "has no results of the slide"
+    if len(results) != 1:
+        problem = f"has results of {len(results)} instances of the slide" if results else "has no results of the slide"
         cure = f"Make them with: vitrail predict {source.path}, and give their folder"
         raise ExchangeError(folder, problem, cure)
-    return folder / there[0]
+    return folder / results[0]
 
 
 def _placed(path: Path, facts: Mapping[str, Any], source: DicomSlide) -> Placed:
