@@ -6,6 +6,7 @@ import math
 import re
 import shlex
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -24,12 +25,14 @@ pytest.importorskip("highdicom", reason="highdicom is not installed")
 from helpers import dicom  # noqa: E402 - needs pydicom
 from vitrail.classes import CLASSES  # noqa: E402
 from vitrail.errors import ExchangeError  # noqa: E402
+from vitrail.interop import dicom_annotations  # noqa: E402
 from vitrail.interop.class_map import CLASS_CHANNELS, read_class_map  # noqa: E402
 from vitrail.interop.dicom_annotations import rings_of  # noqa: E402
 from vitrail.interop.dicom_maps import PADDING, Placed, write_segmentation  # noqa: E402
 from vitrail.interop.dicom_objects import ObjectSource  # noqa: E402
 from vitrail.interop.dicom_source import read_dicom_slide  # noqa: E402
 from vitrail.pipeline.export_dicom import export_dicom  # noqa: E402
+from vitrail.pipeline.run import new_run  # noqa: E402
 from vitrail.slides.slide import open_slide, read_region  # noqa: E402
 
 NAME = "S24 Präparat"
@@ -168,6 +171,8 @@ def test_outlines_come_back_with_their_measurements(exported):
     probability = tumor.MeasurementsSequence[0]
     assert probability.ConceptNameCodeSequence[0].CodeMeaning == "Tumor probability"
     assert np.frombuffer(probability.MeasurementValuesSequence[0].FloatingPointValues, "<f4") == 0.875
+    names = [each.ConceptNameCodeSequence[0].CodeMeaning for each in nuclei.MeasurementsSequence]
+    assert {"Area", "Tumor probability", "Relevance: Grad-CAM", "Relevance: HR-CAM"} == set(names)
     regions = read(folder, "regions").AnnotationGroupSequence
     assert shapely.Polygon(points(regions[0])[0]).equals(TUMOR)
     assert sum(shapely.Polygon(ring).area for ring in points(regions[1])) * 4 == pytest.approx(
@@ -212,8 +217,10 @@ def test_wsidicom_reads_the_annotations(exported):
     first, second = group.annotations
     assert set(first.geometry.to_coords()) == {(104, 100), (104, 103.25), (100.5, 103.25), (100.5, 100)}
     assert (group.label, group.type_code.meaning, len(group.annotations)) == ("Nuclei", "Nucleus", 2)
-    assert [(measured.value, measured.unit.value) for measured in first.measurements] == [(45.5, "um2")]
-    assert second.measurements == []
+    values = [{each.code.meaning: each.value for each in nucleus.measurements} for nucleus in (first, second)]
+    assert (values[0]["Area"], values[0]["Tumor probability"]) == (45.5, 0.25)
+    assert values[0]["Relevance: Grad-CAM"] == saliency()[50, 51, 0]
+    assert set(values[1]) == {"Relevance: Grad-CAM", "Relevance: HR-CAM"}  # of what it lacks it says nothing
 
 
 def test_the_label_is_never_opened_for_its_pixels(exported, tmp_path):
@@ -236,6 +243,43 @@ def refusal(*arguments):
         export_dicom(*arguments)
     assert "Secret" not in str(error.value)
     return str(error.value)
+
+
+def test_the_slides_of_a_run_are_known_by_their_file(exported, tmp_path):
+    folder, outcome = exported
+    (tmp_path / "S.geojson").write_text('{"type": "FeatureCollection", "features": []}')
+    slide = folder / "series" / f"{NAME}.dcm"
+    (tmp_path / "slides.csv").write_text(f"slide_id,patient_id,slide,annotations\nS,P,{slide},S.geojson\n")
+    new_run(tmp_path / "run", tmp_path / "slides.csv", "quick")
+    maps = tmp_path / "run" / "predictions" / "maps"
+    maps.mkdir(parents=True)
+    for file in (folder / "maps").iterdir():
+        (maps / file.name.replace(NAME, "S")).symlink_to(file)
+    again = export_dicom(tmp_path / "run", folder / "series", tmp_path / "out", nuclei=False)
+    assert len(again.results["files"]) == len(outcome.results["files"]) - 1
+    assert (tmp_path / "out" / "S.segmentation.0.dcm").is_file()
+    with pytest.raises(ExchangeError, match="has no results of the slide"):
+        export_dicom(tmp_path / "run", dicom.write_slide(tmp_path / "other"), tmp_path / "out")
+
+
+def test_too_many_nuclei_are_refused(exported, tmp_path, monkeypatch):
+    folder, _ = exported
+    monkeypatch.setattr(dicom_annotations, "MOST_COORDINATES", 20)
+    assert "--no-nuclei" in refusal(folder / "maps", folder / "series", tmp_path)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_damaged_header_is_one_line(exported, tmp_path, seed):
+    folder, _ = exported
+    content = (folder / "series" / f"{NAME}.dcm").read_bytes()
+    header, rng = bytearray(content[: content.index(b"\xe0\x7f\x10\x00")]), np.random.default_rng(seed)
+    for _ in range(25):
+        damaged = header.copy()
+        for at in rng.integers(132, len(header), rng.integers(1, 9)):
+            damaged[at] = rng.integers(256)
+        (tmp_path / "a.dcm").write_bytes(damaged[: rng.integers(132, len(header))] if rng.random() < 0.2 else damaged)
+        with suppress(ExchangeError):
+            read_dicom_slide(tmp_path / "a.dcm")
 
 
 @pytest.mark.filterwarnings("ignore:The PN component length")

@@ -26,6 +26,7 @@ from vitrail.interop.class_map import Channel, read_class_map
 from vitrail.interop.qupath_images import file_uri, slide_image
 from vitrail.interop.qupath_project import PROJECT, SCRIPT
 from vitrail.pipeline.export_qupath import export_qupath
+from vitrail.pipeline.run import new_run
 
 NAME = "Präparat 1"
 OPENSLIDE = "qupath.lib.images.servers.openslide.OpenslideServerBuilder"
@@ -216,6 +217,33 @@ def test_a_slide_that_is_not_found_is_said_and_found_where_it_is_named(made, tmp
     assert (tmp_path / "out" / f"{NAME}.geojson").is_file()
     assert export_qupath(results, tmp_path / "out", [folder]).results["slides"] == 1
     assert export_qupath(results, tmp_path / "other", [folder / f"{NAME}.tif"]).warnings == []
+
+
+def test_a_run_is_a_project_with_its_splits(made, tmp_path):
+    folder, _ = made
+    (tmp_path / "S.geojson").write_text('{"type": "FeatureCollection", "features": []}')
+    rows = [f"{name},{name},{slide},S.geojson,{split}" for name, slide, split in (
+        ("S", folder / f"{NAME}.tif", "test"), ("T", tmp_path / "gone" / f"{NAME}.tif", "train"),
+        ("U", tmp_path / "none.tif", "validation"),
+    )]  # fmt: skip
+    (tmp_path / "slides.csv").write_text("\n".join(["slide_id,patient_id,slide,annotations,split", *rows]) + "\n")
+    new_run(tmp_path / "run", tmp_path / "slides.csv", "quick")
+    with pytest.raises(RunError, match="no GeoJSON yet"):
+        export_qupath(tmp_path / "run", tmp_path / "out")
+    (tmp_path / "run" / "report" / "qupath").mkdir(parents=True)
+    for name in ("S", "T"):  # U was not mapped
+        (tmp_path / "run" / "report" / "qupath" / f"{name}.geojson").write_text('{"features": []}')
+    (tmp_path / "run" / "predictions" / "maps").mkdir(parents=True)
+    for file in (folder / "maps").iterdir():
+        (tmp_path / "run" / "predictions" / "maps" / file.name.replace(NAME, "S")).symlink_to(file)
+    outcome = export_qupath(tmp_path / "run", tmp_path / "out")
+    images = content(tmp_path / "out" / PROJECT)["images"]
+    # two slides share a file's name: they are called by their own
+    assert [image["imageName"] for image in images] == ["S", "S (tissue classes)", "S (explanations)"]
+    assert images[0]["metadata"]["split"] == "test"
+    assert len(outcome.warnings) == 1  # T's slide is gone, its objects are there
+    assert content(tmp_path / "out" / "T.geojson") == {"features": []}
+    assert len(content(tmp_path / "out" / "S.geojson")["features"]) > 3
 
 
 def test_what_cannot_be_exported_is_one_line(made, tmp_path):

@@ -16,9 +16,21 @@ if TYPE_CHECKING:
     from vitrail.interop.class_map import ClassMap
 
 
-def relevance_title(method: str) -> str:
-    """Return what other programs call the relevance by a method."""
-    return f"Relevance: {method}"
+def relevance_columns(stored: ClassMap | None) -> dict[str, str]:
+    """Name columns for the relevance by each method.
+
+    Parameters
+    ----------
+    stored
+        A map of explanations; None has no methods.
+
+    Returns
+    -------
+    dict[str, str]
+        From the column to what other programs call it, such as `Relevance: Grad-CAM`.
+    """
+    methods = [] if stored is None else stored.header.channels
+    return {f"relevance_{number}": f"Relevance: {method.name}" for number, method in enumerate(methods)}
 
 
 def tile_relevance(stored: ClassMap, tiles: pd.DataFrame) -> NDArray[np.float64]:

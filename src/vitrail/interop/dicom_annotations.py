@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import shapely
 
+from vitrail.core.digest import json_digest
 from vitrail.errors import ExchangeError
 from vitrail.interop.dicom_objects import SCHEME, code, refused, settle, write_object
-from vitrail.interop.dicom_source import import_dicom, quiet
+from vitrail.interop.dicom_source import import_dicom, quiet, unreadable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -28,12 +29,15 @@ if TYPE_CHECKING:
 NUCLEUS: tuple[Coded, Coded] = (("91723000", "SCT", "Anatomical Structure"), ("84640000", "SCT", "Nucleus"))
 """Category and type (PS3.16, CID 7150 and 8135)."""
 
-MOST_COORDINATES = 2**28
-"""Numbers that the outlines of one object may have, at most: 1 GiB of 32 bits."""
+MOST_COORDINATES = 2**27
+"""Numbers that the outlines of one object may have, at most: half a GiB of 32 bits, and some two million nuclei."""
 
 _NAMES: dict[str, Coded] = {"Area": ("42798000", "SCT", "Area"), "Perimeter": ("131191004", "SCT", "Perimeter")}
 _UNITS = {"um": "um", "um2": "um2", "mm2": "mm2", "": "1"}
 """By what UCUM calls them; the others are dimensionless there, and named in braces."""
+
+
+_LONGEST_CODE = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +63,7 @@ class OutlineGroup:
     label: str
     codes: tuple[Coded, Coded]
     rgb: tuple[int, int, int]
-    rings: Sequence[NDArray[np.float64]]
+    rings: Sequence[NDArray[np.floating[Any]]]
     measurements: Mapping[tuple[str, str], NDArray[np.floating[Any]]] = field(default_factory=dict)
     rectangles: bool = False
 
@@ -93,10 +97,7 @@ def write_annotations(path: Path, groups: Sequence[OutlineGroup], source: Object
     highdicom, filled = import_dicom("highdicom"), [group for group in groups if len(group.rings)]
     if not filled:
         return 0
-    numbers = sum(2 * len(ring) for group in filled for ring in group.rings)
-    if numbers > MOST_COORDINATES:
-        problem = f"its {what} have {numbers:,} coordinates, and one object holds {MOST_COORDINATES:,}"
-        raise ExchangeError(path, problem, "Leave them out with --no-nuclei")
+    check_coordinates(what, sum(2 * len(ring) for group in filled for ring in group.rings))
     for group in filled:
         if not all(np.isfinite(ring).all() for ring in group.rings):
             raise ValueError(f"an outline of {group.label} is not finite")
@@ -131,10 +132,30 @@ def write_annotations(path: Path, groups: Sequence[OutlineGroup], source: Object
                 series_description=f"Vitrail: {what}",
                 **source.common(f"annotations {what}", 950, 1),
             )
-    except (AttributeError, IndexError, KeyError, TypeError, ValueError):
+    except unreadable():
         raise refused(source.slide) from None
     write_object(path, settle(dataset, source, "annotations", what), source.slide)
     return sum(len(group.rings) for group in filled)
+
+
+def check_coordinates(what: str, numbers: int) -> None:
+    """Refuse more outlines than are kept in memory at once.
+
+    Parameters
+    ----------
+    what
+        They are.
+    numbers
+        How many coordinates they have, x and y.
+
+    Raises
+    ------
+    ExchangeError
+        There are more than `MOST_COORDINATES`.
+    """
+    if numbers > MOST_COORDINATES:
+        problem = f"{what} with more than {MOST_COORDINATES:,} coordinates do not fit in one object"
+        raise ExchangeError("DICOM export", problem, "Leave nuclei out with --no-nuclei")
 
 
 def rings_of(geometry: shapely.Polygon | shapely.MultiPolygon) -> Iterator[NDArray[np.float64]]:
@@ -173,6 +194,8 @@ def rings_of(geometry: shapely.Polygon | shapely.MultiPolygon) -> Iterator[NDArr
 def _name(title: str) -> Any:
     """Return the code of a measurement; what has none elsewhere gets one of Vitrail's own scheme."""
     own = "".join(letter if letter.isalnum() else "_" for letter in title.casefold())
+    if len(own) > _LONGEST_CODE:  # longer ones have another attribute, which not every reader knows
+        own = f"{own[:10]}_{json_digest(own)[:5]}"
     return code(_NAMES.get(title, (own, SCHEME, title)))
 
 

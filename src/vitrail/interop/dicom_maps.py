@@ -19,7 +19,7 @@ import numpy as np
 from vitrail.classes import ARTEFACT_CLASS, TissueClass
 from vitrail.interop.class_map import TILE_PX
 from vitrail.interop.dicom_objects import MOST_NATIVE, code, refused, settle, write_object
-from vitrail.interop.dicom_source import import_dicom, quiet
+from vitrail.interop.dicom_source import import_dicom, quiet, unreadable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -150,7 +150,7 @@ def write_segmentation(folder: Path, name: str, placed: Placed, source: ObjectSo
                     **_layout(placed, level, source, "segmentation"),
                     **source.common("segmentation", 901, level + 1),
                 )
-        except (AttributeError, IndexError, KeyError, TypeError, ValueError):
+        except unreadable():
             raise refused(source.slide) from None
         _stretch(dataset, placed, level, len(channels), source)
         write_object(
@@ -249,7 +249,7 @@ def _parametric_map(placed: Placed, level: int, source: ObjectSource, channel: i
                 **_layout(placed, level, source, method),
                 **source.common(method, 902 + channel, level + 1),
             )
-    except (AttributeError, IndexError, KeyError, TypeError, ValueError):
+    except unreadable():
         raise refused(source.slide) from None
 
 

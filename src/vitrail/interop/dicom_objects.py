@@ -15,7 +15,7 @@ from vitrail import __version__
 from vitrail.core.digest import json_digest
 from vitrail.core.files import exporting
 from vitrail.errors import ExchangeError
-from vitrail.interop.dicom_source import import_dicom, quiet
+from vitrail.interop.dicom_source import import_dicom, quiet, unreadable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -89,9 +89,9 @@ class ObjectSource:
         }
 
     def algorithm(self) -> Any:
-        """Return what names the program, its version and the networks."""
+        """Return what names the program, its version and the digest."""
         return import_dicom("highdicom").AlgorithmIdentificationSequence(
-            name="Vitrail", family=code(AI), version=__version__, parameters={"networks": self.digest[:16]}
+            name="Vitrail", family=code(AI), version=__version__, parameters={"digest": self.digest[:16]}
         )
 
 
@@ -164,7 +164,9 @@ def write_object(path: Path, dataset: Any, source: DicomSlide, frames: Iterable[
         try:
             with quiet():
                 pydicom.dcmwrite(temporary, dataset, enforce_file_format=True)
-        except (AttributeError, KeyError, TypeError, ValueError):
+        except OSError:  # the disk, not the header
+            raise
+        except unreadable():
             raise refused(source) from None
         pieces = iter(frames)
         first = next(pieces, None)

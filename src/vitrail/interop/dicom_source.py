@@ -6,7 +6,9 @@ more is read of them than their class, series and image type. The pixels of no i
 
 from __future__ import annotations
 
+import struct
 import warnings
+import zlib
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
@@ -23,7 +25,10 @@ SLIDE_CLASS = "1.2.840.10008.5.1.4.1.1.77.1.6"
 """VL Whole Slide Microscopy Image Storage (DICOM PS3.4, B.5)."""
 
 _PREAMBLE, _MAGIC = 128, b"DICM"
-_TAGS = ("SOPClassUID", "SeriesInstanceUID", "ImageType", "TotalPixelMatrixColumns", "TotalPixelMatrixRows")
+_TAGS = ("SOPClassUID", "SeriesInstanceUID", "ImageType", "TotalPixelMatrixColumns")
+_KIND = 2
+"""Which value of the image type says whether it is a slide, a label or an overview."""
+
 _LARGE = 1 << 20
 """Bytes from which on a value of a header stays on the disk."""
 
@@ -127,6 +132,25 @@ def quiet() -> Iterator[None]:
         yield
 
 
+def unreadable() -> tuple[type[Exception], ...]:
+    """Return what pydicom and highdicom raise of headers that are damaged, or not as the standard has them."""
+    errors = import_dicom("pydicom.errors")
+    return (
+        AttributeError, EOFError, IndexError, KeyError, NotImplementedError, OSError, OverflowError, RecursionError,
+        TypeError, ValueError, struct.error, zlib.error, errors.BytesLengthException, errors.InvalidDicomError,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Instance:
+    """What is read of every file."""
+
+    sop_class: str
+    series: str
+    is_level: bool
+    columns: int
+
+
 def read_dicom_slide(path: Path) -> DicomSlide:
     """Read the header of a DICOM slide.
 
@@ -147,29 +171,32 @@ def read_dicom_slide(path: Path) -> DicomSlide:
         about it need.
     """
     pydicom = import_dicom("pydicom")
-    folder = path.is_dir()
-    if not folder:
+    is_folder = path.is_dir()
+    if not is_folder:
         regular_file(path, ExchangeError, "Check the path of the slide")
     with quiet():
-        files = sorted(path.iterdir()) if folder else sorted(path.parent.iterdir())
-        tags = {file: _tags(pydicom, file) for file in files}
-        if not folder:
-            own = tags.get(path) or _tags(pydicom, path)
-            if own is None or own.get("SOPClassUID") != SLIDE_CLASS:
-                cure = "DICOM objects are about DICOM slides; vitrail export --help names the others"
-                raise ExchangeError(path, "not a DICOM slide (VL Whole Slide Microscopy)", cure)
-            series = own.get("SeriesInstanceUID")
-        levels = [(file, own) for file, own in tags.items() if own is not None and _is_level(own)]
-        if folder:
-            names = {str(own.SeriesInstanceUID) for _, own in levels}
+        try:
+            files = sorted((path if is_folder else path.parent).iterdir())
+        except OSError as error:
+            raise ExchangeError(path, f"cannot be opened ({error.strerror})", "Check its permissions") from error
+        instances = {file: instance for file in files if (instance := _instance(pydicom, file)) is not None}
+        levels = [(file, instance) for file, instance in instances.items() if instance.is_level]
+        if is_folder:
+            names = {instance.series for _, instance in levels}
             if len(names) != 1:
                 count = f"{len(names)} DICOM slides" if names else "no DICOM slide"
                 raise ExchangeError(path, f"holds {count}", "Name one file of the slide's series")
             (series,) = names
-        levels = [(file, own) for file, own in levels if own.SeriesInstanceUID == series]
+        else:
+            own = _instance(pydicom, path)
+            if own is None or own.sop_class != SLIDE_CLASS:
+                cure = "DICOM objects are about DICOM slides; vitrail export --help names the others"
+                raise ExchangeError(path, "not a DICOM slide (VL Whole Slide Microscopy), or damaged", cure)
+            series = own.series
+        levels = [(file, instance) for file, instance in levels if instance.series == series]
         if not levels:
             raise ExchangeError(path, "its series has no instance with the slide's pixels (VOLUME)", _WHOLE)
-        finest, _ = max(levels, key=lambda level: int(level[1].TotalPixelMatrixColumns))
+        finest, _ = max(levels, key=lambda level: level[1].columns)
         return _slide(pydicom, finest, [file for file, _ in levels])
 
 
@@ -178,38 +205,36 @@ def _slide(pydicom: Any, path: Path, instances: Sequence[Path]) -> DicomSlide:
     try:
         header = pydicom.dcmread(path, stop_before_pixels=True, defer_size=_LARGE)
         missing = [name for name in _NEEDED if not header.get(name)]
-        if missing:
-            raise ExchangeError(path, f"its header lacks {missing[0]}", _WHOLE)
-        spacing = header.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0].PixelSpacing
-        rows_mm, columns_mm = (float(value) for value in spacing)
+        spacing = [] if missing else header.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0].PixelSpacing
+        rows_mm, columns_mm = (float(value) for value in spacing) if spacing else (0.0, 0.0)
         size = int(header.TotalPixelMatrixColumns), int(header.TotalPixelMatrixRows)
-    except (AttributeError, IndexError, KeyError, TypeError, ValueError, OSError, EOFError):
+        for name, value in _EMPTY.items():
+            if name not in header:
+                setattr(header, name, value)
+    except unreadable():
         # what pydicom says may quote the value, and a value may be a name
         raise ExchangeError(path, "its header cannot be understood, or lacks the spacing of pixels", _WHOLE) from None
+    if missing:
+        raise ExchangeError(path, f"its header lacks {missing[0]}", _WHOLE)
     if not (min(size) > 0 and 0 < rows_mm < 1 and 0 < columns_mm < 1):
         raise ExchangeError(path, "its header has an impossible size or spacing of pixels", _WHOLE)
-    for name, value in _EMPTY.items():
-        if name not in header:
-            setattr(header, name, value)
     return DicomSlide(path=path, instances=tuple(instances), header=header, size=size, spacing_mm=(rows_mm, columns_mm))
 
 
-def _tags(pydicom: Any, path: Path) -> Any:
-    """Read class, series and kind of an instance; None of what is no DICOM file."""
+def _instance(pydicom: Any, path: Path) -> _Instance | None:
+    """Read class, series and kind of an instance; None of what is no DICOM file, or damaged."""
     try:
         if not path.is_file():
             return None
         with path.open("rb") as file:
             if file.read(_PREAMBLE + len(_MAGIC))[_PREAMBLE:] != _MAGIC:
                 return None
-        return pydicom.dcmread(path, stop_before_pixels=True, defer_size=_LARGE, specific_tags=list(_TAGS))
-    except (pydicom.errors.InvalidDicomError, AttributeError, TypeError, ValueError, OSError, EOFError, KeyError):
+        tags = pydicom.dcmread(path, stop_before_pixels=True, defer_size=_LARGE, specific_tags=list(_TAGS))
+        kinds = tags.get("ImageType") or []
+        is_volume = not isinstance(kinds, str) and len(kinds) > _KIND and kinds[_KIND] == "VOLUME"
+        columns, sop_class = int(tags.get("TotalPixelMatrixColumns") or 0), str(tags.get("SOPClassUID"))
+        series = str(tags.get("SeriesInstanceUID") or "")
+    except unreadable():
         return None
-
-
-def _is_level(tags: Any) -> bool:
-    """Tell whether an instance is a level of a slide."""
-    kinds = tags.get("ImageType") or []
-    is_volume = not isinstance(kinds, str) and len(kinds) > 2 and kinds[2] == "VOLUME"
-    sized = bool(tags.get("TotalPixelMatrixColumns")) and bool(tags.get("SeriesInstanceUID"))
-    return tags.get("SOPClassUID") == SLIDE_CLASS and is_volume and sized
+    is_level = sop_class == SLIDE_CLASS and is_volume and columns > 0 and bool(series)
+    return _Instance(sop_class=sop_class, series=series, is_level=is_level, columns=columns)

@@ -5,21 +5,19 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from vitrail.core.files import not_written, read_json, read_table
+from vitrail.core.files import not_written, read_json
 from vitrail.errors import ExchangeError, RunError, SlideError
 from vitrail.inference.outputs import MapFiles
 from vitrail.inference.publish import name_tiles, slide_objects
-from vitrail.inference.relevance import nuclei_relevance, relevance_title, tile_relevance
-from vitrail.interop.class_map import read_class_map
 from vitrail.interop.qupath import write_geojson
 from vitrail.interop.qupath_images import ProjectImage, map_image, slide_image
 from vitrail.interop.qupath_project import PROJECT, export_project
 from vitrail.nuclei.export import write_detections
 from vitrail.nuclei.slide import NucleiFiles
-from vitrail.nuclei.store import nuclei_parts, read_header
-from vitrail.nuclei.update import PROBABILITY, PROBABILITY_TITLE, probability_at
+from vitrail.nuclei.store import read_header
+from vitrail.pipeline.measured import measured
 from vitrail.pipeline.outcome import Outcome
 from vitrail.slides.cohort import read_cohort
 from vitrail.slides.slide import open_slide
@@ -27,10 +25,6 @@ from vitrail.stage import open_run
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
-
-    import pandas as pd
-
-    from vitrail.interop.class_map import ClassMap
 
 _THRESHOLD = 0.5
 """Where tiles that were not named yet are called tumor, as `evaluation.threshold`."""
@@ -173,40 +167,19 @@ def _find(folders: Iterable[Path], file_name: str | None, name: str) -> Path | N
 
 def _objects(result: _Result, out: Path) -> list[Path]:
     """Write the objects of a slide into the project's folder, or name the file that holds them."""
-    files, nuclei = MapFiles(base=result.base), NucleiFiles(base=result.base, key="")
-    written, name = list[Path](), result.base.name
-    tiles = read_table(files.tiles) if files.tiles.is_file() else None
-    stored = read_class_map(files.explained) if files.explained.is_file() else None
-    methods = [] if stored is None else [channel.name for channel in stored.header.channels]
-    more = {f"relevance_{number}": relevance_title(method) for number, method in enumerate(methods)}
-    if tiles is not None and files.facts.is_file():
+    files, name, written = MapFiles(base=result.base), result.base.name, list[Path]()
+    own = measured(result.base)
+    if own.tiles is not None and files.facts.is_file():
         facts = read_json(files.facts, ("mpp", "map_mpp"))
-        if stored is not None:
-            tiles = tiles.assign(**dict(zip(more, tile_relevance(stored, tiles).T, strict=True)))
-        objects = slide_objects(files, facts, tiles, name_tiles(tiles, result.threshold), more)
+        names = name_tiles(own.tiles, result.threshold)
         written.append(out / f"{name}.geojson")
-        write_geojson(written[-1], objects)
+        write_geojson(written[-1], slide_objects(files, facts, own.tiles, names, own.tile_titles))
     elif result.finished is not None:
         written.append(result.finished)
-    if nuclei.table.is_file():
-        header = read_header(nuclei.table)
-        titles = more | ({PROBABILITY: PROBABILITY_TITLE} if tiles is not None else {})
-        measured = (_measured(rows, tiles, stored, more, header.mpp) for rows in nuclei_parts(nuclei.table))
+    if own.nuclei is not None:
         written.append(out / f"{name}.nuclei.geojson")
-        write_detections(written[-1], header, measured, titles)
+        write_detections(written[-1], own.header(), own.nuclei_parts(), own.nuclei_titles)
     return written
-
-
-def _measured(
-    rows: pd.DataFrame, tiles: pd.DataFrame | None, stored: ClassMap | None, more: Iterable[str], mpp: float
-) -> pd.DataFrame:
-    """Add to nuclei the tumor probability of their tiles, and the relevance at their centres."""
-    columns: dict[str, Any] = {}
-    if tiles is not None:
-        columns[PROBABILITY] = probability_at(rows, tiles, mpp)
-    if stored is not None:
-        columns |= dict(zip(more, nuclei_relevance(stored, rows).T, strict=True))
-    return rows.assign(**columns)
 
 
 def _images(result: _Result, name: str) -> tuple[list[ProjectImage], str]:
