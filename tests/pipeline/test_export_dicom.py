@@ -17,6 +17,8 @@ from hypothesis import strategies as st
 
 from helpers.command import vitrail
 from helpers.data import DATA, needs_data
+from helpers.mapped import Reds
+from helpers.mapped import settings as mapped_settings
 from helpers.results import COLUMNS, OUTLINES, ROWS, SCALE, TUMOR, classes, saliency, write_map, write_results
 
 pydicom = pytest.importorskip("pydicom", reason="pydicom is not installed")
@@ -25,13 +27,16 @@ pytest.importorskip("highdicom", reason="highdicom is not installed")
 from helpers import dicom  # noqa: E402 - needs pydicom
 from vitrail.classes import CLASSES  # noqa: E402
 from vitrail.errors import ExchangeError  # noqa: E402
+from vitrail.inference.map_slide import Networks  # noqa: E402
 from vitrail.interop import dicom_annotations  # noqa: E402
 from vitrail.interop.class_map import CLASS_CHANNELS, read_class_map  # noqa: E402
 from vitrail.interop.dicom_annotations import rings_of  # noqa: E402
 from vitrail.interop.dicom_maps import PADDING, Placed, write_segmentation  # noqa: E402
 from vitrail.interop.dicom_objects import ObjectSource  # noqa: E402
 from vitrail.interop.dicom_source import read_dicom_slide  # noqa: E402
+from vitrail.pipeline import predict_slides  # noqa: E402
 from vitrail.pipeline.export_dicom import export_dicom  # noqa: E402
+from vitrail.pipeline.predict_slides import Application, apply_models  # noqa: E402
 from vitrail.pipeline.run import new_run  # noqa: E402
 from vitrail.slides.slide import open_slide, read_region  # noqa: E402
 
@@ -243,6 +248,23 @@ def refusal(*arguments):
         export_dicom(*arguments)
     assert "Secret" not in str(error.value)
     return str(error.value)
+
+
+def test_what_predict_leaves_of_a_dicom_slide_goes_back(tmp_path, monkeypatch):
+    """The stand-in network's probability of tumor is the red of the slide, which rises from left to right."""
+    slide, engines = dicom.write_slide(tmp_path / "series"), Networks(segmenter=Reds("segmenter", side_um=70))
+    monkeypatch.setattr(predict_slides, "load_networks", lambda _: (engines, ["a"], []))
+    job = Application(segmenter=tmp_path / "any", out=tmp_path / "maps", settings=mapped_settings())
+    assert apply_models([slide], job).skipped == []
+    outcome = export_dicom(tmp_path / "maps", tmp_path / "series", tmp_path / "out")
+    ds = pydicom.dcmread(next(file for file in outcome.results["files"] if file.endswith("segmentation.0.dcm")))
+    tumor, scale = decoded(ds)[0].astype(float), 70 / 32 / dicom.MPP
+    columns = np.arange(int(60 / scale), int(440 / scale))  # within the tissue, which is 50 to 450
+    middle = tumor[int(100 / scale) : int(300 / scale), columns]
+    expected = 120 + (columns + 0.5) * scale / 6
+    assert np.abs(middle.mean(0) - expected).max() < 3
+    left, right = edges_mm(ds, 0, 0, 0, 0)[0], edges_mm(ds, columns[-1], 0, columns[-1], 0)[0]
+    assert np.hypot(*(right - left)) == pytest.approx(columns[-1] * 70 / 32 / 1e3)
 
 
 def test_the_slides_of_a_run_are_known_by_their_file(exported, tmp_path):
