@@ -8,6 +8,7 @@ import shlex
 import sys
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -340,7 +341,9 @@ def test_what_cannot_be_exported_is_one_line(exported, tmp_path, monkeypatch):
     ds.save_as(tmp_path / f"{NAME}.dcm")
     assert "spacing of pixels" in refusal(maps, tmp_path / f"{NAME}.dcm", tmp_path)
     monkeypatch.setitem(sys.modules, "highdicom", None)
-    assert "pip install 'vitrail[dicom]'" in refusal(maps, series, tmp_path)
+    assert "highdicom is not installed. Run: pip install 'vitrail[dicom]'" in refusal(maps, series, tmp_path)
+    monkeypatch.setitem(sys.modules, "highdicom", SimpleNamespace(__version__="0.9.1"))
+    assert "highdicom 0.9.1 is too old" in refusal(maps, series, tmp_path)
 
 
 @needs_data("readers/small_dicom.dcm")

@@ -26,6 +26,9 @@ SLIDE_CLASS = "1.2.840.10008.5.1.4.1.1.77.1.6"
 
 _PREAMBLE, _MAGIC = 128, b"DICM"
 _TAGS = ("SOPClassUID", "SeriesInstanceUID", "ImageType", "TotalPixelMatrixColumns")
+_HIGHDICOM = (0, 28)
+"""The oldest that will do."""
+
 _KIND = 2
 """Which value of the image type says whether it is a slide, a label or an overview."""
 
@@ -115,13 +118,18 @@ def import_dicom(name: str) -> Any:
     Raises
     ------
     ExchangeError
-        The package is not installed.
+        The package is not installed, or highdicom is older than 0.28, which first tiles Parametric Maps.
     """
+    package, cure = name.partition(".")[0], "Run: pip install 'vitrail[dicom]'"
     try:
-        return import_module(name)
+        module = import_module(name)
     except ModuleNotFoundError:
-        package, cure = name.partition(".")[0], "Run: pip install 'vitrail[dicom]'"
         raise ExchangeError("DICOM export", f"the package {package} is not installed", cure) from None
+    if package == "highdicom" and tuple(map(int, module.__version__.split(".")[:2])) < _HIGHDICOM:
+        raise ExchangeError(
+            "DICOM export", f"highdicom {module.__version__} is too old", "Run: pip install --upgrade 'vitrail[dicom]'"
+        )
+    return module
 
 
 @contextmanager
