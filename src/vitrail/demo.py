@@ -7,7 +7,8 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from vitrail.core.lock import locked
-from vitrail.pipeline.run import bring_run, gather_qupath, new_run
+from vitrail.pipeline.export_qupath import export_qupath
+from vitrail.pipeline.run import bring_run, new_run
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -74,7 +75,7 @@ def demo_run(folder: Path, progress: Progress) -> Outcome:
 
     # as vitrail export does
     progress.say("exports")
-    qupath = gather_qupath(run, exports / "qupath")
+    qupath = export_qupath(run, exports / "qupath").lines[-1]
     wsinfer = export_wsinfer(run / "classifier", exports / "wsinfer")
     networks = ("classifier", "segmenter") if find_spec("onnx") is not None else ()  # an extra
     onnx = [export_onnx(run / network, exports) for network in networks]

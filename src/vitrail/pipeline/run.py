@@ -316,35 +316,3 @@ def report_figures(folder: Path) -> ReportFigures:
     except (LookupError, TypeError, ValueError):
         raise damaged(folder / "metrics.json", "without the figures of the test tiles") from None
     return ReportFigures(values=values, lines=lines)
-
-
-def gather_qupath(folder: Path, out: Path) -> Path:
-    """Gather the GeoJSON files of a run's report in a folder, with a script that imports them into QuPath.
-
-    Parameters
-    ----------
-    folder
-        The run.
-    out
-        Where to.
-
-    Returns
-    -------
-    Path
-        The script.
-
-    Raises
-    ------
-    RunError
-        The run has none yet.
-    ExchangeError
-        The folder cannot be written to.
-    """
-    from vitrail.interop.qupath_project import export_project
-
-    entries = read_cohort(open_run(folder).cohort)
-    files = {entry.slide.name: folder / "report" / "qupath" / f"{entry.slide_id}.geojson" for entry in entries}
-    written = {name: path for name, path in files.items() if path.is_file()}
-    if not written:
-        raise RunError(folder, "its report has no GeoJSON yet", f"Make it with: vitrail run {folder}")
-    return export_project(out, written)
