@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vitrail.inference.context import looked_up
-from vitrail.inference.outputs import MAP_PX
-from vitrail.interop.class_map import MapHeader
+from vitrail.inference.outputs import MAP_PX, tile_positions
+from vitrail.interop.class_map import TILE_PX, MapHeader
 from vitrail.interop.ome_tiff import ClassMapWriter
 from vitrail.metrics.correlation import pearson
 from vitrail.metrics.seam_index import SeamIndex
@@ -20,11 +20,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
     from pathlib import Path
 
+    import pandas as pd
     from numpy.typing import NDArray
 
     from vitrail.inference.context import SlideContext
     from vitrail.inference.windows import Windows
-    from vitrail.interop.class_map import Channel
+    from vitrail.interop.class_map import Channel, ClassMap
 
     Floats = NDArray[np.float32]
     Doubles = NDArray[np.float64]
@@ -113,6 +114,73 @@ def write_explained(
         names = [f"{first}_{second}" for first, second in combinations(channels, 2)]
         result["agreements"] = dict(zip(names, agreements, strict=True))
     return result
+
+
+def relevance_of_tiles(stored: ClassMap, tiles: pd.DataFrame) -> Doubles:
+    """Return the mean of a slide's map of explanations over each tile.
+
+    Parameters
+    ----------
+    stored
+        What `write_explained` wrote.
+    tiles
+        With `x`, `y` and `side`, in level-0 pixels.
+
+    Returns
+    -------
+    NDArray[np.float64]
+        `[n, methods]`; NaN where the map holds nothing.
+
+    Raises
+    ------
+    ExchangeError
+        The map cannot be read.
+    """
+    rows, columns = tile_positions(tiles)
+    means = np.full((len(tiles), len(stored.header.channels)), np.nan)
+    across = -(-stored.header.size[0] // MAP_PX)
+    for row in np.unique(rows):
+        strip = stored.read(slice(row * MAP_PX, (row + 1) * MAP_PX)).astype(np.float64)
+        beyond = across * MAP_PX - strip.shape[1]
+        cells = np.pad(strip, ((0, 0), (0, beyond), (0, 0)), constant_values=np.nan)
+        cells = cells.reshape(len(strip), across, MAP_PX, -1)
+        counts = np.isfinite(cells).sum((0, 2))
+        sums = np.nansum(cells, (0, 2))
+        here = np.flatnonzero((rows == row) & (columns < across))
+        with np.errstate(invalid="ignore"):  # of a tile that was not looked at: 0 of 0
+            means[here] = (sums / counts)[columns[here]]
+    return means
+
+
+def relevance_at(stored: ClassMap, points_um: Doubles) -> Doubles:
+    """Return what a slide's map of explanations holds at points.
+
+    Parameters
+    ----------
+    stored
+        What `write_explained` wrote.
+    points_um
+        `[n, 2]`, x and y.
+
+    Returns
+    -------
+    NDArray[np.float64]
+        `[n, methods]`; NaN where the map holds nothing, and beyond it.
+
+    Raises
+    ------
+    ExchangeError
+        The map cannot be read.
+    """
+    columns, rows = np.floor(points_um / stored.header.mpp).astype(np.int64).T
+    values = np.full((len(points_um), len(stored.header.channels)), np.nan)
+    width, height = stored.header.size
+    inside = (columns >= 0) & (columns < width) & (rows >= 0) & (rows < height)
+    for top in range(0, height, TILE_PX):
+        here = np.flatnonzero(inside & (rows >= top) & (rows < top + TILE_PX))
+        if len(here):
+            values[here] = stored.read(slice(top, top + TILE_PX))[rows[here] - top, columns[here]]
+    return values
 
 
 def _tile_rows(strips: Iterable[Path]) -> Iterator[Floats]:

@@ -3,12 +3,12 @@
 TRIDENT (Zhang et al. 2025, doi:10.48550/arXiv.2502.06750): a dataset `features` `[n, d]`, and `coords` `[n, 2]`, whole
 numbers, x and y of each patch's corner in level-0 pixels of the file, with attributes on `coords`: `patch_size`, pixels
 at which the encoder saw it; `patch_size_level0`; `level0_magnification` and `target_magnification`, whose ratio is
-theirs; `overlap`, `name`, `level0_width`, `level0_height`. Files of CLAM (`patch_size`, `patch_level`) are read, too.
+theirs; `overlap`, `name`. Files of CLAM (`patch_size`, `patch_level`) are read, too.
 
 STAMP (El Nahhas et al. 2025, doi:10.1038/s41596-024-01047-2): `feats` `[n, d]`, and `coords` `[n, 2]`, the corners in
 um, with attributes of the file: `unit`, `tile_size_um`, `tile_size_px`, `extractor`, `feat_type`, `stamp_version`.
 
-Both count from the corner of the slide's file. Vitrail counts from the corner of its bounds: `origin` is the difference.
+Both count from the corner of the slide's file, and Vitrail from that of its bounds: `origin` is the difference.
 """
 
 from __future__ import annotations
@@ -107,7 +107,6 @@ def write_features(
     *,
     mpp: float,
     origin: tuple[float, float] = (0.0, 0.0),
-    size: tuple[int, int] | None = None,
 ) -> None:
     """Write features of tiles; the same features give the same bytes.
 
@@ -123,8 +122,6 @@ def write_features(
         Micrometres per level-0 pixel.
     origin
         Where the slide's bounds begin in its file, x and y in level-0 pixels.
-    size
-        Width and height of the file's level 0; TRIDENT's alone, None leaves it out.
 
     Raises
     ------
@@ -155,7 +152,6 @@ def write_features(
                     "overlap": 0,
                     "name": data.name,
                     "savetodir": "",
-                    **({} if size is None else {"level0_width": size[0], "level0_height": size[1]}),
                 }
             )
             return

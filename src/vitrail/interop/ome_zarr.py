@@ -78,7 +78,9 @@ def write_ome_zarr(path: Path, stored: ClassMap, about: Mapping[str, Any]) -> No
                     array[:, rows, columns] = block
                     if level == 0:
                         values = np.where(np.isnan(block), 0, block)
-                        ends = np.minimum(ends[0], values.min((1, 2))), np.maximum(ends[1], values.max((1, 2)))
+                        ends = np.stack(
+                            [np.minimum(ends[0], values.min((1, 2))), np.maximum(ends[1], values.max((1, 2)))]
+                        )
         limits = [(float(low), float(high)) for low, high in zip(*ends, strict=True)]
         group.attrs.update(ngff_attributes(header, limits) | {"vitrail": dict(about)})
 

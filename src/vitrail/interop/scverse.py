@@ -164,9 +164,7 @@ def write_spatialdata(
         elements[name] = models.ShapesModel.parse(frame, transformations=in_um)
         made = as_anndata(own.table)
         made.obs[REGION], made.obs[INSTANCE] = pd.Categorical([name] * len(number)), number.to_numpy()
-        elements[f"{name}_table"] = models.TableModel.parse(
-            made, region=name, region_key=REGION, instance_key=INSTANCE
-        )
+        elements[f"{name}_table"] = models.TableModel.parse(made, region=name, region_key=REGION, instance_key=INSTANCE)
     whole = spatialdata.SpatialData.init_from_elements(elements, attrs={"vitrail": dict(about)})
     anndata = import_optional("anndata", _EXTRA, "SpatialData export")
     # files as they are in every version: chunks joined to shards are to come

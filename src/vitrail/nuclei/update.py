@@ -95,7 +95,7 @@ def update_nuclei(
         if tiles is None:
             write_detections(files.geojson, header, parts)
         else:
-            judged = (rows.assign(**{PROBABILITY: _of_tiles(rows, tiles, slide.mpp)}) for rows in parts)
+            judged = (rows.assign(**{PROBABILITY: of_tiles(rows, tiles, slide.mpp)}) for rows in parts)
             write_detections(files.geojson, header, judged, {PROBABILITY: "Tumor probability"})
 
 
@@ -187,8 +187,23 @@ def nuclei_key(slide: Slide, settings: Settings) -> str:
     )
 
 
-def _of_tiles(rows: pd.DataFrame, tiles: pd.DataFrame, mpp: float) -> NDArray[np.float64]:
-    """Return the tumor probability of the tile that each centre lies in; NaN where there is none."""
+def of_tiles(rows: pd.DataFrame, tiles: pd.DataFrame, mpp: float) -> NDArray[np.float64]:
+    """Return the tumor probability of the tile that each nucleus' centre lies in.
+
+    Parameters
+    ----------
+    rows
+        Nuclei, with `x_um` and `y_um`.
+    tiles
+        Of the slide, see `MapFiles.tiles`.
+    mpp
+        Micrometres per level-0 pixel.
+
+    Returns
+    -------
+    NDArray[np.float64]
+        `[n]`; NaN where there is no tile.
+    """
     side = tiles["side"].iloc[0]
     places = pd.MultiIndex.from_arrays([(tiles[axis] / side).round().astype(np.int64) for axis in "yx"])
     row, column = (np.floor(rows[f"{axis}_um"].to_numpy() / mpp / side).astype(np.int64) for axis in "yx")
