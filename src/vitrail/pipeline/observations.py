@@ -168,7 +168,7 @@ def tile_observations(
 
 def _names(rows: pd.DataFrame, *numbers: str) -> list[str]:
     """Name rows by their slide and numbers."""
-    columns = [rows[name].astype(str) for name in ("slide_id", *numbers)]
+    columns = [rows[name].astype(str).tolist() for name in ("slide_id", *numbers)]
     return [":".join(each) for each in zip(*columns, strict=True)]
 
 
