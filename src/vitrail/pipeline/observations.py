@@ -203,11 +203,11 @@ def study_nuclei(run: Run) -> pd.DataFrame | None:
         return None
     rows = study.nuclei.merge(study.tiles[["tile", "label"]], on="tile", how="left")
     for (network, method), own in study.relevance.groupby(["network", "method"], sort=True):
-        names = {"mean": f"relevance_{network}_{method}", "mass": f"mass_{network}_{method}"}
+        names = {"mean": f"relevance_{network!s}_{method!s}", "mass": f"mass_{network!s}_{method!s}"}
         rows = rows.merge(own[[*keys, *names]].rename(columns=names), on=keys, how="left")
     trained = study.effects[study.effects["draw"] == -1]
     for network, own in trained.groupby("network", sort=True):
-        names = {"effect_logit": f"effect_{network}"}
+        names = {"effect_logit": f"effect_{network!s}"}
         rows = rows.merge(own[[*keys, *names]].rename(columns=names), on=keys, how="left")
     return rows
 

@@ -1,0 +1,117 @@
+"""SpatialData of each slide, read back by spatialdata: outlines, tables, maps, and that they lie over each other."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from helpers.command import vitrail
+from helpers.exported import MPP, SIDE, SLIDE, write_results
+from vitrail.interop.class_map import CLASS_CHANNELS, MapHeader, read_class_map
+from vitrail.interop.ome_tiff import ClassMapWriter
+from vitrail.interop.scverse import write_spatialdata
+from vitrail.nuclei.store import outlines_of, read_nuclei
+
+PAGE = Path(__file__).parents[2] / "docs" / "tables.md"
+# of spatialdata, dask, numba and what else it imports
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+@pytest.fixture(scope="module")
+def spatialdata():
+    # it takes seconds, and some versions do not go with some of setuptools
+    return pytest.importorskip("spatialdata", exc_type=ImportError)
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory, spatialdata):  # noqa: ARG001 - without it nothing is written
+    return write_results(tmp_path_factory.mktemp("results"))
+
+
+def blocks(language):
+    page = PAGE.read_text(encoding="utf-8")
+    return [block for block in re.findall(rf"```{language}\n(.*?)```", page, re.DOTALL) if "spatialdata" in block]
+
+
+def digests(folder):
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def test_commands_and_example_of_the_page_work(results, spatialdata, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("study", "predictions", "cohort"):
+        (tmp_path / name).symlink_to(results / name)
+    of_run, of_predictions = blocks("sh")[0].splitlines()
+    assert vitrail(*shlex.split(of_run)[1:]) == 0
+    written = tmp_path / "spatial" / f"{SLIDE}.zarr"
+    before = digests(written)
+    assert vitrail(*shlex.split(of_run)[1:]) == 0
+    assert digests(written) == before
+    run = spatialdata.read_zarr(written)
+    assert {*run.shapes} == {"tiles", "study_tiles", "study_nuclei"}
+    assert {*run.images} == {"classes", "explanations"}
+    studied = pd.read_parquet(results / "study" / "predictions" / "tiles.parquet").query("slide_id == @SLIDE")
+    table = run["study_tiles_table"]
+    assert table.obs["label"].tolist() == studied["label"].tolist()
+    np.testing.assert_array_equal(table.obs["classifier"], studied["classifier"])
+    asked = run["study_nuclei"]
+    areas = pd.read_parquet(results / "study" / "nuclei" / "nuclei.parquet")["area_um2"]
+    np.testing.assert_allclose(np.pi * (asked["radius"] * MPP) ** 2, areas)
+    other = spatialdata.read_zarr(tmp_path / "spatial" / "S0.zarr")  # which was not mapped, and has no nuclei
+    assert {*other.shapes} == {"study_tiles"}
+    assert vitrail(*shlex.split(of_predictions)[1:]) == 0
+    names = {}
+    exec(compile(blocks("python")[0], PAGE.name, "exec"), names)  # noqa: S102 - our own page
+    slide, tiles = names["slide"], pd.read_parquet(results / "predictions" / f"{SLIDE}.tiles.parquet")
+    np.testing.assert_array_equal(names["probabilities"], tiles["tumor_probability"])
+    np.testing.assert_array_equal(slide["tiles"].bounds[["minx", "miny"]], tiles[["x", "y"]])
+    nuclei = read_nuclei(results / "predictions" / f"{SLIDE}.nuclei.parquet")
+    assert [*slide["nuclei"].geometry] == [*outlines_of(nuclei)]
+    assert slide["tiles_table"].n_vars > 100  # channels of the encoder
+    stored = read_class_map(results / "predictions" / f"{SLIDE}.classes.ome.tiff")
+    pixels = stored.planes(slice(None), slice(None), 0)
+    np.testing.assert_array_equal(slide["classes"].data.compute(), pixels)
+    np.testing.assert_array_equal(names["tumor"].data.compute(), pixels[0])
+    assert slide.attrs["vitrail"]["mpp"] == MPP
+
+
+def test_all_lies_over_each_other_in_um(results, spatialdata, tmp_path):
+    assert vitrail("export", "spatialdata", results / "predictions", "--out", tmp_path) == 0
+    slide = spatialdata.read_zarr(tmp_path / f"{SLIDE}.zarr")
+    tables = {"tiles": "tiles_table", "nuclei": "nuclei_table"}
+    for name, table in tables.items():
+        outlines = spatialdata.transform(slide[name], to_coordinate_system="global")
+        instances = slide[table].obs.set_index("instance")
+        assert set(slide[table].obs["region"]) == {name}
+        assert [*outlines.index] == [*instances.index]
+        centres = np.stack([outlines.centroid.x, outlines.centroid.y], 1)
+        np.testing.assert_allclose(centres, slide[table].obsm["spatial"], rtol=1e-6)
+    joined = spatialdata.match_element_to_table(slide, "tiles", "tiles_table")
+    assert len(joined[1]) == len(slide["tiles"])
+    # the map's extent in um is that of the slide's tiles
+    extent = spatialdata.get_extent(slide["classes"])
+    assert (extent["x"], extent["y"]) == ((0, pytest.approx(8 * SIDE * MPP)), (0, pytest.approx(8 * SIDE * MPP)))
+
+
+def test_levels_of_a_large_map_are_copied_as_they_are(spatialdata, tmp_path):
+    header, rng = MapHeader(size=(1300, 700), mpp=2.0), np.random.default_rng(0)
+    with ClassMapWriter(tmp_path / "m.ome.tiff", header) as writer:
+        writer.write_rows(rng.random((700, 1300, len(CLASS_CHANNELS)), np.float32))
+    stored = read_class_map(tmp_path / "m.ome.tiff")
+    write_spatialdata(tmp_path / "s.zarr", 0.5, {}, {"classes": stored}, {"version": "x"})
+    image = spatialdata.read_zarr(tmp_path / "s.zarr")["classes"]
+    assert len(image) == len(header.levels) == 4
+    for level in range(4):
+        pixels = image[f"scale{level}"]["image"]
+        np.testing.assert_array_equal(pixels.data.compute(), stored.planes(slice(None), slice(None), level))
+        assert [*pixels.coords["c"].to_numpy()] == [channel.name for channel in CLASS_CHANNELS]
+    extent = spatialdata.get_extent(image)
+    assert (extent["x"], extent["y"]) == ((0, 2600), (0, 1400))
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
