@@ -92,6 +92,7 @@ def test_files_of_trident_clam_and_stamp_are_read(tmp_path):
     of_stamp = read_features(tmp_path / "d.h5")
     assert (of_stamp.side_um, of_stamp.encoder, of_stamp.side_px) == (256.0, "ctranspath", None)
     assert of_stamp.tiles(0.5)["x"].tolist() == [0.0, 1024.0]
+    assert of_stamp.tiles(0.5, origin=(10, 12))["y"].tolist() == [500.0, -12.0]
     with h5py.File(tmp_path / "e.h5", "w") as file:  # of version 1: 224 pixels for 256 um
         file["feats"], file["coords"] = features[0], np.array([[0, 224], [224, 448]])
     historic = read_features(tmp_path / "e.h5")

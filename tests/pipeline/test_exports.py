@@ -63,7 +63,9 @@ def test_every_command_and_example_of_the_page_works(results, tmp_path, monkeypa
             commands += 1
             assert vitrail(*shlex.split(command)[1:]) == 0, command
     assert commands == 10
-    assert len(names["tiles"]) == len(names["data"].features) == 56
+    tiles = pd.read_parquet(results / "predictions" / f"{SLIDE}.tiles.parquet")
+    np.testing.assert_array_equal(names["tiles"][["x", "y", "side"]], tiles[["x", "y", "side"]])
+    assert len(names["data"].features) == len(names["probability"]) == len(tiles)
 
 
 def test_geoparquet_has_every_tile_and_region(results, tmp_path):

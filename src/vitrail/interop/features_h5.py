@@ -81,13 +81,15 @@ class TileFeatures:
         """Micrometres per level-0 pixel by the magnification: 10 at 1 x; None where it is not known."""
         return None if self.magnification is None else 10 / self.magnification
 
-    def tiles(self, mpp: float) -> pd.DataFrame:
+    def tiles(self, mpp: float, origin: tuple[float, float] = (0.0, 0.0)) -> pd.DataFrame:
         """Return the tiles as a table of Vitrail's: `slide_id`, and `x`, `y` and `side` in level-0 pixels.
 
         Parameters
         ----------
         mpp
             Micrometres per level-0 pixel.
+        origin
+            Where the slide's bounds begin in its file, x and y in level-0 pixels: `Slide.bounds`.
 
         Returns
         -------
@@ -96,7 +98,7 @@ class TileFeatures:
         """
         scale = 1.0 if self.side_um is None else 1 / mpp
         side = self.side_px if self.side_um is None else self.side_um / mpp
-        x, y = self.corners.T * scale
+        x, y = (self.corners * scale - origin).T
         return pd.DataFrame({"slide_id": self.name, "x": x, "y": y, "side": float(side or np.nan)})
 
 

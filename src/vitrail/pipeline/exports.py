@@ -11,6 +11,7 @@ import pandas as pd
 
 from vitrail import __version__
 from vitrail.core.files import not_written
+from vitrail.core.optional import import_optional
 from vitrail.core.progress import Silent
 from vitrail.errors import ExchangeError, RunError, SettingsError, SlideError
 from vitrail.interop.class_map import read_class_map
@@ -47,6 +48,9 @@ STUDY_TILES, TILES, STUDY_NUCLEI, NUCLEI = "study_tiles", "tiles", "study_nuclei
 the networks were asked about, all nuclei of a slide."""
 
 
+_EXTRAS = {"anndata": "scverse", "spatialdata": "scverse", "zarr": "zarr", "h5py": "hdf5"}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FeatureSource:
     """Where features of tiles come from.
@@ -66,7 +70,9 @@ class FeatureSource:
 class _Export:
     """What an export has written, and what it left out."""
 
-    def __init__(self, out: Path) -> None:
+    def __init__(self, out: Path, *needs: str) -> None:
+        for package in needs:  # before hours of computing features
+            import_optional(package, _EXTRAS[package], "vitrail export")
         self.out = out
         self.files: list[Path] = []
         self.skipped: list[str] = []
@@ -199,7 +205,7 @@ def export_anndata(
     VitrailError
         There is nothing to export, a file cannot be written, or the package anndata is not installed.
     """
-    source, progress, export = source or FeatureSource(), progress or Silent(), _Export(out)
+    source, progress, export = source or FeatureSource(), progress or Silent(), _Export(out, "anndata")
     if what.is_file():
         _write_features_as_anndata(export, what, mpp)
         return export.outcome(what, "tiles")
@@ -295,7 +301,7 @@ def export_spatialdata(
     source, progress, export, results = (
         source or FeatureSource(),
         progress or Silent(),
-        _Export(out),
+        _Export(out, "spatialdata"),
         open_results(folder),
     )
     encoder = None if source.model is None else TileEncoder(source.model, _device(results))
@@ -345,7 +351,7 @@ def export_ome_zarr(what: Path, out: Path) -> Outcome:
     VitrailError
         There is nothing to export, a file cannot be written, or the package zarr is not installed.
     """
-    export = _Export(out)
+    export = _Export(out, "zarr")
     if what.is_file():
         stored = read_class_map(what)
         name = what.name.removesuffix(".tiff").removesuffix(".tif").removesuffix(".ome")
@@ -404,7 +410,7 @@ def export_h5(
 
     if source.model is None:
         raise SettingsError("--model", "is missing", "Name what makes features: --model RUN/classifier")
-    progress, export, results = progress or Silent(), _Export(out), open_results(folder)
+    progress, export, results = progress or Silent(), _Export(out, "h5py"), open_results(folder)
     encoder = TileEncoder(source.model, _device(results))
     studied = study_tiles(results) if results.run is not None else None
     stems = [PurePath(slide.file_name).stem for slide in results.slides]
