@@ -35,7 +35,5 @@ def import_optional(package: str, extra: str, purpose: str) -> Any:
     except ImportError as error:
         missing = isinstance(error, ModuleNotFoundError) and error.name in {None, package}
         problem = "is not installed" if missing else f"cannot be imported ({error})"
-        cure = (
-            f"Run: pip install --upgrade 'vitrail[{extra}]'" if not missing else f"Run: pip install 'vitrail[{extra}]'"
-        )
+        cure = f"Run: pip install {'' if missing else '--upgrade '}'vitrail[{extra}]'"
         raise ExchangeError(purpose, f"the package {package} {problem}", cure) from None

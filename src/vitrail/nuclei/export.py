@@ -21,7 +21,7 @@ from vitrail.nuclei.features import FEATURES
 from vitrail.nuclei.store import outlines_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
     from vitrail.nuclei.store import NucleiHeader
@@ -91,6 +91,12 @@ def write_detections(
     return count
 
 
+def described_features(names: Sequence[str]) -> pd.DataFrame:
+    """Return title, unit, definition and group of features, a row each, with their names as the index."""
+    about = {key: [getattr(FEATURES[name], key) for name in names] for key in ("title", "unit", "definition", "group")}
+    return pd.DataFrame(about, index=pd.Index(names))
+
+
 def nuclei_observations(table: pd.DataFrame, header: NucleiHeader) -> Observations:
     """Return nuclei as observations: features as variables, with title, unit and definition of each.
 
@@ -108,10 +114,9 @@ def nuclei_observations(table: pd.DataFrame, header: NucleiHeader) -> Observatio
     """
     names = [name for name in FEATURES if name in table]
     others = [str(name) for name in table if name not in {*names, GEOMETRY}]
-    about = {key: [getattr(FEATURES[name], key) for name in names] for key in ("title", "unit", "definition", "group")}
     return Observations(
         values=table[names].to_numpy(np.float32),
-        variables=pd.DataFrame(about, index=pd.Index(names)),
+        variables=described_features(names),
         rows=table[others].set_axis([f"{header.slide_id}:{number}" for number in table["nucleus"]], axis="index"),
         centres_um=table[["x_um", "y_um"]].to_numpy(np.float64),
         about={

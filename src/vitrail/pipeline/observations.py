@@ -17,7 +17,7 @@ from vitrail.explain.study.store import SUMMARY, open_stored
 from vitrail.inference.explanation_map import relevance_at, relevance_of_tiles
 from vitrail.interop.class_map import read_class_map
 from vitrail.interop.scverse import Observations, Shapes
-from vitrail.nuclei.export import nuclei_observations
+from vitrail.nuclei.export import described_features, nuclei_observations
 from vitrail.nuclei.features import FEATURES
 from vitrail.nuclei.store import outlines_of, read_header, read_nuclei
 from vitrail.nuclei.update import PROBABILITY, of_tiles
@@ -148,12 +148,13 @@ def tile_observations(
         A row a tile, called `<slide>:<tile>`; columns of lists are left out.
     """
     middles = rows[["x", "y"]].to_numpy(np.float64) + rows[["side"]].to_numpy(np.float64) / 2
+    values: NDArray[np.floating[Any]]
     if features is None:
         names = [name for name in PROBABILITIES if name in rows]
         values = rows[names].to_numpy(np.float64)
         variables = pd.DataFrame({"title": [PROBABILITIES[name] for name in names]}, index=pd.Index(names))
     else:
-        values = features.astype(np.float64)
+        values = features
         numbers = np.arange(features.shape[1])
         variables = pd.DataFrame({"channel": numbers}, index=[f"feature_{number}" for number in numbers])
     flat = [name for name, column in rows.items() if not _holds_lists(column)]
@@ -215,11 +216,10 @@ def study_nuclei(run: Run) -> pd.DataFrame | None:
 def study_nuclei_observations(rows: pd.DataFrame, mpp: Mapping[str, float], about: Mapping[str, Any]) -> Observations:
     """Return the nuclei of `study_nuclei` as observations; `mpp` is that of each slide."""
     names = [name for name in FEATURES if name in rows]
-    titles = {key: [getattr(FEATURES[name], key) for name in names] for key in ("title", "unit", "definition", "group")}
     scale = rows["slide_id"].map(mpp).to_numpy(np.float64)[:, None]
     return Observations(
         values=rows[names].to_numpy(np.float32),
-        variables=pd.DataFrame(titles, index=pd.Index(names)),
+        variables=described_features(names),
         rows=rows.drop(columns=names).set_axis(_names(rows, "tile", "nucleus"), axis="index"),
         centres_um=rows[["x", "y"]].to_numpy(np.float64) * scale,
         about={"version": __version__, **about},
