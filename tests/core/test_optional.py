@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from importlib import metadata
 
 import pytest
 
@@ -29,3 +30,15 @@ def test_one_that_lacks_something_says_what(tmp_path, monkeypatch):
         ExchangeError, match=r"cannot be imported \(No module named 'of_another_age'\)\. Run: pip install -"
     ):
         import_optional("broken_package", "scverse", "This")
+
+
+def test_one_that_is_too_old_says_so_before_it_is_imported(monkeypatch):
+    monkeypatch.setattr(metadata, "version", lambda _: "0.7.0rc1")
+    monkeypatch.setitem(sys.modules, "json", None)
+    problem = r"the package json is 0\.7\.0rc1, and 0\.7\.3 or later is needed\. Run: pip install --upgrade"
+    with pytest.raises(ExchangeError, match=problem):
+        import_optional("json", "scverse", "This", "0.7.3")
+    monkeypatch.undo()
+    assert import_optional("pandas", "scverse", "This", "1.2.3").__name__ == "pandas"
+    with pytest.raises(ExchangeError, match="the package of_another_age is not installed"):
+        import_optional("of_another_age", "scverse", "This", "1.2.3")

@@ -15,7 +15,7 @@ from helpers.command import vitrail
 from helpers.exported import MPP, SIDE, SLIDE, write_results
 from vitrail.interop.class_map import CLASS_CHANNELS, MapHeader, read_class_map
 from vitrail.interop.ome_tiff import ClassMapWriter
-from vitrail.interop.scverse import write_spatialdata
+from vitrail.interop.scverse import SPATIALDATA, write_spatialdata
 from vitrail.nuclei.store import outlines_of, read_nuclei
 from vitrail.pipeline.exports import export_spatialdata
 
@@ -26,8 +26,8 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 @pytest.fixture(scope="module")
 def spatialdata():
-    # it takes seconds, and some versions do not go with some of setuptools
-    return pytest.importorskip("spatialdata", exc_type=ImportError)
+    # it takes seconds, and versions of before do not go with every setuptools
+    return pytest.importorskip("spatialdata", minversion=SPATIALDATA, exc_type=ImportError)
 
 
 @pytest.fixture(scope="module")

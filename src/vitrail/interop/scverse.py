@@ -30,6 +30,9 @@ REGION, INSTANCE = "region", "instance"
 """Columns of a table that say which outlines its rows are about, and which of them."""
 
 _EXTRA = "scverse"
+SPATIALDATA = "0.7.3"
+"""Its oldest version that writes images of several blocks with today's ome-zarr, and imports beside any setuptools."""
+
 _CHUNK_PX = 4 * TILE_PX
 
 
@@ -150,7 +153,7 @@ def write_spatialdata(
     ExchangeError
         The packages are not installed, a map cannot be read, or the folder cannot be written.
     """
-    spatialdata = import_optional("spatialdata", _EXTRA, "SpatialData export")
+    spatialdata = import_optional("spatialdata", _EXTRA, "SpatialData export", SPATIALDATA)
     models, scale = spatialdata.models, spatialdata.transformations.Scale
     geopandas = import_optional("geopandas", _EXTRA, "SpatialData export")
     in_um = {"global": scale([mpp, mpp], axes=("x", "y"))}

@@ -19,7 +19,7 @@ from vitrail.interop.features_h5 import TileFeatures, read_features, write_featu
 from vitrail.interop.geoparquet import tile_outlines, write_geoparquet
 from vitrail.interop.ome_zarr import write_ome_zarr
 from vitrail.interop.regions import MapFrame, find_regions
-from vitrail.interop.scverse import Observations, Shapes, write_h5ad, write_spatialdata
+from vitrail.interop.scverse import SPATIALDATA, Observations, Shapes, write_h5ad, write_spatialdata
 from vitrail.pipeline.observations import (
     TileEncoder,
     circles,
@@ -48,7 +48,10 @@ STUDY_TILES, TILES, STUDY_NUCLEI, NUCLEI = "study_tiles", "tiles", "study_nuclei
 the networks were asked about, all nuclei of a slide."""
 
 
-_EXTRAS = {"anndata": "scverse", "spatialdata": "scverse", "zarr": "zarr", "h5py": "hdf5"}
+_EXTRAS = {
+    "anndata": ("scverse", ""), "spatialdata": ("scverse", SPATIALDATA), "zarr": ("zarr", ""), "h5py": ("hdf5", "")
+}  # fmt: skip
+"""What installs a package, and the oldest version of it that will do."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,7 +75,8 @@ class _Export:
 
     def __init__(self, out: Path, *needs: str) -> None:
         for package in needs:  # before hours of computing features
-            import_optional(package, _EXTRAS[package], "vitrail export")
+            extra, least = _EXTRAS[package]
+            import_optional(package, extra, "vitrail export", least)
         self.out = out
         self.files: list[Path] = []
         self.skipped: list[str] = []
