@@ -25,6 +25,7 @@ from vitrail.interop.ome_tiff import ClassMapWriter
 from vitrail.models.store import load_explained, model_digest
 from vitrail.nuclei.features import FEATURES
 from vitrail.nuclei.store import outlines_of, read_nuclei
+from vitrail.pipeline import exports
 from vitrail.pipeline.exports import FeatureSource, export_anndata, export_geoparquet, export_h5, export_ome_zarr
 from vitrail.pipeline.result_folder import open_results
 from vitrail.tiles.store import read_tiles
@@ -172,6 +173,26 @@ def test_features_are_the_encoders(results, tmp_path):
     first = (tmp_path / "study_tiles.h5ad").read_bytes()
     export_anndata(run, tmp_path, source)
     assert (tmp_path / "study_tiles.h5ad").read_bytes() == first
+
+
+def test_a_spatialdata_is_given_outlines_tables_and_maps(results, tmp_path, monkeypatch):
+    """Also where the package is not there, which tests/pipeline/test_spatialdata.py needs."""
+    written = {}
+    monkeypatch.setattr(exports, "import_optional", lambda *_: None)
+    monkeypatch.setattr(exports, "write_spatialdata", lambda path, *content: written.update({path.name: content}))
+    source = FeatureSource(model=results / "study" / "classifier", slides=results / "cohort")
+    exports.export_spatialdata(results / "predictions", tmp_path, source)
+    mpp, shapes, images, about = written[f"{SLIDE}.zarr"]
+    assert (mpp, about["mpp"], [*shapes], [*images]) == (MPP, MPP, ["tiles", "nuclei"], ["classes", "explanations"])
+    assert {len(shapes["tiles"].outlines), len(shapes["tiles"].table.rows), len(shapes["tiles"].table.values)} == {64}
+    assert shapes["tiles"].table.about["model_digest"] == model_digest(results / "study" / "classifier")
+    assert len(shapes["nuclei"].outlines) == NUCLEI
+    exports.export_spatialdata(results / "study", tmp_path, FeatureSource(model=results / "study" / "classifier"))
+    assert [*written] == [f"{SLIDE}.zarr", *(f"S{number}.zarr" for number in (0, 1, 2, 4))]
+    _, shapes, _, _ = written[f"{SLIDE}.zarr"]
+    assert [*shapes] == ["tiles", "study_tiles", "study_nuclei"]
+    by_hand = standardised_features(results / "study", read_tiles(results / "study" / "tiles").images[168:224])
+    np.testing.assert_allclose(shapes["study_tiles"].table.values, by_hand, rtol=1e-4, atol=1e-5)
 
 
 def test_features_go_to_stamp_and_come_back(results, tmp_path):

@@ -81,7 +81,6 @@ def test_the_example_of_the_page_finds_the_values_of_tables_and_maps(folder, mon
     np.testing.assert_array_equal(slide["tiles"].bounds[["minx", "miny"]], tiles[["x", "y"]])
     nuclei = read_nuclei(folder / "predictions" / f"{SLIDE}.nuclei.parquet")
     assert [*slide["nuclei"].geometry] == [*outlines_of(nuclei)]
-    assert slide["tiles_table"].n_vars > 100  # channels of the encoder
     stored = read_class_map(folder / "predictions" / f"{SLIDE}.classes.ome.tiff")
     pixels = stored.planes(slice(None), slice(None), 0)
     np.testing.assert_array_equal(slide["classes"].data.compute(), pixels)
