@@ -225,6 +225,13 @@ def test_a_slide_whose_results_are_damaged_is_left_out(results, tmp_path):
         assert outcome.skipped[0].startswith(f"{folder / 'A1.classes.ome.tiff'}: not a class map")
     assert (tmp_path / "out" / f"{SLIDE}.classes.ome.zarr" / ".zattrs").is_file()
     assert not (tmp_path / "out" / "A1.classes.ome.zarr").exists()
+    pd.DataFrame({"x": [0.0]}).to_parquet(folder / "A1.tiles.parquet")
+    assert "without a column y" in export_geoparquet(folder, tmp_path / "out").skipped[0]
+    facts = (folder / "A1.json").read_text()
+    (folder / "A1.json").write_text(facts.replace('"mpp": 6.221875', '"mpp": NaN', 1))
+    with pytest.raises(RunError, match="without um per pixel"):
+        open_results(folder)
+    (folder / "A1.json").write_text(facts)
     (folder / f"{SLIDE}.json").unlink()  # it is not finished, but has nuclei
     assert [slide.maps is None for slide in open_results(folder).slides] == [False, True]
 

@@ -9,7 +9,7 @@ import pandas as pd
 import shapely
 
 from vitrail import __version__
-from vitrail.core.files import read_json, read_table
+from vitrail.core.files import damaged, read_json, read_table
 from vitrail.errors import ExchangeError, RunError
 from vitrail.explain.nuclei.results import SUMMARY as NUCLEI_SUMMARY
 from vitrail.explain.nuclei.results import open_nuclei
@@ -70,7 +70,7 @@ def study_tiles(results: ResultFolder) -> pd.DataFrame:
     """
     folder = results.folder
     predicted = folder / "predictions" / "tiles.parquet"
-    rows = read_table(predicted if predicted.is_file() else folder / "tiles" / "tiles.parquet").reset_index(drop=True)
+    rows = _tiles_of(predicted if predicted.is_file() else folder / "tiles" / "tiles.parquet", "slide_id", "label")
     known = pd.DataFrame(
         [(each.name, each.split, each.mpp) for each in results.slides], columns=["slide_id", "split", "mpp"]
     ).set_index("slide_id")
@@ -108,12 +108,20 @@ def map_tiles(slide: SlideResults) -> pd.DataFrame:
     """
     if slide.maps is None:
         raise RunError(slide.name, "was not mapped as a whole", "Map it with: vitrail predict")
-    rows = read_table(slide.maps.tiles).reset_index(drop=True)
+    rows = _tiles_of(slide.maps.tiles, "background", PROBABILITY)
     rows.insert(0, "tile", np.arange(len(rows)))
     rows.insert(1, "slide_id", slide.name)
     for column, values in _relevances(slide, rows).items():
         rows[column] = values
     return rows
+
+
+def _tiles_of(path: Path, *more: str) -> pd.DataFrame:
+    """Read a table of tiles; a RunError where a column is missing."""
+    rows = read_table(path)
+    if missing := [name for name in ("x", "y", "side", *more) if name not in rows]:
+        raise damaged(path, f"without a column {missing[0]}")
+    return rows.reset_index(drop=True)
 
 
 def _relevances(slide: SlideResults, tiles: pd.DataFrame | None, points_um: Any = None) -> Mapping[str, Any]:
@@ -122,7 +130,9 @@ def _relevances(slide: SlideResults, tiles: pd.DataFrame | None, points_um: Any 
         return {}
     stored = read_class_map(slide.maps.explained)
     values = relevance_at(stored, points_um) if tiles is None else relevance_of_tiles(stored, tiles)
-    names = slide.facts["explained"]["methods"]
+    names = slide.facts["explained"].get("methods", ())
+    if len(names) != values.shape[1]:
+        raise damaged(slide.maps.facts, "with other methods than its explanations have")
     return {f"relevance_classifier_{name}": own for name, own in zip(names, values.T, strict=True)}
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from vitrail.core.files import damaged, read_csv, read_json
@@ -171,7 +173,7 @@ def _of_predictions(folder: Path, name: str) -> SlideResults:
     has_nuclei = nuclei.is_file()
     return SlideResults(
         name=name,
-        file_name=str(facts.get("slide", "")),
+        file_name=PurePath(str(facts.get("slide", ""))).name,
         mpp=float(facts["mpp"]) if facts else read_header(nuclei).mpp,
         maps=maps,
         facts=facts,
@@ -183,4 +185,8 @@ def _maps(files: MapFiles) -> tuple[MapFiles | None, dict[str, Any]]:
     """Return the files of a slide that is mapped, and their facts."""
     if not files.tiles.is_file() or not files.facts.is_file():
         return None, {}
-    return files, read_json(files.facts, ("mpp", "map_mpp", "key", "slide", "explained"))
+    facts = read_json(files.facts, ("mpp", "map_mpp", "key", "slide", "explained"))
+    scales = [facts["mpp"], *([] if facts["map_mpp"] is None else [facts["map_mpp"]])]
+    if not all(isinstance(scale, int | float) and 0 < scale < math.inf for scale in scales):
+        raise damaged(files.facts, "without um per pixel")
+    return files, facts
