@@ -244,21 +244,21 @@ def export_anndata(
 def _write_features_as_anndata(export: _Export, file: Path, mpp: float | None) -> None:
     """Write what an HDF5 file holds, counted from the corner of the slide's file."""
     data = read_features(file)
-    known = mpp or data.nominal_mpp
+    scale = mpp or data.nominal_mpp
     if mpp is None and data.side_um is None:
-        if known is None:
+        if scale is None:
             raise SettingsError("--mpp", f"is missing, and {file} does not say it", "Add --mpp, um per level-0 pixel")
         export.warnings.append(
-            f"{file}: {known:g} um per level-0 pixel are taken from its magnification of {data.magnification:g}; "
+            f"{file}: {scale:g} um per level-0 pixel are taken from its magnification of {data.magnification:g}; "
             "add --mpp for the slide's own"
         )
-    if known is None:  # of STAMP: all in um
+    if scale is None:  # of STAMP: all in um
         corners, side = data.corners, data.side_um
         rows = pd.DataFrame({"slide_id": data.name, "x_um": corners[:, 0], "y_um": corners[:, 1], "side_um": side})
         centres = corners + float(side or 0) / 2
     else:
-        rows = data.tiles(known)
-        centres = (rows[["x", "y"]].to_numpy(np.float64) + rows[["side"]].to_numpy(np.float64) / 2) * known
+        rows = data.tiles(scale)
+        centres = (rows[["x", "y"]].to_numpy(np.float64) + rows[["side"]].to_numpy(np.float64) / 2) * scale
     rows.insert(0, "tile", np.arange(len(rows)))
     names = [f"feature_{number}" for number in range(data.features.shape[1])]
     about = {"version": __version__, "slide_id": data.name, "encoder": data.encoder, "corner": "file"}
@@ -267,7 +267,7 @@ def _write_features_as_anndata(export: _Export, file: Path, mpp: float | None) -
         variables=pd.DataFrame({"channel": np.arange(len(names))}, index=pd.Index(names)),
         rows=rows.set_axis([f"{data.name}:{number}" for number in range(len(rows))], axis="index"),
         centres_um=centres,
-        about=about | ({} if known is None else {"mpp": known}),
+        about=about | ({} if scale is None else {"mpp": scale}),
     )
     export.write(f"{data.name}.{TILES}.h5ad", write_h5ad, observations)
 

@@ -71,13 +71,13 @@ def study_tiles(results: ResultFolder) -> pd.DataFrame:
     folder = results.folder
     predicted = folder / "predictions" / "tiles.parquet"
     rows = _tiles_of(predicted if predicted.is_file() else folder / "tiles" / "tiles.parquet", "slide_id", "label")
-    known = pd.DataFrame(
+    slides = pd.DataFrame(
         [(each.name, each.split, each.mpp) for each in results.slides], columns=["slide_id", "split", "mpp"]
     ).set_index("slide_id")
     rows.insert(0, "tile", np.arange(len(rows)))
     for name in ("split", "mpp"):
         if name not in rows:
-            rows[name] = rows["slide_id"].map(known[name])
+            rows[name] = rows["slide_id"].map(slides[name])
     if (folder / "explanations" / SUMMARY).is_file():
         stored = open_stored(folder / "explanations")
         for key in stored.keys:
