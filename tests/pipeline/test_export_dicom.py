@@ -342,8 +342,8 @@ def test_what_cannot_be_exported_is_one_line(exported, tmp_path, monkeypatch):
     assert "spacing of pixels" in refusal(maps, tmp_path / f"{NAME}.dcm", tmp_path)
     monkeypatch.setitem(sys.modules, "highdicom", None)
     assert "highdicom is not installed. Run: pip install 'vitrail[dicom]'" in refusal(maps, series, tmp_path)
-    monkeypatch.setitem(sys.modules, "highdicom", SimpleNamespace(__version__="0.9.1"))
-    assert "highdicom 0.9.1 is too old" in refusal(maps, series, tmp_path)
+    monkeypatch.setattr("importlib.metadata.version", lambda _: "0.9.1")
+    assert "highdicom is 0.9.1, and 0.28 or later is needed" in refusal(maps, series, tmp_path)
 
 
 @needs_data("readers/small_dicom.dcm")

@@ -20,7 +20,7 @@ from helpers.data import DATA, needs_data
 from helpers.results import EXPLAINED, HEIGHT, MPP, WIDTH, classes, saliency, write_map, write_results
 from vitrail.classes import CLASSES
 from vitrail.errors import ExchangeError, RunError
-from vitrail.inference.relevance import nuclei_relevance, tile_relevance
+from vitrail.inference.relevance import relevance_at, relevance_of_tiles
 from vitrail.interop import qupath_images
 from vitrail.interop.class_map import Channel, read_class_map
 from vitrail.interop.qupath_images import file_uri, slide_image
@@ -285,13 +285,13 @@ def test_relevance_is_the_mean_of_what_was_looked_at(tmp_path_factory, width, he
     write_map(path, values, 2.0, (Channel(name="a", rgb=(0, 0, 0)), Channel(name="b", rgb=(0, 0, 0))), depth="float32")
     grid = np.array([(row, column) for row in range(5) for column in range(5)])
     tiles = pd.DataFrame({"x": grid[:, 1] * 10.0, "y": grid[:, 0] * 10.0, "side": 10.0})
-    means = tile_relevance(read_class_map(path), tiles)
+    means = relevance_of_tiles(read_class_map(path), tiles)
     for (row, column), mean in zip(grid, means, strict=True):
         part = values[row * 32 : row * 32 + 32, column * 32 : column * 32 + 32].reshape(-1, 2).astype(float)
         part = part[~np.isnan(part[:, 0])]
         assert mean == pytest.approx(part.mean(0) if len(part) else [np.nan] * 2, nan_ok=True)
     nuclei = pd.DataFrame({"x_um": rng.uniform(-50, 250, 20), "y_um": rng.uniform(-50, 250, 20)})
-    found = nuclei_relevance(read_class_map(path), nuclei)
+    found = relevance_at(read_class_map(path), nuclei.to_numpy())
     for (x, y), own in zip(nuclei.to_numpy() // 2, found, strict=True):
         inside = 0 <= x < width and 0 <= y < height
         expected = values[int(y), int(x)] if inside else [np.nan] * 2

@@ -213,7 +213,7 @@ def test_a_cohort_without_non_tumor_is_told_how_it_can_be_cut(tmp_path, capsys):
     assert 'set annotations.unlabelled_tissue = "non_tumor"' in capsys.readouterr().err
     for _ in range(2):
         assert vitrail("tiles", tmp_path / "run", "--set", "annotations.unlabelled_tissue=non_tumor") == 0
-    assert "tiles: up to date" in capsys.readouterr().out
+    assert "tiles: up to date" in capsys.readouterr().err
 
 
 @needs_data("orca")

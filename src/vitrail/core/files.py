@@ -11,6 +11,7 @@ import io
 import json
 import os
 import re
+import shutil
 import socket
 import stat
 from contextlib import ExitStack, contextmanager
@@ -210,6 +211,49 @@ def exporting(path: Path) -> Iterator[Path]:
     try:
         with replacing(path) as temporary:
             yield temporary
+    except OSError as error:
+        raise not_written(path, error) from error
+
+
+@contextmanager
+def exporting_folder(path: Path, mark: Collection[str]) -> Iterator[Path]:
+    """Give a temporary name to make a folder at, and rename it once the block ends well; else remove it.
+
+    An earlier folder of that name is replaced, where it is one that was written so.
+
+    Parameters
+    ----------
+    path
+        The folder that is to be there in the end; its parents are made.
+    mark
+        Names of files: a folder with one of them was written so.
+
+    Yields
+    ------
+    Path
+        The name to make a folder at, beside it.
+
+    Raises
+    ------
+    ExchangeError
+        There is something else of that name, the disk is full, or the folder cannot be written for another reason of
+        the system.
+    """
+    if path.exists() and not any((path / name).is_file() for name in mark):
+        raise ExchangeError(path, f"is there already, without {' or '.join(mark)} in it", "Name another folder")
+    temporary, retired = temporary_path(path, "tmp"), temporary_path(path, "old")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for stray in (temporary, retired):
+            shutil.rmtree(stray, ignore_errors=True)
+        try:
+            yield temporary
+            if path.exists():
+                path.rename(retired)
+            temporary.rename(path)
+        finally:
+            for stray in (temporary, retired):
+                shutil.rmtree(stray, ignore_errors=True)
     except OSError as error:
         raise not_written(path, error) from error
 

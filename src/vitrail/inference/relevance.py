@@ -1,4 +1,4 @@
-"""What a slide's map of explanations comes to on its tiles, and at its nuclei."""
+"""What a slide's map of explanations comes to on its tiles, and at points."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from vitrail.inference.outputs import MAP_PX, tile_positions
+from vitrail.interop.class_map import TILE_PX
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -33,7 +34,7 @@ def relevance_columns(stored: ClassMap | None) -> dict[str, str]:
     return {f"relevance_{number}": f"Relevance: {method.name}" for number, method in enumerate(methods)}
 
 
-def tile_relevance(stored: ClassMap, tiles: pd.DataFrame) -> NDArray[np.float64]:
+def relevance_of_tiles(stored: ClassMap, tiles: pd.DataFrame) -> NDArray[np.float64]:
     """Average a map of explanations over tiles, a row of tiles at a time.
 
     Parameters
@@ -70,33 +71,32 @@ def tile_relevance(stored: ClassMap, tiles: pd.DataFrame) -> NDArray[np.float64]
     return result
 
 
-def nuclei_relevance(stored: ClassMap, nuclei: pd.DataFrame) -> NDArray[np.float64]:
-    """Look a map of explanations up at the centres of nuclei.
+def relevance_at(stored: ClassMap, points_um: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return what a slide's map of explanations holds at points.
 
     Parameters
     ----------
     stored
         The map.
-    nuclei
-        With `x_um` and `y_um` from the slide's top left corner; neighbours in the table are best neighbours on the
-        slide, for the map is read around all of them.
+    points_um
+        `[n, 2]`, x and y.
 
     Returns
     -------
     NDArray[np.float64]
-        `[nuclei, methods]`; NaN where nothing was looked at, and beyond the map.
+        `[n, methods]`; NaN where the map holds nothing, and beyond it.
 
     Raises
     ------
     ExchangeError
         The map cannot be read.
     """
-    result = np.full((len(nuclei), len(stored.header.channels)), math.nan)
-    column, row = (np.floor(nuclei[f"{axis}_um"].to_numpy(np.float64) / stored.header.mpp) for axis in "xy")
+    columns, rows = np.floor(points_um / stored.header.mpp).astype(np.int64).T
+    values = np.full((len(points_um), len(stored.header.channels)), np.nan)
     width, height = stored.header.size
-    inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
-    if inside.any():
-        y, x = row[inside].astype(np.intp), column[inside].astype(np.intp)
-        part = stored.read(slice(y.min(), y.max() + 1), slice(x.min(), x.max() + 1))
-        result[inside] = part[y - y.min(), x - x.min()]
-    return result
+    inside = (columns >= 0) & (columns < width) & (rows >= 0) & (rows < height)
+    for top in range(0, height, TILE_PX):
+        here = np.flatnonzero(inside & (rows >= top) & (rows < top + TILE_PX))
+        if len(here):
+            values[here] = stored.read(slice(top, top + TILE_PX))[rows[here] - top, columns[here]]
+    return values

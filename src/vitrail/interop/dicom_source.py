@@ -15,6 +15,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from vitrail.core.files import regular_file
+from vitrail.core.optional import import_optional
 from vitrail.errors import ExchangeError
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ SLIDE_CLASS = "1.2.840.10008.5.1.4.1.1.77.1.6"
 
 _PREAMBLE, _MAGIC = 128, b"DICM"
 _TAGS = ("SOPClassUID", "SeriesInstanceUID", "ImageType", "TotalPixelMatrixColumns")
-_HIGHDICOM = (0, 28)
+_HIGHDICOM = "0.28"
 """The oldest that will do."""
 
 _KIND = 2
@@ -120,16 +121,9 @@ def import_dicom(name: str) -> Any:
     ExchangeError
         The package is not installed, or highdicom is older than 0.28, which first tiles Parametric Maps.
     """
-    package, cure = name.partition(".")[0], "Run: pip install 'vitrail[dicom]'"
-    try:
-        module = import_module(name)
-    except ModuleNotFoundError:
-        raise ExchangeError("DICOM export", f"the package {package} is not installed", cure) from None
-    if package == "highdicom" and tuple(map(int, module.__version__.split(".")[:2])) < _HIGHDICOM:
-        raise ExchangeError(
-            "DICOM export", f"highdicom {module.__version__} is too old", "Run: pip install --upgrade 'vitrail[dicom]'"
-        )
-    return module
+    package = name.partition(".")[0]
+    import_optional(package, "dicom", "DICOM export", _HIGHDICOM if package == "highdicom" else "")
+    return import_module(name)
 
 
 @contextmanager

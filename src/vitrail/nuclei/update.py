@@ -113,7 +113,7 @@ def nuclei_summary(base: Path) -> dict[str, float]:
         The figures.
     """
     table = read_nuclei(NucleiFiles(base=base, key="").table, [*FEATURES])
-    return {"nuclei": len(table), **{name: float(table[name].median()) for name in FEATURES}}
+    return {"nuclei": len(table), **{name: float(table[name].dropna().median()) for name in FEATURES}}
 
 
 def nuclei_are_measured(slide: Slide, base: Path, settings: Settings) -> bool:

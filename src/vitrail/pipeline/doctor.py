@@ -28,7 +28,10 @@ EXTRAS = {
     "onnx": ("onnx", "vitrail export onnx"),
     "distributed": ("cluster", "vitrail search --scheduler"),
     "starlette": ("viewer", "vitrail view and vitrail review"),
-    "anndata": ("anndata", "nuclei as AnnData"),
+    "anndata": ("scverse", "vitrail export anndata"),
+    "spatialdata": ("scverse", "vitrail export spatialdata"),
+    "zarr": ("zarr", "vitrail export ome-zarr"),
+    "h5py": ("hdf5", "vitrail export h5"),
 }
 """By package the extra that installs it, and what it is for."""
 

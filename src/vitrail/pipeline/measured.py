@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from vitrail.core.files import read_table
 from vitrail.inference.outputs import MapFiles
-from vitrail.inference.relevance import nuclei_relevance, relevance_columns, tile_relevance
+from vitrail.inference.relevance import relevance_at, relevance_columns, relevance_of_tiles
 from vitrail.interop.class_map import read_class_map
 from vitrail.nuclei.slide import NucleiFiles
 from vitrail.nuclei.store import nuclei_parts, read_header
@@ -69,7 +71,7 @@ class Measured:
             if self.tiles is not None:
                 columns[PROBABILITY] = probability_at(rows, self.tiles, mpp)
             if self._explained is not None:
-                relevance = nuclei_relevance(self._explained, rows).T
+                relevance = relevance_at(self._explained, rows[["x_um", "y_um"]].to_numpy(np.float64)).T
                 columns |= dict(zip(self.tile_titles, relevance, strict=True))
             yield rows.assign(**columns)
 
@@ -99,7 +101,7 @@ def measured(base: Path) -> Measured:
     stored = read_class_map(files.explained) if files.explained.is_file() else None
     titles = relevance_columns(stored)
     if tiles is not None and stored is not None:
-        tiles = tiles.assign(**dict(zip(titles, tile_relevance(stored, tiles).T, strict=True)))
+        tiles = tiles.assign(**dict(zip(titles, relevance_of_tiles(stored, tiles).T, strict=True)))
     return Measured(
         tiles=tiles,
         tile_titles=titles,
