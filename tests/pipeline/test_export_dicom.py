@@ -8,7 +8,6 @@ import shlex
 import sys
 from contextlib import suppress
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
