@@ -68,7 +68,7 @@ def regular_file(path: Path, error: type[VitrailError], cure: str) -> Path:
     except OSError as reason:
         raise error(path, f"cannot be opened ({reason.strerror})", cure) from reason
     except ValueError as reason:  # a name that no file can have
-        raise error(repr(str(path)), f"cannot be opened ({reason})", cure) from reason
+        raise error(repr(str(path)), "cannot be opened (no file can have this name)", cure) from reason
     if not stat.S_ISREG(mode):
         raise error(path, f"{_KINDS.get(stat.S_IFMT(mode), 'something else')}, not a file", cure)
     return path
