@@ -1,6 +1,6 @@
 """Whether a built wheel and sdist hold what they should: every file of the package, and nothing else.
 
-    python -m release.check DIST [--tag v0.1.0]
+python -m release.check DIST [--tag v0.1.0]
 """
 
 from __future__ import annotations
@@ -9,17 +9,22 @@ import argparse
 import sys
 import tarfile
 import zipfile
-from collections.abc import Iterable, Iterator
 from email.parser import Parser
 from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
 
 from release.changelog import ROOT, NotReleasableError, notes, version
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
 
 VENDOR = tuple(
     f"vitrail/viewer/static/vendor/{name}"
     for name in ("stamp.json", "openseadragon/openseadragon.min.js", "openseadragon/LICENSE.txt")
 )
 """What the build hook fetches; git does not have it."""
+
+PROGRAM = b"vitrail = vitrail.__main__:program"
 
 TOP = ("README.md", "CHANGELOG.md", "CITATION.cff", "LICENSE", "hatch_build.py", "pyproject.toml", "PKG-INFO")
 """Files of an sdist outside its folders; what else stands there is hatchling's own choice (.gitignore)."""
@@ -65,9 +70,9 @@ def wrong_in_wheel(wheel: Path, root: Path = ROOT) -> Iterator[str]:
         yield from (f"{wheel.name}: no {name}" for name in _about(about) if name not in names)
         if f"{about}/METADATA" in names:
             yield from _wrong_metadata(wheel.name, archive.read(f"{about}/METADATA").decode(), own)
-        if f"{about}/entry_points.txt" in names:
-            if b"vitrail = vitrail.__main__:program" not in archive.read(f"{about}/entry_points.txt"):
-                yield f"{wheel.name}: no program vitrail"
+        starts = archive.read(f"{about}/entry_points.txt") if f"{about}/entry_points.txt" in names else PROGRAM
+        if PROGRAM not in starts:
+            yield f"{wheel.name}: no program vitrail"
     if not wheel.name.endswith("-py3-none-any.whl"):
         yield f"{wheel.name}: not for every system"
 
@@ -136,7 +141,9 @@ def main(arguments: list[str] | None = None) -> int:
     except NotReleasableError as error:
         wrong.append(str(error))
     print(*wrong, sep="\n", file=sys.stderr)
-    print(f"{asked.folder}: {'wrong' if wrong else f'wheel and sdist hold the {len(package_files())} files of vitrail'}")
+    print(
+        f"{asked.folder}: {'wrong' if wrong else f'wheel and sdist hold the {len(package_files())} files of vitrail'}"
+    )
     return 1 if wrong else 0
 
 

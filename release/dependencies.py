@@ -12,12 +12,15 @@ import argparse
 import re
 import sys
 import tomllib
-from collections.abc import Iterable, Iterator
 from importlib import metadata
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "dependencies.md"
@@ -244,13 +247,13 @@ def refused(names: Iterable[str]) -> Iterator[str]:
     for name in names:
         own = licence(name)
         if not own:
-            yield f"{name}: no licence in its metadata; look it up, and state it with a reason in release/dependencies.py"
+            yield f"{name}: no licence in its metadata; look it up, and state it in release/dependencies.py"
         elif not is_allowed(own):
             yield f"{name}: {own}"
 
 
 def rows(root: Path = ROOT) -> list[tuple[str, str, str, str]]:
-    """Return the rows of the table: package, extras, what it is for, licence; a licence is empty where it is missing."""
+    """Return the rows of the table: package, extras, what it is for, licence; empty where one is not installed."""
     extras: dict[str, list[str]] = {}
     for extra, requirements in direct(root).items():
         for requirement in requirements:

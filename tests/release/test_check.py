@@ -14,7 +14,9 @@ from release import check
 
 OWN = f"vitrail-{vitrail.__version__}"
 ABOUT = f"{OWN}.dist-info"
-METADATA = f"Metadata-Version: 2.4\nName: vitrail\nVersion: {vitrail.__version__}\nLicense-Expression: Apache-2.0\n\n# Text\n"
+METADATA = (
+    f"Metadata-Version: 2.4\nName: vitrail\nVersion: {vitrail.__version__}\nLicense-Expression: Apache-2.0\n\n# Text\n"
+)
 SMALL = ("vitrail/__init__.py", "vitrail/py.typed", *check.VENDOR)
 
 

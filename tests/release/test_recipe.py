@@ -61,7 +61,9 @@ def test_the_archive_is_told_what_the_citation_says():
     assert ZENODO["upload_type"] == CITATION["type"] == "software"
     assert ZENODO["license"] == CITATION["license"] == PROJECT["license"]
     assert ZENODO["keywords"] == PROJECT["keywords"]
-    names = [author.get("name") or f"{author['family-names']}, {author['given-names']}" for author in CITATION["authors"]]
+    names = [
+        author.get("name") or f"{author['family-names']}, {author['given-names']}" for author in CITATION["authors"]
+    ]
     assert [creator["name"] for creator in ZENODO["creators"]] == names
     assert [author["name"] for author in PROJECT["authors"]] == names
     assert [paper["identifier"] for paper in ZENODO["related_identifiers"]] == [CITATION["preferred-citation"]["doi"]]

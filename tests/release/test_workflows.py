@@ -64,9 +64,7 @@ def test_only_what_was_built_checked_and_tried_is_published_and_by_a_tag_alone()
 
 
 def test_every_python_that_is_promised_is_tested():
-    promised = [
-        entry.rpartition(" ")[2] for entry in PROJECT["classifiers"] if re.search(r"Python :: 3\.\d+$", entry)
-    ]
+    promised = [entry.rpartition(" ")[2] for entry in PROJECT["classifiers"] if re.search(r"Python :: 3\.\d+$", entry)]
     assert FLOWS["test"]["jobs"]["test"]["strategy"]["matrix"]["python"] == promised
     assert f">={promised[0]}" == PROJECT["requires-python"]
     tried = {entry["python"] for entry in FLOWS["release"]["jobs"]["try"]["strategy"]["matrix"]["include"]}

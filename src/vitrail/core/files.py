@@ -13,6 +13,7 @@ import os
 import re
 import socket
 import stat
+import time
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -183,9 +184,25 @@ def replacing(path: Path, *, shared: bool = False, flush: bool = False) -> Itera
         if flush:
             with temporary.open("r+b") as file:
                 os.fsync(file.fileno())
-        temporary.replace(path)
+        _rename(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+_PATIENCE = 5 if os.name == "nt" else 0
+"""How often a renaming that is refused is tried again, with twice the wait each time. Windows refuses to replace a file
+that another program has open, as scanners for viruses and indexers do for a moment."""
+
+
+def _rename(temporary: Path, path: Path) -> None:
+    for attempt in range(_PATIENCE):
+        try:
+            temporary.replace(path)
+        except PermissionError:
+            time.sleep(0.02 * 2**attempt)
+        else:
+            return
+    temporary.replace(path)
 
 
 @contextmanager
