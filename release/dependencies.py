@@ -177,9 +177,9 @@ def licence(name: str) -> str:
     if name in STATED:
         return STATED[name][0]
     about = metadata.metadata(name)
-    expression, text = about.get("License-Expression"), (about.get("License") or "").strip()
-    if expression:
-        return str(expression)
+    if "License-Expression" in about:
+        return str(about["License-Expression"])
+    text = about["License"].strip() if "License" in about else ""
     classified = [
         entry.rpartition(" :: ")[2]
         for entry in about.get_all("Classifier") or []
