@@ -3,10 +3,10 @@
     python -m bench.install [--python PYTHON] [--uv UV] [--extras ...] [--constraint FILE] [--find-links FOLDER]
         [--index ADDRESS] [--torch-backend cpu] [--folder FOLDER]
 
-Each is installed by uv, or where that is missing by pip, into an environment of its own that is removed afterwards, from
-wheels in a cache that the row before has filled: a first pass, which fetches, is not counted, since it would measure the
-network. Torch is counted apart: it, torchvision, triton and NVIDIA's libraries. Vitrail itself is built from this
-repository. Then the program is started once, and what that takes is told: `vitrail --version`, bytecode not yet there.
+Each is installed by uv, or where that is missing by pip, into an environment of its own that is removed afterwards. It
+is done twice: the first pass, which fills the cache, is not counted, since it would measure the network. Torch is
+counted apart: it, torchvision, triton and NVIDIA's libraries. Vitrail itself is built from this repository. Then the
+program is started once, and what that takes is told: `vitrail --version`, its bytecode not yet there.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
-"""A program as users write it. It is never run: `make package` checks its types, strictly, against the installed wheel.
+"""A program as users write it, never run: `make package` checks its types against the installed wheel.
 
-What it names is Vitrail's public face; each `assert_type` is a promise to editors and type checkers of those who use it.
+What it names is Vitrail's public face; each `assert_type` is a promise to type checkers and editors of those who use
+it.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ def explained(path: Path, folder: str) -> float:
     assert_type(vitrail.Predictor(model).tumor_probability(tile[None]), NDArray[np.float64])
     saliencies = vitrail.Explainer(model).gradcam(tile[None])
     (saliency,) = assert_type(saliencies, list[vitrail.Saliency])
-    return float(saliency.values.max())
+    return float(saliency.values.max())  # noqa: PD011 - no table
 
 
 def studied(folder: Path) -> pd.DataFrame:
