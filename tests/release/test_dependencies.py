@@ -115,8 +115,9 @@ def test_the_page_tells_the_licences_that_packages_have():
 
 
 def test_a_table_is_written_from_what_is_installed():
-    assert dependencies.rewritten(PAGE) == PAGE or "==" in PAGE  # other versions may have other words
     shorter = re.sub(r"\| `numpy` .*\n", "", PAGE)
-    assert dependencies.written(dependencies.rewritten(shorter)).keys() == dependencies.written(PAGE).keys()
+    before, after = dependencies.written(PAGE), dependencies.written(dependencies.rewritten(shorter))
+    assert {name: cells[:2] for name, cells in after.items()} == {name: cells[:2] for name, cells in before.items()}
+    assert "BSD" in after["numpy"][2]  # other versions may have other words
     with pytest.raises(ValueError, match="no table"):
         dependencies.written("# A page\n")
