@@ -394,9 +394,13 @@ def _make(stage: Stage, run: Run, recipe: dict[str, Any], progress: Progress, ex
         stage.make(work)
         record = recipe | {"digest": digest, "vitrail": vitrail.__version__, "seconds": round(time.time() - begun, 1)}
         write_text(partial / "stage.json", json.dumps(record, indent=1))
-    if final.exists():
-        final.rename(retired)
-    partial.rename(final)
+    try:
+        if final.exists():
+            final.rename(retired)
+        partial.rename(final)
+    except PermissionError as error:  # Windows renames no folder of which a file is open
+        cure = "Close what shows this run, such as vitrail view, and run the same command again"
+        raise RunError(final, f"cannot be replaced ({error.strerror})", cure) from error
     shutil.rmtree(retired, ignore_errors=True)
     shutil.rmtree(work.scratch, ignore_errors=True)
     with suppress(OSError):  # not empty: another stage was interrupted

@@ -14,6 +14,7 @@ import re
 import shutil
 import socket
 import stat
+import time
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -69,7 +70,7 @@ def regular_file(path: Path, error: type[VitrailError], cure: str) -> Path:
     except OSError as reason:
         raise error(path, f"cannot be opened ({reason.strerror})", cure) from reason
     except ValueError as reason:  # a name that no file can have
-        raise error(repr(str(path)), f"cannot be opened ({reason})", cure) from reason
+        raise error(repr(str(path)), "cannot be opened (no file can have this name)", cure) from reason
     if not stat.S_ISREG(mode):
         raise error(path, f"{_KINDS.get(stat.S_IFMT(mode), 'something else')}, not a file", cure)
     return path
@@ -184,9 +185,25 @@ def replacing(path: Path, *, shared: bool = False, flush: bool = False) -> Itera
         if flush:
             with temporary.open("r+b") as file:
                 os.fsync(file.fileno())
-        temporary.replace(path)
+        _rename(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+_PATIENCE = 5 if os.name == "nt" else 0
+"""How often a renaming that is refused is tried again, with twice the wait each time. Windows refuses to replace a file
+that another program has open, as scanners for viruses and indexers do for a moment."""
+
+
+def _rename(temporary: Path, path: Path) -> None:
+    for attempt in range(_PATIENCE):
+        try:
+            temporary.replace(path)
+        except PermissionError:
+            time.sleep(0.02 * 2**attempt)
+        else:
+            return
+    temporary.replace(path)
 
 
 @contextmanager

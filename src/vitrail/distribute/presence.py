@@ -13,6 +13,7 @@ import platform
 import secrets
 import threading
 import time
+import uuid
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -339,9 +340,11 @@ def remove(path: Path) -> None:
 
 def _machine() -> str:
     """Return what is the same for all processes that see each other by their numbers."""
-    boot, container = "", ""
-    with suppress(OSError):
+    container = ""
+    try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except OSError:  # not Linux; two machines may have one name, as laptops do
+        boot = f"{uuid.getnode():x}"
     with suppress(OSError):
         container = str(Path("/proc/self/ns/pid").readlink())
     return f"{platform.node()} {boot} {container}"

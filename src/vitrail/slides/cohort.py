@@ -43,6 +43,11 @@ _BLOCKS, _BLOCK = 16, 1 << 16
 
 _LONGEST_ID = 100
 _SAFE_ID = re.compile(r"[^/\\\x00-\x1f]+")
+_UNFIT_FOR_WINDOWS = re.compile(
+    r"""[<>:"|?*] | [. ]\Z | \A(CON|PRN|AUX|NUL|COM[0-9¹²³]|LPT[0-9¹²³])[ ]*(\.|\Z)""", re.IGNORECASE | re.VERBOSE
+)
+"""Names that Windows keeps for itself, as Microsoft's "Naming Files, Paths, and Namespaces" lists them."""
+_IS_WINDOWS = os.name == "nt"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,7 +156,7 @@ def copy_cohort(source: Path, target: Path) -> None:
     for slide, row in zip(slides, rows, strict=True):
         for column, file in (("slide", slide.slide), ("annotations", slide.annotations)):
             if not Path(row[column]).is_absolute():
-                row[column] = os.path.relpath(file, os.path.realpath(target.parent))
+                row[column] = _relative(file, target.parent)
     text = _csv_text(rows)
     if not target.exists():
         write_text(target, text)
@@ -188,6 +193,14 @@ def _csv_text(rows: list[dict[str, str]]) -> str:
     writer.writeheader()
     writer.writerows(rows)
     return table.getvalue()
+
+
+def _relative(file: Path, folder: Path) -> str:
+    """Return a path as it is seen from a folder; a whole one where no way leads there, as between drives of Windows."""
+    try:
+        return os.path.relpath(file, os.path.realpath(folder))
+    except ValueError:
+        return str(file)
 
 
 def file_digest(path: Path) -> str:
@@ -331,6 +344,9 @@ def _slide(path: Path, line: int, row: dict[str, str]) -> CohortSlide:
     slide_id, split, text = row["slide_id"], row.get("split", ""), row.get("mpp", "")
     if not _SAFE_ID.fullmatch(slide_id) or slide_id.startswith("."):
         raise CohortError(where, f"slide_id {slide_id!r} cannot be a file name", "Use letters, digits, - and _")
+    if _IS_WINDOWS and _UNFIT_FOR_WINDOWS.search(slide_id):
+        problem = f"slide_id {slide_id!r} cannot be a file name on Windows"
+        raise CohortError(where, problem, "Use letters, digits, - and _, and no device's name such as CON or NUL")
     if len(slide_id) > _LONGEST_ID or len(slide_id.encode()) > 2 * _LONGEST_ID:
         raise CohortError(where, f"slide_id {slide_id[:20]}... is too long", f"Use at most {_LONGEST_ID} characters")
     if split and split not in SPLITS:
