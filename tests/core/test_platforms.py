@@ -240,16 +240,15 @@ def test_a_terminal_that_lacks_a_letter_shows_its_code(monkeypatch, encoding):
 @pytest.mark.parametrize("columns", ["20", "40", "200"])
 def test_bars_fit_narrow_consoles_and_small_encodings(monkeypatch, columns):
     written = io.BytesIO()
-    monkeypatch.setattr(sys, "stdout", Console(written, encoding="cp1252", newline="\n"))
+    monkeypatch.setattr(sys, "stderr", Console(written, encoding="cp1252", newline="\n"))
     monkeypatch.setenv("COLUMNS", columns)
     monkeypatch.setenv("TERM", "xterm")
-    monkeypatch.setattr("rich._console", None)
     bars = Bars()
     with bars.task("tiles", 3) as step:
         step(2, note="S1")
         step()
     bars.say("done")
-    sys.stdout.flush()
+    sys.stderr.flush()
     text = re.sub(r"\x1b\[[^a-zA-Z]*[a-zA-Z]|\r", "\n", written.getvalue().decode("cp1252"))
     assert "done" in text
     assert max(map(len, text.splitlines())) <= int(columns)

@@ -35,7 +35,6 @@ def locked(folder: Path, wait: Callable[[], None] | None = None) -> Iterator[Non
     RunError
         Another process holds it, and this one does not wait.
     """
-
     is_first = True
     with (folder / LOCK).open("ab+") as file:
 
