@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from vitrail.core.progress import Progress
+    from vitrail.pipeline.study import Study
     from vitrail.settings.load import Preset
-    from vitrail.stage import Run
     from vitrail.tiles.store import TileTable
 
 
@@ -181,7 +181,7 @@ def run_study(
     changes: Iterable[str] = (),
     until: str = "report",
     progress: Progress | None = None,
-) -> Run:
+) -> Study:
     """Make a study, or bring one up to date, as `vitrail init` and `vitrail run` do.
 
     Parameters
@@ -201,8 +201,8 @@ def run_study(
 
     Returns
     -------
-    Run
-        The run, for `evaluate`.
+    Study
+        Its folder, numbers, tables and networks; a notebook shows its scores.
 
     Raises
     ------
@@ -210,11 +210,11 @@ def run_study(
         Something that the user can mend.
     """
     from vitrail.pipeline.run import bring_run, new_run
-    from vitrail.stage import open_run
+    from vitrail.pipeline.study import open_study
 
     run, wishes = Path(folder), list(changes)
     if slides is not None and not (run / "study.toml").is_file():
         new_run(run, Path(slides), preset, wishes)
         wishes = []
     bring_run(run, until, wishes, progress or Silent())
-    return open_run(run)
+    return open_study(run)
