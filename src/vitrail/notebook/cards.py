@@ -50,7 +50,7 @@ MOST_TILES = 24
 _FIRST_ROWS = 5
 """Of a cohort."""
 
-_DPI, _SHOWN_DPI = 144, 90
+_DPI, _SHOWN_DPI = 144, 96
 """Pixels of a picture an inch, and how many of the page's it takes: sharp on dense screens, small in a notebook."""
 
 

@@ -138,7 +138,7 @@ class Study(Run, Shown):
         return explainer.saliencies(images, method, fitted_heads(self.folder / network, methods))
 
     def predict(self, slides: Iterable[str | Path], out: str | Path) -> pd.DataFrame:
-        """Map any slides with its networks, as `predict_slides` does.
+        """Map any slides with its networks, as `predict_slides` does, on the device of the study.
 
         Parameters
         ----------
@@ -156,9 +156,17 @@ class Study(Run, Shown):
             As of `predict_slides`.
         """
         from vitrail.pipeline.library import predict_slides
+        from vitrail.pipeline.predict_slides import settings_from
 
         trained = {task: self.folder / task for task in TASKS if (self.folder / task / "model.json").is_file()}
-        return predict_slides(slides, out, classifier=trained.get("classifier"), segmenter=trained.get("segmenter"))
+        settings = settings_from().model_copy(update={"compute": self.settings.compute})
+        return predict_slides(
+            slides,
+            out,
+            classifier=trained.get("classifier"),
+            segmenter=trained.get("segmenter"),
+            settings=settings,
+        )
 
 
 def open_study(folder: str | Path) -> Study:
