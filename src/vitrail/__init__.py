@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from vitrail.inference.predictor import Predictor
     from vitrail.models.store import Model, load_model
     from vitrail.notebook.cards import html_of
-    from vitrail.pipeline.library import cut_tiles, measure_nuclei, predict_slides, run_study
-    from vitrail.pipeline.study import Study, open_study
+    from vitrail.pipeline.library import cut_tiles, measure_nuclei, predict_slides
+    from vitrail.pipeline.study import Study, open_study, run_study
     from vitrail.quality.artefacts import Artefacts, find_artefacts
     from vitrail.quality.tissue import Tissue, find_tissue
     from vitrail.slides.cohort import Cohort, read_cohort
@@ -64,8 +64,8 @@ _MODULES = {
     "inference.predictor": ("Predictor",),
     "models.store": ("Model", "load_model"),
     "notebook.cards": ("html_of",),
-    "pipeline.library": ("cut_tiles", "measure_nuclei", "predict_slides", "run_study"),
-    "pipeline.study": ("Study", "open_study"),
+    "pipeline.library": ("cut_tiles", "measure_nuclei", "predict_slides"),
+    "pipeline.study": ("Study", "open_study", "run_study"),
     "quality.artefacts": ("Artefacts", "find_artefacts"),
     "quality.tissue": ("Tissue", "find_tissue"),
     "slides.cohort": ("Cohort", "read_cohort"),
@@ -76,13 +76,15 @@ _MODULES = {
 """Where each name lives; errors live in `vitrail.errors`."""
 
 
-def __getattr__(name: str) -> Any:
-    """Load a name of the public face (PEP 562)."""
-    if name not in __all__:
-        raise AttributeError(f"module 'vitrail' has no attribute {name!r}")
-    module = next((module for module, names in _MODULES.items() if name in names), "errors")
-    value = globals()[name] = getattr(import_module(f"vitrail.{module}"), name)
-    return value
+if not TYPE_CHECKING:  # or every misspelt name would pass a type checker as Any
+
+    def __getattr__(name: str) -> Any:
+        """Load a name of the public face (PEP 562)."""
+        if name not in __all__:
+            raise AttributeError(f"module 'vitrail' has no attribute {name!r}")
+        module = next((module for module, names in _MODULES.items() if name in names), "errors")
+        value = globals()[name] = getattr(import_module(f"vitrail.{module}"), name)
+        return value
 
 
 def __dir__() -> list[str]:

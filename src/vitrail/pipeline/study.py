@@ -1,4 +1,4 @@
-"""A study as an object: its folder, its numbers, its networks, and what can be asked of them."""
+"""A study, made and as an object: its folder, its numbers, its networks, and what can be asked of them."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vitrail.classes import TASKS
+from vitrail.core.progress import Silent
 from vitrail.core.shown import Shown
 from vitrail.errors import RunError
 from vitrail.stage import Run, open_run
@@ -20,9 +21,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from vitrail.classes import Task
+    from vitrail.core.progress import Progress
     from vitrail.evaluation.results import Evaluation
     from vitrail.explain.saliency import Saliency
     from vitrail.models.store import Model
+    from vitrail.settings.load import Preset
     from vitrail.slides.cohort import Cohort
     from vitrail.tiles.store import TileTable
 
@@ -191,3 +194,49 @@ def open_study(folder: str | Path) -> Study:
     """
     run = open_run(Path(folder))
     return Study(**{each.name: getattr(run, each.name) for each in fields(Run)})
+
+
+def run_study(
+    folder: str | Path,
+    slides: str | Path | None = None,
+    *,
+    preset: Preset = "paper",
+    changes: Iterable[str] = (),
+    until: str = "report",
+    progress: Progress | None = None,
+) -> Study:
+    """Make a study, or bring one up to date, as `vitrail init` and `vitrail run` do.
+
+    Parameters
+    ----------
+    folder
+        The run folder. Where it is a run already, it goes on where an earlier call or command stopped.
+    slides
+        The cohort, `slides.csv`, for a new run.
+    preset
+        `"paper"` or `"quick"`, for a new run.
+    changes
+        Settings as `"tiles.side_px=128"`.
+    until
+        The last stage to make.
+    progress
+        Told how far the work is; None says nothing.
+
+    Returns
+    -------
+    Study
+        Its folder, numbers, tables and networks; a notebook shows its scores.
+
+    Raises
+    ------
+    VitrailError
+        Something that the user can mend.
+    """
+    from vitrail.pipeline.run import bring_run, new_run
+
+    run, wishes = Path(folder), list(changes)
+    if slides is not None and not (run / "study.toml").is_file():
+        new_run(run, Path(slides), preset, wishes)
+        wishes = []
+    bring_run(run, until, wishes, progress or Silent())
+    return open_study(run)
