@@ -13,6 +13,7 @@ import pytest
 import vitrail
 from vitrail import _MODULES
 
+FACE = ("errors", *_MODULES)
 SOURCE = Path(vitrail.__file__).parents[1]
 
 PROGRAM = """
@@ -69,10 +70,10 @@ def test_a_users_program_is_checked_strictly(tmp_path):
     """Libraries and the rooms behind the face are left out here, which would take half a minute: they are Any."""
     pytest.importorskip("mypy")
     (tmp_path / "program.py").write_text(PROGRAM, encoding="utf-8")
-    faces = "".join(f"[mypy-vitrail.{module}]\nfollow_imports = silent\n" for module in ("errors", *_MODULES))
-    skipped = ",".join(f"{name}.*" for name in ("vitrail", "torch", "pandas", "matplotlib", "scipy", "PIL"))
-    config = f"[mypy]\nstrict = true\n[mypy-{skipped}]\nfollow_imports = skip\n[mypy-vitrail]\n{faces}"
-    config = config.replace("[mypy-vitrail]\n", "[mypy-vitrail]\nfollow_imports = silent\n")
+    skipped = ",".join(f"{name}.*" for name in ("vitrail", "torch", "pandas", "matplotlib", "scipy", "PIL", "skimage"))
+    own = "".join(f"[mypy-{name}]\nfollow_imports = silent\n" for name in ("vitrail", *map("vitrail.{}".format, FACE)))
+    skip = "follow_imports = skip\nfollow_imports_for_stubs = True\n"
+    config = f"[mypy]\nstrict = true\n[mypy-{skipped}]\n{skip}{own}"
     (tmp_path / "mypy.ini").write_text(config, encoding="utf-8")
     command = [sys.executable, "-m", "mypy", "--config-file=mypy.ini", "--no-incremental", "program.py"]
     environment = {"MYPYPATH": str(SOURCE), "PATH": "", "PYTHONPATH": str(SOURCE)}
