@@ -92,8 +92,8 @@ def _table(table: Sequence[Mapping[str, object]]) -> str:
     lines = ("".join(f'<td style="{_CELL}">{_text(_cell(value))}</td>' for value in row.values()) for row in table)
     body = "".join(f'<tr style="background:none">{line}</tr>' for line in lines)
     return (
-        '<table style="border-collapse:collapse;border:0;margin:0 0 6px 0">'
-        f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+        '<div style="overflow-x:auto"><table style="border-collapse:collapse;border:0;margin:0 0 6px 0;'
+        f'white-space:nowrap"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
     )
 
 
