@@ -129,8 +129,11 @@ def cohort_card(cohort: Cohort) -> Card:
     for name in columns:
         counts = table.drop_duplicates("patient_id")[name].value_counts(sort=False)
         rows[f"{name} (patients)"] = ", ".join(f"{value or 'not known'} {count}" for value, count in counts.items())
-    shown = table.drop(columns=["slide", "annotations"]).dropna(axis=1, how="all")
-    return Card(title="Cohort", rows=rows, table=shown.head(_FIRST_ROWS).to_dict("records"))
+    columns = [
+        str(name) for name in table.columns if name not in {"slide", "annotations"} and table[name].notna().any()
+    ]
+    first = [{name: table[name].iloc[row] for name in columns} for row in range(min(len(table), _FIRST_ROWS))]
+    return Card(title="Cohort", rows=rows, table=first)
 
 
 def tiles_card(tiles: TileTable) -> Card:
