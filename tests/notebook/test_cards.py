@@ -247,6 +247,7 @@ def test_explainers_give_maps_over_their_images():
 def test_an_evaluation_is_scores_with_intervals_and_curves():
     made = evaluation_data(n=30)
     made = replace(made, settings=EvaluationSettings(resamples=50, stacking_iterations=2))
+    assert repr(made) == f"<Evaluation: {len(made.test):,} test tiles of 6 patients>"  # nothing is computed for it
     entry = made.metrics["test"]["classifier"]
     low, high = entry["interval"]["auc"]
     shape = card(made)

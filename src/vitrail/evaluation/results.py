@@ -126,9 +126,13 @@ class Evaluation(Shown):
     shift: ShiftStudy | None = None
 
     def __repr__(self) -> str:
-        test = self.metrics["test"]
-        scores = ", ".join(f"{name} AUC {test[name]['auc']:.3f}" for name in NETWORKS)
-        return f"<Evaluation: {test['tiles']:,} test tiles of {test['patients']} patients; {scores}>"
+        """Say how much was tested, and the scores where they are computed: a line of text must not take seconds."""
+        scores = ""
+        if "metrics" in self.__dict__:
+            test = self.metrics["test"]
+            scores = "; " + ", ".join(f"{name} AUC {test[name]['auc']:.3f}" for name in NETWORKS)
+        patients = self.test["patient_id"].nunique()
+        return f"<Evaluation: {len(self.test):,} test tiles of {patients} patients{scores}>"
 
     @cached_property
     def metrics(self) -> dict[str, Any]:
