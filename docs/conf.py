@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import inspect
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -56,8 +58,48 @@ def settings_page() -> str:
     return "\n".join(lines)
 
 
+NOTEBOOKS = Path(__file__).parent / "notebooks"
+
+
+def executed(path: Path) -> Any:
+    """Run a notebook from its first cell to its last, in an empty folder; an error of a cell is one of the caller."""
+    import nbformat  # noqa: PLC0415 - of those who build the site or test it
+    from nbclient import NotebookClient  # noqa: PLC0415 - the same
+
+    notebook = nbformat.read(path, as_version=4)
+    with tempfile.TemporaryDirectory(prefix="notebook-") as folder:
+        NotebookClient(notebook, timeout=600, resources={"metadata": {"path": folder}}).execute()
+    return notebook
+
+
+def notebook_page(notebook: Any, name: str, folder: Path) -> str:
+    """Write a notebook as a page, with what its cells have shown; pictures go into a folder beside it."""
+    lines = []
+    for number, cell in enumerate(notebook.cells):
+        if cell.cell_type == "markdown":
+            lines += [cell.source, ""]
+            if number == 0:
+                lines += [f"This page is [a notebook](../notebooks/{name}.ipynb): take it along and run it.", ""]
+            continue
+        lines += ["```python", cell.source, "```", ""]
+        for output, shown in enumerate(getattr(cell, "outputs", ())):
+            data = shown.get("data", {})
+            if "text/html" in data:
+                lines += ["```{raw} html", data["text/html"], "```", ""]
+            elif "image/png" in data:
+                picture = f"{name}-{number}-{output}.png"
+                (folder / picture).write_bytes(base64.b64decode(data["image/png"]))
+                lines += [f"![what the cell shows]({picture})", ""]
+            elif "text/plain" in data:
+                lines += ["```text", data["text/plain"], "```", ""]
+    return "\n".join(lines)
+
+
 def setup(app: Any) -> None:
     """Write what is generated, before Sphinx looks for pages."""
     folder = Path(app.srcdir) / "_generated"
     folder.mkdir(exist_ok=True)
     (folder / "settings.md").write_text(settings_page(), encoding="utf-8")
+    for path in sorted(NOTEBOOKS.glob("*.ipynb")):
+        page = notebook_page(executed(path), path.stem, folder)
+        (folder / f"{path.stem}.md").write_text(page, encoding="utf-8")

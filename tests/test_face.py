@@ -33,6 +33,7 @@ def test_what_is_not_there_is_said():
         ("import vitrail; dir(vitrail)", {"numpy", "torch", "pandas", "matplotlib"}),
         ("import vitrail; vitrail.open_slide", {"torch", "matplotlib", "sklearn"}),
         ("import vitrail; vitrail.evaluate", {"matplotlib"}),
+        ("import vitrail; vitrail.html_of; vitrail.Study", {"torch", "matplotlib"}),
         ("import vitrail; vitrail.Predictor", {"matplotlib"}),
     ],
 )

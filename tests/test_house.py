@@ -27,6 +27,7 @@ FLOORS = (
     ("evaluation", "search"),
     ("report",),
     ("pipeline", "viewer"),
+    ("notebook",),
     ("demo",),
     ("cli",),
     ("__main__",),

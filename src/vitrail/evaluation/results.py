@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from vitrail.classes import CLASSES, LABELS, NETWORKS
+from vitrail.core.shown import Shown
 from vitrail.evaluation.certainty import Certainty
 from vitrail.evaluation.explanations import check_tables, explanation_metrics, explanation_tables
 from vitrail.evaluation.groups import patient_groups, too_small
@@ -69,7 +70,7 @@ UNDEFINED = float("nan")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Evaluation:
+class Evaluation(Shown):
     """The numbers of a study; each is computed when it is first asked for, and then remembered.
 
     Attributes
@@ -125,6 +126,15 @@ class Evaluation:
     raters: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     nuclei: NucleiStudy | None = None
     shift: ShiftStudy | None = None
+
+    def __repr__(self) -> str:
+        """Say how much was tested, and the scores where they are computed: a line of text must not take seconds."""
+        scores = ""
+        if "metrics" in self.__dict__:
+            test = self.metrics["test"]
+            scores = "; " + ", ".join(f"{name} AUC {test[name]['auc']:.3f}" for name in NETWORKS)
+        patients = self.test["patient_id"].nunique()
+        return f"<Evaluation: {len(self.test):,} test tiles of {patients} patients{scores}>"
 
     @cached_property
     def metrics(self) -> dict[str, Any]:

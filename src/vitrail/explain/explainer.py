@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, cast
 import torch
 
 from vitrail.classes import TissueClass
+from vitrail.core.shown import Shown
 from vitrail.explain.dense import dense_network, stride_of
 from vitrail.explain.fused import ExplainingClassifier, ExplainingSegmenter, assemble, read_pass
 from vitrail.explain.hooks import frozen
@@ -45,7 +46,7 @@ BATCH = 32
 """Images in one pass; Grad-CAM of a segmenter keeps what its gradient needs."""
 
 
-class Explainer:
+class Explainer(Shown):
     """A trained model on a device, asked why. It computes in float32.
 
     Where the device's memory is too small, batches are halved, from then on and down to single images; with too little
@@ -90,7 +91,7 @@ class Explainer:
         model = model.explained
         self._layers = layers
         self.network = model.module.to(device).to(memory_format=torch.channels_last)
-        self._spec = model.spec
+        self.spec = model.spec
         self.dense = dense_network(self.network, stride_of(stride, model.spec.side_px), margin_px)
         self.batches = Batches(model.spec, device, batch, "explanation")
         self._openvino = use_openvino(engine, device)
@@ -100,6 +101,9 @@ class Explainer:
     def layers(self) -> Layers:
         """The layers that heads look at."""
         return self._layers or find_layers(self.network)
+
+    def __repr__(self) -> str:
+        return f"<Explainer of a {self.spec.task}: {self.spec.encoder}, on {self.device}>"
 
     def maps(
         self,
@@ -157,7 +161,7 @@ class Explainer:
                 chosen = pixels[part] if isinstance(pixels, torch.Tensor) else pixels
                 head = heads.get(method.name)
                 return method.explain(
-                    self.network, batch, target, head=head, pixels=chosen, mpp=self._spec.mpp, dense=self.dense
+                    self.network, batch, target, head=head, pixels=chosen, mpp=self.spec.mpp, dense=self.dense
                 )
 
             def lead() -> Tensor | None:
@@ -193,6 +197,40 @@ class Explainer:
         size, unused = self.batches.size, torch.empty(0)  # the compiled graph takes bytes
         return (explain(slice(at, at + size), unused) for at in range(0, len(images), size))
 
+    def saliencies(
+        self,
+        images: Images,
+        method: str,
+        heads: Mapping[str, Head] = MappingProxyType({}),
+        target: TissueClass = TissueClass.TUMOR,
+        *,
+        pixels: Pixels = "predicted",
+    ) -> list[Saliency]:
+        """Explain images with one method.
+
+        Parameters
+        ----------
+        images
+            Bytes `[n, h, w, 3]`.
+        method
+            Its name, see `METHODS`.
+        heads, target, pixels
+            As of `maps`.
+
+        Returns
+        -------
+        list[Saliency]
+            One map an image, over its image.
+
+        Raises
+        ------
+        ModelError
+            The device's memory is too small.
+        """
+        batches = self.maps(images, [method], heads, target, pixels=pixels)
+        saliencies = (each for (maps,) in batches for each in maps.saliencies())
+        return [each.over(image) for image, each in zip(images, saliencies, strict=True)]
+
     def gradcam(
         self, images: Images, target: TissueClass = TissueClass.TUMOR, pixels: Pixels = "predicted"
     ) -> list[Saliency]:
@@ -212,9 +250,7 @@ class Explainer:
         list[Saliency]
             One map an image.
         """
-        return [
-            each for (maps,) in self.maps(images, ["gradcam"], {}, target, pixels=pixels) for each in maps.saliencies()
-        ]
+        return self.saliencies(images, "gradcam", {}, target, pixels=pixels)
 
     def hrcam(self, images: Images, hrcam_head: HRCamHead, target: TissueClass = TissueClass.TUMOR) -> list[Saliency]:
         """Explain images with HR-CAM.
@@ -233,8 +269,7 @@ class Explainer:
         list[Saliency]
             One map an image.
         """
-        heads = {"hrcam": hrcam_head}
-        return [each for (maps,) in self.maps(images, ["hrcam"], heads, target) for each in maps.saliencies()]
+        return self.saliencies(images, "hrcam", {"hrcam": hrcam_head}, target)
 
     def pool(self, images: Images | Tensor) -> Tensor:
         """Average the feature maps of `layers` over images, for `fit`.
@@ -284,5 +319,5 @@ class Explainer:
                 recorded.explain, self.network, target=target, pixels=cast("Pixels", pixels), dense=self.dense
             )
             module = ExplainingSegmenter(cast("Segmenter", self.network), explain, readers, self.dense)
-        self._compiled.append((key, Compiled(FromBytes(module, self._spec))))
+        self._compiled.append((key, Compiled(FromBytes(module, self.spec))))
         return self._compiled[-1][1]

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from vitrail.core.shown import Shown
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
@@ -91,7 +93,7 @@ def interpolation(cells: int, at: Matrix) -> Matrix:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Saliency:
+class Saliency(Shown):
     """How much each place of one image speaks for a target.
 
     Attributes
@@ -111,6 +113,8 @@ class Saliency:
         Whether 0 parts what speaks for the target from what speaks against it. Not where a map weighs features that
         have no zero of their own, such as linear projections: then only differences mean something, between places
         and between images.
+    image
+        What it explains, `[height, width, 3]`, bytes, where it is at hand: a notebook shows the map over it.
     """
 
     method: str
@@ -119,6 +123,17 @@ class Saliency:
     values: Floats
     frame: Frame
     signed: bool = True
+    image: NDArray[np.uint8] | None = None
+
+    def __repr__(self) -> str:
+        height, width = self.values.shape
+        low, high = self.values.min(), self.values.max()
+        layers = f", from {', '.join(self.layers)}" if self.layers else ""
+        return f"<Saliency {self.method} for {self.target}: {height} x {width} from {low:.3g} to {high:.3g}{layers}>"
+
+    def over(self, image: NDArray[np.uint8]) -> Saliency:
+        """Return the map with the image that it explains, `[height, width, 3]`, bytes, for a notebook to show."""
+        return replace(self, image=image)
 
     @property
     def relu(self) -> Saliency:

@@ -13,6 +13,7 @@ from torch import nn
 
 from vitrail.classes import CLASSES, TissueClass
 from vitrail.core.ahead import work_ahead
+from vitrail.core.shown import Shown
 from vitrail.errors import ModelError
 from vitrail.models.batches import Batches, tumor_score
 from vitrail.models.candidates import BATCH, Candidates, Tuning
@@ -115,7 +116,7 @@ class _Looks:
         return Answers(logits=self._logits / self._count, spread=spread, sharpness=self._sharpness)
 
 
-class Predictor:
+class Predictor(Shown):
     """A trained model on a device, fed with images.
 
     Where the device's memory is too small, batches are halved, see `Batches`; every method that takes images raises a
@@ -190,6 +191,14 @@ class Predictor:
         self._chosen: Execution | None = None
         self._compiled_ways: dict[Execution, Compiled] = {}
         self._use(self._candidates.default)
+
+    def __repr__(self) -> str:
+        return f"<Predictor of a {self.spec.task}: {self.spec.encoder}, {self.computes}>"
+
+    @property
+    def computes(self) -> str:
+        """How and where it computes, in a few words."""
+        return f"{self.execution.engine} in {self.execution.precision} on {self.device}"
 
     @classmethod
     def of_settings(

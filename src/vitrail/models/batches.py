@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from vitrail.models.spec import ModelSpec
+    from vitrail.models.spec import Colours, ModelSpec
 
 T = TypeVar("T")
 
@@ -39,7 +39,7 @@ class Batches:
         What is done, for the error that says that it cannot be, such as `"classifier prediction"`.
     """
 
-    def __init__(self, spec: ModelSpec, device: torch.device, size: int, purpose: str) -> None:
+    def __init__(self, spec: ModelSpec | Colours, device: torch.device, size: int, purpose: str) -> None:
         self.device, self.size, self.purpose = device, size, purpose
         self.standardise = Normalizer(spec, device)
 

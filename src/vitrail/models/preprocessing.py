@@ -10,7 +10,7 @@ from torch import nn
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from vitrail.models.spec import ModelSpec
+    from vitrail.models.spec import Colours, ModelSpec
 
 
 def intensities(tiles: Tensor) -> Tensor:
@@ -29,7 +29,7 @@ class Normalizer:
         Where the images will be.
     """
 
-    def __init__(self, spec: ModelSpec, device: torch.device) -> None:
+    def __init__(self, spec: ModelSpec | Colours, device: torch.device) -> None:
         self._mean = torch.tensor(spec.mean, device=device).view(1, 3, 1, 1)
         self._scale = torch.tensor([1 / s for s in spec.std], device=device).view(1, 3, 1, 1)
 

@@ -12,6 +12,7 @@ from torch import nn
 
 from vitrail.core.digest import combined_digest, file_digest, json_digest
 from vitrail.core.files import regular_file, replacing, write_text
+from vitrail.core.shown import Shown
 from vitrail.errors import ModelError
 from vitrail.models.ensemble import Ensemble
 from vitrail.models.spec import ClassifierSpec, SegmenterSpec, read_spec
@@ -32,7 +33,7 @@ _FINGERPRINT = "fingerprint"
 _COPY = "Copy the whole model folder, or train it again"
 
 
-class Model:
+class Model(Shown):
     """A network, or an ensemble, and what it needs to be used: in eval mode and on the CPU when it is read.
 
     Parameters
@@ -54,6 +55,10 @@ class Model:
         self, *, spec: ModelSpec, module: Network | Callable[[], Network], digest: Callable[[], str] = str
     ) -> None:
         self.spec, self._module, self._digest = spec, module, digest
+
+    def __repr__(self) -> str:
+        spec = self.spec
+        return f"<Model {spec.task}: {spec.encoder}, tiles of {spec.side_um:g} um as {spec.side_px} px>"
 
     @property
     def module(self) -> Network:

@@ -1,4 +1,4 @@
-"""What the commands do, for programs: tiles of a cohort, models on any slides, a whole study."""
+"""What the commands do, for programs: tiles of a cohort, models on any slides."""
 
 from __future__ import annotations
 
@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from vitrail.core.progress import Progress
-    from vitrail.settings.load import Preset
-    from vitrail.stage import Run
     from vitrail.tiles.store import TileTable
 
 
@@ -171,50 +169,3 @@ def measure_nuclei(
     table = read_csv(job.out / SUMMARY_CSV, ("slide_id", "reason"))
     numbers = [name for name in table if name not in {"slide_id", "reason"}]
     return table.assign(**{str(name): pd.to_numeric(table[name]) for name in numbers})
-
-
-def run_study(
-    folder: str | Path,
-    slides: str | Path | None = None,
-    *,
-    preset: Preset = "paper",
-    changes: Iterable[str] = (),
-    until: str = "report",
-    progress: Progress | None = None,
-) -> Run:
-    """Make a study, or bring one up to date, as `vitrail init` and `vitrail run` do.
-
-    Parameters
-    ----------
-    folder
-        The run folder. Where it is a run already, it goes on where an earlier call or command stopped.
-    slides
-        The cohort, `slides.csv`, for a new run.
-    preset
-        `"paper"` or `"quick"`, for a new run.
-    changes
-        Settings as `"tiles.side_px=128"`.
-    until
-        The last stage to make.
-    progress
-        Told how far the work is; None says nothing.
-
-    Returns
-    -------
-    Run
-        The run, for `evaluate`.
-
-    Raises
-    ------
-    VitrailError
-        Something that the user can mend.
-    """
-    from vitrail.pipeline.run import bring_run, new_run
-    from vitrail.stage import open_run
-
-    run, wishes = Path(folder), list(changes)
-    if slides is not None and not (run / "study.toml").is_file():
-        new_run(run, Path(slides), preset, wishes)
-        wishes = []
-    bring_run(run, until, wishes, progress or Silent())
-    return open_run(run)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from vitrail.classes import ARTEFACTS
+from vitrail.core.shown import Shown
 from vitrail.quality.areas import MaskSums, looked_up
 from vitrail.quality.features import CellGrid, measure_cells
 from vitrail.quality.rules import name_artefacts
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Artefacts:
+class Artefacts(Shown):
     """The artefacts of a slide.
 
     Attributes
@@ -47,6 +48,10 @@ class Artefacts:
     masks: NDArray[np.bool_]
     cell: float
     cell_um: float
+
+    def __repr__(self) -> str:
+        shares = (f"{kind.title.lower()} {self.masks[kind].mean():.1%}" for kind in ARTEFACTS if self.masks[kind].any())
+        return f"<Artefacts: {', '.join(shares) or 'none'}; cells of {self.cell_um:g} um>"
 
     def mask(self, kinds: Iterable[ArtefactKind] | None = None) -> NDArray[np.bool_]:
         """Return where any of some kinds is (by default of all), `[rows, columns]`."""

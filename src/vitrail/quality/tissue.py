@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy import ndimage
 
+from vitrail.core.shown import Shown
 from vitrail.quality.areas import EIGHT, MaskSums, drop_small_pieces
 from vitrail.quality.background import find_glass, local_std, optical_density
 from vitrail.settings.schema import TissueSettings
@@ -61,7 +62,7 @@ class TissueThresholds:
 
 
 @dataclass(frozen=True, kw_only=True)  # no slots: the sums stay once computed
-class Tissue:
+class Tissue(Shown):
     """The tissue of a slide.
 
     Attributes
@@ -80,6 +81,11 @@ class Tissue:
     region: Region
     um_per_px: float
     thresholds: TissueThresholds
+
+    def __repr__(self) -> str:
+        height, width = self.mask.shape
+        grid = f"{height} x {width} pixels of {self.um_per_px:.3g} um"
+        return f"<Tissue: {self.area_mm2:.3g} mm2, {self.mask.mean():.0%} of the slide, {grid}>"
 
     @property
     def area_mm2(self) -> float:

@@ -98,8 +98,17 @@ def save(figure: Figure, folder: Path, name: str) -> str:
     return text
 
 
-def save_png(figure: Figure, path: Path) -> None:
+def save_png(figure: Figure, path: Path | io.BytesIO, dpi: int | None = None) -> None:
     """Write a PNG, free of dates and versions; call it within `style()`.
+
+    Parameters
+    ----------
+    figure
+        What to write.
+    path
+        The file, or what is written to instead.
+    dpi
+        Pixels an inch; None takes `DPI`.
 
     Raises
     ------
@@ -107,8 +116,15 @@ def save_png(figure: Figure, path: Path) -> None:
         The file cannot be written.
     """
     FigureCanvasAgg(figure).print_figure(
-        path, format="png", dpi=DPI, metadata={"Software": None}, pil_kwargs={"compress_level": _FAST}
+        path, format="png", dpi=dpi or DPI, metadata={"Software": None}, pil_kwargs={"compress_level": _FAST}
     )
+
+
+def data_uri(figure: Figure, dpi: int) -> str:
+    """Return a figure as a `data:` address for a page: a JPEG where it is a photograph; call it within `style()`."""
+    written = io.BytesIO()
+    save_png(figure, written, dpi)
+    return _lighter(base64.b64encode(written.getvalue()).decode())
 
 
 def _lighter(png: str) -> str:

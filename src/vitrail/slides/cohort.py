@@ -20,10 +20,13 @@ from typing import TYPE_CHECKING
 from vitrail.classes import SPLITS
 from vitrail.core import digest
 from vitrail.core.files import read_regular, write_text
+from vitrail.core.shown import Shown
 from vitrail.errors import CohortError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+    import pandas as pd
 
 REQUIRED = ("slide_id", "patient_id", "slide", "annotations")
 OPTIONAL = ("split", "mpp")
@@ -77,7 +80,33 @@ class CohortSlide:
     attributes: dict[str, str] = field(default_factory=dict)
 
 
-def read_cohort(path: str | Path) -> tuple[CohortSlide, ...]:
+class Cohort(tuple[CohortSlide, ...], Shown):
+    """The slides of a cohort, in the order of their rows."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        patients = len({slide.patient_id for slide in self})
+        slides = "1 slide" if len(self) == 1 else f"{len(self)} slides"
+        return f"<Cohort: {slides} of {patients} {'patient' if patients == 1 else 'patients'}>"
+
+    def table(self) -> pd.DataFrame:
+        """Return the cohort as a table.
+
+        Returns
+        -------
+        pd.DataFrame
+            A row a slide: `slide_id`, `patient_id`, `split`, `mpp`, `slide` and `annotations` (absolute paths), and
+            the further columns of `slides.csv`, as text.
+        """
+        import pandas as pd  # noqa: PLC0415 - only who asks for a table waits for it
+
+        names = ("slide_id", "patient_id", "split", "mpp", "slide", "annotations")
+        rows = [{name: getattr(slide, name) for name in names} | slide.attributes for slide in self]
+        return pd.DataFrame(rows, columns=None if rows else list(names))
+
+
+def read_cohort(path: str | Path) -> Cohort:
     """Read and check a `slides.csv`; separated by commas, semicolons or tabs.
 
     Letter case does not matter in the names of the columns that have a meaning. Columns and rows without any text are
@@ -90,8 +119,8 @@ def read_cohort(path: str | Path) -> tuple[CohortSlide, ...]:
 
     Returns
     -------
-    tuple[CohortSlide, ...]
-        One for each row, in their order.
+    Cohort
+        A tuple of `CohortSlide`, one for each row, in their order.
 
     Raises
     ------
@@ -101,7 +130,7 @@ def read_cohort(path: str | Path) -> tuple[CohortSlide, ...]:
         alone, a patient is in two splits, or only some of the patients have a split.
     """
     path = Path(path)
-    slides = tuple(_slide(path, line, row) for line, row in _read_rows(path))
+    slides = Cohort(_slide(path, line, row) for line, row in _read_rows(path))
     repeated = _first_repeated(slide.slide_id.casefold() for slide in slides)
     if repeated:
         name = [slide.slide_id for slide in slides if slide.slide_id.casefold() == repeated][-1]

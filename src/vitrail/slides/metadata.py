@@ -74,6 +74,50 @@ def downsample_of(full: tuple[int, int], level: tuple[int, int]) -> float:
     return float(factor) if explained else ratio
 
 
+_SCANNERS = {
+    "aperio": ("Aperio", ""),
+    "dicom": ("DICOM", "dicom.ManufacturerModelName"),
+    "hamamatsu": ("Hamamatsu", "tiff.Model"),
+    "leica": ("Leica", "leica.device-model"),
+    "mirax": ("3DHISTECH", ""),
+    "philips": ("Philips", "philips.DICOM_MANUFACTURERS_MODEL_NAME"),
+    "sakura": ("Sakura", ""),
+    "trestle": ("Trestle", ""),
+    "ventana": ("Ventana", "ventana.ScannerModel"),
+    "zeiss": ("Zeiss", ""),
+}
+"""By OpenSlide's name of the maker its own, and the field that holds the scanner's model and nothing else.
+
+No other field of a header is shown: any may hold a patient's name.
+"""
+
+_LONGEST_MODEL = 40
+
+
+def scanner_of(properties: Mapping[str, str]) -> str:
+    """Return what scanned a slide, from the few fields of its header that cannot name a patient.
+
+    Parameters
+    ----------
+    properties
+        What OpenSlide says of the slide.
+
+    Returns
+    -------
+    str
+        Maker, model and objective as far as they are stated; empty where nothing is.
+    """
+    maker, field = _SCANNERS.get(properties.get("openslide.vendor", ""), ("", ""))
+    model = properties.get(field, "").strip()[:_LONGEST_MODEL]
+    parts = [model if maker and model.lower().startswith(maker.lower()) else f"{maker} {model}".strip()]
+    try:
+        power = float(properties["openslide.objective-power"])
+        parts += [f"{power:g}x"] if 0 < power < math.inf else []
+    except (KeyError, ValueError):
+        pass
+    return ", ".join(part for part in parts if part)
+
+
 def check_mpp(path: Path, *given_mpp: float | None) -> None:
     """Refuse an mpp that a user gave and that no slide can have.
 

@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from vitrail.core.shown import Shown
 from vitrail.errors import SlideError
 from vitrail.geometry import Region
-from vitrail.slides.metadata import bounds_of, check_mpp, downsample_of, header_mpp
+from vitrail.slides.metadata import bounds_of, check_mpp, downsample_of, header_mpp, scanner_of
 from vitrail.slides.readers.openslide import LevelReader, OpenSlideReader, open_with_openslide, properties_of
 from vitrail.slides.readers.resample import area_resample
 from vitrail.slides.readers.tiff import open_tiff
@@ -44,7 +45,7 @@ _LEVEL_SLACK = 1.01
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Slide:
+class Slide(Shown):
     """What a slide's header says; it holds no open file, so it crosses processes.
 
     Attributes
@@ -75,6 +76,13 @@ class Slide:
     def region(self) -> Region:
         """The whole slide, in the frame of all public coordinates: it starts at (0, 0)."""
         return Region(x=0, y=0, width=self.bounds.width, height=self.bounds.height)
+
+    def __repr__(self) -> str:
+        """Say which slide it is; folders stay out, they name users, hospitals and patients."""
+        width, height = self.region.width, self.region.height
+        mm = f"{width * self.mpp / 1000:.3g} x {height * self.mpp / 1000:.3g} mm"
+        levels = "1 level" if len(self.downsamples) == 1 else f"{len(self.downsamples)} levels"
+        return f"<Slide {self.path.stem}: {width:g} x {height:g} px, {mm}, {self.mpp:.4g} um per pixel, {levels}>"
 
     def level_for(self, downsample: float) -> int:
         """Return the coarsest level that still covers a downsample (within one percent), or 0; always 0 if faithful."""
@@ -133,6 +141,18 @@ def open_slide(
         reading=reading,
         stain=stain,
     )
+
+
+def read_scanner(slide: Slide) -> str:
+    """Read from a slide's header what scanned it, such as `Hamamatsu NanoZoomer, 20x`; see `scanner_of`.
+
+    Raises
+    ------
+    SlideError
+        The file cannot be opened.
+    """
+    with open_with_openslide(slide.path) as handle:
+        return scanner_of(properties_of(handle))
 
 
 def read_region(slide: Slide, region: Region, size: tuple[int, int]) -> NDArray[np.uint8]:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, BinaryIO
 import numpy as np
 
 from vitrail.core.files import read_table, replacing
+from vitrail.core.shown import Shown
 from vitrail.errors import RunError
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ _BLOCK = 1 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TileTable:
+class TileTable(Shown):
     """All tiles of a cohort, their pixels left on disk until they are asked for.
 
     Attributes
@@ -48,6 +49,10 @@ class TileTable:
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def __repr__(self) -> str:
+        slides, side = self.rows["slide_id"].nunique(), self.images.shape[1]
+        return f"<TileTable: {len(self):,} tiles of {slides} slides, {side} px wide>"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

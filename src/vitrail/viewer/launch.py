@@ -7,6 +7,7 @@ import socket
 import threading
 import webbrowser
 from contextlib import suppress
+from dataclasses import dataclass
 from importlib import resources
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
+    import uvicorn
+
     from vitrail.review.queue import Order, Question
     from vitrail.viewer.asking import Networks
     from vitrail.viewer.session import Session
@@ -29,6 +32,9 @@ LOOPBACK = "127.0.0.1"
 
 LIBRARY = ("static", "vendor", "openseadragon", "openseadragon.min.js")
 """What the page cannot do without, fetched when Vitrail is built."""
+
+_PATIENCE_S = 2
+"""How long answers may take that are under way when the viewer ends."""
 
 INSTALL = "Install it with: pip install 'vitrail[viewer]'"
 
@@ -119,6 +125,25 @@ def export_queue(run: Path, name: str, folder: Path) -> tuple[Path, Path]:
     return Judgements(read_queue(open_run(run).folder / "review" / name)).export(folder)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Served:
+    """A session at an address, whose server is ready to run.
+
+    Attributes
+    ----------
+    address
+        Of the page; it holds the token.
+    server
+        Serves once it runs, with `socket`.
+    socket
+        Listens already: who comes before the server runs waits, and is not refused.
+    """
+
+    address: str
+    server: uvicorn.Server
+    socket: socket.socket
+
+
 def serve(
     session: Session,
     *,
@@ -137,6 +162,39 @@ def serve(
         As of `view`.
     place
         Of the page, where it opens.
+
+    Raises
+    ------
+    SettingsError
+        As of `prepare`.
+    """
+    served = prepare(session, port=port, place=place)
+    say(f"{len(session.slides)} slides at {served.address}")
+    say("Ctrl-C ends it.")
+    if browser:
+        threading.Timer(0.5, webbrowser.open, (served.address,)).start()
+    with served.socket:
+        served.server.run(sockets=[served.socket])
+
+
+def prepare(session: Session, *, port: int = 0, place: str = "", framed: bool = False) -> Served:
+    """Open a port of loopback for a session, behind a new token.
+
+    Parameters
+    ----------
+    session
+        What is shown.
+    port
+        0 takes a free one.
+    place
+        Of the page, where it opens.
+    framed
+        Whether pages of this machine may show the page within them, as notebooks do.
+
+    Returns
+    -------
+    Served
+        Whose server the caller runs.
 
     Raises
     ------
@@ -168,18 +226,15 @@ def serve(
         opened.close()
         raise SettingsError("--port", f"{port} cannot be used ({error.strerror})", "Name another, or none") from None
     address = f"http://{LOOPBACK}:{opened.getsockname()[1]}/{token}/{place}"
-    app = viewer_app(session, token, networks)
+    app = viewer_app(session, token, networks, framed=framed)
     # no access log: addresses hold the token
-    config = uvicorn.Config(app, log_level="warning", access_log=False, server_header=False, ws="none", lifespan="off")
-    server = uvicorn.Server(config)
-    say(f"{len(session.slides)} slides at {address}")
-    say("Ctrl-C ends it.")
+    config = uvicorn.Config(
+        app, log_level="warning", access_log=False, server_header=False, ws="none", lifespan="off",
+        timeout_graceful_shutdown=_PATIENCE_S,
+    )  # fmt: skip
     if networks is not None:
         threading.Thread(target=_warm_up, args=(networks,), daemon=True).start()
-    if browser:
-        threading.Timer(0.5, webbrowser.open, (address,)).start()
-    with opened:
-        server.run(sockets=[opened])
+    return Served(address=address, server=uvicorn.Server(config), socket=opened)
 
 
 def _warm_up(networks: Networks) -> None:

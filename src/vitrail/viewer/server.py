@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
     from starlette.requests import Request
-    from starlette.types import ASGIApp, Receive, Scope, Send
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
     from vitrail.geometry import Region
     from vitrail.slides.slide import Slide
@@ -82,6 +82,12 @@ _HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cross-Origin-Opener-Policy": "same-origin",
 }
+_NOTEBOOKS = (
+    b"frame-ancestors http://localhost:* http://127.0.0.1:* https://localhost:* https://127.0.0.1:* "
+    b"vscode-webview: vscode-file:"
+)
+"""Who may show a page within a page of their own that was opened for a notebook: what runs on this machine."""
+
 _LASTING, _FRESH = "private, max-age=86400", "no-store"
 
 
@@ -91,8 +97,8 @@ class _Guard:
     `Host` is checked because a page elsewhere can point a name of its own at this computer (DNS rebinding).
     """
 
-    def __init__(self, app: ASGIApp, token: str, hosts: frozenset[str]) -> None:
-        self.app, self.token, self.hosts = app, token, hosts
+    def __init__(self, app: ASGIApp, token: str, hosts: frozenset[str], *, framed: bool) -> None:
+        self.app, self.token, self.hosts, self.framed = app, token, hosts, framed
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":  # the server speaks nothing else
@@ -108,11 +114,32 @@ class _Guard:
         elif not scope["path"].startswith(f"/{self.token}/"):
             await _plain(404, "Open the address that vitrail view has printed.")(scope, receive, send)
         else:
-            await self.app(scope, receive, send)
+            await self.app(scope, receive, _in_frames(send) if self.framed else send)
+
+
+def _in_frames(send: Send) -> Send:
+    """Let notebooks show a page within theirs."""
+
+    async def framed(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            policy = (b"frame-ancestors 'none'", _NOTEBOOKS)
+            headers = [
+                (name, value.replace(*policy) if name == b"content-security-policy" else value)
+                for name, value in message["headers"]
+            ]
+            message = {**message, "headers": headers}
+        await send(message)
+
+    return framed
 
 
 def viewer_app(
-    session: Session, token: str, networks: Networks | None = None, hosts: Sequence[str] = ("127.0.0.1", "localhost")
+    session: Session,
+    token: str,
+    networks: Networks | None = None,
+    hosts: Sequence[str] = ("127.0.0.1", "localhost"),
+    *,
+    framed: bool = False,
 ) -> ASGIApp:
     """Make the application that serves a session.
 
@@ -126,6 +153,8 @@ def viewer_app(
         What answers questions about tiles; None where no network is trained.
     hosts
         Names under which this server may be addressed.
+    framed
+        Whether notebooks of this machine may show its page within theirs.
 
     Returns
     -------
@@ -160,7 +189,7 @@ def viewer_app(
         routes=[Route(f"/{token}{route.path}", route.endpoint, methods=route.methods) for route in routes]
     )
     inner.router.redirect_slashes = False  # an address is right or leads nowhere
-    return _Guard(inner, token, frozenset(hosts))
+    return _Guard(inner, token, frozenset(hosts), framed=framed)
 
 
 def _plain(status: int, text: str) -> Response:

@@ -127,6 +127,9 @@ class ExplanationMethod:
         Whether something has to be fitted on a network before it can be explained.
     on_slides
         Whether it can explain whole slides, window by window; then it has a `reader` for classifiers.
+    any_network
+        Whether it asks nothing of a network but one score an image, and so explains a user's own, see
+        `vitrail.explain.own_network`.
     describes
         What it asks, as the rest of a sentence that begins with its title; none leaves the report without it.
     """
@@ -140,6 +143,7 @@ class ExplanationMethod:
     complete: ClassVar[bool] = False
     needs_head: ClassVar[bool] = False
     on_slides: ClassVar[bool] = False
+    any_network: ClassVar[bool] = False
 
     def explains(self, network: nn.Module) -> bool:
         """Tell whether the method can explain a network: every classifier and segmenter, unless it says otherwise."""

@@ -56,6 +56,7 @@ class DeepLift(ExplanationMethod):
     name, title, colour = "deeplift", "DeepLIFT", (204, 121, 167)
     passes, gradients = 2, 2  # of the reference, too
     complete = True
+    any_network = True
 
     def explain(
         self,

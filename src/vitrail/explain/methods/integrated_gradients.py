@@ -34,6 +34,7 @@ class IntegratedGradients(ExplanationMethod):
     name, title, colour = "integrated_gradients", "Integrated gradients", (0, 114, 178)
     passes, gradients = STEPS + 2, STEPS
     complete = True
+    any_network = True
 
     def explain(
         self,

@@ -70,6 +70,7 @@ class Occlusion(ExplanationMethod):
     name, title, colour = "occlusion", "Occlusion", (0, 114, 178)
     describes = "hides places of the tile, and shows them alone, and looks how far the score moves"
     passes = 2 + 2 * (COARSE**2 + REFINED)
+    any_network = True
 
     def explain(
         self,

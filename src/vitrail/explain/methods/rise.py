@@ -46,6 +46,7 @@ class Rise(ExplanationMethod):
     name, title, colour = "rise", "RISE", (230, 159, 0)
     describes = "hides random halves of the tile, and looks which places go with a high score"
     passes = 1 + 2 * DRAWS
+    any_network = True
 
     def explain(
         self,

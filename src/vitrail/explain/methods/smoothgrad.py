@@ -38,6 +38,7 @@ class SmoothGrad(ExplanationMethod):
 
     name, title, colour = "smoothgrad", "SmoothGrad", (213, 94, 0)
     passes, gradients = COPIES + 1, COPIES
+    any_network = True
 
     def explain(
         self,

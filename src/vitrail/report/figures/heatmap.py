@@ -246,7 +246,7 @@ def strongest_place(saliency: Saliency, *, against: bool = False) -> tuple[float
     return left, top
 
 
-def colour_bar(axes: Axes, scale: Scale, title: str) -> None:
+def colour_bar(axes: Axes, scale: Scale, title: str, target: str = "tumor") -> None:
     """Fill wide, low axes with the colours of a scale, its ends in numbers, and what they speak for."""
     low, high = scale.ends
     extent = (low, high, 0.0, 1.0) if high > low else (low, low + 1.0, 0.0, 1.0)
@@ -260,11 +260,11 @@ def colour_bar(axes: Axes, scale: Scale, title: str) -> None:
     marks: list[tuple[float, str, Side]]
     if scale.low is None:
         marks = [(extent[0], f"against {_two_digits(low)}", "left"), (0.0, "0", "center")]
-        marks += [(extent[1], f"{_two_digits(high)} for tumor", "right")]
+        marks += [(extent[1], f"{_two_digits(high)} for {drawable(target, 24)}", "right")]
     else:
         marks = [
             (extent[0], f"{_two_digits(low)}, less", "left"),
-            (extent[1], f"{_two_digits(high)}, more for tumor", "right"),
+            (extent[1], f"{_two_digits(high)}, more for {drawable(target, 24)}", "right"),
         ]
     axes.set_xticks([at for at, _, _ in marks], [text for _, text, _ in marks], fontsize=7.5)
     for label, (_, _, side) in zip(axes.get_xticklabels(), marks, strict=True):

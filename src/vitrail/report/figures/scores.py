@@ -17,6 +17,8 @@ from vitrail.report.figures.spec import NO_SUCH_FIGURE, FigureSpec
 from vitrail.report.style import CITED, DASHES, FIRST, INK, MUTED, PAPER, SECOND, bare, drawable
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from matplotlib.axes import Axes
 
     from vitrail.evaluation.results import Evaluation
@@ -50,23 +52,38 @@ def roc_figure(evaluation: Evaluation) -> Figure:
     """Draw the ROC curves of networks and ensembles on the test tiles (the paper's Fig. 3a-c)."""
     figure = Figure(figsize=(12, 4.3), layout="constrained")
     for axes, (title, names) in zip(figure.subplots(1, 3), _ROC.items(), strict=True):
-        axes.plot([0, 1], [0, 1], **_DOTTED)
-        for name in names:
-            if name not in evaluation.roc:
-                axes.plot([], [], label=f"{_SHORT[name]}: not possible", **_LOOKS[name])
-                continue
-            entry, curve = evaluation.metrics["test"][name], evaluation.roc[name]
-            low, high = entry["interval"]["auc"]
-            ends = f" ({_written(low)} to {_written(high)})" if np.isfinite(low) else ""
-            label = f"{_SHORT[name]}\nAUC {_written(entry['auc'])}{ends}"
-            rates = curve["false_positive_rate"].to_numpy(), curve["true_positive_rate"].to_numpy()
-            axes.plot(*rates, label=label, clip_on=False, **_LOOKS[name])
-            dot: dict[str, Any] = {"color": _LOOKS[name]["color"], "markeredgecolor": PAPER, "markersize": 7.5}
-            axes.plot(1 - entry["specificity"], entry["sensitivity"], "o", zorder=5, clip_on=False, **dot)
-        axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal", xlabel="1 - specificity", ylabel="Sensitivity")
+        draw_roc(axes, evaluation, names)
         axes.set_title(title)
-        axes.legend(loc="lower right", handlelength=2.4, fontsize=8)
     return figure
+
+
+def draw_roc(axes: Axes, evaluation: Evaluation, names: Iterable[str]) -> None:
+    """Draw ROC curves of networks or ensembles with their AUC, and a dot at the threshold."""
+    axes.plot([0, 1], [0, 1], **_DOTTED)
+    for name in names:
+        if name not in evaluation.roc:
+            axes.plot([], [], label=f"{_SHORT[name]}: not possible", **_LOOKS[name])
+            continue
+        entry, curve = evaluation.metrics["test"][name], evaluation.roc[name]
+        low, high = entry["interval"]["auc"]
+        ends = f" ({_written(low)} to {_written(high)})" if np.isfinite(low) else ""
+        label = f"{_SHORT[name]}\nAUC {_written(entry['auc'])}{ends}"
+        rates = curve["false_positive_rate"].to_numpy(), curve["true_positive_rate"].to_numpy()
+        axes.plot(*rates, label=label, clip_on=False, **_LOOKS[name])
+        dot: dict[str, Any] = {"color": _LOOKS[name]["color"], "markeredgecolor": PAPER, "markersize": 7.5}
+        axes.plot(1 - entry["specificity"], entry["sensitivity"], "o", zorder=5, clip_on=False, **dot)
+    axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal", xlabel="1 - specificity", ylabel="Sensitivity")
+    axes.legend(loc="lower right", handlelength=2.4, fontsize=8)
+
+
+def draw_reliability(axes: Axes, evaluation: Evaluation, names: Iterable[str]) -> None:
+    """Draw for each network how often tiles with about the same probability are tumor."""
+    axes.plot([0, 1], [0, 1], **_DOTTED)
+    for name in names:
+        look = _LOOKS[name] | {"marker": _MARKERS[name], "markeredgecolor": PAPER, "markersize": 7, "zorder": 4}
+        _draw_bins(axes, evaluation.reliability[name]["equal count"], **look)
+    axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
+    axes.set(xlabel="Predicted tumor probability", ylabel="Share that is tumor")
 
 
 def calibration_figure(evaluation: Evaluation) -> Figure:
