@@ -40,6 +40,9 @@ def study(**annotations):
     return Settings.model_validate(values)
 
 
+OFF = Settings.model_validate({"tiles": {"side_px": 32}})
+
+
 def draw(folder, *outlines, image=None):
     write_tiff(folder / "s.tif", tissue(0) if image is None else image)
     write_outlines(folder / "s.geojson", *outlines)
@@ -70,16 +73,18 @@ def test_what_is_taken_is_exact():
     classes[30:34, 50:54] = SPOILT
     slide = header(600, 400, 0.5)  # a pixel of the mask is 10 of the slide, 5 um
     own = tumor(box(150, 120, 250, 180), ignored=[box(400, 100, 420, 110)])
-    area = outside(own, classes, slide, 20)
+    area, margin = outside(own, classes, slide, 20)
     reach = 40 / math.cos(math.pi / 64)
     corners = 32 * reach**2 * math.sin(math.pi / 32)  # four quarters of 64 corners each
     near = sum(w * h + 2 * reach * (w + h) + corners for w, h in ((100, 60), (20, 10)))
     assert area.area == pytest.approx(100 * (36 * 54 - 16) - near, rel=1e-9)
+    assert margin.area == pytest.approx(near - 100 * 60 - 20 * 10, rel=1e-9)
     assert area.bounds == (30, 20, 570, 380)
     assert not area.intersects(box(501, 301, 539, 339))
     nothing = outside(tumor(box(0, 0, 600, 400)), classes, slide, 0)
-    assert nothing.is_empty
-    assert outside(own, np.zeros_like(classes), slide, 20).is_empty
+    assert nothing.taken.is_empty
+    assert nothing.margin.is_empty
+    assert outside(own, np.zeros_like(classes), slide, 20).taken.is_empty
 
 
 boxes = st.tuples(*[st.integers(0, 90)] * 2, *[st.integers(1, 30)] * 2).map(
@@ -93,8 +98,9 @@ boxes = st.tuples(*[st.integers(0, 90)] * 2, *[st.integers(1, 30)] * 2).map(
 )  # fmt: skip
 def test_no_place_is_nearer_than_the_margin_and_none_beyond_it_is_left_out(classes, drawn, ignored, margin_um):
     slide, own = header(120, 100, 2.0), tumor(*drawn, ignored=ignored)
-    area = outside(own, classes, slide, margin_um)
+    area, margin = outside(own, classes, slide, margin_um)
     assert area.is_valid
+    assert margin.is_valid
     around = shapely.union_all([*drawn, *ignored])
     if not area.is_empty and not around.is_empty:
         assert area.distance(around) * 2.0 >= margin_um - 1e-6
@@ -104,6 +110,8 @@ def test_no_place_is_nearer_than_the_margin_and_none_beyond_it_is_left_out(class
     distance = shapely.distance(pixels, around) if not around.is_empty else np.full(pixels.shape, np.inf)
     beyond = distance * 2.0 > margin_um * 1.0013 + 1e-6
     np.testing.assert_allclose(covered[(classes == CLEAN) & beyond], 1, atol=1e-9)
+    clean = shapely.union_all(pixels[classes == CLEAN])
+    assert area.area + margin.area == pytest.approx(clean.difference(around).area, abs=1e-6)
 
 
 def test_tiles_outside_are_non_tumor_and_those_of_the_margin_other(tmp_path):
@@ -123,6 +131,22 @@ def test_tiles_outside_are_non_tumor_and_those_of_the_margin_other(tmp_path):
     mask = cut.masks[np.flatnonzero(border)[0]]
     assert (mask[:, : int(REACH_PX)] == TissueClass.OTHER).all()
     assert (mask[:, int(REACH_PX) + 1 :] == TissueClass.NON_TUMOR).all()
+
+
+@pytest.mark.parametrize(
+    ("edge", "glass", "labels"), [(13, True, {"tumor"}), (13, False, set()), (17, False, {"tumor"})]
+)
+def test_a_border_tile_with_less_tumor_than_margin_is_not_cut(tmp_path, edge, glass, labels):
+    """By the outlines alone, 13 of 32 columns are tumor enough; beside them lies what is likely to be none."""
+    image = tissue(0)
+    if glass:
+        image[:, 96 + edge :] = 250
+    entry = draw(tmp_path, outline("Tumor", box(0, 0, 96 + edge, SIDE)), image=image)
+    border = {
+        name: plan_slide(entry, own).rows.query("x == 96 and y < 224") for name, own in (("on", study()), ("off", OFF))
+    }
+    assert set(border["off"]["label"]) == {"tumor"}
+    assert set(border["on"]["label"]) == labels
 
 
 def test_what_is_drawn_stays_and_what_is_ignored_stays_out(tmp_path):
@@ -224,6 +248,6 @@ def test_on_real_cores_no_tile_of_the_tumor_is_taken():
         slide = open_cohort_slide(entry, base)
         both = read_annotations(entry.annotations, class_names(base))
         alone = replace(both, outlines=tuple(each for each in both.outlines if each.label is TissueClass.TUMOR))
-        area = outside(alone, tissue_classes(slide, base), slide, 100)
+        area = outside(alone, tissue_classes(slide, base), slide, 100).taken
         assert area.intersection(both.tumor).area == 0
         assert area.intersection(both.non_tumor).area >= 0.8 * area.area

@@ -78,14 +78,14 @@ def _outside(run: Run, entry: CohortSlide, tiles: pd.DataFrame) -> OutsideSlide:
     taken = shapely.union_all([each.geometry for each in outlines.outlines if not each.drawn])
     margin = run.settings.annotations.margin_um / slide.mpp
     scale = THUMBNAIL_PX / max(slide.region.width, slide.region.height)
-    squares = tiles[["x", "y", "side"]].to_numpy(np.float64)
+    squares, called = tiles[["x", "y", "side"]].to_numpy(np.float64), int(tiles["called"].sum())
     around = drawn.tumor.buffer(margin).intersection(shapely.box(0, 0, slide.region.width, slide.region.height))
     rings = outline_rings(drawn, scale)
     return OutsideSlide(
         slide_id=entry.slide_id,
         patient_id=entry.patient_id,
         asked=len(tiles),
-        called=int(tiles["called"].sum()),
+        called=called,
         taken_mm2=float(taken.area) * slide.mpp**2 / 1e6,
         thumbnail=read_thumbnail(slide, THUMBNAIL_PX),
         width_um=slide.region.width * slide.mpp,
@@ -93,7 +93,7 @@ def _outside(run: Run, entry: CohortSlide, tiles: pd.DataFrame) -> OutsideSlide:
         margin=area_rings(around, scale),
         taken=area_rings(taken, scale),
         squares=squares * scale,
-        places=tuple(_place(slide, tiles.iloc[number], scale) for number in apart(squares, PLACES)),
+        places=tuple(_place(slide, tiles.iloc[number], scale) for number in apart(squares[: called or None], PLACES)),
     )
 
 

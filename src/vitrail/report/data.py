@@ -289,7 +289,7 @@ class OutsideSlide:
     squares
         `[asked, 3]`: left, top and side in pixels of the thumbnail, those first that are called most surely.
     places
-        The most suspicious tiles.
+        The most suspicious tiles, of those that both networks call tumor where there are any.
     """
 
     slide_id: str

@@ -146,11 +146,15 @@ class Annotations:
         What was left out or mended, one line each.
     ignored
         Outlines of what is neither, in the order of the file; nothing is cut out of them.
+    undecided
+        Tissue that no outline says anything of, and that is too near to one of tumor to count as non-tumor; None where
+        tissue without an outline does not count anyway.
     """
 
     outlines: tuple[Annotation, ...]
     warnings: tuple[str, ...] = ()
     ignored: tuple[Polygon | MultiPolygon, ...] = ()
+    undecided: MultiPolygon | None = None
 
     @cached_property
     def tumor(self) -> MultiPolygon:

@@ -10,7 +10,7 @@ import numpy as np
 import shapely
 
 from vitrail.classes import LABELS, TissueClass
-from vitrail.slides.rasterize import covered
+from vitrail.slides.rasterize import covered, rasterize
 from vitrail.tiles.masks import annotated, label_shares
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from vitrail.tiles.grid import TileGrid
 
 _ROUNDING = 1e-9
+_HALF = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,16 +34,27 @@ class Candidates:
         `[n]`, in the grid.
     share
         `[n, 2]`, shares of tumor and of non-tumor pixels.
+    undecided
+        `[n]`, share of tissue that may be either, see `Annotations.undecided`, of tiles where it matters; 0 elsewhere.
     """
 
     row: NDArray[np.int64]
     column: NDArray[np.int64]
     share: NDArray[np.float64]
+    undecided: NDArray[np.float64] | None = None
 
     @property
     def label(self) -> NDArray[np.int64]:
         """`[n]`: the class with more pixels; tumor where they are equal."""
         return np.where(self.share[:, 1] > self.share[:, 0], TissueClass.NON_TUMOR, TissueClass.TUMOR)
+
+    @property
+    def ambiguous(self) -> NDArray[np.bool_]:
+        """`[n]`: whether a tile would be of the other class if all that is undecided were."""
+        if self.undecided is None:
+            return np.zeros(len(self.share), np.bool_)
+        other = self.share[:, 1] + self.undecided
+        return np.asarray((self.label == TissueClass.TUMOR) & (self.undecided > 0) & (self.share[:, 0] < other))
 
 
 def candidates(annotations: Annotations, grid: TileGrid, side_px: int) -> Candidates:
@@ -74,14 +86,21 @@ def candidates(annotations: Annotations, grid: TileGrid, side_px: int) -> Candid
         if len(run):
             strip = grid.strip(int(row[run[0]]), int(column[run[0]]), len(run))
             share[run] = label_shares(annotated(annotations, strip, (len(run) * side_px, side_px)), side_px)
-    return Candidates(row=row, column=column, share=share)
+    undecided = None
+    if annotations.undecided is not None:  # more than half tumor is tumor, whatever the rest is
+        undecided, size = np.zeros(len(share)), (side_px, side_px)
+        for tile in np.flatnonzero((share[:, 0] > share[:, 1]) & (share.sum(axis=1) < 1) & (share[:, 0] < _HALF)):
+            square = grid.strip(int(row[tile]), int(column[tile]), 1)
+            undecided[tile] = rasterize(annotations.undecided, square, size).mean()
+    return Candidates(row=row, column=column, share=share, undecided=undecided)
 
 
 def choose(tiles: Candidates, settings: TileSettings, slide_id: str, seed: int) -> NDArray[np.int64]:
     """Draw the tiles to cut.
 
     The paper: "non-overlapping tiles with at least 30% annotated pixels", "a maximum of 125 tumor and 500 non-tumor
-    tiles from each slide". A slide's draw depends on the seed and its name alone, not on the rest of the cohort.
+    tiles from each slide". Tiles that are ambiguous are never cut. A slide's draw depends on the seed and its name
+    alone, not on the rest of the cohort.
 
     Parameters
     ----------
@@ -100,7 +119,7 @@ def choose(tiles: Candidates, settings: TileSettings, slide_id: str, seed: int) 
         Indices into `tiles`, ascending.
     """
     rng = np.random.default_rng([seed, zlib.crc32(slide_id.encode())])
-    enough = tiles.share.sum(axis=1) >= settings.min_annotated - _ROUNDING
+    enough = (tiles.share.sum(axis=1) >= settings.min_annotated - _ROUNDING) & ~tiles.ambiguous
     chosen = []
     for label, most in zip(LABELS, (settings.max_tumor, settings.max_non_tumor), strict=True):
         rows = np.flatnonzero(enough & (tiles.label == label))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import zlib
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import shapely
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
+    from shapely.geometry.base import BaseGeometry
 
     from vitrail.settings.load import Settings
     from vitrail.slides.annotations import Annotations
@@ -51,6 +52,13 @@ _MOST_BYTES = 256 << 20
 """Of all masks in the cache; one of a large slide has some 50 KiB."""
 
 
+class Outside(NamedTuple):
+    """Clean tissue without an outline, in level-0 pixels: what is far enough away to be taken, and what is not."""
+
+    taken: MultiPolygon
+    margin: MultiPolygon
+
+
 def with_unlabelled(outlines: Annotations, path: Path, slide: Slide, settings: Settings) -> Annotations:
     """Add the tissue outside all outlines as non-tumor, where the settings say so.
 
@@ -68,8 +76,8 @@ def with_unlabelled(outlines: Annotations, path: Path, slide: Slide, settings: S
     Returns
     -------
     Annotations
-        With one more outline, which is not `drawn`, at the end; and a warning where there is less than a tile of such
-        tissue. As they are where the settings ignore tissue without outlines.
+        With one more outline, which is not `drawn`, at the end, and with what is `undecided`; and a warning where there
+        is less than a tile of such tissue. As they are where the settings ignore tissue without outlines.
 
     Raises
     ------
@@ -87,20 +95,18 @@ def with_unlabelled(outlines: Annotations, path: Path, slide: Slide, settings: S
     if tumor.any() and (share := float((tissue[tumor] > 0).mean())) < _LEAST_TISSUE:
         cure = "Check that the outlines belong to this slide, or see the settings in [tissue]"
         raise AnnotationError(path, f"only {share:.0%} of what is outlined as tumor is tissue", cure)
-    area = outside(outlines, tissue, slide, own.margin_um)
+    area, margin = outside(outlines, tissue, slide, own.margin_um)
     side_um, um2 = settings.tiles.side_um, area.area * slide.mpp**2
     lines = list(outlines.warnings)
     if um2 < side_um**2:
         amount = "no tissue" if not um2 else f"only {um2 / 1e6:.2g} mm2 of tissue, less than a tile,"
         lines.append(f"{path.name}: {amount} lies {own.margin_um:g} um or more outside its outlines")
-    if area.is_empty:
-        return replace(outlines, warnings=tuple(lines))
-    taken = Annotation(label=TissueClass.NON_TUMOR, geometry=area, drawn=False)
-    return replace(outlines, outlines=(*outlines.outlines, taken), warnings=tuple(lines))
+    taken = () if area.is_empty else (Annotation(label=TissueClass.NON_TUMOR, geometry=area, drawn=False),)
+    return replace(outlines, outlines=(*outlines.outlines, *taken), warnings=tuple(lines), undecided=margin)
 
 
-def outside(outlines: Annotations, tissue: NDArray[np.uint8], slide: Slide, margin_um: float) -> MultiPolygon:
-    """Return the clean tissue that is at least a margin away from outlines of tumor and of what is ignored.
+def outside(outlines: Annotations, tissue: NDArray[np.uint8], slide: Slide, margin_um: float) -> Outside:
+    """Divide the clean tissue without an outline by a margin around outlines of tumor and of what is ignored.
 
     Parameters
     ----------
@@ -115,8 +121,8 @@ def outside(outlines: Annotations, tissue: NDArray[np.uint8], slide: Slide, marg
 
     Returns
     -------
-    MultiPolygon
-        In level-0 pixels.
+    Outside
+        What is at least the margin away, which outlines of non-tumor may overlap; and the rest.
     """
     height, width = tissue.shape
     cell = np.array([slide.region.width / width, slide.region.height / height])
@@ -124,9 +130,16 @@ def outside(outlines: Annotations, tissue: NDArray[np.uint8], slide: Slide, marg
     clean = shapely.transform(MultiPolygon(polygons), lambda points: points * cell)
     # a polygon around the circle, not within it: no place is nearer than the margin
     reach = margin_um / slide.mpp / math.cos(math.pi / (4 * _QUARTER))
-    near = shapely.buffer(shapely.union_all([outlines.tumor, *outlines.ignored]), reach, quad_segs=_QUARTER)
-    left = shapely.get_parts(shapely.difference(clean, near))
-    return MultiPolygon([part for part in left if part.geom_type == "Polygon" and part.area > 0])
+    around = shapely.union_all([outlines.tumor, *outlines.ignored])
+    near = shapely.union(around, shapely.buffer(around, reach, quad_segs=_QUARTER))  # of a tiny reach GEOS leaves none
+    drawn = shapely.union_all([around, outlines.non_tumor])
+    margin = shapely.difference(shapely.intersection(clean, near), drawn)
+    return Outside(taken=_polygons(shapely.difference(clean, near)), margin=_polygons(margin))
+
+
+def _polygons(area: BaseGeometry) -> MultiPolygon:
+    parts = shapely.get_parts(shapely.get_parts(area))
+    return MultiPolygon([part for part in parts if part.geom_type == "Polygon" and part.area > 0])
 
 
 def tissue_classes(slide: Slide, settings: Settings) -> NDArray[np.uint8]:
