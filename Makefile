@@ -22,8 +22,8 @@ fuzz: .venv/test
 	VITRAIL_FUZZ=$(FUZZ) $(BIN)/python -m pytest tests/test_fuzz.py
 
 check: .venv/test
-	$(BIN)/ruff format --check src tests bench docs
-	$(BIN)/ruff check src tests bench docs
+	$(BIN)/ruff format --check src tests bench docs release
+	$(BIN)/ruff check src tests bench docs release
 	$(BIN)/mypy
 
 docs: .venv/docs

@@ -68,6 +68,7 @@ def _processor(tmp_path_factory):
     """
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.mktemp("config")))  # nor do the user's defaults count
         patch.setenv("VITRAIL_TRIALS", "off")  # what is computed must not depend on what is fast here
         forced = os.environ.get("VITRAIL_TEST_BFLOAT16")
         if forced:

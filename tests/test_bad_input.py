@@ -9,7 +9,7 @@ import pytest
 from shapely.geometry import Polygon, box
 
 from helpers.cohort import FAST, SIDE, outline, tissue, write_outlines, write_tiff
-from helpers.command import vitrail
+from helpers.command import error_lines, vitrail
 from helpers.data import DATA, needs_data
 from helpers.mutations import with_tag
 from vitrail.pipeline.run import new_run
@@ -150,7 +150,7 @@ def all_missing(cohort):
 def test_what_concerns_the_whole_cohort_stops_it_with_one_line(run, cohort, spoil, said, capfd):
     spoil(cohort)
     assert vitrail("run", run) == 2
-    told = capfd.readouterr().err.strip().splitlines()
+    told = error_lines(capfd.readouterr().err)
     assert len(told) == 1
     assert said in told[0]
     assert not (run / "tiles").exists()

@@ -30,7 +30,8 @@ CASES = int(os.environ.get("VITRAIL_FUZZ", "1200"))
 SHARES = {
     ("slide",): 0.5,
     ("outlines", "table", "settings"): 0.3,
-    ("picture", "model", "stored", "head", "weights"): 0.2,
+    ("picture", "model", "stored", "head", "weights"): 0.1,
+    ("mask", "clinical", "records"): 0.1,
 }
 """Kinds of input that are tried in one process, and how many of the cases."""
 
@@ -87,6 +88,21 @@ def write_pictures(folder):
     for suffix in ("png", "jpg", "bmp", "webp"):
         picture.save(folder / f"nest.{suffix}")
     picture.quantize(16).save(folder / "palette.png")
+
+
+def write_masks(folder):
+    values = np.kron(np.random.default_rng(0).integers(0, 3, (8, 8)), np.ones((9, 9))).astype(np.uint8)
+    (folder / "masks").mkdir()
+    Image.fromarray(values).save(folder / "masks" / "m.png")
+    Image.fromarray(values).save(folder / "masks" / "m.bmp")
+    tifffile.imwrite(folder / "masks" / "tiles.tif", values, tile=(32, 32), compression="zlib")
+    tifffile.imwrite(folder / "masks" / "strips.tif", values.astype(np.uint16), rowsperstrip=5, compression="lzw")
+    tifffile.imwrite(folder / "masks" / "whole.tif", values, bigtiff=True)
+    (folder / "clinical").mkdir()
+    records = [{"patient_id": f"{i:03d}", "age": 50.0 + i, "stage": None, "label": ["a"]} for i in range(3)]
+    (folder / "clinical" / "records.json").write_text(json.dumps(records))
+    rows = ["slide_id,patient_id,age,split,mpp", "S0,P0,50,train,0.5", "S1,P1,60,test,", "S2,P2,,validation,1"]
+    (folder / "clinical" / "clinic.csv").write_text("\n".join(rows))
 
 
 def write_hostile_slides(folder, valid):
@@ -163,6 +179,15 @@ def write_hostile_pictures(folder, valid):
         Image.fromarray(tissue(3, 64)).save(folder / f"other.{suffix}")
 
 
+def write_hostile_masks(folder, valid):
+    write_hostile_pictures(folder, valid)
+    for path in sorted((valid / "masks").glob("*.tif")):
+        content = path.read_bytes()
+        for tag in (256, 257, 258, 277, 278, 279, 273, 322, 323, 325, 339):
+            for value in (0, 1, 1 << 16, 1 << 31, (1 << 32) - 1):
+                (folder / f"{tag}-{value}-{path.name}").write_bytes(with_tag(content, tag, value))
+
+
 def write_no_files(folder, _):
     """What stands in the place of a file: a folder, a pipe, devices, links to nowhere and to itself."""
     (folder / "folder").mkdir()
@@ -174,11 +199,12 @@ def write_no_files(folder, _):
 
 def write_files(folder):
     """Write valid files of every kind, and those that were built to do harm."""
-    for write in (write_slides, write_tables, write_models, write_pictures):
+    for write in (write_slides, write_tables, write_models, write_pictures, write_masks):
         write(folder)
     hostile = {
         "slide": write_hostile_slides, "outlines": write_hostile_outlines, "table": write_hostile_tables,
         "picture": write_hostile_pictures, "settings": write_no_files, "weights": write_no_files,
+        "mask": write_hostile_masks, "clinical": write_hostile_tables, "records": write_hostile_outlines,
     }  # fmt: skip
     for kind, write in hostile.items():
         own = folder / "hostile" / kind

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ctypes
+import io
 import os
+import sys
 from contextlib import suppress
 
 from vitrail.core.interrupt import until_interrupted
@@ -17,6 +19,10 @@ def program() -> None:
 
 
 def _command_line() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        # a name that a terminal's encoding lacks, as of Windows' code pages, is shown by its code rather than an error
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="backslashreplace")
     # Threads of their own arenas would map each large block of a network anew. The first thread that any library starts
     # fixes how many there may be, so that `vitrail.models.device.keep_memory`, which keeps these blocks, is too late.
     with suppress(AttributeError, OSError, TypeError):  # glibc alone has it

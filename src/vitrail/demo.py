@@ -7,7 +7,8 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from vitrail.core.lock import locked
-from vitrail.pipeline.run import bring_run, gather_qupath, new_run
+from vitrail.pipeline.export_qupath import export_qupath
+from vitrail.pipeline.run import bring_run, new_run
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -74,15 +75,16 @@ def demo_run(folder: Path, progress: Progress) -> Outcome:
 
     # as vitrail export does
     progress.say("exports")
-    lines += [
-        f"for QuPath: {gather_qupath(run, exports / 'qupath')}",
-        f"for WSInfer: {export_wsinfer(run / 'classifier', exports / 'wsinfer')}",
-    ]
-    if find_spec("onnx") is not None:  # an extra
-        lines += [f"as ONNX: {export_onnx(run / network, exports)}" for network in ("classifier", "segmenter")]
+    qupath = export_qupath(run, exports / "qupath").lines[-1]
+    wsinfer = export_wsinfer(run / "classifier", exports / "wsinfer")
+    networks = ("classifier", "segmenter") if find_spec("onnx") is not None else ()  # an extra
+    onnx = [export_onnx(run / network, exports) for network in networks]
+    lines += [f"for QuPath: {qupath}", f"for WSInfer: {wsinfer}", *(f"as ONNX: {path}" for path in onnx)]
+    exported = {"qupath": qupath, "wsinfer": wsinfer, "onnx": onnx}
     return replace(
         study,
         lines=[*study.lines[:-1], *lines, study.lines[-1], f"to look at it: vitrail view {run}"],
         warnings=[*study.warnings, *mapped.warnings],
         skipped=[*study.skipped, *mapped.skipped],
+        results=dict(study.results) | {"new_slide": dict(mapped.results), "exports": exported},
     )

@@ -12,3 +12,8 @@ def vitrail(*arguments):
     with pytest.raises(SystemExit) as ended:
         cli.main([str(argument) for argument in arguments])
     return ended.value.code
+
+
+def error_lines(said):
+    """Return the lines on standard error that say what ended a command; how far it was is said there, too."""
+    return [line for line in said.splitlines() if line.startswith("vitrail: ")]

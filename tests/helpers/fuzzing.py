@@ -133,6 +133,33 @@ def read_picture(path):
     read_picture(path, 1 << 20)
 
 
+def read_mask(path):
+    """Outline a mask, and write what comes of it."""
+    from vitrail.cohorts.mask_classes import parse_classes
+    from vitrail.cohorts.masks import Mask, Placement, write_mask_outlines
+
+    classes = parse_classes("0-65535=Tumor" if len(path.name) % 2 else "1=Tumor,2=Non-tumor")
+    write_mask_outlines(path.with_suffix(".outlines"), "S0", [(Mask(path), Placement())], classes)
+
+
+def read_clinical(path):
+    """Join a table, or read records of JSON as columns."""
+    from vitrail.cohorts.columns import add_columns, join_table, read_records
+    from vitrail.cohorts.draft import Candidate, Draft, write_draft
+
+    files = [path.with_name(f"S{i}.svs") for i in range(3)]
+    slides = [Candidate(path=file, slide_id=file.stem, patient_id=file.stem, annotations=file) for file in files]
+    draft = Draft(slides=slides)
+    if path.suffix == ".csv":
+        join_table(draft, path)
+    else:
+        for record in read_records(path, ("patient_id",)):
+            add_columns(slides[0].attributes, record, "clinic")
+    out = path.with_suffix(".slides")
+    out.unlink(missing_ok=True)
+    write_draft(draft, out, path.with_suffix(".unmatched"))
+
+
 BYTES = (mutations.mutated_bytes,)
 TARGETS = {
     "slide": Target(("*.tif", "*.svs", "*.dcm"), (mutations.mutated_tiff, mutations.mutated_bytes), read_slide),
@@ -140,6 +167,9 @@ TARGETS = {
     "table": Target(("*.csv",), (mutations.mutated_csv,), read_table),
     "settings": Target(("*.toml",), (mutations.mutated_toml,), read_settings),
     "picture": Target(("*.png", "*.jpg", "*.bmp", "*.webp"), BYTES, read_picture),
+    "mask": Target(("masks/*",), (mutations.mutated_tiff, mutations.mutated_bytes), read_mask),
+    "clinical": Target(("clinical/*.csv",), (mutations.mutated_csv,), read_clinical),
+    "records": Target(("clinical/*.json",), (mutations.mutated_json,), read_clinical),
     "model": Target(("classifier/*.json",), (mutations.mutated_json,), read_model),
     "stored": Target(("classifier/*.safetensors",), BYTES, read_model),
     "head": Target(("head/*.json", "head/*.safetensors"), BYTES, read_head),

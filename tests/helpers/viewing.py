@@ -8,6 +8,10 @@ import tarfile
 from dataclasses import dataclass
 from pathlib import Path
 
+import pandas as pd
+
+from vitrail.settings.load import change_settings
+
 ARCHIVE = Path(__file__).parents[1] / "fixtures" / "run-2026-11.tar.xz"
 TOKEN = "a-token-of-the-tests"  # noqa: S105 - it opens nothing
 HOST = "127.0.0.1:8000"
@@ -18,6 +22,20 @@ def unpack_run(folder):
     with tarfile.open(ARCHIVE) as archive:
         archive.extractall(folder, filter="data")
     return folder / "study" / "run"
+
+
+def unpack_one_class_run(folder):
+    """Return the same run as if only tumor had been outlined: all other tissue is non-tumor, and no outline says so."""
+    run = unpack_run(folder)
+    change_settings(run / "study.toml", ["annotations.unlabelled_tissue=non_tumor"])
+    for path in (run.parent / "cohort").glob("*.geojson"):
+        content = json.loads(path.read_text())
+        outlines = [each for each in content["features"] if each["properties"]["classification"]["name"] == "Tumor"]
+        path.write_text(json.dumps(content | {"features": outlines}))
+    for table in ("tiles", "predictions"):
+        rows = pd.read_parquet(run / table / "tiles.parquet")
+        rows.assign(unlabelled=rows["label"] == "non_tumor").to_parquet(run / table / "tiles.parquet")
+    return run
 
 
 @dataclass(frozen=True)

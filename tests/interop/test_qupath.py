@@ -222,27 +222,27 @@ def test_a_million_tiles_would_take_less_than_a_minute(path):
 def test_a_folder_for_a_project(path, tmp_path):
     write_geojson(path, SlideObjects(slide_id="S1", side=SIDE, tiles=[tiles(5)]))
     folder = tmp_path / "qupath"
-    script = export_project(folder, {"Pat's slide\\1.svs": path})
+    script = export_project(folder, {"Pat's slide\\1.svs": [path]})
     text = script.read_text()
     assert sorted(file.name for file in folder.iterdir()) == ["README.txt", "S1.geojson", SCRIPT]
     assert (folder / "S1.geojson").read_bytes() == path.read_bytes()
-    assert r"'Pat\'s slide\\1.svs': 'S1.geojson'," in text
+    assert r"'Pat\'s slide\\1.svs': ['S1.geojson']," in text
     assert all(f"'{label.title}': {list(label.rgb)}" in text for label in TissueClass)
     assert SCRIPT in (folder / "README.txt").read_text()
     quotes = re.sub(r"\\.", "", text).replace("Vitrail's", "").replace("slide's", "").replace("project's", "")
     assert quotes.count("'") % 2 == 0
     assert all(text.count(left) == text.count(right) for left, right in ("()", "[]", "{}") if left != "[")
-    assert export_project(folder, {"S1.svs": folder / "S1.geojson"}).is_file()  # what lies there already stays
+    assert export_project(folder, {"S1.svs": [folder / "S1.geojson"]}).is_file()  # what lies there already stays
 
 
 def test_a_folder_for_a_project_needs_its_files(path, tmp_path):
     with pytest.raises(ExchangeError, match="no such file"):
-        export_project(tmp_path / "out", {"S1.svs": path})
+        export_project(tmp_path / "out", {"S1.svs": [path]})
     (tmp_path / "a").mkdir()
     for file in (path, tmp_path / "a" / path.name):
         file.write_text("{}")
     with pytest.raises(ExchangeError, match="has the name of"):
-        export_project(tmp_path / "out", {"S1.svs": path, "S2.svs": tmp_path / "a" / path.name})
+        export_project(tmp_path / "out", {"S1.svs": [path], "S2.svs": [tmp_path / "a" / path.name]})
     assert not (tmp_path / "out").exists()
     with pytest.raises(ExchangeError, match="cannot be made"):
-        export_project(path / "out", {"S1.svs": path})
+        export_project(path / "out", {"S1.svs": [path]})

@@ -130,7 +130,7 @@ def test_names_are_in_the_manner_of_qupath():
 
 def test_without_anndata_one_line_says_how_to_get_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "anndata", None)
-    with pytest.raises(ExchangeError, match=r"anndata is not installed. Run: pip install 'vitrail\[anndata\]'"):
+    with pytest.raises(ExchangeError, match=r"anndata is not installed. Run: pip install 'vitrail\[scverse\]'"):
         to_anndata(rows(2), HEADER)
 
 
@@ -143,7 +143,7 @@ def test_anndata_is_given_features_and_places(monkeypatch):
     assert data.X.shape == (9, len(FEATURES))
     assert data.var.loc["area_um2", "unit"] == "um2"
     assert data.obs["tumor_probability"].to_numpy() == pytest.approx(table["tumor_probability"])
-    assert data.obsm["spatial"] * HEADER.mpp == pytest.approx(table[["x_um", "y_um"]].to_numpy())
+    assert data.obsm["spatial"] == pytest.approx(table[["x_um", "y_um"]].to_numpy())
 
 
 def test_real_anndata_takes_it(tmp_path):

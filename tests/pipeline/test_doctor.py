@@ -57,7 +57,7 @@ def test_it_says_what_there_is_and_what_was_chosen_and_forgets_it(capsys, monkey
 def test_the_same_as_json(capsys, monkeypatch):
     monkeypatch.setenv("VITRAIL_CPU_BFLOAT16", "off")
     assert vitrail("doctor", "--json") == 0
-    found = json.loads(capsys.readouterr().out)
+    found = json.loads(capsys.readouterr().out)["results"]
     assert {"about", "value", "cure"} == set(found["findings"][0])
     assert found["choices"] == {}
     assert found["advice"]

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -19,10 +18,10 @@ from PIL import Image
 
 from helpers.cohort import tissue
 from helpers.command import vitrail
+from helpers.old_run import unpack
 from vitrail.explain.methods.base import METHODS
 
 ROOT = Path(__file__).parents[2]
-ARCHIVE = ROOT / "tests" / "fixtures" / "run-2026-11.tar.xz"
 STAGES = ("tiles", "split", "classifier", "segmenter", "predict", "explain", "check")
 
 
@@ -36,16 +35,14 @@ def numbers_in(value, path=""):
 
 @pytest.fixture
 def run(tmp_path):
-    with tarfile.open(ARCHIVE) as archive:
-        archive.extractall(tmp_path, filter="data")
-    return tmp_path / "study" / "run"
+    return unpack(tmp_path)
 
 
 @pytest.mark.usefixtures("undrawn")
 def test_it_is_up_to_date_and_reports_the_same_numbers(run, capsys):
     before = json.loads((run / "report" / "metrics.json").read_text())
     assert vitrail("run", run, "--set", "shift.tiles=4") == 0
-    said = capsys.readouterr().out
+    said = capsys.readouterr().err
     assert [stage for stage in STAGES if f"{stage}: up to date" not in said] == []
     after = json.loads((run / "report" / "metrics.json").read_text())
     # other processors, and other numbers of threads, add up in another order

@@ -26,7 +26,7 @@ def test_the_report_says_what_raters_said(tmp_path, capsys):
     for case in range(12):
         Judgements(maps).add(Judgement(case=case, rater="Ada", answer="stroma", seconds=2))
     assert vitrail("report", run) == 0
-    assert "report: up to date" not in capsys.readouterr().out  # what raters say makes it anew
+    assert "report: up to date" not in capsys.readouterr().err  # what raters say makes it anew
     page = (run / "report" / "index.html").read_text()
     assert "What the raters said" in page
     assert "&lt;b&gt;Bob" in page
@@ -36,7 +36,7 @@ def test_the_report_says_what_raters_said(tmp_path, capsys):
     assert set(metrics["raters"]) == {"classes", "maps"}
     assert metrics["raters"]["classes"]["labels"]["Ada"]["share"][0] > 0.5
     assert vitrail("report", run) == 0
-    assert "report: up to date" in capsys.readouterr().out
+    assert "report: up to date" in capsys.readouterr().err
 
 
 def test_a_sentence_needs_an_interval():

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -13,17 +14,18 @@ from shapely import box
 from shapely.geometry import mapping
 
 from helpers.command import vitrail
-from helpers.viewing import unpack_run
+from helpers.viewing import unpack_one_class_run, unpack_run
 from vitrail.classes import TissueClass
 from vitrail.errors import AnnotationError
-from vitrail.review.corrections import apply_judged, judged_tiles, save_correction, versions
+from vitrail.review.corrections import apply_judged, corrected_outlines, judged_tiles, save_correction, versions
 from vitrail.review.judgements import Judgement, Judgements
 from vitrail.review.queue import QueueSpec, open_queue
-from vitrail.settings.load import change_settings
+from vitrail.settings.load import Settings, change_settings
 from vitrail.slides.annotations import Annotation, ClassNames, read_annotations
 from vitrail.slides.cohort import read_cohort
 from vitrail.stage import open_run
-from vitrail.tiles.outlines import class_names
+from vitrail.tiles.extract import open_cohort_slide
+from vitrail.tiles.outlines import class_names, cohort_outlines
 from vitrail.tiles.split import split_of
 
 NAMES = ClassNames(tumor=("Tumor",), non_tumor=("Non-tumor",), ignore=())
@@ -147,3 +149,52 @@ def test_without_corrections_there_is_nothing_to_go_on_from(tmp_path, capsys):
     assert vitrail("init", tmp_path / "other") == 2
     assert vitrail("init", tmp_path / "other", "--slides", run / "slides.csv", "--with-corrections") == 2
     assert json.loads((tmp_path / "new" / "tiles" / "stage.json").read_text())
+
+
+IGNORE = class_names(Settings.model_validate({"annotations": {"unlabelled_tissue": "non_tumor"}}))
+
+
+def test_where_all_other_tissue_counts_what_is_ignored_stays_so_unless_it_was_drawn_on(tmp_path):
+    ignored = [box(10, 0, 30, 10), box(50, 0, 60, 10)]
+    file = save_correction(tmp_path, "S0", [square("Tumor", 0, 0, 20, 20)], IGNORE, ignored)
+    read = read_annotations(file, IGNORE)
+    assert read.tumor.area == 400
+    assert shapely.union_all(list(read.ignored)).equals(shapely.union_all([box(20, 0, 30, 10), ignored[1]]))
+    again = read_annotations(
+        save_correction(tmp_path, "S0", [square("Tumor", 0, 0, 20, 20)], IGNORE, read.ignored), IGNORE
+    )
+    assert shapely.union_all(list(again.ignored)).equals(shapely.union_all(list(read.ignored)))
+
+
+def test_squares_called_other_are_ignored_where_all_other_tissue_counts(tmp_path):
+    outlines = [Annotation(label=TissueClass.TUMOR, geometry=box(0, 0, 50, 100))]
+    squares = [(box(40, 0, 60, 20), "other"), (box(60, 40, 80, 60), "tumor"), (box(80, 60, 100, 80), "non_tumor")]
+    ignored = [box(70, 50, 120, 70)]
+    path = tmp_path / "s.geojson"
+    path.write_text(json.dumps({"type": "FeatureCollection", "features": apply_judged(outlines, squares, ignored)}))
+    read = read_annotations(path, IGNORE)
+    assert read.tumor.area == 50 * 100 - 10 * 20 + 400
+    assert read.non_tumor.area == 400
+    rest = ignored[0].difference(shapely.union_all([square for square, _ in squares]))
+    assert shapely.union_all(list(read.ignored)).symmetric_difference(rest.union(squares[0][0])).area == 0
+
+
+def test_tissue_that_nobody_drew_is_not_written_among_corrections(tmp_path):
+    run = unpack_one_class_run(tmp_path)
+    settings, entry = open_run(run).settings, read_cohort(run / "slides.csv")[1]
+    queue = open_queue(run, "q", QueueSpec(by="random", cases=40))
+    case = int(np.flatnonzero((queue.rows["slide_id"] == "S1") & (queue.rows["label"] == "non_tumor"))[0])
+    Judgements(queue).add(Judgement(case=case, rater="A", answer="other", seconds=1))
+    file = corrected_outlines(run, entry, settings, tmp_path / "out")
+    before, after = (read_annotations(path, class_names(settings)) for path in (entry.annotations, file))
+    assert after.tumor.equals(before.tumor)
+    assert after.non_tumor.is_empty
+    x, y, side = (float(queue.rows.loc[case, name]) for name in ("x", "y", "side"))
+    other = box(x, y, x + side, y + side)
+    assert shapely.union_all(list(after.ignored)).equals(other)
+    corrected = replace(entry, annotations=file)
+    whole, cut = (cohort_outlines(each, open_cohort_slide(each, settings), settings) for each in (entry, corrected))
+    assert whole.non_tumor.intersection(other).area > 0
+    margin = 100 / open_cohort_slide(entry, settings).mpp
+    assert cut.non_tumor.distance(other) == pytest.approx(margin, rel=1e-3)
+    assert whole.non_tumor.difference(other.buffer(1.01 * margin)).difference(cut.non_tumor).area == pytest.approx(0)

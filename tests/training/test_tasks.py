@@ -9,6 +9,7 @@ from segmentation_models_pytorch.losses import JaccardLoss
 
 from helpers.training import SIDE, make_parts, settings
 from vitrail.inference.predictor import Predictor
+from vitrail.models.spec import AnySpec
 from vitrail.models.store import load_model
 from vitrail.settings.load import Settings
 from vitrail.settings.schema import AugmentSettings
@@ -119,3 +120,14 @@ def test_blur_and_noise_are_the_classifiers_alone():
     for task, same in (("classifier", False), ("segmenter", True)):
         augmenter = TRAINING_TASKS[task].augmenter(chosen, torch.Generator().manual_seed(0))
         assert torch.equal(augmenter(images)[0], images) == same
+
+
+def test_a_model_says_where_labels_came_from_that_nobody_drew():
+    grey = [0.5] * 3, [0.25] * 3
+    drawn = TRAINING_TASKS["classifier"].spec(Settings(), grey)
+    assert "labels" not in drawn.model_dump()
+    wanted = {"annotations": {"unlabelled_tissue": "non_tumor", "margin_um": 50.0}}
+    for task in TRAINING_TASKS.values():
+        spec = task.spec(Settings.model_validate(wanted), grey)
+        assert AnySpec.validate_json(spec.model_dump_json()).labels == spec.labels
+        assert spec.model_dump()["labels"] == wanted["annotations"]

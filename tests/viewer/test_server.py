@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import mimetypes
 import signal
 import string
 import subprocess
@@ -59,6 +60,12 @@ def test_a_page_finds_what_it_needs(app):
     assert simplejpeg.decode_jpeg(picture.content).shape == (256, 256, 3)
     assert simplejpeg.decode_jpeg(request(app, at(f"thumbnail/{id_of('S3')}.jpg")).content).shape[0] == 360
     assert request(app, at(f"api/slides/{id_of('S3')}/outlines")).json["type"] == "FeatureCollection"
+
+
+def test_types_of_files_are_not_those_of_windows_registry(app, monkeypatch):
+    monkeypatch.setattr(mimetypes, "guess_type", lambda _name: ("application/x-css", None))
+    for name, kind in (("style.css", "text/css"), ("icon.svg", "image/svg+xml"), ("app.js", "text/javascript")):
+        assert request(app, at(f"static/{name}")).headers["content-type"].startswith(kind)
 
 
 def test_questions_are_answered(app):

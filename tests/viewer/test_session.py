@@ -5,15 +5,21 @@ import shutil
 import numpy as np
 import pandas as pd
 import pytest
+from shapely.geometry import shape
 
 from helpers.cohort import MPP, tissue, write_tiff
-from helpers.viewing import unpack_run
+from helpers.viewing import unpack_one_class_run, unpack_run
 from vitrail.errors import AnnotationError, SettingsError, SlideError
 from vitrail.explain.study.store import open_stored
 from vitrail.inference.class_map import UNCERTAINTY
 from vitrail.inference.outputs import load_map
 from vitrail.interop.class_map import MapHeader
 from vitrail.interop.ome_tiff import ClassMapWriter
+from vitrail.slides.annotations import read_annotations
+from vitrail.slides.cohort import read_cohort
+from vitrail.stage import open_run
+from vitrail.tiles.extract import open_cohort_slide
+from vitrail.tiles.outlines import class_names, cohort_outlines
 from vitrail.viewer.session import describe, id_of, session_of
 
 
@@ -108,6 +114,23 @@ def test_outlines_are_geojson(session):
     features = session.outlines(id_of("S1"))
     assert {feature["properties"]["class"] for feature in features} == {"tumor", "non_tumor"}
     assert features[0]["geometry"]["type"] in {"Polygon", "MultiPolygon"}
+
+
+def test_tissue_that_nobody_outlined_is_shown_and_never_saved(tmp_path):
+    run = unpack_one_class_run(tmp_path)
+    session, settings = session_of([run]), open_run(run).settings
+    features = session.outlines(id_of("S1"))
+    assert [(each["properties"]["class"], each["properties"].get("found", False)) for each in features] == [
+        ("tumor", False), ("non_tumor", True),
+    ]  # fmt: skip
+    entry = read_cohort(run / "slides.csv")[1]
+    cut = cohort_outlines(entry, open_cohort_slide(entry, settings), settings)
+    assert shape(features[1]["geometry"]).equals(cut.non_tumor)
+    assert session.correct(id_of("S1"), features) == 1
+    saved = read_annotations(run / "corrections" / "S1" / "0001.geojson", class_names(settings))
+    assert saved.non_tumor.is_empty
+    assert saved.tumor.equals(cut.tumor)
+    assert session.outlines(id_of("S1")) == features
 
 
 def test_what_a_page_is_told_of_a_slide(session):

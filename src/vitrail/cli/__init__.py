@@ -2,18 +2,33 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, Optional
 
 import typer
 
 from vitrail import __version__
+from vitrail.cli.completion import complete_model, complete_run, complete_slide
+from vitrail.cli.console import PROGRAM, USAGE_ERROR, Console, Sections, commands
 from vitrail.cli.exports import exports
 from vitrail.cli.imports import imports
-from vitrail.cli.options import Changes, RunFolder, Scheduler, Shard, finish, progress, refuse, refuse_spread
+from vitrail.cli.options import (
+    Changes,
+    RunFolder,
+    Scheduler,
+    Shard,
+    finish,
+    progress,
+    refuse,
+    refuse_spread,
+    say,
+    serving,
+    warn,
+)
+from vitrail.cli.upkeep import clean, config, man, status
 from vitrail.core.interrupt import until_interrupted
 from vitrail.errors import SettingsError, VitrailError
 
@@ -22,10 +37,11 @@ if TYPE_CHECKING:
 
 
 app = typer.Typer(
-    name="vitrail",
+    name=PROGRAM,
+    cls=Sections,
     help="Train, check, apply and explain networks that find head and neck cancer in H&E whole slides.",
     no_args_is_help=True,
-    add_completion=False,
+    add_completion=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
@@ -45,7 +61,12 @@ def init(
     ] = "paper",
     earlier: Annotated[
         Optional[Path],  # noqa: UP045 - the same
-        typer.Option("--from", metavar="RUN", help="Take settings, cohort, split and tiles of this run."),
+        typer.Option(
+            "--from",
+            metavar="RUN",
+            help="Take settings, cohort, split and tiles of this run.",
+            autocompletion=complete_run,
+        ),
     ] = None,
     corrected: Annotated[  # noqa: FBT002 - a flag
         bool, typer.Option("--with-corrections", help="Take its outlines as they were corrected and judged.")
@@ -53,7 +74,10 @@ def init(
     changes: Changes = None,
 ) -> None:
     """Make a run folder: a commented study.toml, and the cohort's slides.csv."""
+    from dataclasses import replace
+
     from vitrail.pipeline.run import new_run, run_from
+    from vitrail.settings.user import read_user_defaults
 
     if earlier is not None:
         refuse("--slides", slides, f"the cohort is that of {earlier}", "Leave it out")
@@ -62,16 +86,28 @@ def init(
     if slides is None:
         raise SettingsError("--slides", "is missing", "Name the cohort: --slides slides.csv")
     refuse("--with-corrections", corrected or None, "there is no earlier run", "Add --from RUN")
-    finish(new_run(run, slides, preset, changes or ()))
+    own = read_user_defaults()
+    outcome = new_run(run, slides, preset, [*own.changes(), *(changes or ())])
+    lines = [f"your defaults of {own.path} are in it: {', '.join(own.changes())}"] if own.settings else []
+    results = dict(outcome.results) | {"user_defaults": own.changes()}
+    finish(replace(outcome, lines=[*lines, *outcome.lines], results=results))
 
 
 @app.command()
 def run(
     run: RunFolder,
     until: Annotated[StageName, typer.Option(help="Stop after this stage.")] = "report",
+    dry: Annotated[  # noqa: FBT002 - a flag
+        bool, typer.Option("--dry-run", help="Only say what would be made anew, why, and for how long.")
+    ] = False,
     changes: Changes = None,
 ) -> None:
     """Bring all up to date: tiles, split, classifier, segmenter, predict, explain, check, nuclei, shift, report."""
+    if dry:
+        from vitrail.pipeline.plan import plan_run
+
+        finish(plan_run(run, until, changes or ()))
+        return
     _bring(run, until, changes)
 
 
@@ -95,9 +131,18 @@ def segmenter(run: RunFolder, changes: Changes = None) -> None:
 
 @app.command()
 def predict(  # noqa: PLR0913, PLR0917 - each is an option of the command
-    what: Annotated[list[Path], typer.Argument(metavar="RUN | SLIDE...", help="A run; with a model any slides.")],
-    classifier: Annotated[Optional[Path], typer.Option(metavar="RUN/classifier", help="Model to apply.")] = None,  # noqa: UP045 - typer reads this at run time
-    segmenter: Annotated[Optional[Path], typer.Option(metavar="RUN/segmenter", help="Model to apply.")] = None,  # noqa: UP045 - the same
+    what: Annotated[
+        list[Path],
+        typer.Argument(metavar="RUN | SLIDE...", help="A run; with a model any slides.", autocompletion=complete_slide),
+    ],
+    classifier: Annotated[
+        Optional[Path],  # noqa: UP045 - typer reads this at run time
+        typer.Option(metavar="RUN/classifier", help="Model to apply.", autocompletion=complete_model),
+    ] = None,
+    segmenter: Annotated[
+        Optional[Path],  # noqa: UP045 - the same
+        typer.Option(metavar="RUN/segmenter", help="Model to apply.", autocompletion=complete_model),
+    ] = None,
     out: Annotated[Optional[Path], typer.Option("--out", "-o", help="Where the slides' maps go.")] = None,  # noqa: UP045 - the same
     mpp: Annotated[Optional[float], typer.Option(help="um per level-0 pixel, whatever the headers say.")] = None,  # noqa: UP045 - the same
     background: Annotated[bool, typer.Option("--background", help="Classify background tiles, too.")] = False,  # noqa: FBT002 - a flag
@@ -131,8 +176,7 @@ def predict(  # noqa: PLR0913, PLR0917 - each is an option of the command
     from vitrail.settings.load import old_names
 
     folder, settings = out or Path("predictions"), settings_from(all_changes)
-    for line in old_names(None, all_changes):
-        typer.echo(f"warning: {line}", err=True)
+    warn(old_names(None, all_changes))
     job = Application(classifier=classifier, segmenter=segmenter, out=folder, mpp=mpp, nuclei=nuclei, settings=settings)
     reporting = progress()
     with executor_for(shard, scheduler, folder, reporting) as executor:
@@ -141,10 +185,19 @@ def predict(  # noqa: PLR0913, PLR0917 - each is an option of the command
 
 @app.command()
 def explain(  # noqa: PLR0917 - each is an option of the command
-    what: Annotated[Path, typer.Argument(metavar="RUN_OR_PICTURE", help="A run; with --model a picture or a slide.")],
+    what: Annotated[
+        Path,
+        typer.Argument(
+            metavar="RUN_OR_PICTURE", help="A run; with --model a picture or a slide.", autocompletion=complete_slide
+        ),
+    ],
     model: Annotated[
         Optional[Path],  # noqa: UP045 - typer reads this at run time
-        typer.Option(metavar="RUN/NETWORK", help="Explain one picture with this model instead of a whole run."),
+        typer.Option(
+            metavar="RUN/NETWORK",
+            help="Explain one picture with this model instead of a whole run.",
+            autocompletion=complete_model,
+        ),
     ] = None,
     corner: Annotated[
         Optional[str],  # noqa: UP045 - the same
@@ -179,7 +232,10 @@ def explain(  # noqa: PLR0917 - each is an option of the command
 
 @app.command()
 def nuclei(  # noqa: PLR0917 - each is an option of the command
-    what: Annotated[list[Path], typer.Argument(metavar="RUN | SLIDE...", help="A run, or any slides.")],
+    what: Annotated[
+        list[Path],
+        typer.Argument(metavar="RUN | SLIDE...", help="A run, or any slides.", autocompletion=complete_slide),
+    ],
     engine: Annotated[
         Optional[str],  # noqa: UP045 - typer reads this at run time
         typer.Option(metavar="NAME", help="What finds nuclei, such as classical: nuclei.engine of the settings."),
@@ -209,8 +265,7 @@ def nuclei(  # noqa: PLR0917 - each is an option of the command
     from vitrail.pipeline.predict_slides import settings_from
     from vitrail.settings.load import old_names
 
-    for line in old_names(None, all_changes):
-        typer.echo(f"warning: {line}", err=True)
+    warn(old_names(None, all_changes))
     job = NucleiJob(out=out or Path("nuclei"), mpp=mpp, settings=settings_from(all_changes))
     reporting = progress()
     with executor_for(shard, scheduler, job.out, reporting) as executor:
@@ -225,7 +280,10 @@ def report(run: RunFolder, changes: Changes = None) -> None:
 
 @app.command()
 def view(
-    what: Annotated[list[Path], typer.Argument(metavar="RUN | FOLDER | SLIDE...", help="What to look at.")],
+    what: Annotated[
+        list[Path],
+        typer.Argument(metavar="RUN | FOLDER | SLIDE...", help="What to look at.", autocompletion=complete_slide),
+    ],
     maps: Annotated[Optional[Path], typer.Option(help="Where vitrail predict has put the slides' maps.")] = None,  # noqa: UP045 - typer reads this at run time
     mpp: Annotated[Optional[float], typer.Option(help="um per level-0 pixel, where headers lack it.")] = None,  # noqa: UP045 - the same
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 0,
@@ -234,7 +292,7 @@ def view(
     """Look at slides, maps and explanations in the browser, on this computer alone (needs vitrail[viewer])."""
     from vitrail.viewer.launch import view
 
-    view(what, maps=maps, mpp=mpp, port=port, browser=browser, say=typer.echo)
+    view(what, maps=maps, mpp=mpp, port=port, browser=browser, say=serving(what))
 
 
 @app.command()
@@ -259,13 +317,15 @@ def review(  # noqa: PLR0913, PLR0917 - each is an option of the command
     browser: Annotated[bool, typer.Option(help="Open the page; without it, its address is said.")] = True,  # noqa: FBT002 - a flag
 ) -> None:
     """Judge tiles or explanations one by one in the browser; what is said is kept in RUN/review."""
+    from vitrail.pipeline.outcome import Outcome
     from vitrail.viewer.launch import export_queue, review
 
     if export is not None:
-        for file in export_queue(run, queue or by, export):
-            typer.echo(file)
+        files = export_queue(run, queue or by, export)
+        finish(Outcome(lines=[*map(str, files)], results={"files": files}))
         return
-    review(run, by, queue or by, cases, about=about, split=split, port=port, browser=browser, say=typer.echo)
+    say = serving([run])
+    review(run, by, queue or by, cases, about=about, split=split, port=port, browser=browser, say=say)
 
 
 @app.command()
@@ -280,6 +340,8 @@ def search(
     finish(search_run(run, scheduler, changes or (), progress()))
 
 
+for upkeep in (status, clean, config, man):
+    app.command()(upkeep)
 app.add_typer(imports, name="import")
 app.add_typer(exports, name="export")
 
@@ -287,17 +349,15 @@ app.add_typer(exports, name="export")
 @app.command()
 def doctor(
     forget: Annotated[bool, typer.Option("--forget", help="Forget which ways of computing were fastest here.")] = False,  # noqa: FBT002 - a flag
-    as_json: Annotated[bool, typer.Option("--json", help="Print everything as one JSON object.")] = False,  # noqa: FBT002 - a flag
 ) -> None:
     """Say what this machine can do, measure it for ten seconds, and say what would make it faster."""
     from vitrail.pipeline.doctor import examine, forgotten
+    from vitrail.pipeline.outcome import Outcome
 
     if forget:
-        typer.echo(forgotten())
+        finish(Outcome(lines=[forgotten()]))
         return
-    examination = examine(lambda line: typer.echo(line, err=as_json))
-    if as_json:
-        typer.echo(json.dumps(examination, indent=1))
+    finish(Outcome(results=examine(say)))
 
 
 @app.command()
@@ -319,20 +379,50 @@ def main(arguments: Sequence[str] | None = None) -> None:
     arguments
         What stands behind `vitrail`; that of this process where it is None.
     """
-    try:
-        if _is_one_of_several():
-            from vitrail.training.torchrun import run_together
+    words = sys.argv[1:] if arguments is None else [*arguments]
+    with Console() as speaker:
+        code, error = 2, None
+        try:
+            if "--json" in words:  # nothing is understood yet, and that may go wrong
+                speaker.answer_in_json()
+            run = partial(_run, speaker, words)
+            if _is_one_of_several():
+                speaker.is_helper = os.environ["RANK"] != "0"
+                from vitrail.training.torchrun import run_together
 
-            run_together(lambda: app(args=arguments))
+                run_together(run)
+            else:
+                run()
+        except SystemExit as end:
+            code = end.code if isinstance(end.code, int) else int(end.code is not None)
+        except (VitrailError, OSError) as mendable:
+            error = mendable
+        except Exception as fault:
+            if speaker.answers_in_json:
+                speaker.answer(1, fault)
+            raise
+        speaker.answer(code, error)
+    sys.exit(code)
+
+
+def _run(speaker: Console, words: list[str]) -> None:
+    """Run the command that some words name, and leave with its exit code."""
+    from vitrail.settings.user import read_user_defaults
+
+    speaker.defaults = {} if words[:1] == ["config"] else read_user_defaults().commands
+    if speaker.defaults.get("quiet"):
+        speaker.be_quiet()
+    if speaker.defaults.get("verbose"):
+        speaker.be_verbose()
+    try:
+        code = commands(app).main(args=words, prog_name=PROGRAM, standalone_mode=False, default_map=speaker.defaults)
+    except USAGE_ERROR as error:
+        if type(error).__name__ == "NoArgsIsHelpError":
+            error.show()  # type: ignore[attr-defined] # click's: it is the help
         else:
-            app(args=arguments)
-    except VitrailError as error:
-        line = str(error)
-    except OSError as error:
-        what = error.strerror or str(error)
-        line = f"{error.filename or 'file system'}: {what}. Check the path, its permissions and the disk."
-    print(f"vitrail: {line}", file=sys.stderr)  # noqa: T201 - the one line
-    sys.exit(2)
+            speaker.answer(2, error)
+        code = 2
+    sys.exit(code if isinstance(code, int) else 0)
 
 
 def _is_one_of_several() -> bool:
@@ -356,7 +446,7 @@ def _bring(
 
 def _version(is_asked: bool) -> None:  # noqa: FBT001 - typer calls it with the flag's value
     if is_asked:
-        typer.echo(f"vitrail {__version__}")
+        typer.echo(f"{PROGRAM} {__version__}")
         raise typer.Exit
 
 

@@ -7,16 +7,25 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
+from vitrail.cli.completion import complete_run, complete_setting
+from vitrail.cli.console import console
 from vitrail.errors import SettingsError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
     from vitrail.core.progress import Progress
     from vitrail.pipeline.outcome import Outcome
 
-RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="The run folder.")]
+RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="The run folder.", autocompletion=complete_run)]
 Changes = Annotated[
     Optional[list[str]],  # noqa: UP045 - typer reads this at run time
-    typer.Option("--set", metavar="KEY=VALUE", help="Change a setting in study.toml first, such as tiles.side_px=128."),
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Change a setting in study.toml first, such as tiles.side_px=128.",
+        autocompletion=complete_setting,
+    ),
 ]
 Shard = Annotated[
     Optional[str],  # noqa: UP045 - typer reads this at run time
@@ -35,9 +44,9 @@ def refuse(option: str, value: object, problem: str, cure: str) -> None:
     Raises
     ------
     SettingsError
-        It is given.
+        It is given, and not only the user's own default.
     """
-    if value is not None:
+    if value is not None and str(value) != str(console().default_of(option)):
         raise SettingsError(option, problem, cure)
 
 
@@ -49,18 +58,50 @@ def refuse_spread(shard: str | None, scheduler: str | None, problem: str) -> Non
 
 def finish(outcome: Outcome) -> None:
     """Say what came out and what was skipped; something skipped is exit code 2, although the rest is done."""
-    for line in outcome.warnings:
-        typer.echo(f"warning: {line}", err=True)
-    for line in outcome.skipped:
-        typer.echo(f"skipped: {line}", err=True)
-    for line in outcome.lines:
-        typer.echo(line)
+    console().say(outcome)
     if outcome.skipped:
         raise typer.Exit(2)
 
 
+def say(line: str) -> None:
+    """Say a line of what came out before the rest is clear."""
+    if not console().is_quiet:
+        typer.echo(line)
+
+
+def finish_file(path: Path) -> None:
+    """Say which file or folder was written."""
+    from vitrail.pipeline.outcome import Outcome
+
+    finish(Outcome(lines=[str(path)], results={"path": path}))
+
+
+def warn(lines: Iterable[str]) -> None:
+    """Say warnings before the work begins."""
+    for line in lines:
+        typer.echo(f"warning: {line}", err=True)
+
+
+def serving(what: Sequence[Path]) -> Callable[[str], None]:
+    """Return what says the lines of a server, which does not end: a script hears its address at once.
+
+    Parameters
+    ----------
+    what
+        The paths that are shown.
+    """
+    from vitrail.pipeline.outcome import Outcome
+
+    def speak(line: str) -> None:
+        _, _, address = line.partition(" at ")
+        if address.startswith("http://"):
+            console().say_now(Outcome(lines=[line], results={"address": address, "shown": list(what)}))
+        else:
+            say(line)
+
+    return speak
+
+
 def progress() -> Progress:
     """Return what tells a person at this terminal how far the work is."""
-    from vitrail.core.progress import for_terminal
-
-    return for_terminal()
+    return console().progress()

@@ -25,9 +25,28 @@ def cache_folder(name: str) -> Path | None:
     Path | None
         Below `XDG_CACHE_HOME`, on Windows `LOCALAPPDATA`, or else `~/.cache`; None of a user without a home folder.
     """
-    caches = os.environ.get("XDG_CACHE_HOME") or os.environ.get("LOCALAPPDATA")
+    folder = user_folder("XDG_CACHE_HOME", "LOCALAPPDATA", ".cache")
+    return folder and folder / name
+
+
+def user_folder(variable: str, windows: str, below_home: str) -> Path | None:
+    """Return Vitrail's folder of one purpose among those of the user; it need not be there.
+
+    Parameters
+    ----------
+    variable, windows
+        Variables of the environment that name the folder of all programs: the XDG specification's, and Windows'.
+    below_home
+        Where it is in the home folder, if neither is set: on Linux and macOS.
+
+    Returns
+    -------
+    Path | None
+        None of a user without a home folder.
+    """
+    named = os.environ.get(variable) or os.environ.get(windows)
     try:
-        return (Path(caches) if caches else Path.home() / ".cache") / "vitrail" / name
+        return (Path(named) if named else Path.home() / below_home) / "vitrail"
     except RuntimeError:
         return None
 

@@ -11,8 +11,10 @@ import io
 import json
 import os
 import re
+import shutil
 import socket
 import stat
+import time
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -68,7 +70,7 @@ def regular_file(path: Path, error: type[VitrailError], cure: str) -> Path:
     except OSError as reason:
         raise error(path, f"cannot be opened ({reason.strerror})", cure) from reason
     except ValueError as reason:  # a name that no file can have
-        raise error(repr(str(path)), f"cannot be opened ({reason})", cure) from reason
+        raise error(repr(str(path)), "cannot be opened (no file can have this name)", cure) from reason
     if not stat.S_ISREG(mode):
         raise error(path, f"{_KINDS.get(stat.S_IFMT(mode), 'something else')}, not a file", cure)
     return path
@@ -183,9 +185,25 @@ def replacing(path: Path, *, shared: bool = False, flush: bool = False) -> Itera
         if flush:
             with temporary.open("r+b") as file:
                 os.fsync(file.fileno())
-        temporary.replace(path)
+        _rename(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+_PATIENCE = 5 if os.name == "nt" else 0
+"""How often a renaming that is refused is tried again, with twice the wait each time. Windows refuses to replace a file
+that another program has open, as scanners for viruses and indexers do for a moment."""
+
+
+def _rename(temporary: Path, path: Path) -> None:
+    for attempt in range(_PATIENCE):
+        try:
+            temporary.replace(path)
+        except PermissionError:
+            time.sleep(0.02 * 2**attempt)
+        else:
+            return
+    temporary.replace(path)
 
 
 @contextmanager
@@ -210,6 +228,49 @@ def exporting(path: Path) -> Iterator[Path]:
     try:
         with replacing(path) as temporary:
             yield temporary
+    except OSError as error:
+        raise not_written(path, error) from error
+
+
+@contextmanager
+def exporting_folder(path: Path, mark: Collection[str]) -> Iterator[Path]:
+    """Give a temporary name to make a folder at, and rename it once the block ends well; else remove it.
+
+    An earlier folder of that name is replaced, where it is one that was written so.
+
+    Parameters
+    ----------
+    path
+        The folder that is to be there in the end; its parents are made.
+    mark
+        Names of files: a folder with one of them was written so.
+
+    Yields
+    ------
+    Path
+        The name to make a folder at, beside it.
+
+    Raises
+    ------
+    ExchangeError
+        There is something else of that name, the disk is full, or the folder cannot be written for another reason of
+        the system.
+    """
+    if path.exists() and not any((path / name).is_file() for name in mark):
+        raise ExchangeError(path, f"is there already, without {' or '.join(mark)} in it", "Name another folder")
+    temporary, retired = temporary_path(path, "tmp"), temporary_path(path, "old")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for stray in (temporary, retired):
+            shutil.rmtree(stray, ignore_errors=True)
+        try:
+            yield temporary
+            if path.exists():
+                path.rename(retired)
+            temporary.rename(path)
+        finally:
+            for stray in (temporary, retired):
+                shutil.rmtree(stray, ignore_errors=True)
     except OSError as error:
         raise not_written(path, error) from error
 

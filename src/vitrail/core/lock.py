@@ -1,10 +1,15 @@
-"""One process at a time in a folder."""
+"""One process at a time in a folder, or at a file."""
 
 from __future__ import annotations
 
+import errno
+import os
+import time
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, BinaryIO
 
+from vitrail.core.holder import LOCK, holder_named, name_in
 from vitrail.errors import RunError
 
 if TYPE_CHECKING:
@@ -16,7 +21,7 @@ if TYPE_CHECKING:
 def locked(folder: Path, wait: Callable[[], None] | None = None) -> Iterator[None]:
     """Hold a folder's lock; the system lets go of it when the process ends, however it ends.
 
-    Where the system or the file system has no such locks (Windows, some network drives), nothing is held.
+    Where the file system has no such locks, as on some network drives, nothing is held.
 
     Parameters
     ----------
@@ -30,22 +35,76 @@ def locked(folder: Path, wait: Callable[[], None] | None = None) -> Iterator[Non
     RunError
         Another process holds it, and this one does not wait.
     """
+    is_first = True
+    with (folder / LOCK).open("ab+") as file:
+
+        def refuse() -> None:
+            nonlocal is_first
+            if is_first:  # somebody may only be looking who holds it, which takes no time
+                is_first = False
+                time.sleep(0.05)
+                return
+            name = name_in(file)
+            problem = f"another vitrail is at work in this run{name and f' ({name})'}"
+            raise RunError(folder, problem, "Wait for it, or stop it")
+
+        with locked_file(file, wait or refuse), holder_named(file):
+            yield
+
+
+@contextmanager
+def locked_file(file: BinaryIO, wait: Callable[[], None]) -> Iterator[None]:
+    """Hold the lock of an open file, where the system and the file system have such locks.
+
+    Parameters
+    ----------
+    file
+        Opened for writing. What is in it can be read and written by others meanwhile.
+    wait
+        Called as often as it has to be, until no other process holds the lock; what it raises goes on.
+    """
     try:
         import fcntl  # noqa: PLC0415 - not on every system
     except ImportError:
-        yield
+        try:
+            windows = import_module("msvcrt")
+        except ImportError:  # neither POSIX nor Windows
+            yield
+            return
+        while not _changes_byte(windows, file, windows.LK_NBLCK):
+            wait()
+        try:
+            yield
+        finally:  # else Windows lets go of it some time after the file is closed
+            _changes_byte(windows, file, windows.LK_UNLCK)
         return
-    with (folder / ".lock").open("w") as lock:
-        while True:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                if wait is None:
-                    cure = "Wait for it, or stop it"
-                    raise RunError(folder, "another vitrail is at work in this run", cure) from None
-                wait()
-            except OSError:
-                break  # a file system without locks
-            else:
-                break
-        yield
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            wait()
+        except OSError:  # a file system without locks
+            break
+        else:
+            break
+    yield
+
+
+def _changes_byte(windows: Any, file: BinaryIO, how: int) -> bool:
+    """Lock or free a byte far behind the content, since Windows lets nobody else read or write what is locked.
+
+    False: another process has locked it. Where the file system has no locks nothing is done.
+    """
+    number = file.fileno()
+    place = os.lseek(number, 0, os.SEEK_CUR)
+    try:
+        os.lseek(number, _FAR, os.SEEK_SET)
+        windows.locking(number, how, 1)
+    except OSError as error:
+        return error.errno not in {errno.EACCES, errno.EDEADLK}
+    finally:
+        os.lseek(number, place, os.SEEK_SET)
+    return True
+
+
+_FAR = (1 << 31) - 2  # within the 32 bits of its positions

@@ -18,6 +18,7 @@ from multiprocessing import resource_tracker
 from multiprocessing.connection import wait
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from vitrail.core.progress import say_decisions_as_parent
 from vitrail.errors import RunError
 
 if TYPE_CHECKING:
@@ -260,6 +261,7 @@ def _serve(pipe: Connection, environment: dict[str, str]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _end_with_parent()
     os.environ.update(environment)
+    say_decisions_as_parent()
     with suppress(EOFError, BrokenPipeError):  # nothing more is wanted
         work = pipe.recv()
         pipe.send((None, None))

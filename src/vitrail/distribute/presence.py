@@ -13,6 +13,7 @@ import platform
 import secrets
 import threading
 import time
+import uuid
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -185,13 +186,20 @@ class Presence:
         with suppress(OSError):
             os.utime(self._path(self.worker.token))
         _own, now = self._look(self.worker.token)
+        return self._recent(now)
+
+    def seen_from_outside(self) -> list[Worker]:
+        """Return who is at work by this machine's clock, which may go wrong by minutes; nothing is written."""
+        return self._recent(time.time_ns())
+
+    def _recent(self, now: int | None) -> list[Worker]:
         workers = []
         for path in self.folder.glob("*.worker"):
             worker, touched = self._look(path.stem)
             if worker is None or touched is None or worker.token == self.worker.token:
                 continue
             lives = worker.lives()
-            # both times are of the clock that the disk's server has
+            # both times are of the clock that the disk's server has, where this one has a file there, too
             is_recent = now is None or now - touched < _PATIENCE * max(self._silence, self._beat) * 1e9
             if is_recent if lives is None else lives:
                 workers.append(worker)
@@ -283,6 +291,22 @@ def others_at_work(folder: Path) -> list[Worker]:
         return presence.others()
 
 
+def workers_in(folder: Path) -> list[Worker]:
+    """Return the commands that share the work in a folder, as far as that can be told; nothing is written.
+
+    Parameters
+    ----------
+    folder
+        What is worked at.
+
+    Returns
+    -------
+    list[Worker]
+        Those that live; of another machine's it is not known for minutes that they do not.
+    """
+    return Presence(folder).seen_from_outside() if (folder / FOLDER).is_dir() else []
+
+
 def refuse_beside_others(folder: Path) -> None:
     """Raise a RunError where commands share the work in a folder, and this one was not asked to.
 
@@ -316,9 +340,11 @@ def remove(path: Path) -> None:
 
 def _machine() -> str:
     """Return what is the same for all processes that see each other by their numbers."""
-    boot, container = "", ""
-    with suppress(OSError):
+    container = ""
+    try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except OSError:  # not Linux; two machines may have one name, as laptops do
+        boot = f"{uuid.getnode():x}"
     with suppress(OSError):
         container = str(Path("/proc/self/ns/pid").readlink())
     return f"{platform.node()} {boot} {container}"

@@ -13,6 +13,7 @@ from vitrail.core.files import damaged, read_csv, read_json, read_table
 from vitrail.errors import RunError
 from vitrail.evaluation.explanations import open_explanations
 from vitrail.evaluation.results import Evaluation
+from vitrail.evaluation.unlabelled import assumption
 from vitrail.explain.nuclei.results import SUMMARY, open_nuclei
 from vitrail.inference.outputs import LEFT_OUT
 from vitrail.models.spec import read_spec
@@ -70,7 +71,7 @@ def evaluate(run: Path | str | Run) -> Evaluation:
     except ValueError as error:
         raise damaged(folder / "tiles" / "slides.csv", error) from None
     explanations, checks = open_explanations(folder) or (None, None)
-    left_out = folder / "predictions" / "maps" / LEFT_OUT
+    left_out, own = folder / "predictions" / "maps" / LEFT_OUT, settings.annotations
     reasons = read_json(left_out) if left_out.is_file() else {}
     return Evaluation(
         predictions=predictions,
@@ -78,6 +79,7 @@ def evaluate(run: Path | str | Run) -> Evaluation:
         skipped=cut.loc[cut["skipped"] != "", ["slide_id", "skipped"]].rename(columns={"skipped": "reason"}),
         history={task: _history(folder / task / "history.csv") for task in NETWORKS},
         warnings=[
+            *([assumption(own.margin_um)] if own.unlabelled_tissue != "ignore" else []),
             *(line for cell in cut["warnings"] if cell for line in cell.split(" | ")),
             *(f"{slide_id} could not be mapped as a whole: {reason}" for slide_id, reason in reasons.items()),
         ],

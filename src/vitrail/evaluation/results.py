@@ -40,6 +40,7 @@ from vitrail.evaluation.tiles import (
     single_scores,
     slides_table,
 )
+from vitrail.evaluation.unlabelled import COLUMN, outside_metrics, outside_table
 from vitrail.metrics.bland_altman import pair_parts
 from vitrail.metrics.bootstrap import by_patient, interval, sample
 from vitrail.metrics.calibration import equal_count, equal_width, reliability
@@ -81,7 +82,8 @@ class Evaluation(Shown):
         pixels, row by row, rows = truth, in the order of `TissueClass`. There may be `classifier_spread` and
         `segmenter_spread`, the standard deviation of tumor probabilities over members and symmetries; `out_of_fold`,
         whether no network had learnt from the tile's patient when it predicted the tile; and `confidence`, 40 counts:
-        in 20 equal bins of the called class' probability the segmenter's pixels, and of these the right ones.
+        in 20 equal bins of the called class' probability the segmenter's pixels, and of these the right ones. Where
+        tissue outside the outlines counted as non-tumor, `unlabelled` says of which tiles that is why they are.
     slides
         One row a slide of the cohort: `slide_id`, `patient_id`, `split`, `mpp`, `tumor_tiles`, `non_tumor_tiles`; any
         further column is an attribute of the patient, NaN where it is not known.
@@ -149,7 +151,8 @@ class Evaluation(Shown):
         - `slides`: `agreement`;
         - `groups`: `groups`;
 
-        where there are test tiles `certainty`, see `Certainty.metrics`, and `labels`, see `label_metrics`; and of a run
+        where there are test tiles `certainty`, see `Certainty.metrics`, and `labels`, see `label_metrics`; where tissue
+        outside the outlines counted as non-tumor `unlabelled`, see `vitrail.evaluation.unlabelled`; and of a run
         with explanations `explanations`, see `vitrail.evaluation.explanations`; of one that raters have judged
         `raters`, by the name of their queue, see `vitrail.review.agreement`; of one whose nuclei were looked at
         `nuclei`, the content of their `summary.json`; and of one whose slides were compared with those of the training
@@ -159,6 +162,9 @@ class Evaluation(Shown):
         if self.certainty is not None:
             explained["certainty"] = self.certainty.metrics
             explained["labels"] = label_metrics(self.predictions, self.settings.resamples, self.seed)
+        if COLUMN in self.predictions:
+            own = self.settings
+            explained["unlabelled"] = outside_metrics(self.predictions, own.threshold, own.resamples, self.seed)
         if self.explanations is not None:
             explained["explanations"] = explanation_metrics(self.explanations, self.checks)
         if self.raters:
@@ -207,6 +213,11 @@ class Evaluation(Shown):
             **(
                 {"label_noise": noise_table(self.metrics["labels"]), "label_issues": label_issues(self.predictions)}
                 if self.certainty is not None
+                else {}
+            ),
+            **(
+                {"unlabelled_tissue": outside_table(self.predictions, self.settings.threshold)}
+                if COLUMN in self.predictions
                 else {}
             ),
             **(explanation_tables(self.explanations) if self.explanations is not None else {}),

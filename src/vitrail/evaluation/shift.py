@@ -224,12 +224,17 @@ def _groups(slides: pd.DataFrame) -> list[dict[str, Any]]:
             "slides": len(own),
             "patients": int(own["patient_id"].nunique()),
             "beyond": int(own["beyond"].sum()),
-            "distance": float(own["distance"].median()),
-            **{group: float(own[f"distance_{group}"].median()) for group in GROUPS},
+            "distance": _median(own["distance"]),
+            **{group: _median(own[f"distance_{group}"]) for group in GROUPS},
         }
         for name, own in parts.items()
         if len(own)
     ]
+
+
+def _median(values: pd.Series[float]) -> float:
+    """Return the median of what is defined, NaN where nothing is: pandas 2 would warn of an empty mean."""
+    return float(values.dropna().median())
 
 
 def _by_distance(

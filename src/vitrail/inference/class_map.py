@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vitrail.classes import ARTEFACT_CLASS, CLASSES, TissueClass
-from vitrail.inference.context import looked_up
 from vitrail.inference.outputs import MAP_PX, NOT_PREDICTED, tile_positions
 from vitrail.interop.class_map import CLASS_CHANNELS, Channel, MapHeader
 from vitrail.interop.ome_tiff import ClassMapWriter
 from vitrail.metrics.seam_index import SeamIndex
+from vitrail.quality.areas import looked_up
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -66,15 +66,11 @@ class SlideContext:
     @property
     def tissue_cell(self) -> tuple[float, float]:
         """Height and width of a pixel of the tissue mask in level-0 pixels."""
-        height, width = self.tissue.mask.shape
-        return self.tissue.region.height / height, self.tissue.region.width / width
+        return self.tissue.cell
 
     def artefact_mask(self, kinds: Iterable[ArtefactKind] | None = None) -> Mask:
         """Return where some kinds of artefact are, by default all, in the pixels of the tissue mask."""
-        if self.artefacts is None:
-            return np.zeros_like(self.tissue.mask)
-        y, x = ((np.arange(n) + 0.5) * side for n, side in zip(self.tissue.mask.shape, self.tissue_cell, strict=True))
-        return looked_up(self.artefacts.mask(kinds), (self.artefacts.cell, self.artefacts.cell), (y, x))
+        return np.zeros_like(self.tissue.mask) if self.artefacts is None else self.artefacts.within(self.tissue, kinds)
 
     def artefact_shares(self, boxes: Floats, kinds: Iterable[ArtefactKind] | None = None) -> Floats:
         """Return the share of boxes `[n, 4]` that any of some kinds of artefact covers, by default of all."""
@@ -139,28 +135,3 @@ def find_context(slide: Slide, specs: Sequence[ModelSpec], settings: Settings, p
     grid = covering_grid(slide, specs[0].side_um)
     context = SlideContext(slide=slide, grid=grid, tissue=tissue, artefacts=artefacts, clean=tissue)
     return replace(context, clean=replace(tissue, mask=tissue.mask & ~context.artefact_mask()))
-
-
-def looked_up(mask: Mask, cell: tuple[float, float], points: tuple[Floats, Floats]) -> Mask:
-    """Return the values of a mask at the points of a grid.
-
-    Parameters
-    ----------
-    mask
-        `[rows, columns]`, from the slide's top left corner.
-    cell
-        Height and width of its cells in level-0 pixels.
-    points
-        y `[h]` and x `[w]` in level-0 pixels; beyond the mask its last row and column go on.
-
-    Returns
-    -------
-    NDArray[np.bool_]
-        `[h, w]`.
-    """
-    rows, columns = (
-        np.minimum(axis / side, most - 1).astype(np.intp)
-        for axis, side, most in zip(points, cell, mask.shape, strict=True)
-    )
-    values: Mask = mask[rows][:, columns]
-    return values

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vitrail.inference.context import looked_up
 from vitrail.inference.outputs import MAP_PX
 from vitrail.interop.class_map import MapHeader
 from vitrail.interop.ome_tiff import ClassMapWriter
 from vitrail.metrics.correlation import pearson
 from vitrail.metrics.seam_index import SeamIndex
+from vitrail.quality.areas import looked_up
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping

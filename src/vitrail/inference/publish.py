@@ -15,14 +15,13 @@ from vitrail.classes import ARTEFACT_CLASS, TissueClass
 from vitrail.core.files import read_json, read_table
 from vitrail.interop.class_map import read_class_map
 from vitrail.interop.qupath import MEASUREMENTS, SlideObjects, write_geojson
-from vitrail.interop.regions import MapFrame, find_regions
+from vitrail.interop.regions import ClassRegion, MapFrame, find_regions
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from vitrail.inference.outputs import MapFiles
-    from vitrail.interop.regions import ClassRegion
 
 SPOILT = 0.5
 """A tile is an artefact when at least this share of it is."""
@@ -35,6 +34,9 @@ SUMMARY = (
 
 SPREADS = {"classifier_spread": "Spread of the tumor probability", "segmenter_spread": "Mean spread of pixels"}
 """Columns that say how far answers differ, and what QuPath calls them."""
+
+MEASURED = {**MEASUREMENTS, "segmenter": "Tumor share of pixels", **SPREADS}
+"""All columns of a mapped slide's tiles that are measurements, and what other programs call them."""
 
 _UM2_PER_MM2 = 1e6
 
@@ -90,24 +92,56 @@ def publish(files: MapFiles, out: Path, threshold: float) -> dict[str, Any]:
         The GeoJSON cannot be written, or the class map cannot be read.
     """
     facts, tiles = read_json(files.facts), read_table(files.tiles)
-    names, measurements = name_tiles(tiles, threshold), dict(MEASUREMENTS)
-    regions: list[ClassRegion] = []
+    names = name_tiles(tiles, threshold)
+    write_geojson(out.with_name(f"{out.name}.geojson"), slide_objects(files, facts, tiles, names))
+    return {"slide_id": files.base.name, **_summary(facts, tiles, names)}
+
+
+def slide_objects(
+    files: MapFiles,
+    facts: Mapping[str, Any],
+    tiles: pd.DataFrame,
+    names: pd.Series[str],
+    more: Mapping[str, str] | None = None,
+) -> SlideObjects:
+    """Return what QuPath shows of a mapped slide: its tiles with their measurements, and regions of its class map.
+
+    Parameters
+    ----------
+    files
+        What `map_slide` wrote.
+    facts, tiles
+        Content of `files.facts` and `files.tiles`; there may be further columns.
+    names
+        As of `name_tiles`.
+    more
+        Further columns of numbers, and what QuPath is to call them.
+
+    Returns
+    -------
+    SlideObjects
+        Identities are by the name of the files.
+
+    Raises
+    ------
+    ExchangeError
+        The class map cannot be read.
+    """
+    measurements, regions = dict(MEASUREMENTS), list[ClassRegion]()
     if facts["map_mpp"] is not None:
         frame = MapFrame(scale=facts["map_mpp"] / facts["mpp"], mpp=facts["map_mpp"])
         regions = find_regions(read_class_map(files.classes).class_strips(), frame)
     # with one network alone its only measurement of tumor is the tumor probability
     if "segmenter" in tiles and not tiles["segmenter"].equals(tiles["tumor_probability"].rename("segmenter")):
-        measurements["segmenter"] = "Tumor share of pixels"
+        measurements["segmenter"] = MEASURED["segmenter"]
     measurements |= {name: title for name, title in SPREADS.items() if name in tiles}
-    objects = SlideObjects(
+    return SlideObjects(
         slide_id=files.base.name,
         side=float(tiles["side"].iloc[0]),
         tiles=[tiles.assign(label=names.where(names != ARTEFACT_CLASS.key, None))],
         regions=regions,
-        measurements=measurements,
+        measurements=measurements | dict(more or {}),
     )
-    write_geojson(out.with_name(f"{out.name}.geojson"), objects)
-    return {"slide_id": files.base.name, **_summary(facts, tiles, names)}
 
 
 def publish_all(mapped: Sequence[MapFiles], folder: Path, threshold: float) -> pd.DataFrame:

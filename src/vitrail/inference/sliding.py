@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     from vitrail.core.progress import Step
     from vitrail.inference.predictor import Predictor
+    from vitrail.models.features import PooledFeatures
     from vitrail.models.spec import ModelSpec
     from vitrail.slides.slide import Slide
     from vitrail.tiles.grid import TileGrid
@@ -295,7 +296,7 @@ def blend_slide(
     parts = {row: _cut(columns[row], plan.batch) for row in range(first, len(paths))}
     boxes = [plan.boxes(row)[part] for row, row_parts in parts.items() for part in row_parts]
     size_px = (plan.image_px, plan.image_px)
-    with _looked(slide, layer.predictor, layer.look, boxes, size_px) as answers:
+    with _looked(slide, layer.predictor.streams, layer.look, boxes, size_px) as answers:
         rows = (
             (WindowValues(columns=part, values=next(answers)) for part in row_parts) for row_parts in parts.values()
         )
@@ -348,7 +349,7 @@ def classify_slide(
     look = partial(_uncertain_tumor, classifier) if uncertain else classifier.tumor_probability
     blocks = {folder / f"tiles-{at:09d}.npy": boxes[at : at + _BLOCK] for at in range(0, len(boxes), _BLOCK)}
     jobs = [part for path, block in blocks.items() if not path.is_file() for part in _cut(block, _CHUNK)]
-    with _looked(slide, classifier, look, jobs, size_px) as answers:
+    with _looked(slide, classifier.streams, look, jobs, size_px) as answers:
         for path, block in blocks.items():
             parts = () if path.is_file() else _cut(block, _CHUNK)
             if parts:
@@ -357,16 +358,49 @@ def classify_slide(
             yield path
 
 
+def tile_features(slide: Slide, encoder: PooledFeatures, boxes: NDArray[np.float64], step: Step) -> NDArray[np.float32]:
+    """Compute the features of tiles of a slide.
+
+    Parameters
+    ----------
+    slide
+        The slide.
+    encoder
+        What makes them.
+    boxes
+        The tiles, `[n, 4]`: x, y, width and height in level-0 pixels.
+    step
+        Told of the tiles that are done.
+
+    Returns
+    -------
+    NDArray[np.float32]
+        `[n, channels]`.
+
+    Raises
+    ------
+    SlideError
+        The slide cannot be read.
+    """
+    jobs = _cut(boxes, _CHUNK)
+    parts: list[NDArray[np.float32]] = []
+    with _looked(slide, lambda: 1, encoder, jobs, (encoder.spec.side_px, encoder.spec.side_px)) as answers:
+        for job, features in zip(jobs, answers, strict=True):
+            parts.append(features)
+            step(len(job))
+    return np.concatenate(parts) if parts else encoder(np.empty((0, 1, 1, 3), np.uint8))
+
+
 @contextmanager
 def _looked(
     slide: Slide,
-    predictor: Predictor,
+    count_streams: Callable[[], int],
     look: Callable[[NDArray[np.uint8]], Answer],
     jobs: Sequence[NDArray[np.float64]],
     size_px: tuple[int, int],
 ) -> Iterator[Iterator[Answer]]:
     """Give what a network says of some boxes after others: later ones are read and looked at meanwhile, in threads."""
-    streams, readers = predictor.streams() if jobs else 1, min(cores(), _READERS)
+    streams, readers = count_streams() if jobs else 1, min(cores(), _READERS)
     ahead = streams + 1
     # each job is read by all readers together, so that the network need not wait long for the first one
     pieces = [_cut(job, -(-len(job) // readers)) for job in jobs]

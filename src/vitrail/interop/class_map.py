@@ -136,7 +136,7 @@ class ClassMap:
         ExchangeError
             The file is gone or damaged.
         """
-        planes = self._planes(rows, columns, level)
+        planes = self.planes(rows, columns, level)
         return np.moveaxis(planes, 0, -1).astype(np.float32) / np.float32(self.header.full_scale)
 
     def class_strips(self, *, level: int = 0) -> Iterator[NDArray[np.uint8]]:
@@ -158,13 +158,28 @@ class ClassMap:
             The file is gone or damaged.
         """
         for top in range(0, self.header.levels[level][1], TILE_PX):
-            yield self._planes(slice(top, top + TILE_PX), slice(None), level).argmax(axis=0).astype(np.uint8)
+            yield self.planes(slice(top, top + TILE_PX), slice(None), level).argmax(axis=0).astype(np.uint8)
 
-    def _planes(self, rows: slice, columns: slice, level: int) -> Planes:
-        """Read `[channels, h, w]` as stored.
+    def planes(self, rows: slice, columns: slice, level: int) -> Planes:
+        """Read values as they are stored; only the tiles concerned are decoded.
 
         tifffile with zarr does the same in twelve lines less, but takes three times as long (21 ms and 6.4 ms for 600
         by 600 pixels of four channels), 0.35 s to import and 40 MB to install.
+
+        Parameters
+        ----------
+        rows, columns, level
+            As of `read`.
+
+        Returns
+        -------
+        NDArray[np.uint8] | NDArray[np.float32]
+            `[channels, h, w]`, of the header's depth.
+
+        Raises
+        ------
+        ExchangeError
+            The file is gone or damaged.
         """
         width, height = self.header.levels[level]
         top, bottom, _ = rows.indices(height)

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
     import pandas as pd
+    from shapely import Polygon
 
     from vitrail.interop.regions import ClassRegion
 
@@ -43,6 +44,9 @@ MEASUREMENTS: Mapping[str, str] = MappingProxyType(
 
 _NAMESPACE = UUID("c1f7a1a4-6f0b-5a52-9c43-4d3e6b1f27aa")
 """Of all identities that Vitrail gives; drawn once, never to change."""
+
+_OTHER_RGB = [150, 150, 150]
+"""Of classes that are none of Vitrail's."""
 
 _CHUNK = 20_000
 """Tiles that are in memory at once."""
@@ -147,6 +151,41 @@ def _features(objects: SlideObjects) -> Iterator[str]:
             identity = identity_of(objects.slide_id, f"tile/{left}/{top}/{side!r}")
             classification = classes[key] if isinstance(key, str) else ""
             yield feature_json(identity, geometry, "tile", classification, f"{{{measured}}}")
+
+
+def write_outlines(path: Path, slide_id: str, outlines: Iterable[tuple[str, Polygon]]) -> int:
+    """Write outlines of any classes as a GeoJSON for QuPath: locked annotations, every digit of their coordinates.
+
+    Parameters
+    ----------
+    path
+        The file; it is whole or absent.
+    slide_id
+        Part of every outline's identity.
+    outlines
+        Classes and polygons in level-0 pixels; `Tumor: Invasive` has the colour of `Tumor`.
+
+    Returns
+    -------
+    int
+        How many were written.
+
+    Raises
+    ------
+    ExchangeError
+        The file cannot be written, or the disk is full.
+    """
+    count, colours = 0, {label.title: list(label.rgb) for label in CLASSES}
+    with exporting(path) as temporary, temporary.open("w", encoding="ascii", newline="\n") as file:
+        file.write(f'{{"type":"FeatureCollection","vitrail":{_json({"version": vitrail.__version__})},"features":[\n')
+        for count, (name, polygon) in enumerate(outlines, start=1):
+            colour = colours.get(name.partition(":")[0], _OTHER_RGB)
+            identity = identity_of(slide_id, f"{name}/{polygon.wkb_hex}")
+            classification = f'"classification":{_json({"name": name, "color": colour})},'
+            feature = feature_json(identity, shapely.to_geojson(polygon), "annotation", classification, "{}")
+            file.write(",\n" + feature if count > 1 else feature)
+        file.write("\n]}\n")
+    return count
 
 
 def identity_of(slide_id: str, what: str) -> str:

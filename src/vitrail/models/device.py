@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import logging
 import os
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from vitrail.settings.schema import PrecisionName
+
+_log = logging.getLogger(__name__)
 
 
 def pick_device(setting: str) -> torch.device:
@@ -40,7 +43,9 @@ def pick_device(setting: str) -> torch.device:
     """
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if setting == "auto":
-        return torch.device("cuda" if available["cuda"] else "cpu")
+        chosen = "cuda" if available["cuda"] else "cpu"
+        _log.info("device: %s, by compute.device = auto", chosen)
+        return torch.device(chosen)
     if not available.get(setting):
         raise SettingsError("compute.device", f"this machine has no {setting!r}", 'Set it to "auto" or "cpu"')
     return torch.device(setting)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import logging
 import sys
 import threading
 import warnings
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
     from vitrail.settings.schema import EngineName
 
     Arrays = tuple[NDArray[np.float32], ...]
+
+_log = logging.getLogger(__name__)
 
 EnginePrecision = Literal["f32", "bf16"]
 """As OpenVINO writes them.
@@ -159,6 +162,7 @@ class Compiled:
         conditions = [options, self._block, image.shape[1:], str(image.dtype), machine, openvino.__version__, *_code()]
         path = folder / f"{json_digest([self._digest, *conditions])}.bin"
         stored = read_cached(path)
+        _log.info("OpenVINO: %s", f"compiled before, {path}" if stored else "compiled now")
         if stored is None:
             stream = io.BytesIO()
             core.compile_model(self._convert(image), "CPU", options).export_model(stream)

@@ -30,6 +30,7 @@ from vitrail.settings.schema import (  # noqa: TC001 - pydantic reads them
     Reading,
     SideUm,
     StainNormalisation,
+    UnlabelledTissue,
 )
 
 if TYPE_CHECKING:
@@ -114,6 +115,21 @@ class ReadingInfo(_Strict):
     mode: Reading = "fast"
     filter: Literal["area"] = "area"
     stain: StainNormalisation = Field("none", json_schema_extra={"since": "0.3.0"})
+
+
+class LabelsInfo(_Strict):
+    """Where labels came from that nobody drew.
+
+    Attributes
+    ----------
+    unlabelled_tissue
+        What tissue outside the outlines was, see `AnnotationSettings.unlabelled_tissue`.
+    margin_um
+        How far from the outlines of tumor, at least.
+    """
+
+    unlabelled_tissue: UnlabelledTissue
+    margin_um: Annotated[float, Field(ge=0, le=10_000)]
 
 
 class TrainingInfo(_Strict):
@@ -228,6 +244,8 @@ class ModelSpec(_Strict):
         Per colour channel, of intensities 0 to 1: inputs are `(x - mean) / std`.
     reading
         How slides are read. What was written before it was stored had been read from the stored levels, as `fast` does.
+    labels
+        What it was told though nobody drew it; none where people outlined all that it learned from.
     vitrail
         The version that wrote it.
     training
@@ -257,6 +275,7 @@ class ModelSpec(_Strict):
     mean: tuple[Share, Share, Share]
     std: tuple[Deviation, Deviation, Deviation]
     reading: ReadingInfo = ReadingInfo()
+    labels: LabelsInfo | None = Field(None, json_schema_extra={"since": "0.3.0"})
     vitrail: str = __version__
     training: TrainingInfo | None = None
     temperature: Positive = 1.0

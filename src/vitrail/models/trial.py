@@ -22,6 +22,7 @@ left to choose.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import platform
 from contextlib import suppress
@@ -46,6 +47,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from vitrail.models.spec import ModelSpec
+
+_log = logging.getLogger(__name__)
 
 Way = TypeVar("Way")
 
@@ -200,7 +203,11 @@ class Trial:
             with suppress(OSError):
                 _write_once(path, self._as_json(chosen, seconds))
             choice = _remembered(path)  # of processes that measured at once, the first one's
-        return choice.chosen if choice else self.default
+        if choice is None:
+            return self.default
+        times = ", ".join(f"{way}: {seconds:.3g} s" for way, seconds in choice.seconds.items())
+        _log.info("%s: %s, of %s (%s)", self.title, choice.chosen, times, path)
+        return choice.chosen
 
     def _as_json(self, chosen: Execution, seconds: Mapping[Execution, float]) -> str:
         times = {str(each): float(f"{time:.4g}") for each, time in seconds.items()}

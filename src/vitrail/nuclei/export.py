@@ -6,7 +6,6 @@ GeoParquet needs no export: the table of a slide's nuclei is one (see `store`).
 from __future__ import annotations
 
 import json
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,13 +14,14 @@ import shapely
 
 import vitrail
 from vitrail.core.files import exporting
-from vitrail.errors import ExchangeError
+from vitrail.interop.geoparquet import GEOMETRY
 from vitrail.interop.qupath import feature_json, identity_of
+from vitrail.interop.scverse import Observations, as_anndata
 from vitrail.nuclei.features import FEATURES
-from vitrail.nuclei.store import GEOMETRY, outlines_of
+from vitrail.nuclei.store import outlines_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
     from vitrail.nuclei.store import NucleiHeader
@@ -91,11 +91,45 @@ def write_detections(
     return count
 
 
+def described_features(names: Sequence[str]) -> pd.DataFrame:
+    """Return title, unit, definition and group of features, a row each, with their names as the index."""
+    about = {key: [getattr(FEATURES[name], key) for name in names] for key in ("title", "unit", "definition", "group")}
+    return pd.DataFrame(about, index=pd.Index(names))
+
+
+def nuclei_observations(table: pd.DataFrame, header: NucleiHeader) -> Observations:
+    """Return nuclei as observations: features as variables, with title, unit and definition of each.
+
+    Parameters
+    ----------
+    table
+        With the columns of `store`, and others.
+    header
+        Of the nuclei.
+
+    Returns
+    -------
+    Observations
+        A row a nucleus, called `<slide>:<number>`; its other columns but the outline are in `rows`.
+    """
+    names = [name for name in FEATURES if name in table]
+    others = [str(name) for name in table if name not in {*names, GEOMETRY}]
+    return Observations(
+        values=table[names].to_numpy(np.float32),
+        variables=described_features(names),
+        rows=table[others].set_axis([f"{header.slide_id}:{number}" for number in table["nucleus"]], axis="index"),
+        centres_um=table[["x_um", "y_um"]].to_numpy(np.float64),
+        about={
+            "version": vitrail.__version__, "slide_id": header.slide_id, "mpp": header.mpp, "engine": header.engine,
+        },
+    )  # fmt: skip
+
+
 def to_anndata(table: pd.DataFrame, header: NucleiHeader) -> Any:
     """Return nuclei as an AnnData: a row of `X` is a nucleus, a column a feature.
 
-    `obs` has the other columns, `var` title, unit and definition of each feature, `obsm["spatial"]` the centres in
-    level-0 pixels, as squidpy takes them, and `uns["vitrail"]` the header.
+    `obs` has the other columns, `var` title, unit and definition of each feature, `obsm["spatial"]` the centres in um
+    from the slide's top left corner, as squidpy takes them, and `uns["vitrail"]` the header.
 
     Parameters
     ----------
@@ -114,20 +148,4 @@ def to_anndata(table: pd.DataFrame, header: NucleiHeader) -> Any:
     ExchangeError
         The package anndata is not installed.
     """
-    try:
-        anndata = import_module("anndata")  # an extra
-    except ModuleNotFoundError:
-        cure = "Run: pip install 'vitrail[anndata]'"
-        raise ExchangeError("AnnData export", "the package anndata is not installed", cure) from None
-    names = [name for name in FEATURES if name in table]
-    others = [str(name) for name in table if name not in {*names, GEOMETRY}]
-    about = {key: [getattr(FEATURES[name], key) for name in names] for key in ("title", "unit", "definition", "group")}
-    # texts as objects: what pandas 3 has for them instead is not written by AnnData as it is set up
-    rows = pd.Index([*map(str, table["nucleus"])], dtype=object)
-    return anndata.AnnData(
-        X=table[names].to_numpy(np.float32),
-        obs=table[others].set_axis(rows, axis="index"),
-        var=pd.DataFrame(about, index=pd.Index(names, dtype=object), dtype=object),
-        obsm={"spatial": table[["x_um", "y_um"]].to_numpy(np.float64) / header.mpp},
-        uns={"vitrail": {"slide_id": header.slide_id, "mpp": header.mpp, "engine": header.engine}},
-    )
+    return as_anndata(nuclei_observations(table, header))

@@ -22,10 +22,11 @@ import shapely
 from vitrail.core.resume import Parts
 from vitrail.errors import SlideError
 from vitrail.geometry import Region
+from vitrail.interop.geoparquet import GEOMETRY
 from vitrail.nuclei.features import OWN, measure
 from vitrail.nuclei.neighbours import neighbours
 from vitrail.nuclei.outlines import outline_nuclei
-from vitrail.nuclei.store import GEOMETRY, outlines_of, writing_nuclei
+from vitrail.nuclei.store import outlines_of, writing_nuclei
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping

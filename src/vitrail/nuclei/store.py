@@ -2,8 +2,8 @@
 
 Columns: `nucleus`, from 1 on; `x_um`, `y_um`, the centre from the slide's top left corner; `orientation`, radians;
 every feature of `features.FEATURES`, NaN where undefined; and `geometry`, the outline in level-0 pixels as well-known
-binary. The file's metadata says under `vitrail` which slide, scale and engine, and under `geo` where the outlines are
-(GeoParquet 1.1, without a reference system: y points down).
+binary. The file's metadata says under `vitrail` which slide, scale and engine, and under `geo` where the outlines are,
+see `vitrail.interop.geoparquet`.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import shapely
 
 from vitrail.core.files import damaged, exporting, regular_file
 from vitrail.errors import RunError
+from vitrail.interop.geoparquet import GEOMETRY, geo_metadata
 from vitrail.nuclei.features import FEATURES
 
 if TYPE_CHECKING:
@@ -28,14 +29,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
-
-GEOMETRY = "geometry"
-
-_GEO = {
-    "version": "1.1.0",
-    "primary_column": GEOMETRY,
-    "columns": {GEOMETRY: {"encoding": "WKB", "geometry_types": ["Polygon"], "crs": None, "edges": "planar"}},
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,7 +77,7 @@ def writing_nuclei(path: Path, header: NucleiHeader) -> Iterator[Callable[[pd.Da
     numbers = ["orientation", *FEATURES]
     fields = [("nucleus", pa.int64()), ("x_um", pa.float64()), ("y_um", pa.float64())]
     fields += [(name, pa.float32()) for name in numbers]
-    metadata = {"geo": json.dumps(_GEO), "vitrail": json.dumps(asdict(header))}
+    metadata = {"geo": geo_metadata(["Polygon"]), "vitrail": json.dumps(asdict(header))}
     schema = pa.schema([*fields, (GEOMETRY, pa.binary())], metadata=metadata)
     with exporting(path) as temporary, pq.ParquetWriter(temporary, schema) as writer:
 

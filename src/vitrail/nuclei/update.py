@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from vitrail.settings.load import Settings
     from vitrail.slides.slide import Slide
 
-PROBABILITY = "tumor_probability"
+PROBABILITY, PROBABILITY_TITLE = "tumor_probability", "Tumor probability"
 
 
 def update_nuclei(
@@ -95,8 +95,8 @@ def update_nuclei(
         if tiles is None:
             write_detections(files.geojson, header, parts)
         else:
-            judged = (rows.assign(**{PROBABILITY: _of_tiles(rows, tiles, slide.mpp)}) for rows in parts)
-            write_detections(files.geojson, header, judged, {PROBABILITY: "Tumor probability"})
+            judged = (rows.assign(**{PROBABILITY: probability_at(rows, tiles, slide.mpp)}) for rows in parts)
+            write_detections(files.geojson, header, judged, {PROBABILITY: PROBABILITY_TITLE})
 
 
 def nuclei_summary(base: Path) -> dict[str, float]:
@@ -113,7 +113,7 @@ def nuclei_summary(base: Path) -> dict[str, float]:
         The figures.
     """
     table = read_nuclei(NucleiFiles(base=base, key="").table, [*FEATURES])
-    return {"nuclei": len(table), **{name: float(table[name].median()) for name in FEATURES}}
+    return {"nuclei": len(table), **{name: float(table[name].dropna().median()) for name in FEATURES}}
 
 
 def nuclei_are_measured(slide: Slide, base: Path, settings: Settings) -> bool:
@@ -187,8 +187,23 @@ def nuclei_key(slide: Slide, settings: Settings) -> str:
     )
 
 
-def _of_tiles(rows: pd.DataFrame, tiles: pd.DataFrame, mpp: float) -> NDArray[np.float64]:
-    """Return the tumor probability of the tile that each centre lies in; NaN where there is none."""
+def probability_at(rows: pd.DataFrame, tiles: pd.DataFrame, mpp: float) -> NDArray[np.float64]:
+    """Look up the tumor probability of the tile that each nucleus lies in.
+
+    Parameters
+    ----------
+    rows
+        Nuclei, with `x_um` and `y_um`.
+    tiles
+        With `x`, `y`, `side` in level-0 pixels and `tumor_probability`.
+    mpp
+        Micrometres per level-0 pixel.
+
+    Returns
+    -------
+    NDArray[np.float64]
+        `[nuclei]`; NaN where there is no tile.
+    """
     side = tiles["side"].iloc[0]
     places = pd.MultiIndex.from_arrays([(tiles[axis] / side).round().astype(np.int64) for axis in "yx"])
     row, column = (np.floor(rows[f"{axis}_um"].to_numpy() / mpp / side).astype(np.int64) for axis in "yx")

@@ -28,7 +28,10 @@ EXTRAS = {
     "onnx": ("onnx", "vitrail export onnx"),
     "distributed": ("cluster", "vitrail search --scheduler"),
     "starlette": ("viewer", "vitrail view and vitrail review"),
-    "anndata": ("anndata", "nuclei as AnnData"),
+    "anndata": ("scverse", "vitrail export anndata"),
+    "spatialdata": ("scverse", "vitrail export spatialdata"),
+    "zarr": ("zarr", "vitrail export ome-zarr"),
+    "h5py": ("hdf5", "vitrail export h5"),
 }
 """By package the extra that installs it, and what it is for."""
 
@@ -234,7 +237,7 @@ def _memory() -> tuple[float, float]:
 
 def _read_benchmark(rates: dict[str, float]) -> Iterator[Finding]:
     """Read the same regions of a tiled JPEG TIFF by each reader; adds megapixels a second to `rates`."""
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:  # Windows: readers may still have it open
         path = Path(folder) / "slide.tif"
         _write_slide(path)
         rates |= _rates(path)

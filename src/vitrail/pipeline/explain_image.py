@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from vitrail.classes import Task
     from vitrail.models.spec import ModelSpec
 
     Pixels = NDArray[np.uint8]
@@ -101,7 +102,8 @@ def explain_picture(
     keep_memory()
     device = pick_device("auto")
     predictor = Predictor(model, device, engine="torch", precision="float32")  # compiling takes longer than one picture
-    answer = _answer(predictor, tile)
+    score = _score(predictor, tile)
+    answer = _answer(task, score)
     explainer = Explainer(model, device, engine="torch", stride=settings.stride, margin_px=settings.margin_px)
     (batch,) = explainer.maps(tile[None], able, heads)
     maps = [each.saliencies()[0] for each in batch]
@@ -123,20 +125,39 @@ def explain_picture(
     notes = [f"no {method.title}: {missing[method.name]}; {FIT}" for method in chosen if method.name in missing]
     notes += [problem] if problem else []
     if model.spec.represented:
-        alone = _answer(predictor.member(model.spec.representative), tile)
+        alone = _answer(task, _score(predictor.member(model.spec.representative), tile))
         notes.append(f"explained is {model.spec.represented}, which stands for all; it alone says: {alone}")
     if tile.shape[:2] != (side_px, side_px):
         learned = f"the network learned from {side_px} x {side_px} at {model.spec.mpp:.3g} um/px"
         notes.append(f"the picture has {tile.shape[1]} x {tile.shape[0]} pixels; {learned}")
     if all(saliency.constant for saliency in maps) and task == "segmenter":
         notes.append("the map is 0 everywhere: the network calls no pixel tumor")
-    return Outcome(lines=[*lines, str(overlay)], warnings=notes, skipped=[])
+    results = {
+        "network": task,
+        "answer": answer,
+        "score": score,
+        "overlay": overlay,
+        "maps": {
+            saliency.method: {
+                "path": out / f"{name}-{saliency.method}.npy",
+                "minimum": float(saliency.values.min()),
+                "maximum": float(saliency.values.max()),
+                "signed": saliency.signed,
+            }
+            for saliency in maps
+        },
+    }
+    return Outcome(lines=[*lines, str(overlay)], warnings=notes, results=results)
 
 
-def _answer(predictor: Predictor, tile: Pixels) -> str:
-    """Return in words how much tumor a network sees in a tile."""
-    score = float(tumor_score(next(predictor.outputs(tile[None])), 1 / predictor.spec.temperature)[0])
-    if predictor.spec.task == "classifier":
+def _score(predictor: Predictor, tile: Pixels) -> float:
+    """Return how much tumor a network sees in a tile: a probability, or a share of its pixels."""
+    return float(tumor_score(next(predictor.outputs(tile[None])), 1 / predictor.spec.temperature)[0])
+
+
+def _answer(task: Task, score: float) -> str:
+    """Return the same in words."""
+    if task == "classifier":
         return f"tumor probability {score:.3f}"
     return f"{score:.1%} of the pixels called tumor"
 

@@ -48,4 +48,6 @@ def explain_nuclei_of_run(folder: Path, changes: Sequence[str], progress: Progre
         lines += [counts, *told, *summary["shared_sentences"]]
     elif not lines:
         lines = ["no nuclei: nuclei.tiles is 0, or there is no test tile"]
-    return replace(outcome, lines=[*lines, *outcome.lines])
+    numbers = {name: summary[name] for name in ("nuclei", "tiles", "patients") if summary["tiles"]}
+    results = dict(outcome.results) | {"refused": summary["refused"], **numbers}
+    return replace(outcome, lines=[*lines, *outcome.lines], results=results)

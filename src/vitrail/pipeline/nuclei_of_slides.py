@@ -113,7 +113,17 @@ def find_nuclei(
     new = len(rows.keys() - before - errors.keys())
     total = int(sum(row["nuclei"] for row in summary.values() if not row.get("reason")))
     lines = [f"nuclei of {new} slides measured, {total} nuclei in all", str(job.out / SUMMARY_CSV)]
-    return Outcome(lines=lines, warnings=[], skipped=[errors[name] for name in jobs if name in errors])
+    results = {
+        "measured": new,
+        "nuclei": total,
+        "summary": job.out / SUMMARY_CSV,
+        "slides": {
+            name: {"nuclei": int(row["nuclei"]), "table": job.out / f"{name}.nuclei.parquet"}
+            for name, row in rows.items()
+            if name not in errors
+        },
+    }
+    return Outcome(lines=lines, skipped=[errors[name] for name in jobs if name in errors], results=results)
 
 
 def measure_one(job: SlideJob[NucleiJob], progress: Progress) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 import tomllib
 from contextlib import closing, suppress
@@ -49,6 +50,8 @@ if TYPE_CHECKING:
     from vitrail.models.spec import ReadingInfo
     from vitrail.pipeline.slide_by_slide import SlideJob
     from vitrail.slides.slide import Slide
+
+_log = logging.getLogger(__name__)
 
 SUMMARY_CSV = "summary.csv"
 
@@ -192,8 +195,15 @@ def apply_models(
         _LOADED.clear()
     mapped = len(said.keys() - before)
     done = len([row for row in summary.values() if not row.get("reason")])
+    results = {
+        "mapped": mapped,
+        "in_summary": done,
+        "summary": job.out / SUMMARY_CSV,
+        "slides": {name: {"files": _files_of(job.out / name), "summary": rows[name]} for name in said},
+    }
     return Outcome(
         lines=[f"{mapped} slides mapped, {done} in the summary", str(job.out / SUMMARY_CSV)],
+        results=results,
         warnings=[*warnings, *(line for name in jobs for line in said.get(name, []))],
         skipped=[errors[name] for name in jobs if name in errors],
     )
@@ -433,6 +443,10 @@ def _map(job: SlideJob[Application], networks: Networks, progress: Progress) -> 
     settings, threshold = job.application.settings, job.application.settings.evaluation.threshold
     state = _state(job)
     slide, files, facts = state.slide, state.files, state.facts
+    why = (
+        "mapped before" if state.is_mapped else "mapped now, with other networks or settings before" if facts else "new"
+    )
+    _log.info("%s: %s", files.base, why)
     if not state.is_mapped:
         _remove_results(files)
         map_slide(slide, networks, settings, files, progress)
@@ -559,6 +573,25 @@ def _remove_results(files: MapFiles) -> None:
     for stale in files.partial.parent.glob("*"):
         if stale != files.partial:
             shutil.rmtree(stale, ignore_errors=True)
+
+
+def _files_of(base: Path) -> dict[str, Path]:
+    """Return the files that there are of a slide, by what they hold."""
+    files = MapFiles(base=base)
+    geojson, picture = _published(files)
+    named = {
+        "tiles": files.tiles,
+        "classes": files.classes,
+        "uncertainty": files.uncertainty,
+        "explanations": files.explained,
+        "facts": files.facts,
+        "geojson": geojson,
+        "picture": picture,
+        "explanations_picture": files.explained_picture,
+        "nuclei": base.with_name(f"{base.name}.nuclei.parquet"),
+        "nuclei_geojson": base.with_name(f"{base.name}.nuclei.geojson"),
+    }
+    return {name: path for name, path in named.items() if path.is_file()}
 
 
 def _published(files: MapFiles) -> list[Path]:

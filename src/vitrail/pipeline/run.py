@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 from vitrail import __version__
+from vitrail.classes import NETWORKS
 from vitrail.core.digest import file_digest, json_digest
 from vitrail.core.files import damaged, read_csv, read_json, write_text
 from vitrail.core.lock import locked
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from vitrail.core.progress import Progress
     from vitrail.distribute.jobs import Executor
     from vitrail.settings.load import Preset
+    from vitrail.slides.cohort import CohortSlide
     from vitrail.stage import Run
 
 TITLE = """The settings of a Vitrail study, preset "{preset}".
@@ -70,7 +72,7 @@ def new_run(folder: Path, slides: Path, name: Preset, changes: Sequence[str] = (
         The folder is a run already.
     """
     text = changed_text(settings_text(preset(name), TITLE.format(preset=name)), changes)
-    read_cohort(slides)
+    entries = read_cohort(slides)
     study = folder / "study.toml"
     if study.exists():
         raise RunError(folder, "is a run already", f"Go on with: vitrail run {folder}, or name another folder")
@@ -80,7 +82,19 @@ def new_run(folder: Path, slides: Path, name: Preset, changes: Sequence[str] = (
     line = f"{study} holds the settings. Next: vitrail run {folder}"
     encoder = read_settings(study).encoder
     terms = foreseen_terms(encoder.name, encoder.weights, accepted=encoder.licence_accepted)
-    return Outcome(lines=[line], warnings=[*old_names(None, changes), *terms], skipped=[])
+    results = _made(folder, entries) | {"preset": name}
+    return Outcome(lines=[line], warnings=[*old_names(None, changes), *terms], results=results)
+
+
+def _made(folder: Path, entries: Sequence[CohortSlide]) -> dict[str, Any]:
+    """Return what a new run is, for a script."""
+    return {
+        "run": folder,
+        "study": folder / "study.toml",
+        "cohort": folder / "slides.csv",
+        "slides": len(entries),
+        "patients": len({entry.patient_id for entry in entries}),
+    }
 
 
 def run_from(folder: Path, earlier: Path, changes: Sequence[str] = (), *, corrected: bool = False) -> Outcome:
@@ -115,13 +129,12 @@ def run_from(folder: Path, earlier: Path, changes: Sequence[str] = (), *, correc
     import shutil
 
     from vitrail.review.corrections import corrected_outlines
-    from vitrail.tiles.outlines import class_names
     from vitrail.tiles.split import split_of
 
     old, study = open_run(earlier), folder / "study.toml"
     if study.exists():
         raise RunError(folder, "is a run already", f"Go on with: vitrail run {folder}, or name another folder")
-    entries, names = read_cohort(old.cohort), class_names(old.settings)
+    entries = read_cohort(old.cohort)
     encoder = with_weights_path(old).encoder
     moved = {"encoder.weights": encoder.weights}
     if encoder.name != old.settings.encoder.name:
@@ -135,7 +148,7 @@ def run_from(folder: Path, earlier: Path, changes: Sequence[str] = (), *, correc
     split = split if all(entry.patient_id in split for entry in entries) else {}
     slides, count = [], 0
     for entry in entries:
-        file = corrected_outlines(earlier, entry, names, folder / "annotations") if corrected else None
+        file = corrected_outlines(earlier, entry, old.settings, folder / "annotations") if corrected else None
         count += file is not None
         own = split.get(entry.patient_id) or entry.split
         slides.append(replace(entry, split=own, annotations=entry.annotations if file is None else file.resolve()))
@@ -156,7 +169,8 @@ def run_from(folder: Path, earlier: Path, changes: Sequence[str] = (), *, correc
     write_text(study, text)
     said = f"; {count} of {len(entries)} slides with corrections" if corrected else ""
     line = f"{study} holds the settings of {earlier}{said}. Next: vitrail run {folder}"
-    return Outcome(lines=[line], warnings=old_names(None, changes), skipped=[])
+    results = _made(folder, entries) | {"from": earlier, "corrected_slides": count}
+    return Outcome(lines=[line], warnings=old_names(None, changes), results=results)
 
 
 def bring_run(
@@ -192,21 +206,32 @@ def bring_run(
         with executor.alone(folder):
             warnings = old_names(folder / "study.toml", changes)
             run = _agreed(folder, changes, executor)
-        warnings += _bring(run, until, progress, executor)
+        made, more = _bring(run, until, progress, executor)
     else:
         with locked(folder):
             refuse_beside_others(folder)
             warnings = old_names(folder / "study.toml", changes)
             if changes:
                 change_settings(folder / "study.toml", changes)
-            warnings += _bring(open_run(folder), until, progress, executor)
+            made, more = _bring(open_run(folder), until, progress, executor)
     rows = read_csv(folder / "tiles" / "slides.csv", ("slide_id", "skipped", "warnings"))
     skipped = rows.loc[rows["skipped"] != "", ["slide_id", "skipped"]].itertuples(index=False)
     result = folder / next(stage.folder for stage in STAGES if stage.name == until)
+    lines, results = [f"{until}: {result}"], {"run": folder, "until": until, "made": made, "folder": result}
+    results["slides"] = len(rows)
+    if until == "report":
+        figures = report_figures(result)
+        lines = [*figures.lines, str(result / "index.html")]
+        results |= {"page": result / "index.html", "metrics": result / "metrics.json", "test": figures.values}
+    if until == "predict":
+        results["maps"] = sorted((result / "maps").glob("*.ome.tiff"))
+    if until in NETWORKS:
+        results["model"] = result
     return Outcome(
-        lines=_report_lines(result) if until == "report" else [f"{until}: {result}"],
-        warnings=[*warnings, *(line for cell in rows["warnings"] if cell for line in cell.split(" | "))],
+        lines=lines,
+        warnings=[*warnings, *more, *(line for cell in rows["warnings"] if cell for line in cell.split(" | "))],
         skipped=[f"{name}: {reason}" for name, reason in skipped],
+        results=results,
     )
 
 
@@ -225,67 +250,69 @@ def _agreed(folder: Path, changes: Sequence[str], claims: Claims) -> Run:
     return run
 
 
-def _bring(run: Run, until: str, progress: Progress, executor: Executor | None) -> list[str]:
-    """Bring a run up to date as far as one stage; return warnings."""
+def _bring(run: Run, until: str, progress: Progress, executor: Executor | None) -> tuple[list[str], list[str]]:
+    """Bring a run up to date as far as one stage; return the names of the stages that were made, and warnings."""
     stages, warnings = chain(stages_of(run.settings), until), list[str]()
     networks = [stage for stage in stages if stage.name in {"classifier", "segmenter"}]
     if any(not (run.folder / stage.folder / "stage.json").is_file() for stage in networks):
         from vitrail.training.preflight import check_start
 
         warnings = check_start(with_weights_path(run))  # before hours of cutting: can the networks be built at all?
-    bring_up_to_date(stages, run, progress, executor)
-    return warnings
+    return bring_up_to_date(stages, run, progress, executor), warnings
 
 
-def _report_lines(folder: Path) -> list[str]:
-    """Return the main figures of a report, and the path of its page."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReportFigures:
+    """The main figures of a report.
+
+    Attributes
+    ----------
+    values
+        `tiles`, `patients`; `accuracy` and `auc` of each network; `mean_jaccard` and `jaccard_tumor` of pixels. None is
+        undefined.
+    lines
+        The same in words.
+    """
+
+    values: dict[str, Any]
+    lines: list[str]
+
+
+def report_figures(folder: Path) -> ReportFigures:
+    """Read the main figures of a report.
+
+    Parameters
+    ----------
+    folder
+        Of the report.
+
+    Returns
+    -------
+    ReportFigures
+        Of its test tiles.
+
+    Raises
+    ------
+    RunError
+        There is no report, or it is damaged.
+    """
 
     def shown(value: float | None) -> str:
         return "undefined" if value is None else f"{value:.3f}"
 
     try:
         test = read_json(folder / "metrics.json")["test"]
-        pixels = test["pixels"]
-        return [
+        jaccard = {"mean_jaccard": test["pixels"]["mean_jaccard"], "jaccard_tumor": test["pixels"]["jaccard"]["tumor"]}
+        networks = {name: {key: test[name][key] for key in ("accuracy", "auc")} for name in NETWORKS}
+        values = {"tiles": test["tiles"], "patients": test["patients"], **networks, "pixels": jaccard}
+        lines = [
             f"test: {test['tiles']} tiles of {test['patients']} patients",
             *(
-                f"{network:<12} accuracy {shown(test[network]['accuracy'])}, AUC {shown(test[network]['auc'])}"
-                for network in ("classifier", "segmenter")
+                f"{name:<12} accuracy {shown(own['accuracy'])}, AUC {shown(own['auc'])}"
+                for name, own in networks.items()
             ),
-            f"pixels       mean Jaccard {shown(pixels['mean_jaccard'])}, tumor {shown(pixels['jaccard']['tumor'])}",
-            str(folder / "index.html"),
+            f"pixels       mean Jaccard {shown(jaccard['mean_jaccard'])}, tumor {shown(jaccard['jaccard_tumor'])}",
         ]
     except (LookupError, TypeError, ValueError):
         raise damaged(folder / "metrics.json", "without the figures of the test tiles") from None
-
-
-def gather_qupath(folder: Path, out: Path) -> Path:
-    """Gather the GeoJSON files of a run's report in a folder, with a script that imports them into QuPath.
-
-    Parameters
-    ----------
-    folder
-        The run.
-    out
-        Where to.
-
-    Returns
-    -------
-    Path
-        The script.
-
-    Raises
-    ------
-    RunError
-        The run has none yet.
-    ExchangeError
-        The folder cannot be written to.
-    """
-    from vitrail.interop.qupath_project import export_project
-
-    entries = read_cohort(open_run(folder).cohort)
-    files = {entry.slide.name: folder / "report" / "qupath" / f"{entry.slide_id}.geojson" for entry in entries}
-    written = {name: path for name, path in files.items() if path.is_file()}
-    if not written:
-        raise RunError(folder, "its report has no GeoJSON yet", f"Make it with: vitrail run {folder}")
-    return export_project(out, written)
+    return ReportFigures(values=values, lines=lines)

@@ -6,7 +6,7 @@ import hashlib
 import json
 import shutil
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -121,7 +121,15 @@ def search_run(
         *([f"ensemble of its folds: {folder / FOLDER / ENSEMBLE}"] if search.keep_models else []),
         str(folder / FOLDER / f"{FIGURE}.svg"),
     ]
-    return Outcome(lines=lines, warnings=before.warnings, skipped=[*before.skipped, *failures])
+    results = {
+        "run": folder,
+        "chosen": {"tiles.side_um": chosen.side_um, "tiles.side_px": chosen.side_px},
+        "combinations": [asdict(each) for each in combinations],
+        "table": folder / FOLDER / "table.csv",
+        "figure": folder / FOLDER / f"{FIGURE}.svg",
+        "ensemble": folder / FOLDER / ENSEMBLE if search.keep_models else None,
+    }
+    return Outcome(lines=lines, warnings=before.warnings, skipped=[*before.skipped, *failures], results=results)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

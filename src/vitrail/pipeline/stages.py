@@ -13,7 +13,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vitrail.errors import SettingsError
+from vitrail.core.files import read_csv
+from vitrail.errors import RunError, SettingsError
 from vitrail.review.judgements import FILE, judged_queues
 from vitrail.search.results import is_searched
 from vitrail.settings.load import FOLDER, KEYWORDS
@@ -25,7 +26,7 @@ from vitrail.tiles.split import read_split, split_patients, write_split
 from vitrail.tiles.store import read_tiles
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from torch import Generator, Tensor
 
@@ -228,6 +229,55 @@ def _detections(run: Run) -> Any:
     return [[each.name, content_digest(each)] for each in ([path] if path.is_file() else sorted(path.iterdir()))]
 
 
+def _changed_slides(run: Run, _old: Any, _new: Any) -> str:
+    """Say which slides are others than those that were cut; their settings are the same."""
+    try:
+        rows = read_csv(run.folder / "tiles" / "slides.csv", ("slide_id", "digest"))
+    except RunError:
+        return ""
+    former = dict(zip(rows["slide_id"], rows["digest"], strict=True))
+    present = {entry.slide_id: slide_digest(entry, run.settings) for entry in read_cohort(run.cohort)}
+    changed = [name for name in present.keys() & former.keys() if present[name] != former[name]]
+    words = [
+        _named("slide or outlines changed", changed),
+        _named("new slides", present.keys() - former.keys()),
+        _named("slides no longer there", former.keys() - present.keys()),
+    ]
+    return ", ".join(filter(None, words)) or "the order of slides.csv"
+
+
+def _named(title: str, names: Iterable[str]) -> str:
+    names = sorted(names)
+    more = f" and {len(names) - _NAMES} more" if len(names) > _NAMES else ""
+    return f"{title}: {', '.join(names[:_NAMES])}{more}" if names else ""
+
+
+_NAMES = 5
+"""Of slides, as many are named."""
+
+
+def _changed_rows(title: str, old: Any, new: Any) -> str:
+    """Say which names of `[name, value]` pairs have another value than they had."""
+    try:
+        former, present = ({str(name): value for name, value in rows} for rows in (old, new))
+    except (TypeError, ValueError):  # of another version
+        return ""
+    both = former.keys() & present.keys()
+    return _named(title, (former.keys() ^ present.keys()) | {name for name in both if former[name] != present[name]})
+
+
+def _changed_report(old: Any, new: Any) -> str:
+    """Say which of the report's inputs are others."""
+    if not isinstance(old, dict):
+        return ""
+    words = [
+        _changed_rows("columns of slides.csv of", old.get("attributes"), new["attributes"]),
+        "the search" if old.get("search") != new["search"] else "",
+        "what raters said" if old.get("raters") != new.get("raters") else "",
+    ]
+    return ", ".join(filter(None, words))
+
+
 STAGES = (
     Stage(
         name="tiles",
@@ -238,6 +288,8 @@ STAGES = (
         inputs=lambda run: [slide_digest(entry, run.settings) for entry in read_cohort(run.cohort)],
         make=cut_tiles,
         share=share_tiles,
+        changed=_changed_slides,
+        reads_files=True,
     ),
     Stage(
         name="split",
@@ -247,6 +299,7 @@ STAGES = (
         needs=("tiles",),
         inputs=lambda run: sorted({(entry.patient_id, entry.split) for entry in read_cohort(run.cohort)}, key=str),
         make=draw_split,
+        changed=lambda _, old, new: _changed_rows("patients, or their split in slides.csv", old, new),
     ),
     Stage(
         name="classifier",
@@ -256,6 +309,8 @@ STAGES = (
         needs=("tiles", "split"),
         inputs=_encoder_weights,
         make=train_classifier,
+        changed=lambda *_: "the weights that the encoder starts from, or compute.precision",
+        reads_files=True,
     ),
     Stage(
         name="segmenter",
@@ -265,6 +320,8 @@ STAGES = (
         needs=("tiles", "split"),
         inputs=_encoder_weights,
         make=train_segmenter,
+        changed=lambda *_: "the weights that the encoder starts from, or compute.precision",
+        reads_files=True,
     ),
     Stage(
         name="predict",
@@ -274,6 +331,7 @@ STAGES = (
         needs=("tiles", "split", "classifier", "segmenter"),
         inputs=lambda run: run.settings.compute.named_precision,
         make=predict,
+        changed=lambda *_: "compute.precision",
     ),
     Stage(
         name="explain",
@@ -293,6 +351,7 @@ STAGES = (
         needs=("tiles", "split", "classifier", "segmenter", "explain"),
         inputs=_truths,
         make=check,
+        changed=lambda *_: "slides.csv, or the truth beside synthetic slides",
     ),
     Stage(
         name="nuclei",
@@ -302,6 +361,8 @@ STAGES = (
         needs=("tiles", "split", "classifier", "segmenter", "explain"),
         inputs=_detections,
         make=nuclei,
+        changed=lambda *_: "the files of nuclei.model",
+        reads_files=True,
     ),
     Stage(
         name="shift",
@@ -311,6 +372,7 @@ STAGES = (
         needs=("tiles", "split", "classifier", "segmenter", "predict"),
         inputs=lambda run: [[entry.slide_id, entry.attributes.get("site")] for entry in read_cohort(run.cohort)],
         make=shift,
+        changed=lambda _, old, new: _changed_rows("site in slides.csv of", old, new),
     ),
     Stage(
         name="report",
@@ -328,6 +390,7 @@ STAGES = (
             | _judgements(run)
         ),
         make=report,
+        changed=lambda _, old, new: _changed_report(old, new),
     ),
 )
 """All stages, in an order in which each comes after those it needs."""

@@ -1,4 +1,4 @@
-"""Areas of masks: the share of rectangles, from one integral image, and connected pieces by their size.
+"""Masks: the share of rectangles, from one integral image, connected pieces by their size, values at points.
 
 Morphology here and beside it is scipy's. scikit-image's, which mostly wraps that, found the same pieces, but on a mask
 of 6 million pixels took 1.5 times as long to drop small ones (0.11 s), 4.3 times to close with a disk (1.16 s, and 204
@@ -103,3 +103,28 @@ def drop_small_pieces(mask: Mask, least_px: float, *, diagonal: bool = False, ke
             large[edge] = True
     large[0] = False  # what is no piece
     return np.asarray(large[pieces], dtype=np.bool_)
+
+
+def looked_up(mask: Mask, cell: tuple[float, float], points: tuple[Floats, Floats]) -> Mask:
+    """Return the values of a mask at the points of a grid.
+
+    Parameters
+    ----------
+    mask
+        `[rows, columns]`, from the slide's top left corner.
+    cell
+        Height and width of its cells in level-0 pixels.
+    points
+        y `[h]` and x `[w]` in level-0 pixels; beyond the mask its last row and column go on.
+
+    Returns
+    -------
+    NDArray[np.bool_]
+        `[h, w]`.
+    """
+    rows, columns = (
+        np.minimum(axis / side, most - 1).astype(np.intp)
+        for axis, side, most in zip(points, cell, mask.shape, strict=True)
+    )
+    values: Mask = mask[rows][:, columns]
+    return values

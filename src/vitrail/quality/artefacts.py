@@ -14,7 +14,7 @@ import numpy as np
 
 from vitrail.classes import ARTEFACTS
 from vitrail.core.shown import Shown
-from vitrail.quality.areas import MaskSums
+from vitrail.quality.areas import MaskSums, looked_up
 from vitrail.quality.features import CellGrid, measure_cells
 from vitrail.quality.rules import name_artefacts
 from vitrail.settings.schema import ArtefactSettings
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from vitrail.classes import ArtefactKind
     from vitrail.core.progress import Progress
     from vitrail.geometry import Region
+    from vitrail.quality.tissue import Tissue
     from vitrail.slides.slide import Slide
 
 
@@ -57,6 +58,11 @@ class Artefacts(Shown):
         return np.asarray(
             self.masks[[int(kind) for kind in (ARTEFACTS if kinds is None else kinds)]].any(axis=0), dtype=np.bool_
         )
+
+    def within(self, tissue: Tissue, kinds: Iterable[ArtefactKind] | None = None) -> NDArray[np.bool_]:
+        """Return where any of some kinds is (by default of all), in the pixels of a mask of tissue."""
+        y, x = ((np.arange(n) + 0.5) * side for n, side in zip(tissue.mask.shape, tissue.cell, strict=True))
+        return looked_up(self.mask(kinds), (self.cell, self.cell), (y, x))
 
     def share(self, region: Region, kinds: Iterable[ArtefactKind] | None = None) -> float:
         """Return the share of a region, in level-0 pixels, that any of some kinds (by default of all) covers."""

@@ -93,6 +93,12 @@ class Tissue(Shown):
         mpp = self.um_per_px * self.mask.shape[1] / self.region.width
         return float(int(np.count_nonzero(self.mask)) * self._px_area * mpp * mpp / 1e6)
 
+    @property
+    def cell(self) -> tuple[float, float]:
+        """Height and width of a pixel of the mask in level-0 pixels."""
+        height, width = self.mask.shape
+        return self.region.height / height, self.region.width / width
+
     def share(self, region: Region) -> float:
         """Return the tissue share of a region; what lies beyond the slide is not tissue."""
         return float(self.shares(np.array([[region.x, region.y, region.width, region.height]]))[0])

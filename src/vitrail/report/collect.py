@@ -17,6 +17,7 @@ from vitrail.report.collect_explanations import collect_explained
 from vitrail.report.collect_labels import collect_doubted
 from vitrail.report.collect_nuclei import collect_nuclei
 from vitrail.report.collect_shift import collect_shift
+from vitrail.report.collect_unlabelled import collect_outside
 from vitrail.report.data import CutExample, Overlaid, ReportData
 from vitrail.report.figures.predictions_over_slide import SECTION_PX, choose_sections, choose_slide
 from vitrail.report.figures.slide_maps import THUMBNAIL_PX, read_slide_maps
@@ -96,6 +97,8 @@ def collect(run: Run) -> ReportData:
         explained=collect_explained(run, entries, evaluation),
         nuclei=collect_nuclei(run, entries, evaluation.nuclei),
         doubted=collect_doubted(run, entries, evaluation),
+        outside=collect_outside(run, entries, evaluation),
+        margin_um=run.settings.annotations.margin_um,
         shift=collect_shift(run, evaluation),
         search=search,
         worst={entry.slide_id: read_thumbnail(open_cohort_slide(entry, run.settings), WORST_PX) for entry in worst},

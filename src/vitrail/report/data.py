@@ -240,6 +240,73 @@ class DoubtedTile:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class OutsidePlace:
+    """A tile outside all outlines, in its surroundings.
+
+    Attributes
+    ----------
+    classifier, segmenter
+        What the networks say: tumor probability, and the share of pixels called tumor.
+    picture
+        `[h, h, 3]`, RGB.
+    width_um
+        Width of the picture.
+    frame
+        Left, top and side of the tile, as shares of the picture's side.
+    at
+        Left, top and side of the tile in pixels of the slide's thumbnail.
+    """
+
+    classifier: float
+    segmenter: float
+    picture: NDArray[np.uint8]
+    width_um: float
+    frame: tuple[float, float, float]
+    at: tuple[float, float, float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class OutsideSlide:
+    """A slide whose tissue outside the outlines counted as non-tumor.
+
+    Attributes
+    ----------
+    slide_id, patient_id
+        Names, as the user wrote them.
+    asked, called
+        Tiles outside the outlines that networks were asked about which had not seen the patient, and how many of them
+        both call tumor.
+    taken_mm2
+        Area of the tissue that counted as non-tumor without an outline.
+    thumbnail
+        `[h, w, 3]`, RGB.
+    width_um
+        Width of what the thumbnail shows.
+    outlines
+        What was drawn, as of `SlideMaps`.
+    margin, taken
+        Where the margin around the outlines ends, and the tissue beyond it that was taken: rings as of `SlideMaps`.
+    squares
+        `[asked, 3]`: left, top and side in pixels of the thumbnail, those first that are called most surely.
+    places
+        The most suspicious tiles.
+    """
+
+    slide_id: str
+    patient_id: str
+    asked: int
+    called: int
+    taken_mm2: float
+    thumbnail: NDArray[np.uint8]
+    width_um: float
+    outlines: dict[TissueClass, list[NDArray[np.float64]]]
+    margin: list[NDArray[np.float64]]
+    taken: list[NDArray[np.float64]]
+    squares: NDArray[np.float64]
+    places: tuple[OutsidePlace, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class CutExample:
     """One slide with the tiles that were cut from it, some of them with their masks.
 
@@ -370,6 +437,10 @@ class ReportData:
         Which nuclei they look at; None where nobody has asked.
     doubted
         The tiles whose label the networks contradict most, those first.
+    outside
+        Slides whose tissue outside the outlines counted as non-tumor, those first of which networks call most tumor.
+    margin_um
+        How far from the outlines, at least.
     shift
         How far slides lie from those of the training; None where nobody has asked.
     search
@@ -392,6 +463,8 @@ class ReportData:
     explained: Explained | None = None
     nuclei: ShownNuclei | None = None
     doubted: Sequence[DoubtedTile] = ()
+    outside: Sequence[OutsideSlide] = ()
+    margin_um: float = 0.0
     shift: ShownShift | None = None
     search: SearchResult | None = None
     worst: Mapping[str, NDArray[np.uint8]] = field(default_factory=dict)

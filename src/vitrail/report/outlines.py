@@ -11,6 +11,7 @@ from vitrail.classes import LABELS, TissueClass
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+    from shapely.geometry.base import BaseGeometry
 
     from vitrail.slides.annotations import Annotations
 
@@ -35,10 +36,11 @@ def outline_rings(
         As `SlideMaps.outlines`.
     """
     areas = {TissueClass.TUMOR: outlines.tumor, TissueClass.NON_TUMOR: outlines.non_tumor.difference(outlines.tumor)}
-    rings: dict[TissueClass, list[NDArray[np.float64]]] = {label: [] for label in LABELS}
-    for label, area in areas.items():
-        for part in shapely.get_parts(area):
-            if part.geom_type == "Polygon" and not part.is_empty:
-                corners = [np.asarray(ring.coords)[:, :2] for ring in (part.exterior, *part.interiors)]
-                rings[label] += [(ring - np.array(corner)) * scale for ring in corners]
-    return rings
+    return {label: area_rings(areas[label], scale, corner) for label in LABELS}
+
+
+def area_rings(area: BaseGeometry, scale: float, corner: tuple[float, float] = (0.0, 0.0)) -> list[NDArray[np.float64]]:
+    """Turn an area of a slide into rings on a picture of it; see `outline_rings`."""
+    parts = [part for part in shapely.get_parts(area) if part.geom_type == "Polygon" and not part.is_empty]
+    corners = [np.asarray(ring.coords)[:, :2] for part in parts for ring in (part.exterior, *part.interiors)]
+    return [(ring - np.array(corner)) * scale for ring in corners]

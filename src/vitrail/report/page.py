@@ -30,6 +30,7 @@ from vitrail.report.sections.nuclei import nuclei_section
 from vitrail.report.sections.raters import raters_section
 from vitrail.report.sections.scores import section
 from vitrail.report.sections.shift import shift_section
+from vitrail.report.sections.unlabelled import unlabelled_section
 from vitrail.report.select import examples_table
 from vitrail.report.style import FIRST, INK, LINE, MUTED, PAPER, SECOND, save, style
 
@@ -102,6 +103,7 @@ def write_report(data: ReportData, folder: Path, workers: int = 1) -> Path:
         labels=labels_section(data.evaluation) if data.evaluation.certainty else None,
         why=explained_section(data.explained) if data.explained else None,
         examples=tables["explained_examples"].to_dict("records") if data.explained is not None else [],
+        unlabelled=unlabelled_section(data) if "unlabelled" in data.evaluation.metrics else None,
         raters=[raters_section(name, said, methods) for name, said in data.evaluation.raters.items()],
         nuclei=nuclei_section(data.nuclei.study) if data.nuclei else None,
         shift=shift_section(data.shift.metrics) if data.shift else None,

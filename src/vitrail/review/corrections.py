@@ -3,6 +3,10 @@
 `corrections/<slide_id>/0001.geojson` and so on in a run hold outlines as they were corrected, one file a version; the
 originals are never touched. What raters say of whole tiles becomes outlines, too: a tile's square is cut out of all
 outlines, and comes back with the class that most raters gave it, or stays out where they called it other.
+
+Where tissue outside the outlines counts as non-tumor (`annotations.unlabelled_tissue`), it is never written as an
+outline: it is found anew beside those that were corrected. What is ignored, and what raters called other, is written as
+such then, for what no outline says is non-tumor.
 """
 
 from __future__ import annotations
@@ -19,13 +23,15 @@ from vitrail.core.files import write_text
 from vitrail.errors import AnnotationError
 from vitrail.review.judgements import SKIP, Judgements
 from vitrail.review.queue import queues_of, read_queue
-from vitrail.slides.annotations import ClassNames, read_annotations
+from vitrail.slides.annotations import read_annotations
+from vitrail.tiles.outlines import IGNORED, class_names
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from vitrail.slides.annotations import Annotation
+    from vitrail.settings.load import Settings
+    from vitrail.slides.annotations import Annotation, ClassNames
     from vitrail.slides.cohort import CohortSlide
 
 MOST_VERSIONS = 9999
@@ -39,7 +45,13 @@ def versions(run: Path, slide_id: str) -> list[Path]:
     return sorted((run / "corrections" / slide_id).glob("[0-9][0-9][0-9][0-9].geojson"))
 
 
-def save_correction(run: Path, slide_id: str, features: Sequence[dict[str, Any]], names: ClassNames) -> Path:
+def save_correction(
+    run: Path,
+    slide_id: str,
+    features: Sequence[dict[str, Any]],
+    names: ClassNames,
+    ignored: Sequence[Polygon | MultiPolygon] = (),
+) -> Path:
     """Write a further version of a slide's outlines.
 
     Parameters
@@ -52,6 +64,8 @@ def save_correction(run: Path, slide_id: str, features: Sequence[dict[str, Any]]
         All outlines of the slide, GeoJSON features with a class that the study knows, in level-0 pixels.
     names
         The study's classes.
+    ignored
+        Regions that stay ignored where nothing was drawn on them.
 
     Returns
     -------
@@ -73,7 +87,11 @@ def save_correction(run: Path, slide_id: str, features: Sequence[dict[str, Any]]
     attempt = folder / ".attempt.geojson"
     write_text(attempt, json.dumps({"type": "FeatureCollection", "features": list(features)}))
     try:
-        read_annotations(attempt, names)
+        drawn = [outline.geometry for outline in read_annotations(attempt, names).outlines]
+        if ignored:
+            rest = shapely.difference(shapely.union_all(list(ignored)), shapely.union_all(drawn))
+            kept = [*features, *_features(rest, IGNORED)]
+            write_text(attempt, json.dumps({"type": "FeatureCollection", "features": kept}))
         file = folder / f"{number:04d}.geojson"
         attempt.replace(file)
     finally:
@@ -113,7 +131,11 @@ def judged_tiles(run: Path) -> dict[str, list[tuple[Polygon, str]]]:
     return result
 
 
-def apply_judged(outlines: Sequence[Annotation], squares: Sequence[tuple[Polygon, str]]) -> list[dict[str, Any]]:
+def apply_judged(
+    outlines: Sequence[Annotation],
+    squares: Sequence[tuple[Polygon, str]],
+    ignored: Sequence[Polygon | MultiPolygon] | None = None,
+) -> list[dict[str, Any]]:
     """Cut judged squares out of outlines, and put them back with what was said.
 
     Parameters
@@ -122,6 +144,9 @@ def apply_judged(outlines: Sequence[Annotation], squares: Sequence[tuple[Polygon
         Of a slide.
     squares
         As `judged_tiles` returns them.
+    ignored
+        Regions of the slide that are ignored, where what no outline says counts as non-tumor: they are written, too,
+        and so are squares that are other. None leaves both out.
 
     Returns
     -------
@@ -131,13 +156,18 @@ def apply_judged(outlines: Sequence[Annotation], squares: Sequence[tuple[Polygon
     judged = shapely.union_all([square for square, _ in squares])
     features = []
     for outline in outlines:
-        features += _features(shapely.difference(outline.geometry, judged), outline.label.key)
-    for label in NAMES:
-        features += _features(shapely.union_all([square for square, said in squares if said == label]), label)
+        features += _features(shapely.difference(outline.geometry, judged), NAMES[outline.label.key])
+    for label, name in NAMES.items():
+        features += _features(shapely.union_all([square for square, said in squares if said == label]), name)
+    if ignored is not None:
+        others = [square for square, said in squares if said not in NAMES]
+        rest = shapely.difference(shapely.union_all(list(ignored)), judged)
+        drawn = shapely.union_all([outline.geometry for outline in outlines])
+        features += _features(shapely.union_all([shapely.difference(rest, drawn), *others]), IGNORED)
     return features
 
 
-def corrected_outlines(run: Path, entry: CohortSlide, names: ClassNames, folder: Path) -> Path | None:
+def corrected_outlines(run: Path, entry: CohortSlide, settings: Settings, folder: Path) -> Path | None:
     """Write a slide's outlines with all that was corrected and judged.
 
     Parameters
@@ -146,8 +176,8 @@ def corrected_outlines(run: Path, entry: CohortSlide, names: ClassNames, folder:
         The run whose corrections count.
     entry
         The slide.
-    names
-        The study's classes.
+    settings
+        The study's.
     folder
         Where to write `<slide_id>.geojson`.
 
@@ -164,19 +194,20 @@ def corrected_outlines(run: Path, entry: CohortSlide, names: ClassNames, folder:
     drawn, squares = versions(run, entry.slide_id), judged_tiles(run).get(entry.slide_id, [])
     if not drawn and not squares:
         return None
-    outlines = read_annotations(drawn[-1] if drawn else entry.annotations, names).outlines
-    features = apply_judged(outlines, squares)
+    read = read_annotations(drawn[-1] if drawn else entry.annotations, class_names(settings))
+    exhaustive = settings.annotations.unlabelled_tissue != "ignore"
+    features = apply_judged(read.outlines, squares, read.ignored if exhaustive else None)
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / f"{entry.slide_id}.geojson"
     write_text(file, json.dumps({"type": "FeatureCollection", "features": features}) + "\n")
     return file
 
 
-def _features(shape: shapely.Geometry, label: str) -> list[dict[str, Any]]:
+def _features(shape: shapely.Geometry, name: str) -> list[dict[str, Any]]:
     """Return the areas of a shape as features that QuPath reads."""
     areas = [part for part in shapely.get_parts(shape) if isinstance(part, Polygon) and part.area > 0]
     if not areas:
         return []
     geometry = areas[0] if len(areas) == 1 else MultiPolygon(areas)
-    properties = {"objectType": "annotation", "classification": {"name": NAMES[label]}}
+    properties = {"objectType": "annotation", "classification": {"name": name}}
     return [{"type": "Feature", "geometry": mapping(geometry), "properties": properties}]

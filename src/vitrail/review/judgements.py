@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import time
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from vitrail.core.files import write_csv
+from vitrail.core.lock import locked_file
 from vitrail.errors import RunError
 from vitrail.review.queue import ANSWERS, queues_of
 
@@ -31,6 +33,9 @@ FILE = "judgements.jsonl"
 
 SKIP = "skip"
 """Instead of an answer: the case comes again once all others are judged."""
+
+_SOON = 0.01
+"""Seconds until it is tried again to write, where another one writes."""
 
 LONGEST_NAME, LONGEST_COMMENT = 60, 2000
 
@@ -223,13 +228,7 @@ class Judgements:
 
     @contextmanager
     def _locked(self) -> Iterator[BinaryIO]:
-        with self.path.open("a+b") as file:
-            try:
-                import fcntl  # noqa: PLC0415 - not on every system
-            except ImportError:
-                pass
-            else:
-                fcntl.flock(file, fcntl.LOCK_EX)
+        with self.path.open("a+b") as file, locked_file(file, lambda: time.sleep(_SOON)):
             yield file
 
     @staticmethod

@@ -8,16 +8,16 @@ several networks: see `BEST`.
 
 from __future__ import annotations
 
-import tomllib
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 import tomlkit
 from pydantic import BaseModel, Field, ValidationError, model_validator
 from tomlkit.exceptions import TOMLKitError
 
-from vitrail.core.files import read_regular, write_text
+from vitrail.core.files import write_text
 from vitrail.errors import SettingsError
 from vitrail.settings import schema
+from vitrail.settings.toml import parsed_toml, toml_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -147,34 +147,32 @@ def read_settings(path: Path) -> Settings:
     SettingsError
         The file is missing or too large, is no TOML, has a name that does not exist, or a value that it cannot have.
     """
-    return _validated(path, _parsed(path, _text(path)))
+    return checked_settings(path, parsed_toml(path, toml_text(path, _NO_RUN)))
 
 
-MOST_SETTINGS_BYTES = 1 << 20
-"""Of a `study.toml`; with all its comments it has 16 KiB."""
+_NO_RUN = "Make a run folder with: vitrail init RUN --slides slides.csv"
 
 
-def _text(path: Path) -> str:
-    cure = "Make a run folder with: vitrail init RUN --slides slides.csv"
-    try:
-        return read_regular(path, SettingsError, cure, MOST_SETTINGS_BYTES).decode("utf-8-sig").replace("\r\n", "\n")
-    except UnicodeDecodeError as error:
-        raise SettingsError(path, f"not a text in UTF-8 ({error})", "Save it as UTF-8") from None
+def checked_settings(where: Path | str, values: dict[str, Any]) -> Settings:
+    """Return the settings of parsed TOML.
 
+    Parameters
+    ----------
+    where
+        What an error names.
+    values
+        Of the TOML; where it is silent, defaults count.
 
-def _parsed(where: Path | str, text: str) -> dict[str, Any]:
-    try:
-        return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise SettingsError(where, f"not valid TOML ({error})", "Mend that line") from None
-    except ValueError:  # Python reads no number of more than 4,300 digits
-        raise SettingsError(where, "not valid TOML (a number of thousands of digits)", "Mend that number") from None
-    except RecursionError:
-        raise SettingsError(where, "not valid TOML (lists within lists, too deep)", "Mend that list") from None
+    Returns
+    -------
+    Settings
+        What it says.
 
-
-def _validated(where: Path | str, values: dict[str, Any]) -> Settings:
-    """Return the settings of parsed TOML, or say in one line what is wrong first."""
+    Raises
+    ------
+    SettingsError
+        The first thing that is wrong.
+    """
     try:
         return Settings.model_validate(values)
     except ValidationError as error:
@@ -224,6 +222,24 @@ def settings_text(settings: Settings, title: str) -> str:
     return "\n".join(lines) + "\n"
 
 
+def described_settings() -> dict[str, str]:
+    """Return every setting as `--set` names it, with what it means.
+
+    Returns
+    -------
+    dict[str, str]
+        Descriptions by `group.key`, in the order of `study.toml`.
+    """
+    texts = dict[str, str]()
+    for name, entry in Settings.model_fields.items():
+        group = entry.annotation
+        if isinstance(group, type) and issubclass(group, BaseModel):
+            texts |= {f"{name}.{key}": own.description or "" for key, own in group.model_fields.items()}
+        else:
+            texts[name] = entry.description or ""
+    return texts
+
+
 def changed_text(text: str, changes: Iterable[str]) -> str:
     """Return the text of a `study.toml` with changes, its comments kept.
 
@@ -247,12 +263,12 @@ def changed_text(text: str, changes: Iterable[str]) -> str:
     try:
         document = tomlkit.parse(text)
         for change in changes:
-            _apply(document, change)
+            apply_change(document, change)
         changed, values = tomlkit.dumps(document), document.unwrap()
     except TOMLKitError as error:
         cure = "Write the change into study.toml itself"
         raise SettingsError("--set", f"cannot be written between what is there ({error})", cure) from None
-    _validated("--set", values)
+    checked_settings("--set", values)
     return changed
 
 
@@ -274,7 +290,7 @@ def changed_settings(path: Path, changes: Iterable[str]) -> Settings:
     SettingsError
         The file or a change is wrong.
     """
-    return _validated("--set", tomlkit.parse(changed_text(_text(path), changes)).unwrap())
+    return checked_settings("--set", tomlkit.parse(changed_text(toml_text(path, _NO_RUN), changes)).unwrap())
 
 
 def change_settings(path: Path, changes: Iterable[str]) -> None:
@@ -293,11 +309,24 @@ def change_settings(path: Path, changes: Iterable[str]) -> None:
         The file or a change is wrong; the file stays as it was.
     """
     read_settings(path)
-    write_text(path, changed_text(_text(path), changes))
+    write_text(path, changed_text(toml_text(path, _NO_RUN), changes))
 
 
-def _apply(document: TOMLDocument, change: str) -> None:
-    """Write one `key=value` change into a parsed `study.toml`."""
+def apply_change(document: TOMLDocument, change: str) -> None:
+    """Write one `key=value` change into a parsed `study.toml`.
+
+    Parameters
+    ----------
+    document
+        The file; it is changed.
+    change
+        As of `changed_text`.
+
+    Raises
+    ------
+    SettingsError
+        It is not `key=value`, or its key names a group.
+    """
     if len(change) > 2000:
         problem = f"{_shown(change)} has more than 2000 characters"
         raise SettingsError("--set", problem, "Write it into study.toml")
@@ -315,7 +344,7 @@ def _apply(document: TOMLDocument, change: str) -> None:
     # the file keeps the name that it has, and with it the comment above the line
     name = (old if old.rpartition(".")[2] in table else new).strip().rpartition(".")[2]
     try:
-        table[name] = _parsed("--set", f"value = {text.strip()}")["value"]
+        table[name] = parsed_toml("--set", f"value = {text.strip()}")["value"]
     except SettingsError:
         table[name] = text.strip()
 
@@ -335,7 +364,7 @@ def old_names(path: Path | None, changes: Iterable[str]) -> list[str]:
     SettingsError
         The file is missing, or is no TOML.
     """
-    groups = _parsed(path, _text(path)) if path else {}
+    groups = parsed_toml(path, toml_text(path, _NO_RUN)) if path else {}
     names = {f"{group}.{key}" for group, keys in groups.items() if isinstance(keys, dict) for key in keys}
     names |= {change.partition("=")[0].strip() for change in changes}
     return [f"the setting {old} is now called {new}" for old, new in Settings.renamed().items() if old in names]

@@ -11,15 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-import torch
 
 from vitrail.classes import LABELS, TissueClass
 from vitrail.core.files import write_json, write_table
 from vitrail.core.resume import Parts
 from vitrail.inference.predictor import Predictor
 from vitrail.inference.tiles import BLOCK, predict_block
-from vitrail.models.batches import Batches
 from vitrail.models.device import keep_memory, pick_device, reproducible
+from vitrail.models.features import PooledFeatures
 from vitrail.models.store import load_explained, load_model
 from vitrail.quality.appearance import FEWEST_PATIENTS, GROUPS, MEASURES, Distances, fit_training, left_out
 from vitrail.shift.probe import one_site, over_patients, probe, sites_of, within_patients
@@ -32,6 +31,7 @@ from vitrail.tiles.store import read_tiles
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    import torch
     from numpy.typing import NDArray
 
     from vitrail.models.store import Model
@@ -156,15 +156,7 @@ def _features(model: Model, tiles: TileTable, seed: int, device: torch.device) -
     drawn = pd.Series(rng.permutation(len(rows)), index=rows.index)
     rank = drawn.groupby([rows["slide_id"], rows["label"]]).rank()
     chosen = np.flatnonzero(rank.to_numpy() <= _TILES_A_SLIDE)
-    module: Any = model.module.to(device).eval()
-    batches = Batches(model.spec, device, 64, "classifier features")
-
-    @torch.inference_mode()
-    def pooled(_rows: slice, batch: torch.Tensor) -> torch.Tensor:
-        means: torch.Tensor = module.features(batch).float().mean((2, 3)).cpu()
-        return means
-
-    values = torch.cat(list(batches.run(np.asarray(tiles.images[chosen]), pooled))).double().numpy()
+    values = PooledFeatures(model, device)(np.asarray(tiles.images[chosen])).astype(np.float64)
     columns = [f"f{number}" for number in range(values.shape[1])]
     table = pd.concat([rows.loc[chosen, ["slide_id", "patient_id", "label"]].reset_index(drop=True),
                        pd.DataFrame(values, columns=columns)], axis=1)  # fmt: skip

@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import shapely
@@ -21,7 +21,11 @@ if TYPE_CHECKING:
 
     from shapely.geometry.base import BaseGeometry
 
+_NO_CLASS = ""
+"""What the class of an outline without one is called in tables of names."""
+
 _DRAW = "Draw outlines in QuPath, give each a class and export them again"
+_DRAW_OR_SET = f'{_DRAW}; where all of them are tumor, set annotations.unclassified = "tumor"'
 
 MOST_CORNERS = 2_000_000
 MOST_CROSSINGS = 20_000
@@ -49,6 +53,9 @@ class ClassNames:
         The classes of each label.
     ignore
         Classes of what is not annotated: cut out of the outlines around them, see `read_annotations`.
+    unclassified
+        What outlines without a class are: `left_out`, with a warning; `ignored`, as those of the classes above; or
+        `tumor`.
 
     Raises
     ------
@@ -59,6 +66,7 @@ class ClassNames:
     tumor: tuple[str, ...]
     non_tumor: tuple[str, ...]
     ignore: tuple[str, ...]
+    unclassified: Literal["left_out", "ignored", "tumor"] = "left_out"
     _labels: dict[str, TissueClass | None] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -68,6 +76,8 @@ class ClassNames:
             for name in names:
                 if labels.setdefault(_plain(name), label) is not label:
                     raise SettingsError("[annotations]", f"{name!r} is in two lists", "Keep it in one of them")
+        if self.unclassified != "left_out":
+            labels[_NO_CLASS] = TissueClass.TUMOR if self.unclassified == "tumor" else None
         object.__setattr__(self, "_labels", labels)
 
     def label_of(self, name: str) -> TissueClass | None:
@@ -115,10 +125,13 @@ class Annotation:
     geometry
         Valid and not empty, in level-0 pixels from the top left corner of the slide's bounds; without what ignored
         outlines cut out of it.
+    drawn
+        Whether somebody drew it; False of tissue that was found outside all outlines.
     """
 
     label: TissueClass
     geometry: Polygon | MultiPolygon
+    drawn: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)  # no slots: the unions are kept once computed
@@ -131,10 +144,13 @@ class Annotations:
         In the order of the file.
     warnings
         What was left out or mended, one line each.
+    ignored
+        Outlines of what is neither, in the order of the file; nothing is cut out of them.
     """
 
     outlines: tuple[Annotation, ...]
     warnings: tuple[str, ...] = ()
+    ignored: tuple[Polygon | MultiPolygon, ...] = ()
 
     @cached_property
     def tumor(self) -> MultiPolygon:
@@ -201,10 +217,10 @@ def names_found(path: str | Path) -> dict[str, int]:
 def read_annotations(path: str | Path, names: ClassNames) -> Annotations:
     """Read the outlines of a slide.
 
-    Cells, detections and TMA cores are passed over. Points, lines and outlines without a class are left out with a
-    warning. Outlines that cross themselves are mended: all they enclose is inside. An ignored outline is cut out of
-    every outline that does not lie wholly within it: necrosis inside tumor is not annotated, but an island of tumor
-    drawn inside that necrosis is.
+    Cells, detections and TMA cores are passed over. Points and lines are left out with a warning, and so are outlines
+    without a class, unless `names` says what they are. Outlines that cross themselves are mended: all they enclose is
+    inside. An ignored outline is cut out of every outline that does not lie wholly within it: necrosis inside tumor is
+    not annotated, but an island of tumor drawn inside that necrosis is.
 
     Parameters
     ----------
@@ -227,13 +243,15 @@ def read_annotations(path: str | Path, names: ClassNames) -> Annotations:
     path = Path(path)
     features = read_features(path)
     areas = [feature for feature in features if feature.is_area]
-    classed = [(feature.name, feature) for feature in areas if feature.name]
-    if not classed:
-        raise AnnotationError(path, "no outline has a class" if areas else "no outlines", _DRAW)
+    if not areas or not (names.unclassified == "tumor" or any(feature.name for feature in areas)):
+        problem, cure = ("no outline has a class", _DRAW_OR_SET) if areas else ("no outlines", _DRAW)
+        raise AnnotationError(path, problem, cure)
+    every = names.unclassified != "left_out"
+    classed = [(feature.name or _NO_CLASS, feature) for feature in areas if feature.name or every]
     counts = Counter(name for name, _ in classed)
     unknown = [name for name in counts if not names.knows(name)]
     if unknown:
-        listed = ", ".join(f"{name} ({count})" for name, count in counts.items())
+        listed = ", ".join(f"{name or 'no class'} ({count})" for name, count in counts.items())
         raise AnnotationError(
             path,
             f"unknown class {', '.join(unknown)}; the file has {listed}",
@@ -265,12 +283,15 @@ def read_annotations(path: str | Path, names: ClassNames) -> Annotations:
         (len(features) - len(areas), "object without an area (point, line) was left out",
          "objects without an area (points, lines) were left out"),
         (len(areas) - len(classed), "outline without a class was left out", "outlines without a class were left out"),
+        (counts[_NO_CLASS] if names.unclassified == "ignored" else 0,
+         "outline without a class is ignored", "outlines without a class are ignored"),
         (mended, "outline crossed itself and was mended", "outlines crossed themselves and were mended"),
         (empty, "outline that encloses nothing was left out", "outlines that enclose nothing were left out"),
     )  # fmt: skip
     warnings = [f"{count} {single if count == 1 else many}" for count, single, many in phrases if count]
     warnings += [] if outlines else ["no outline of tumor or non-tumor is left"]
-    return Annotations(outlines=outlines, warnings=tuple(f"{path.name}: {warning}" for warning in warnings))
+    lines = tuple(f"{path.name}: {warning}" for warning in warnings)
+    return Annotations(outlines=outlines, warnings=lines, ignored=tuple(ignored))
 
 
 def _check_crossings(path: Path, areas: Sequence[MultiPolygon]) -> None:

@@ -46,6 +46,11 @@ _BLOCKS, _BLOCK = 16, 1 << 16
 
 _LONGEST_ID = 100
 _SAFE_ID = re.compile(r"[^/\\\x00-\x1f]+")
+_UNFIT_FOR_WINDOWS = re.compile(
+    r"""[<>:"|?*] | [. ]\Z | \A(CON|PRN|AUX|NUL|COM[0-9¹²³]|LPT[0-9¹²³])[ ]*(\.|\Z)""", re.IGNORECASE | re.VERBOSE
+)
+"""Names that Windows keeps for itself, as Microsoft's "Naming Files, Paths, and Namespaces" lists them."""
+_IS_WINDOWS = os.name == "nt"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -180,7 +185,7 @@ def copy_cohort(source: Path, target: Path) -> None:
     for slide, row in zip(slides, rows, strict=True):
         for column, file in (("slide", slide.slide), ("annotations", slide.annotations)):
             if not Path(row[column]).is_absolute():
-                row[column] = os.path.relpath(file, os.path.realpath(target.parent))
+                row[column] = _relative(file, target.parent)
     text = _csv_text(rows)
     if not target.exists():
         write_text(target, text)
@@ -217,6 +222,14 @@ def _csv_text(rows: list[dict[str, str]]) -> str:
     writer.writeheader()
     writer.writerows(rows)
     return table.getvalue()
+
+
+def _relative(file: Path, folder: Path) -> str:
+    """Return a path as it is seen from a folder; a whole one where no way leads there, as between drives of Windows."""
+    try:
+        return os.path.relpath(file, os.path.realpath(folder))
+    except ValueError:
+        return str(file)
 
 
 def file_digest(path: Path) -> str:
@@ -278,9 +291,29 @@ def content_digest(path: Path) -> str:
         return "unreadable"  # whoever needs the file says why
 
 
-def _read_rows(path: Path) -> list[tuple[int, dict[str, str]]]:
-    """Return the rows that hold anything by their columns, each with the number of its line, counted from 1."""
-    cure = f"Write a table with the columns {', '.join(REQUIRED)}"
+def table_rows(path: Path, cure: str) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
+    """Read a table separated by commas, semicolons or tabs.
+
+    Columns and rows without any text are left out. Letter case does not matter in the names of the columns of
+    `slides.csv` that have a meaning.
+
+    Parameters
+    ----------
+    path
+        The table, in UTF-8, of at most 16 MiB.
+    cure
+        What to do where it is no file, for the error's message.
+
+    Returns
+    -------
+    tuple[list[str], list[tuple[int, dict[str, str]]]]
+        The columns; and of each row the number of its line, counted from 1, and its cells by column.
+
+    Raises
+    ------
+    CohortError
+        The file cannot be read or is no table, or a column is there twice or has cells but no name.
+    """
     try:
         text = read_regular(path, CohortError, cure, _MOST_BYTES).decode("utf-8-sig")
     except UnicodeDecodeError:
@@ -304,25 +337,27 @@ def _read_rows(path: Path) -> list[tuple[int, dict[str, str]]]:
             problem = f"{len(row)} cells, where the header has {len(header)}"
             raise CohortError(f"{path}, line {line}", problem, "Give every row as many cells as the header")
     columns = {i: name for i, name in enumerate(header) if name or any(row[i] for _, row in rows[1:])}
-    _check_columns(path, list(columns.values()))
-    if not rows[1:]:
-        raise CohortError(path, "no slides", "Add a row for each slide")
-    return [(line, {name: row[i] for i, name in columns.items()}) for line, row in rows[1:]]
+    repeated = _first_repeated(columns.values())
+    if repeated:
+        raise CohortError(path, f"column {repeated} is there twice", "Remove or rename one of them")
+    if "" in columns.values():
+        raise CohortError(path, f"column {header.index('') + 1} has cells but no name", "Name it in the header")
+    return [*columns.values()], [(line, {name: row[i] for i, name in columns.items()}) for line, row in rows[1:]]
 
 
-def _check_columns(path: Path, header: list[str]) -> None:
+def _read_rows(path: Path) -> list[tuple[int, dict[str, str]]]:
+    """Return the rows of a slides.csv, each with the number of its line."""
+    header, rows = table_rows(path, f"Write a table with the columns {', '.join(REQUIRED)}")
     missing = [name for name in REQUIRED if name not in header]
     if missing:
         problem = f"column {', '.join(missing)} is missing (found: {', '.join(header)})"
         raise CohortError(path, problem, "Add it to the header")
-    repeated = _first_repeated(header)
-    if repeated:
-        raise CohortError(path, f"column {repeated} is there twice", "Remove or rename one of them")
-    if "" in header:
-        raise CohortError(path, f"column {header.index('') + 1} has cells but no name", "Name it in the header")
     reserved = [name for name in header if name in RESERVED]
     if reserved:
         raise CohortError(path, f"column {reserved[0]} is named like one of a run's own tables", "Rename the column")
+    if not rows:
+        raise CohortError(path, "no slides", "Add a row for each slide")
+    return rows
 
 
 def _first_repeated(names: Iterable[str]) -> str:
@@ -338,6 +373,9 @@ def _slide(path: Path, line: int, row: dict[str, str]) -> CohortSlide:
     slide_id, split, text = row["slide_id"], row.get("split", ""), row.get("mpp", "")
     if not _SAFE_ID.fullmatch(slide_id) or slide_id.startswith("."):
         raise CohortError(where, f"slide_id {slide_id!r} cannot be a file name", "Use letters, digits, - and _")
+    if _IS_WINDOWS and _UNFIT_FOR_WINDOWS.search(slide_id):
+        problem = f"slide_id {slide_id!r} cannot be a file name on Windows"
+        raise CohortError(where, problem, "Use letters, digits, - and _, and no device's name such as CON or NUL")
     if len(slide_id) > _LONGEST_ID or len(slide_id.encode()) > 2 * _LONGEST_ID:
         raise CohortError(where, f"slide_id {slide_id[:20]}... is too long", f"Use at most {_LONGEST_ID} characters")
     if split and split not in SPLITS:

@@ -6,6 +6,7 @@ empty frame. QuPath shifts its OpenSlide images by the same bounds, so its outli
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import threading
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from vitrail.settings.schema import Reading, StainNormalisation
+
+_log = logging.getLogger(__name__)
 
 _WHITE = 255
 _OPEN_SLIDES = 8
@@ -343,7 +346,9 @@ def _reader(path: Path, _changed_ns: int) -> LevelReader:
     # glibc keeps blocks as large as the largest that was ever mapped and let go, up to 32 MiB (mallopt(3) of Linux).
     # This one is never touched. Mapping the memory of each region anew would cost a sixth of the time.
     np.empty(31 << 20, np.uint8)
-    return open_tiff(path) or OpenSlideReader(path)
+    reader: LevelReader = open_tiff(path) or OpenSlideReader(path)
+    _log.info("%s: read by %s", path, "OpenSlide" if isinstance(reader, OpenSlideReader) else "Vitrail's TIFF reader")
+    return reader
 
 
 _opening = threading.Lock()

@@ -8,6 +8,7 @@ its reason, and the rest goes on.
 
 from __future__ import annotations
 
+import logging
 import os
 from contextlib import closing
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from vitrail.classes import LABELS
+from vitrail.classes import LABELS, TissueClass
 from vitrail.core.digest import json_digest
 from vitrail.core.files import read_csv, write_csv, write_table
 from vitrail.core.parallel import cores
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
     from vitrail.settings.load import Settings
     from vitrail.slides.cohort import CohortSlide
     from vitrail.tiles.store import StoredTiles
+
+_log = logging.getLogger(__name__)
 
 _NAMES_LISTED, _FILES_NAMED = 20, 3
 """Unknown names that a message lists at most, and files that it names for each."""
@@ -65,7 +68,9 @@ class Folders:
 def slide_digest(entry: CohortSlide, settings: Settings) -> str:
     """Digest all that decides a slide's tiles: files, names, settings, seed; never its split or attributes."""
     values = settings.digest_values()
-    branches = {name: values[name] for name in ("seed", "slides", "annotations", "tiles")}
+    finds_tissue = settings.annotations.unlabelled_tissue != "ignore"
+    names = ("seed", "slides", "annotations", "tiles", *(("tissue", "artefacts") if finds_tissue else ()))
+    branches = {name: values[name] for name in names}
     files = file_digest(entry.slide), content_digest(entry.annotations)
     return json_digest([VERSION, entry.slide_id, entry.patient_id, entry.mpp, files, branches])
 
@@ -172,6 +177,7 @@ def _plan(entries: tuple[CohortSlide, ...], settings: Settings, folders: Folders
         for entry in entries
         if entry.slide_id not in outcomes
     }
+    _log.info("tiles: %d slides unchanged, %d to cut", len(outcomes), len(jobs))
     return _Plan(digests=digests, outcomes=outcomes, jobs=jobs)
 
 
@@ -255,6 +261,10 @@ def _join(summary: pd.DataFrame, slides: list[StoredTiles], folder: Path, side_p
         counts = rows.loc[rows["label"] == label.key, "slide_id"].value_counts()
         if not len(counts):
             cure = f"Add slides with such outlines, or check [annotations] {label.key} in study.toml"
+            if label is TissueClass.NON_TUMOR:
+                cure += (
+                    '; where all tumor is outlined and nothing else, set annotations.unlabelled_tissue = "non_tumor"'
+                )
             raise TileError(f"{len(rows)} tiles", f"not one of them is {label.title.lower()}", cure)
         counted = summary["slide_id"].map(counts).fillna(0).astype(int)
         summary = summary.assign(**{f"{label.key}_tiles": counted})

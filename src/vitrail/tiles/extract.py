@@ -5,18 +5,20 @@ from __future__ import annotations
 import json
 import os
 import socket
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
+import shapely
 
 from vitrail.classes import CLASSES, TissueClass
 from vitrail.core.files import read_json, read_table, replacing, write_text
 from vitrail.core.threads import map_in_threads
 from vitrail.errors import RunError, TileError, VitrailError
 from vitrail.geometry import Region
+from vitrail.slides.rasterize import covered
 from vitrail.slides.slide import open_slide, read_region
 from vitrail.slides.stain import stain_of
 from vitrail.tiles.grid import inner_grid
@@ -184,8 +186,17 @@ def plan_slide(entry: CohortSlide, settings: Settings) -> TilePlan:
         "slide_id": entry.slide_id, "patient_id": entry.patient_id,
         "x": tiles.column[chosen] * grid.side, "y": tiles.row[chosen] * grid.side, "side": grid.side, "label": labels,
     })  # fmt: skip
+    if settings.annotations.unlabelled_tissue != "ignore":
+        rows["unlabelled"] = (rows["label"] == TissueClass.NON_TUMOR.key) & ~_touched_by_drawn(annotations, rows)
     uniform = tiles.share[chosen].max(axis=1) == 1
     return TilePlan(slide=slide, annotations=annotations, rows=rows, uniform=uniform)
+
+
+def _touched_by_drawn(annotations: Annotations, rows: pd.DataFrame) -> NDArray[np.bool_]:
+    """Tell which tiles touch an outline of non-tumor that somebody drew, `[n]`."""
+    drawn = replace(annotations, outlines=tuple(outline for outline in annotations.outlines if outline.drawn))
+    left, top, side = (rows[name].to_numpy() for name in ("x", "y", "side"))
+    return covered(drawn.non_tumor, shapely.box(left, top, left + side, top + side))[1]
 
 
 def cut_tiles(plan: TilePlan, settings: Settings) -> Iterator[CutTile]:

@@ -2,6 +2,7 @@
 
 Columns of `tiles.parquet`: `slide_id`, `patient_id`; `x`, `y`, `side` of the tile's region in level-0 pixels;
 `label` (`tumor` or `non_tumor`); and `tumor`, `non_tumor`, `other`, `background`, the shares of the mask's pixels.
+Where tissue outside the outlines counts as non-tumor, also `unlabelled`: whether a tile is non-tumor for that alone.
 """
 
 from __future__ import annotations

@@ -196,11 +196,14 @@ def _shared(settings: Settings, colours: Colours) -> dict[str, object]:
     """
     tiles, source = settings.tiles, find_source(settings.encoder.name)
     mean, std = source.colours if settings.encoder.frozen or source.own else colours
+    outside = settings.annotations
     return {
         "encoder": source.network, "encoder_arguments": source.arguments,
         "encoder_source": describe_source(settings.encoder), "side_um": tiles.side_um, "side_px": tiles.side_px,
         "mean": mean, "std": std,
         "reading": {"mode": settings.slides.reading, "stain": settings.slides.stain},
+        "labels": None if outside.unlabelled_tissue == "ignore"
+        else {"unlabelled_tissue": outside.unlabelled_tissue, "margin_um": outside.margin_um},
     }  # fmt: skip
 
 

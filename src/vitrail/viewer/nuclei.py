@@ -9,8 +9,9 @@ import numpy as np
 import shapely
 from PIL import Image, ImageDraw
 
+from vitrail.interop.geoparquet import GEOMETRY
 from vitrail.nuclei.features import FEATURES
-from vitrail.nuclei.store import GEOMETRY, outlines_of, read_nuclei
+from vitrail.nuclei.store import outlines_of, read_nuclei
 from vitrail.viewer.rasters import Raster, limits_of
 
 if TYPE_CHECKING:

@@ -433,8 +433,12 @@ def _resource(name: str) -> Response:
     return Response(file.read_bytes(), 200, _HEADERS | {"Cache-Control": "no-cache"}, _media_type(name))
 
 
+_TYPES = mimetypes.MimeTypes()
+"""Python's own: Windows' registry has other types for style sheets where a program has set them."""
+
+
 def _media_type(name: str) -> str:
-    kind = "text/javascript" if name.endswith((".js", ".mjs")) else mimetypes.guess_type(name)[0]
+    kind = "text/javascript" if name.endswith((".js", ".mjs")) else _TYPES.guess_type(name)[0]
     text = kind is not None and (kind.startswith("text/") or kind.endswith(("json", "xml")))
     return f"{kind}; charset=utf-8" if text else kind or "application/octet-stream"
 

@@ -20,11 +20,14 @@ from vitrail.inference.outputs import MapFiles, load_map, tile_positions
 from vitrail.interop.class_map import read_class_map
 from vitrail.review.corrections import NAMES, save_correction, versions
 from vitrail.settings.load import Settings
-from vitrail.slides.annotations import ClassNames, read_annotations
+from vitrail.slides.annotations import read_annotations
 from vitrail.slides.cohort import read_cohort
+from vitrail.slides.names import is_slide_name
 from vitrail.slides.slide import open_slide
 from vitrail.stage import open_run
+from vitrail.tiles.outlines import class_names
 from vitrail.tiles.split import split_of
+from vitrail.tiles.unlabelled import with_unlabelled
 from vitrail.viewer.nuclei import nuclei_rasters
 from vitrail.viewer.pyramid import slide_sizes
 from vitrail.viewer.rasters import NOTHING, Raster, array_raster, limits_of, map_raster
@@ -34,15 +37,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
+    from shapely import MultiPolygon, Polygon
 
     from vitrail.classes import Task
+    from vitrail.slides.annotations import ClassNames
     from vitrail.slides.slide import Slide
     from vitrail.viewer.rasters import RasterKind
-
-SUFFIXES = frozenset(
-    {".svs", ".tif", ".tiff", ".ndpi", ".mrxs", ".scn", ".vms", ".vmu", ".bif", ".svslide", ".dcm", ".czi"}
-)
-"""Files of a folder that are taken for slides; those of OME-TIFF maps are not."""
 
 MOST_MOSAIC_PX = 1 << 24
 """Of a map of one kind that tiles' maps are put together to: 64 MiB."""
@@ -178,28 +178,38 @@ class Session:
     def outlines(self, slide_id: str) -> list[dict[str, Any]]:
         """Return a slide's outlines as features of GeoJSON, in level-0 pixels, as they were corrected last.
 
+        Tissue outside them that counts as non-tumor is one more, which is `found`: it is shown, and nobody edits it.
+
         Raises
         ------
         LookupError
             There is no such slide.
         AnnotationError
             The file cannot be understood.
+        SlideError
+            The slide cannot be read, and tissue outside its outlines counts.
         """
         slide = self.slide(slide_id)
-        file = slide.annotations
-        if self.run is not None:
-            file = next(iter(reversed(versions(self.run, slide.name))), file)
-        if file is None:
+        if (file := self._latest_outlines(slide)) is None:
             return []
         read = read_annotations(file, self._names)
+        if self.settings.annotations.unlabelled_tissue != "ignore":
+            reading = self.settings.slides.reading
+            read = with_unlabelled(read, file, replace(slide.open(), reading=reading), self.settings)
         return [
             {
                 "type": "Feature",
-                "properties": {"class": outline.label.key, "name": outline.label.title},
+                "properties": {"class": outline.label.key, "name": outline.label.title}
+                | ({} if outline.drawn else {"found": True}),
                 "geometry": outline.geometry.__geo_interface__,
             }
             for outline in read.outlines
         ]
+
+    def _latest_outlines(self, slide: ViewedSlide) -> Path | None:
+        """Return the file of a slide's outlines as they were corrected last."""
+        corrected = [] if self.run is None else versions(self.run, slide.name)
+        return corrected[-1] if corrected else slide.annotations
 
     def correct(self, slide_id: str, features: Sequence[dict[str, Any]]) -> int:
         """Keep a further version of a slide's outlines in the run; the original stays.
@@ -231,23 +241,28 @@ class Session:
         outlines = []
         for feature in features:
             properties = feature.get("properties") if isinstance(feature, dict) else None
+            if isinstance(properties, dict) and properties.get("found"):
+                continue  # found anew whenever outlines are read
             label = properties.get("class") if isinstance(properties, dict) else None
             if label not in NAMES:
                 raise ValueError(f"an outline has the class {' or '.join(NAMES)}")
             named = {"objectType": "annotation", "classification": {"name": NAMES[label]}}
             outlines.append({"type": "Feature", "properties": named, "geometry": feature.get("geometry")})
+        ignored: Sequence[Polygon | MultiPolygon] = ()
         with self._lock:
-            return int(save_correction(self.run, slide.name, outlines, self._names).stem)
+            if self.settings.annotations.unlabelled_tissue != "ignore" and (file := self._latest_outlines(slide)):
+                ignored = read_annotations(file, self._names).ignored  # else they would be non-tumor
+            return int(save_correction(self.run, slide.name, outlines, self._names, ignored).stem)
 
     @property
     def _names(self) -> ClassNames:
         """What classes of outlines mean: as the run has it, and the names that Vitrail itself writes."""
-        own = self.settings.annotations
+        own = class_names(self.settings)
         tumor, non_tumor = (
             (*names, *(() if other in names else (other,)))
             for names, other in ((own.tumor, NAMES["tumor"]), (own.non_tumor, NAMES["non_tumor"]))
         )
-        return ClassNames(tumor=tumor, non_tumor=non_tumor, ignore=own.ignore)
+        return replace(own, tumor=tumor, non_tumor=non_tumor)
 
     def _find_rasters(self, slide: ViewedSlide) -> Iterable[Raster]:
         opened = slide.open()
@@ -316,12 +331,6 @@ def session_of(paths: Sequence[Path], maps: Path | None = None, mpp: float | Non
         )  # fmt: skip
     title = paths[0].name if len(paths) == 1 else f"{len(slides)} slides"
     return Session(title, slides)
-
-
-def is_slide_name(file: Path) -> bool:
-    """Tell whether a file of a folder is taken for a slide."""
-    name = file.name.lower()
-    return file.suffix.lower() in SUFFIXES and not name.startswith(".") and not name.endswith(".ome.tiff")
 
 
 def id_of(name: str) -> str:

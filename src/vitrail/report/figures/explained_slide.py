@@ -8,9 +8,9 @@ import numpy as np
 from PIL import Image
 
 from vitrail.core.files import exporting, read_json
-from vitrail.inference.context import looked_up
 from vitrail.inference.publish import SPOILT
 from vitrail.interop.class_map import read_class_map
+from vitrail.quality.areas import looked_up
 from vitrail.report.figures.heatmap import PERCENTILE, SHADOW, colour_bar, grey, paint, scale_of
 from vitrail.report.figures.slide_maps import Panel, panel_figure, probability_panels, slide_panels
 from vitrail.report.style import MUTED, drawable, save_png, style

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from vitrail.report.data import ReportData
 
 Section = Literal[
-    "slides", "overlay", "scores", "calibration", "per-slide", "per-patient", "groups", "certainty", "labels", "why",
-    "agreement", "checks", "reliance", "nuclei", "shift", "training", "cohort", "tiles", "search",
+    "slides", "overlay", "scores", "calibration", "per-slide", "per-patient", "groups", "certainty", "labels",
+    "unlabelled", "why", "agreement", "checks", "reliance", "nuclei", "shift", "training", "cohort", "tiles", "search",
 ]  # fmt: skip
 """Where a figure can stand on the page."""
 

@@ -59,7 +59,8 @@ export class Draw {
     }
     if (this.on || page.closed) return;
     this.on = true;
-    this.history = [read.features.map(({ properties, geometry }) => ({ class: properties.class, geometry }))];
+    const drawn = read.features.filter(({ properties }) => !properties.found); // tissue outside them follows from them
+    this.history = [drawn.map(({ properties, geometry }) => ({ class: properties.class, geometry }))];
     this.now = this.saved = 0;
     this.selected = null;
     this.radius ??= round(0.03 * Math.min(...page.slide.levels[0]));
