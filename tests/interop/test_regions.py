@@ -14,8 +14,8 @@ from scipy import ndimage
 
 from vitrail.classes import TissueClass
 from vitrail.geometry import Region
-from vitrail.interop import polygonize as outlines
-from vitrail.interop.polygonize import outline_classes
+from vitrail.slides import polygonize as outlines
+from vitrail.slides.polygonize import outline_classes
 from vitrail.interop.regions import MapFrame, find_regions
 from vitrail.interop.simplify import simplify_coverage
 from vitrail.slides.rasterize import rasterize

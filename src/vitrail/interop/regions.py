@@ -10,8 +10,8 @@ import shapely
 from shapely import MultiPolygon, Polygon
 
 from vitrail.classes import LABELS, TissueClass
-from vitrail.interop.polygonize import outline_classes
 from vitrail.interop.simplify import simplify_coverage
+from vitrail.slides.polygonize import outline_classes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import shapely
 
-from vitrail.interop.polygonize import outline_classes
+from vitrail.slides.polygonize import outline_classes
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

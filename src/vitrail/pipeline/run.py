@@ -115,13 +115,12 @@ def run_from(folder: Path, earlier: Path, changes: Sequence[str] = (), *, correc
     import shutil
 
     from vitrail.review.corrections import corrected_outlines
-    from vitrail.tiles.outlines import class_names
     from vitrail.tiles.split import split_of
 
     old, study = open_run(earlier), folder / "study.toml"
     if study.exists():
         raise RunError(folder, "is a run already", f"Go on with: vitrail run {folder}, or name another folder")
-    entries, names = read_cohort(old.cohort), class_names(old.settings)
+    entries = read_cohort(old.cohort)
     encoder = with_weights_path(old).encoder
     moved = {"encoder.weights": encoder.weights}
     if encoder.name != old.settings.encoder.name:
@@ -135,7 +134,7 @@ def run_from(folder: Path, earlier: Path, changes: Sequence[str] = (), *, correc
     split = split if all(entry.patient_id in split for entry in entries) else {}
     slides, count = [], 0
     for entry in entries:
-        file = corrected_outlines(earlier, entry, names, folder / "annotations") if corrected else None
+        file = corrected_outlines(earlier, entry, old.settings, folder / "annotations") if corrected else None
         count += file is not None
         own = split.get(entry.patient_id) or entry.split
         slides.append(replace(entry, split=own, annotations=entry.annotations if file is None else file.resolve()))

@@ -19,13 +19,17 @@ from vitrail.core.files import write_text
 from vitrail.errors import AnnotationError
 from vitrail.review.judgements import SKIP, Judgements
 from vitrail.review.queue import queues_of, read_queue
-from vitrail.slides.annotations import ClassNames, read_annotations
+from vitrail.slides.annotations import read_annotations
+from vitrail.slides.outlines.geojson import annotation
+from vitrail.tiles.extract import open_cohort_slide
+from vitrail.tiles.outlines import class_names
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from vitrail.slides.annotations import Annotation
+    from vitrail.settings.load import Settings
+    from vitrail.slides.annotations import Annotation, ClassNames
     from vitrail.slides.cohort import CohortSlide
 
 MOST_VERSIONS = 9999
@@ -137,7 +141,7 @@ def apply_judged(outlines: Sequence[Annotation], squares: Sequence[tuple[Polygon
     return features
 
 
-def corrected_outlines(run: Path, entry: CohortSlide, names: ClassNames, folder: Path) -> Path | None:
+def corrected_outlines(run: Path, entry: CohortSlide, settings: Settings, folder: Path) -> Path | None:
     """Write a slide's outlines with all that was corrected and judged.
 
     Parameters
@@ -146,8 +150,8 @@ def corrected_outlines(run: Path, entry: CohortSlide, names: ClassNames, folder:
         The run whose corrections count.
     entry
         The slide.
-    names
-        The study's classes.
+    settings
+        The study's.
     folder
         Where to write `<slide_id>.geojson`.
 
@@ -158,13 +162,17 @@ def corrected_outlines(run: Path, entry: CohortSlide, names: ClassNames, folder:
 
     Raises
     ------
-    AnnotationError
-        The outlines cannot be read.
+    AnnotationError, SlideError
+        The outlines or the slide cannot be read.
     """
     drawn, squares = versions(run, entry.slide_id), judged_tiles(run).get(entry.slide_id, [])
     if not drawn and not squares:
         return None
-    outlines = read_annotations(drawn[-1] if drawn else entry.annotations, names).outlines
+    names = class_names(settings)
+    if drawn:
+        outlines = read_annotations(drawn[-1], names).outlines
+    else:
+        outlines = read_annotations(entry.annotations, names, open_cohort_slide(entry, settings)).outlines
     features = apply_judged(outlines, squares)
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / f"{entry.slide_id}.geojson"
@@ -178,5 +186,4 @@ def _features(shape: shapely.Geometry, label: str) -> list[dict[str, Any]]:
     if not areas:
         return []
     geometry = areas[0] if len(areas) == 1 else MultiPolygon(areas)
-    properties = {"objectType": "annotation", "classification": {"name": NAMES[label]}}
-    return [{"type": "Feature", "geometry": mapping(geometry), "properties": properties}]
+    return [annotation(NAMES[label], mapping(geometry))]

@@ -1,4 +1,4 @@
-"""Outlines drawn in QuPath, each labelled tumor or non-tumor."""
+"""Outlines drawn in QuPath or another program, each labelled tumor or non-tumor."""
 
 from __future__ import annotations
 
@@ -14,16 +14,18 @@ from shapely import MultiPolygon, Polygon
 
 from vitrail.classes import TissueClass
 from vitrail.errors import AnnotationError, SettingsError
-from vitrail.slides.geojson import read_features
+from vitrail.slides.outlines.features import MOST_CORNERS
+from vitrail.slides.outlines.formats import read_outlines
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Collection, Iterator, Sequence
 
     from shapely.geometry.base import BaseGeometry
 
+    from vitrail.slides.slide import Slide
+
 _DRAW = "Draw outlines in QuPath, give each a class and export them again"
 
-MOST_CORNERS = 2_000_000
 MOST_CROSSINGS = 20_000
 """What mending and joining outlines costs grows with how often they cross themselves and each other: of 20,000
 crossings make_valid takes a second, of a million minutes and gigabytes. Those that a person drew or a program traced
@@ -175,7 +177,7 @@ class Annotations:
         return MultiPolygon([*shapely.get_parts(_polygonal(union))])
 
 
-def names_found(path: str | Path) -> dict[str, int]:
+def names_found(path: str | Path, slides: Collection[Path] = ()) -> dict[str, int]:
     """Count the outlines of every class in a file.
 
     Outlines without a class, and whatever is not an outline, are not counted.
@@ -183,7 +185,9 @@ def names_found(path: str | Path) -> dict[str, int]:
     Parameters
     ----------
     path
-        A GeoJSON file of QuPath.
+        A file of outlines, of any program that `vitrail.slides.outlines` knows.
+    slides
+        Whose outlines are counted, where a file has those of several slides; all of them without.
 
     Returns
     -------
@@ -193,12 +197,13 @@ def names_found(path: str | Path) -> dict[str, int]:
     Raises
     ------
     AnnotationError
-        If there is no such file, or it is no GeoJSON of QuPath.
+        If there is no such file, or it is not as its program writes it.
     """
-    return dict(Counter(feature.name for feature in read_features(Path(path)) if feature.name and feature.is_area))
+    features = read_outlines(Path(path), slides=slides, names_only=True).features
+    return dict(Counter(feature.name for feature in features if feature.name and feature.is_area))
 
 
-def read_annotations(path: str | Path, names: ClassNames) -> Annotations:
+def read_annotations(path: str | Path, names: ClassNames, slide: Slide | None = None) -> Annotations:
     """Read the outlines of a slide.
 
     Cells, detections and TMA cores are passed over. Points, lines and outlines without a class are left out with a
@@ -209,9 +214,12 @@ def read_annotations(path: str | Path, names: ClassNames) -> Annotations:
     Parameters
     ----------
     path
-        A GeoJSON file of QuPath.
+        A file of outlines, of any program that `vitrail.slides.outlines` knows.
     names
         Which class means what.
+    slide
+        The slide that they are of. Programs that count from the corner of the file's own frame are right only with it
+        where the slide has bounds; some files cannot be read without.
 
     Returns
     -------
@@ -221,11 +229,12 @@ def read_annotations(path: str | Path, names: ClassNames) -> Annotations:
     Raises
     ------
     AnnotationError
-        If there is no such file, it is no GeoJSON of QuPath, no outline in it has a class, a class is unknown, or the
-        outlines cross more often than can be mended.
+        If there is no such file, it is not as its program writes it, no outline in it has a class, a class is unknown,
+        or the outlines cross more often than can be mended.
     """
     path = Path(path)
-    features = read_features(path)
+    file = read_outlines(path, slide)
+    features = file.features
     areas = [feature for feature in features if feature.is_area]
     classed = [(feature.name, feature) for feature in areas if feature.name]
     if not classed:
@@ -239,26 +248,17 @@ def read_annotations(path: str | Path, names: ClassNames) -> Annotations:
             f"unknown class {', '.join(unknown)}; the file has {listed}",
             f"Add {'it' if len(unknown) == 1 else 'them'} to [annotations] tumor, non_tumor or ignore in study.toml",
         )
-    drawn = [feature.area() for _, feature in classed]
-    _check_crossings(path, drawn)
+    areas_drawn = mend_areas(path, [file.area(feature) for _, feature in classed])
     labelled, ignored, mended = list[Annotation](), list[Polygon | MultiPolygon](), 0
-    try:
-        for (name, _), area in zip(classed, drawn, strict=True):
-            geometry, crossed = _polygonal(area), not shapely.is_valid(area)
-            if crossed:
-                # All that a self-crossing outline encloses is inside: loops and overlapping parts are filled.
-                parts = [shapely.make_valid(part, method="structure", keep_collapsed=False) for part in area.geoms]
-                geometry = _polygonal(shapely.union_all(parts))
-            if not geometry.area > 0.0:
-                continue
-            mended += crossed
-            label = names.label_of(name)
-            if label is None:
-                ignored.append(geometry)
-            else:
-                labelled.append(Annotation(label=label, geometry=geometry))
-    except shapely.errors.ShapelyError as error:
-        raise AnnotationError(path, f"its outlines cannot be mended ({error})", _DRAW) from error
+    for (name, _), (geometry, crossed) in zip(classed, areas_drawn, strict=True):
+        if not geometry.area > 0.0:
+            continue
+        mended += crossed
+        label = names.label_of(name)
+        if label is None:
+            ignored.append(geometry)
+        else:
+            labelled.append(Annotation(label=label, geometry=geometry))
     outlines = tuple(_cut_out(ignored, labelled) if ignored else labelled)
     empty = len(classed) - len(labelled) - len(ignored)
     phrases = (
@@ -271,6 +271,41 @@ def read_annotations(path: str | Path, names: ClassNames) -> Annotations:
     warnings = [f"{count} {single if count == 1 else many}" for count, single, many in phrases if count]
     warnings += [] if outlines else ["no outline of tumor or non-tumor is left"]
     return Annotations(outlines=outlines, warnings=tuple(f"{path.name}: {warning}" for warning in warnings))
+
+
+def mend_areas(path: Path, areas: Sequence[MultiPolygon]) -> list[tuple[Polygon | MultiPolygon, bool]]:
+    """Mend outlines that cross themselves: all they enclose is inside.
+
+    Parameters
+    ----------
+    path
+        Where they are from.
+    areas
+        As they were drawn.
+
+    Returns
+    -------
+    list[tuple[Polygon | MultiPolygon, bool]]
+        Each one valid, perhaps empty, and whether it was mended.
+
+    Raises
+    ------
+    AnnotationError
+        If they cross more often than can be mended.
+    """
+    _check_crossings(path, areas)
+    mended = list[tuple[Polygon | MultiPolygon, bool]]()
+    try:
+        for area in areas:
+            geometry, crossed = _polygonal(area), not shapely.is_valid(area)
+            if crossed:
+                # Loops and overlapping parts are filled.
+                parts = [shapely.make_valid(part, method="structure", keep_collapsed=False) for part in area.geoms]
+                geometry = _polygonal(shapely.union_all(parts))
+            mended.append((geometry, crossed))
+    except shapely.errors.ShapelyError as error:
+        raise AnnotationError(path, f"its outlines cannot be mended ({error})", _DRAW) from error
+    return mended
 
 
 def _check_crossings(path: Path, areas: Sequence[MultiPolygon]) -> None:

@@ -19,7 +19,7 @@ def class_names(settings: Settings) -> ClassNames:
     return ClassNames(tumor=names.tumor, non_tumor=names.non_tumor, ignore=names.ignore)
 
 
-def cohort_outlines(entry: CohortSlide, slide: Slide, settings: Settings) -> Annotations:  # noqa: ARG001 - soon
+def cohort_outlines(entry: CohortSlide, slide: Slide, settings: Settings) -> Annotations:
     """Read the outlines of a slide of a cohort.
 
     Parameters
@@ -41,4 +41,4 @@ def cohort_outlines(entry: CohortSlide, slide: Slide, settings: Settings) -> Ann
     AnnotationError
         They cannot be read.
     """
-    return read_annotations(entry.annotations, class_names(settings))
+    return read_annotations(entry.annotations, class_names(settings), slide)

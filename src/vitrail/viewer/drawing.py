@@ -15,8 +15,8 @@ from shapely import LineString, MultiPolygon, Point, Polygon, affinity, box
 from shapely.errors import ShapelyError
 from shapely.geometry import shape as shape_of
 
-from vitrail.interop.polygonize import outline_classes
 from vitrail.interop.simplify import simplify_coverage
+from vitrail.slides.polygonize import outline_classes
 from vitrail.viewer.rasters import NOTHING
 
 if TYPE_CHECKING:

@@ -22,6 +22,7 @@ from vitrail.review.corrections import NAMES, save_correction, versions
 from vitrail.settings.load import Settings
 from vitrail.slides.annotations import ClassNames, read_annotations
 from vitrail.slides.cohort import read_cohort
+from vitrail.slides.outlines.geojson import annotation
 from vitrail.slides.slide import open_slide
 from vitrail.stage import open_run
 from vitrail.tiles.split import split_of
@@ -184,6 +185,8 @@ class Session:
             There is no such slide.
         AnnotationError
             The file cannot be understood.
+        SlideError
+            The slide cannot be opened.
         """
         slide = self.slide(slide_id)
         file = slide.annotations
@@ -191,7 +194,7 @@ class Session:
             file = next(iter(reversed(versions(self.run, slide.name))), file)
         if file is None:
             return []
-        read = read_annotations(file, self._names)
+        read = read_annotations(file, self._names, slide.open() if file == slide.annotations else None)
         return [
             {
                 "type": "Feature",
@@ -234,8 +237,7 @@ class Session:
             label = properties.get("class") if isinstance(properties, dict) else None
             if label not in NAMES:
                 raise ValueError(f"an outline has the class {' or '.join(NAMES)}")
-            named = {"objectType": "annotation", "classification": {"name": NAMES[label]}}
-            outlines.append({"type": "Feature", "properties": named, "geometry": feature.get("geometry")})
+            outlines.append(annotation(NAMES[label], feature.get("geometry")))
         with self._lock:
             return int(save_correction(self.run, slide.name, outlines, self._names).stem)
 
