@@ -14,10 +14,10 @@ from scipy import ndimage
 
 from vitrail.classes import TissueClass
 from vitrail.geometry import Region
-from vitrail.slides import polygonize as outlines
-from vitrail.slides.polygonize import outline_classes
 from vitrail.interop.regions import MapFrame, find_regions
 from vitrail.interop.simplify import simplify_coverage
+from vitrail.slides import polygonize as outlines
+from vitrail.slides.polygonize import outline_classes
 from vitrail.slides.rasterize import rasterize
 
 MAPS = arrays(np.uint8, st.tuples(st.integers(1, 14), st.integers(1, 14)), elements=st.integers(0, 4))

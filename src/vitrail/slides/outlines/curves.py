@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 
 TOLERANCE_PX = 0.25
 _MOST_SEGMENTS = 20_000
+_SHORTEST_SPAN = 1e-18
+"""Square of half the distance of the ends of an arc, in radii: where they are one point nothing tells the ellipse."""
 
 Points = NDArray[np.float64]
 
@@ -98,6 +100,8 @@ def arc(
     grow = math.sqrt(max(1.0, (x / rx) ** 2 + (y / ry) ** 2))
     rx, ry = rx * grow, ry * grow
     span = (x / rx) ** 2 + (y / ry) ** 2
+    if span < _SHORTEST_SPAN:
+        return np.asarray([end], np.float64)
     root = math.sqrt(max(0.0, 1 / span - 1)) * (-1 if large == sweep else 1)
     cx, cy = root * rx * y / ry, -root * ry * x / rx
     first = math.atan2((y - cy) / ry, (x - cx) / rx)

@@ -83,5 +83,7 @@ def write(outlines: Sequence[Outline], image: Image | None) -> Written:
         for outline in outlines
         for polygon in outline.polygons()
     ]
-    document = {"name": image.name if image else "Outlines", "description": "", "elements": elements}
+    # the name of an annotation is the class of elements without one
+    name = {"name": image.name if image else "Outlines"} if all(each.name for each in outlines) else {}
+    document = {**name, "description": "", "elements": elements}
     return Written(content=json.dumps(document, separators=(",", ":")).encode() + b"\n")

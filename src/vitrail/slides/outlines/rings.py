@@ -65,10 +65,7 @@ def nested(rings: Sequence[Ring], *, non_zero: bool = False) -> list[list[Ring]]
 
 
 def with_negatives(rings: Sequence[Ring], negatives: Sequence[Ring]) -> list[list[Ring]]:
-    """Cut negative regions out of the others of their layer.
-
-    A negative region is a hole of the smallest region around it. One that nothing contains is cut out of all that it
-    crosses, and is nothing where it crosses none.
+    """Cut negative regions out of the others of their layer, but for those that lie wholly within them.
 
     Parameters
     ----------
@@ -80,7 +77,7 @@ def with_negatives(rings: Sequence[Ring], negatives: Sequence[Ring]) -> list[lis
     Returns
     -------
     list[list[Ring]]
-        For each region itself and its holes, in the same order.
+        For each region itself and its holes, in the same order; holes may cross the region and each other.
 
     Raises
     ------
@@ -89,12 +86,13 @@ def with_negatives(rings: Sequence[Ring], negatives: Sequence[Ring]) -> list[lis
     """
     polygons: list[list[Ring]] = [[ring] for ring in rings]
     holes = [ring for ring in negatives if len(ring) >= _SMALLEST_RING]
-    size = [abs(signed_area(ring)) for ring in rings]
     loops = shapely.STRtree([_loop(ring) for ring in rings])
-    for hole, containers in zip(holes, _containers(holes, rings), strict=True):
-        crossed = [] if containers else loops.query(_loop(hole), predicate="intersects").tolist()
-        for i in [min(containers, key=size.__getitem__)] if containers else crossed:
-            polygons[i].append(hole)
+    within = _containers(rings, holes)
+    for number, (hole, containers) in enumerate(zip(holes, _containers(holes, rings), strict=True)):
+        crossed = loops.query(_loop(hole), predicate="intersects").tolist()
+        for i in sorted({*containers, *crossed}):
+            if i in containers or number not in within[i]:
+                polygons[i].append(hole)
     return polygons
 
 
@@ -117,8 +115,7 @@ def _containers(rings: Sequence[Ring], others: Sequence[Ring]) -> list[list[int]
         return [[] for _ in rings]
     closed = [Polygon(ring) if len(ring) >= _SMALLEST_RING else Polygon() for ring in others]
     tree = shapely.STRtree(closed)
-    boxes = [shapely.box(*np.min(ring, axis=0), *np.max(ring, axis=0)) for ring in map(np.asarray, rings)]
-    found = tree.query(boxes)  # as boxes
+    found = tree.query([_loop(ring) for ring in rings])  # whose boxes meet
     if found.shape[1] > _MOST_PAIRS:
         raise MalformedError("too many of its outlines lie in each other")
     shapely.prepare(closed)

@@ -110,13 +110,13 @@ def _commands(path: str) -> Iterator[tuple[str, list[float]]]:
     at, letter, values = 0, "", list[float]()
     while at < len(path):
         # Flags may stand without space between them and the next number: a1 1 0 01.5.5
-        flag = _FLAG.match(path, at) if letter in {"a", "A"} and len(values) in {3, 4} else None
-        token = flag or _TOKEN.match(path, at)
+        is_flag = letter in {"a", "A"} and len(values) in {3, 4}
+        token = (_FLAG if is_flag else _TOKEN).match(path, at)
         if token is None:
             raise MalformedError(f"its path has {path[at : at + 20]!r}")
         at = token.end()
-        if flag:
-            values.append(float(flag[1]))
+        if is_flag:
+            values.append(float(token[1]))
         elif token[1]:
             if values:
                 raise MalformedError(f"its path has too few numbers before {path[at - 1 : at + 19]!r}")
