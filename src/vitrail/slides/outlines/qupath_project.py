@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
 
 from vitrail.slides.outlines.features import MalformedError, file_name, images_of_slide, objects
 
@@ -66,7 +67,7 @@ def exported(source: Source) -> list[Path]:
 
 
 def _image_name(entry: dict[str, Any]) -> str:
-    """Return the name of an image's file: the end of its address, else its name in the project."""
+    """Return the name of an image's file: the end of its URI, else its name in the project."""
     builders, address = [entry.get("serverBuilder")], ""
     while builders and not address:
         builder = builders.pop()
@@ -74,7 +75,7 @@ def _image_name(entry: dict[str, Any]) -> str:
             address = next((str(builder[key]) for key in ("uri", "path") if isinstance(builder.get(key), str)), "")
             builders.append(builder.get("builder"))  # a rotated or cropped image wraps its own
     name = entry.get("imageName")
-    return address.partition("?")[0] or (name if isinstance(name, str) else "")
+    return unquote(address).replace("\\", "/").rpartition("/")[2] or (name if isinstance(name, str) else "")
 
 
 def _geojson_of(folder: Path, key: str, entry: dict[str, Any]) -> Path | None:

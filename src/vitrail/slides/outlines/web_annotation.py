@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
 
 from vitrail.slides.outlines.features import (
     Drawn,
@@ -50,7 +51,7 @@ def read(source: Source) -> list[Feature]:
     """Read annotations; the class is the first body that tags or classifies."""
     items = [item for item in _items(source.document) if isinstance(item, dict) and "target" in item]
     targets = [[each for each in _list(item["target"]) if isinstance(each, dict)] for item in items]
-    images = {str(each["source"]): str(each["source"]) for own in targets for each in own if _is_name(each)}
+    images = {str(each["source"]): unquote(str(each["source"])) for own in targets for each in own if _is_name(each)}
     chosen = images_of_slide(source, images)
     drawn = []
     for item, own in zip(items, targets, strict=True):
