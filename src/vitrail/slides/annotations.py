@@ -34,6 +34,9 @@ have a few."""
 _PAIRS = 1 << 19
 """Pairs of sides looked at in one go, at most, if each meets each."""
 
+_MOST_NEAR = 20_000_000
+"""Pairs of sides whose boxes meet: each is looked at, a few million in a second. Outlines have some for each corner."""
+
 _NEIGHBOURS = 14
 """Sides that a side touches without crossing any, itself among them, where four outlines meet at each of its ends."""
 
@@ -322,14 +325,16 @@ def _check_crossings(path: Path, areas: Sequence[MultiPolygon]) -> None:
     tree, step = shapely.STRtree(sides), max(1, _PAIRS // max(1, len(sides)))
     # Each crossing is two pairs, and sides meet their neighbours. Of boxes alone counting is five times as quick.
     most = 2 * MOST_CROSSINGS + _NEIGHBOURS * len(sides)
-    for predicate in (None, "intersects"):
-        left = most
+    for predicate, limit in ((None, max(_MOST_NEAR, most)), ("intersects", most)):
+        left = limit
         for start in range(0, len(sides), step):
             left -= tree.query(sides[start : start + step], predicate=predicate).shape[1]
             if left < 0:
                 break
-        if left >= 0:
+        if left >= 0 and (predicate or limit - left <= most):
             return
+        if left < 0 and not predicate:
+            raise AnnotationError(path, f"more than {limit:,} pairs of sides of its outlines may cross", cure)
     problem = f"its outlines cross themselves and each other more than {MOST_CROSSINGS:,} times"
     raise AnnotationError(path, problem, cure)
 

@@ -30,7 +30,7 @@ from helpers.outlines import (
 )  # fmt: skip
 from vitrail.errors import AnnotationError
 from vitrail.slides.annotations import ClassNames, mend_areas, names_found, read_annotations
-from vitrail.slides.outlines import xml
+from vitrail.slides.outlines import features, xml
 from vitrail.slides.outlines.convert import WRITABLE, write_outlines
 from vitrail.slides.outlines.features import MalformedError
 from vitrail.slides.outlines.formats import FORMATS, files_of, read_outlines
@@ -364,7 +364,7 @@ def test_xml_is_bounded(tmp_path, monkeypatch):
     monkeypatch.setattr(xml, "_MOST_ELEMENTS", 10)
     with pytest.raises(AnnotationError, match="more than 10 elements"):
         read_outlines(save(tmp_path / "x", "<Annotations>" + "<a/>" * 20 + "</Annotations>"))
-    monkeypatch.setattr(xml, "MOST_CORNERS", 3)
+    monkeypatch.setattr(features, "MOST_CORNERS", 3)
     with pytest.raises(AnnotationError, match="more than 3 corners"):
         read_outlines(save(tmp_path / "x", SPECIMENS["asap"][0]))
     monkeypatch.setattr(xml, "MOST_BYTES", 30)

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from vitrail.slides.outlines.curves import bezier
-from vitrail.slides.outlines.features import Drawn, as_features
+from vitrail.slides.outlines.features import Drawn, as_features, check_corners
 from vitrail.slides.outlines.rings import slit_open
 from vitrail.slides.outlines.writing import Written, colour_of, plural, quoted, rounded
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -40,17 +40,18 @@ def recognise(root: Element) -> bool:
 
 def read(source: Source) -> list[Feature]:
     """Read annotations; the group is the class, and a group within a group its child."""
-    root: Element = source.document
+    return as_features(source, _drawn(source.document), "ASAP")
+
+
+def _drawn(root: Element) -> Iterator[Drawn]:
     parents = {group.get("Name"): group.get("PartOfGroup") for group in root.each("AnnotationGroups", "Group")}
-    drawn = []
     for annotation in root.each("Annotations", "Annotation"):
         kind, ring = annotation.get("Type").casefold(), list[tuple[float, float]]()
         for coordinates in annotation.each("Coordinates"):
             ring += coordinates.points()
         shape = spline(ring) if kind == "spline" else ring
         polygons = [[shape]] if kind in _AREAS else []
-        drawn.append(Drawn(name=_group_name(annotation.get("PartOfGroup"), parents), polygons=polygons))
-    return as_features(source, drawn, "ASAP")
+        yield Drawn(name=_group_name(annotation.get("PartOfGroup"), parents), polygons=polygons)
 
 
 def spline(corners: list[Point]) -> NDArray[np.float64] | list[Point]:
@@ -72,12 +73,14 @@ def spline(corners: list[Point]) -> NDArray[np.float64] | list[Point]:
     count = len(corners)
     if count < 3:
         return corners
-    parts = [np.asarray(corners[:1], np.float64)]
+    parts, total = [np.asarray(corners[:1], np.float64)], 0
     for i in range(count):
         p1, p2 = corners[i], corners[(i + 1) % count]
         before = (2 * p1[0] - p2[0], 2 * p1[1] - p2[1]) if i == count - 1 else corners[i - 1]
         after = (2 * p2[0] - p1[0], 2 * p2[1] - p1[1]) if i == count - 2 else corners[(i + 2) % count]
         parts.append(bezier(p1, _control(p1, p2, before), _control(p2, p1, after), p2))
+        total += len(parts[-1])
+        check_corners(total)
     return np.concatenate(parts)[:-1]
 
 

@@ -8,7 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 TOLERANCE_PX = 0.25
-_MOST_SEGMENTS = 20_000
+_MOST_SEGMENTS = 5_000
+"""Of one curve: a circle as large as the largest slide needs as many."""
+
 _SHORTEST_SPAN = 1e-18
 """Square of half the distance of the ends of an arc, in radii: where they are one point nothing tells the ellipse."""
 

@@ -7,13 +7,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import shapely
-
 from vitrail.slides.outlines.features import Drawn, MalformedError, as_features, images_of_slide, objects, text
+from vitrail.slides.outlines.wellknown import wkt_polygons
 
 if TYPE_CHECKING:
-    from vitrail.slides.outlines.features import Feature, Ring, Source
+    from vitrail.slides.outlines.features import Feature, Source
 
 _FILE_NAMES = ("imageFilename", "originalFilename", "originalfilename", "instanceFilename", "filename", "imageName")
 
@@ -47,11 +45,11 @@ def read(source: Source) -> list[Feature]:
         for item in items
     }
     chosen = images_of_slide(source, images)
-    drawn = [
+    drawn = (
         Drawn(name=_name(item, terms), polygons=wkt_polygons(item.get("location"), height))
         for item in items
         if text(item.get("image")) in chosen
-    ]
+    )
     return as_features(source, drawn, "Cytomine")
 
 
@@ -62,46 +60,3 @@ def _name(item: dict[str, Any], terms: dict[str | None, str | None]) -> str | No
         if name:
             return terms.get(name) or name
     return None
-
-
-def wkt_polygons(wkt: Any, height: int) -> list[list[Ring]]:
-    """Return the polygons of a WKT.
-
-    Parameters
-    ----------
-    wkt
-        Its text.
-    height
-        Of the image, about which y is turned.
-
-    Returns
-    -------
-    list[list[Ring]]
-        Of each the outer ring and its holes.
-
-    Raises
-    ------
-    MalformedError
-        It is no WKT.
-    """
-    if not isinstance(wkt, str):
-        raise MalformedError(f"a location is {str(wkt)[:40]!r}, not WKT")
-    try:
-        geometry = shapely.from_wkt(wkt)
-    except (shapely.errors.ShapelyError, ValueError) as error:
-        raise MalformedError(f"a location is no WKT ({str(error)[:80]})") from error
-    return polygons_of(shapely.transform(shapely.force_2d(geometry), lambda xy: xy * (1, -1) + (0, height)))
-
-
-def polygons_of(geometry: shapely.Geometry | None) -> list[list[Ring]]:
-    """Return the rings of every polygon of a geometry, however deep in collections."""
-    parts: list[shapely.Geometry | None] = [geometry]
-    polygons: list[list[Ring]] = []
-    while parts:
-        part = parts.pop()
-        if isinstance(part, shapely.Polygon):
-            rings = [ring for ring in (part.exterior, *part.interiors) if not ring.is_empty]
-            polygons.append([np.asarray(ring.coords, np.float64)[:, :2] for ring in rings])
-        elif isinstance(part, shapely.MultiPolygon | shapely.GeometryCollection):
-            parts.extend(reversed(part.geoms))
-    return [rings for rings in polygons if rings]

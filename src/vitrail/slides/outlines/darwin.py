@@ -36,12 +36,14 @@ def recognise(document: Any) -> bool:
 
 def read(source: Source) -> list[Feature]:
     """Read annotations; the name is the class. Keypoints, lines, tags and the like have no area."""
-    drawn = []
-    for annotation in objects(source.document["annotations"], "annotations"):
-        if "raster_layer" in annotation:
-            raise MalformedError("it has a raster layer, which is not read: export the annotations as polygons")
-        drawn.append(Drawn(name=text(annotation.get("name")), polygons=_polygons(annotation)))
-    return as_features(source, drawn, "V7 Darwin")
+    annotations = objects(source.document["annotations"], "annotations")
+    return as_features(source, map(_drawn, annotations), "V7 Darwin")
+
+
+def _drawn(annotation: dict[str, Any]) -> Drawn:
+    if "raster_layer" in annotation:
+        raise MalformedError("it has a raster layer, which is not read: export the annotations as polygons")
+    return Drawn(name=text(annotation.get("name")), polygons=_polygons(annotation))
 
 
 def _polygons(annotation: dict[str, Any]) -> list[list[Ring]]:

@@ -38,18 +38,20 @@ def _annotations(documents: list[Any]) -> Iterator[dict[str, Any]]:
 def read(source: Source) -> list[Feature]:
     """Read elements; the class is the element's group, else its label, else the name of the annotation."""
     documents = source.document if isinstance(source.document, list) else [source.document]
-    drawn = list[Drawn]()
+    return as_features(source, _drawn(documents), "HistomicsUI")
+
+
+def _drawn(documents: list[Any]) -> Iterator[Drawn]:
     for annotation in _annotations(documents):
         for element in objects(annotation["elements"], "elements"):
             label = element.get("label")
             name = text(element.get("group")) or text(label.get("value") if isinstance(label, dict) else label)
-            drawn.append(Drawn(name=name or text(annotation.get("name")), polygons=_polygons(element)))
-    return as_features(source, drawn, "HistomicsUI")
+            yield Drawn(name=name or text(annotation.get("name")), polygons=_polygons(element))
 
 
 def _polygons(element: dict[str, Any]) -> list[list[Ring]]:
     """Return what an element encloses; grids, points, arrows and heat maps enclose nothing."""
-    kind = element.get("type")
+    kind = text(element.get("type"))
     if kind == "polyline":
         if element.get("closed") is not True:
             return []

@@ -317,6 +317,12 @@ def _stem(path: Path) -> str:
     return Path(name).stem
 
 
+def check_corners(count: int) -> None:
+    """Refuse outlines with more corners than any slide has, while they are made: curves can ask for any number."""
+    if count > MOST_CORNERS:
+        raise MalformedError(f"its outlines have more than {MOST_CORNERS:,} corners")
+
+
 def as_features(source: Source, drawn: Iterable[Drawn], program: str) -> list[Feature]:
     """Return what a reader found, numbered.
 
@@ -325,7 +331,7 @@ def as_features(source: Source, drawn: Iterable[Drawn], program: str) -> list[Fe
     source
         The file.
     drawn
-        Its objects, in their order.
+        Its objects, in their order; best one at a time.
     program
         Who wrote the file.
 
@@ -334,8 +340,9 @@ def as_features(source: Source, drawn: Iterable[Drawn], program: str) -> list[Fe
     list[Feature]
         One for each.
     """
-    cure = f"Export the outlines from {program} again"
-    return [
-        Feature(path=source.path, index=index, name=each.name, geometry=each.geometry, cure=cure)
-        for index, each in enumerate(drawn)
-    ]
+    cure, features, corners = f"Export the outlines from {program} again", list[Feature](), 0
+    for index, each in enumerate(drawn):
+        corners += sum(len(ring) for rings in each.polygons for ring in rings)
+        check_corners(corners)
+        features.append(Feature(path=source.path, index=index, name=each.name, geometry=each.geometry, cure=cure))
+    return features

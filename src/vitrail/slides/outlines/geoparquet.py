@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import shapely
 
-from vitrail.slides.outlines.cytomine import polygons_of
 from vitrail.slides.outlines.features import MOST_CORNERS, Drawn, MalformedError, as_features, text
 from vitrail.slides.outlines.geojson import NOT_OUTLINES, class_name
+from vitrail.slides.outlines.wellknown import wkb_polygons
 from vitrail.slides.outlines.writing import Written
 
 if TYPE_CHECKING:
@@ -59,12 +59,12 @@ def read(source: Source) -> list[Feature]:
             wkb = batch.column(column).to_pylist()
             if not all(each is None or isinstance(each, bytes) for each in wkb):
                 raise MalformedError("its geometries are not WKB: write them with encoding WKB")
-            for geometry, name, kind in zip(shapely.from_wkb(wkb), names, types, strict=True):
+            for geometry, name, kind in zip(wkb, names, types, strict=True):
                 if str(kind).casefold() not in NOT_OUTLINES:
-                    drawn.append(Drawn(name=_name(name), polygons=polygons_of(geometry)))
+                    drawn.append(Drawn(name=_name(name), polygons=wkb_polygons(geometry)))
             if len(drawn) > MOST_CORNERS:
                 raise MalformedError(f"more than {MOST_CORNERS:,} rows")
-    except (pa.ArrowException, OSError, shapely.errors.ShapelyError, UnicodeDecodeError, RecursionError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError, RecursionError) as error:
         raise MalformedError(f"it cannot be read ({str(error)[:100]})") from error
     return as_features(source, drawn, "its program, as GeoParquet with WKB,")
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from vitrail.slides.outlines.curves import ellipse
-from vitrail.slides.outlines.features import Drawn, as_features, rectangle
+from vitrail.slides.outlines.features import Drawn, as_features, check_corners, rectangle
 from vitrail.slides.outlines.rings import with_negatives
 from vitrail.slides.outlines.writing import Written, layer_xml, layers_of, plural
 
@@ -61,8 +61,11 @@ def layer_shapes(regions: Iterable[Element], name: str) -> list[Drawn]:
     names: list[str | None] = []
     rings: list[Ring] = []
     negatives: list[Ring] = []
+    corners = 0
     for region in regions:
         ring = _region_ring(region)
+        corners += len(ring)
+        check_corners(corners)
         if region.get("NegativeROA") in {"1", "true", "True"}:
             negatives.append(ring)
         else:

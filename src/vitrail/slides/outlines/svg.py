@@ -6,10 +6,8 @@ import math
 import re
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from vitrail.slides.outlines.curves import arc, bezier, ellipse
-from vitrail.slides.outlines.features import MalformedError, number, rectangle
+from vitrail.slides.outlines.features import FARTHEST, MalformedError, check_corners, number, rectangle
 from vitrail.slides.outlines.rings import nested
 from vitrail.slides.outlines.xml import Element, parse_xml
 
@@ -92,7 +90,7 @@ def path_rings(path: str) -> list[Ring]:
     Returns
     -------
     list[Ring]
-        `[n, 2]` each; curves are left by at most a quarter of a pixel.
+        Points; curves are left by at most a quarter of a pixel.
 
     Raises
     ------
@@ -102,7 +100,7 @@ def path_rings(path: str) -> list[Ring]:
     pen = _Pen()
     for letter, values in _commands(path):
         pen.draw(letter, values)
-    return pen.finished()
+    return pen.subpaths
 
 
 def _commands(path: str) -> Iterator[tuple[str, list[float]]]:
@@ -138,7 +136,9 @@ class _Pen:
     """Where a path is, and what it has drawn."""
 
     def __init__(self) -> None:
-        self._subpaths: list[list[Ring]] = []
+        self.subpaths: list[Ring] = []
+        self._ring: list[Point] = []  # the subpath that is being drawn, if any
+        self._corners = 0
         self._at: Point = (0.0, 0.0)
         self._control: tuple[str, Point] = ("", (0.0, 0.0))
 
@@ -147,8 +147,8 @@ class _Pen:
         kind = letter.lower()
         base = self._at if letter.islower() else (0.0, 0.0)
         if kind == "z":
-            self._at = self._start()
-            self._control = ("", self._at)
+            self._at = self._ring[0] if self._ring else self._at
+            self._ring, self._control = [], ("", self._at)
             return
         if kind == "h":
             ends = [(base[0] + values[0], self._at[1])]
@@ -158,40 +158,24 @@ class _Pen:
             ends = [(base[0] + values[5], base[1] + values[6])]
         else:
             ends = [(base[0] + x, base[1] + y) for x, y in zip(values[::2], values[1::2], strict=True)]
-        if kind == "m":
-            self._subpaths.append([np.asarray(ends)])
+        if not all(abs(x) <= FARTHEST and abs(y) <= FARTHEST for x, y in ends):
+            raise MalformedError("its path leaves all slides")
+        if kind == "m" or not self._ring:
+            self._ring = [self._at] if kind != "m" else []
+            self.subpaths.append(self._ring)
+        before = len(self._ring)
+        if kind in "st":  # the control point is the mirror image of the last one
+            like, (x, y) = self._control
+            ends = [(2 * self._at[0] - x, 2 * self._at[1] - y) if like == kind else self._at, *ends]
+        if kind == "a":
+            radii, angle, flags = (values[0], values[1]), math.radians(values[2]), (bool(values[3]), bool(values[4]))
+            self._ring += map(tuple, arc(self._at, radii, angle, flags, ends[0]).tolist())
+        elif len(ends) > 1:
+            self._ring += map(tuple, bezier(self._at, *ends).tolist())
         else:
-            if not self._subpaths or self._closed():
-                self._subpaths.append([np.asarray([self._at])])
-            if kind in "st":  # the control point is the mirror image of the last one
-                like, (x, y) = self._control
-                mirrored = (2 * self._at[0] - x, 2 * self._at[1] - y) if like == kind else self._at
-                ends = [mirrored, *ends]
-            if kind == "a":
-                flags = bool(values[3]), bool(values[4])
-                curve = arc(self._at, (values[0], values[1]), math.radians(values[2]), flags, ends[0])
-            else:
-                curve = bezier(self._at, *ends) if len(ends) > 1 else np.asarray(ends)
-            self._subpaths[-1].append(curve)
+            self._ring.append(ends[0])
+        self._corners += len(self._ring) - before
+        check_corners(self._corners)
         follows = {"c": "s", "s": "s", "q": "t", "t": "t"}.get(kind, "")
         self._control = (follows, ends[-2] if follows else ends[-1])
         self._at = ends[-1]
-
-    def _start(self) -> Point:
-        """Close the subpath, and return where it began."""
-        if not self._subpaths:
-            return self._at
-        x, y = np.asarray(self._subpaths[-1][0])[0].tolist()
-        if not self._closed():
-            self._subpaths[-1].append(np.empty((0, 2)))
-        return x, y
-
-    def _closed(self) -> bool:
-        return len(self._subpaths[-1][-1]) == 0
-
-    def finished(self) -> list[Ring]:
-        """Return all subpaths."""
-        rings: list[Ring] = [np.concatenate([np.asarray(part) for part in parts]) for parts in self._subpaths]
-        if sum(map(len, rings)) > 0 and not all(np.isfinite(ring).all() for ring in rings):
-            raise MalformedError("its path leaves all numbers")
-        return rings

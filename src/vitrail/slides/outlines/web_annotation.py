@@ -53,12 +53,11 @@ def read(source: Source) -> list[Feature]:
     targets = [[each for each in _list(item["target"]) if isinstance(each, dict)] for item in items]
     images = {str(each["source"]): unquote(str(each["source"])) for own in targets for each in own if _is_name(each)}
     chosen = images_of_slide(source, images)
-    drawn = []
-    for item, own in zip(items, targets, strict=True):
-        if any(_is_name(each) and str(each["source"]) not in chosen for each in own):
-            continue
-        polygons = [polygon for target in own for polygon in _polygons(source, target)]
-        drawn.append(Drawn(name=_name(item), polygons=polygons))
+    drawn = (
+        Drawn(name=_name(item), polygons=[polygon for target in own for polygon in _polygons(source, target)])
+        for item, own in zip(items, targets, strict=True)
+        if all(str(each["source"]) in chosen for each in own if _is_name(each))
+    )
     return as_features(source, drawn, "its program")
 
 

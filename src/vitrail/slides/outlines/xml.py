@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 from xml.parsers import expat
 
-from vitrail.slides.outlines.features import MOST_CORNERS, MalformedError, number
+from vitrail.slides.outlines.features import MalformedError, check_corners, number
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
@@ -89,8 +89,7 @@ def parse_xml(content: bytes, vertices: Collection[str] = ()) -> Element:
         tag = tag.rpartition(":")[2]
         if tag in vertices:
             counts["vertices"] += 1
-            if counts["vertices"] > MOST_CORNERS:
-                raise MalformedError(f"its outlines have more than {MOST_CORNERS:,} corners")
+            check_corners(counts["vertices"])
             x, y = (number(attributes.get(axis), f"{axis} of a {tag}") for axis in "XY")
             parent = open_elements[-1]
             order = attributes.get("Order", len(parent.vertices))
