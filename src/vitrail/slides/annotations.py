@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import shapely
@@ -325,18 +325,22 @@ def _check_crossings(path: Path, areas: Sequence[MultiPolygon]) -> None:
     tree, step = shapely.STRtree(sides), max(1, _PAIRS // max(1, len(sides)))
     # Each crossing is two pairs, and sides meet their neighbours. Of boxes alone counting is five times as quick.
     most = 2 * MOST_CROSSINGS + _NEIGHBOURS * len(sides)
-    for predicate, limit in ((None, max(_MOST_NEAR, most)), ("intersects", most)):
-        left = limit
+
+    def count(predicate: Literal["intersects"] | None, limit: int) -> int:
+        pairs = 0
         for start in range(0, len(sides), step):
-            left -= tree.query(sides[start : start + step], predicate=predicate).shape[1]
-            if left < 0:
+            pairs += tree.query(sides[start : start + step], predicate=predicate).shape[1]
+            if pairs > limit:
                 break
-        if left >= 0 and (predicate or limit - left <= most):
-            return
-        if left < 0 and not predicate:
-            raise AnnotationError(path, f"more than {limit:,} pairs of sides of its outlines may cross", cure)
-    problem = f"its outlines cross themselves and each other more than {MOST_CROSSINGS:,} times"
-    raise AnnotationError(path, problem, cure)
+        return pairs
+
+    near = count(None, max(_MOST_NEAR, most))
+    if near > max(_MOST_NEAR, most):
+        problem = f"more than {max(_MOST_NEAR, most):,} pairs of sides of its outlines may cross"
+        raise AnnotationError(path, problem, cure)
+    if near > most and count("intersects", most) > most:
+        problem = f"its outlines cross themselves and each other more than {MOST_CROSSINGS:,} times"
+        raise AnnotationError(path, problem, cure)
 
 
 def _cut_out(ignored: list[Polygon | MultiPolygon], labelled: list[Annotation]) -> Iterator[Annotation]:

@@ -273,10 +273,10 @@ def test_a_project_of_qupath_with_exported_outlines(tmp_path):
     (tmp_path / "geojson").mkdir()
     exported = save(tmp_path / "geojson" / "a one.geojson", SPECIMENS["qupath"][0])
     assert read_annotations(path, NAMES, slide).tumor.area == 12_000
-    assert files_of(path, slide.path) == [path, exported]
+    assert files_of(path, slide.path) == [exported]
     assert names_found(path) == {"Tumor": 1}
     beside = save(tmp_path / "data" / "1" / "any.geojson", SPECIMENS["qupath"][0])
-    assert files_of(path, slide.path) == [path, beside]
+    assert files_of(path, slide.path) == [beside]
     other = two_images(tmp_path)
     assert files_of(other, slide.path) == [other]
     assert files_of(exported, slide.path) == [exported]

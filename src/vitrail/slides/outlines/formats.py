@@ -243,7 +243,7 @@ def files_of(path: Path, slide: Path) -> list[Path]:
     Returns
     -------
     list[Path]
-        The file itself, and for a QuPath project the GeoJSON beside it.
+        The file itself; for a QuPath project, which changes whenever it is looked at, the GeoJSON beside it.
 
     Raises
     ------
@@ -251,6 +251,8 @@ def files_of(path: Path, slide: Path) -> list[Path]:
         It is a project that cannot be read.
     """
     try:
+        if not path.is_file():  # a named pipe would be waited for
+            return [path]
         with path.open("rb") as file:
             head = file.read(1 << 16)
     except OSError:
@@ -261,7 +263,7 @@ def files_of(path: Path, slide: Path) -> list[Path]:
     if format_ != "qupath-project":
         return [path]
     source = Source(path=path, document=document, slides=(slide,))
-    return [path, *_understood(FORMATS[format_], source, qupath_project.exported)]
+    return _understood(FORMATS[format_], source, qupath_project.exported)
 
 
 def _understood(known: Format, source: Source, read: Callable[[Source], Result]) -> Result:
