@@ -35,7 +35,7 @@ CASES = int(os.environ.get("VITRAIL_FUZZ", "1200"))
 
 SHARES = {
     ("slide",): 0.5,
-    ("outlines", "programs", "table", "settings"): 0.45,
+    ("outlines", "programs", "table", "settings"): 0.4,
     ("picture", "model", "stored", "head", "weights"): 0.2,
 }
 """Kinds of input that are tried in one process, and how many of the cases."""

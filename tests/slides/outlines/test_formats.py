@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import struct
 import time
 import tracemalloc
 from collections import Counter
@@ -35,6 +36,7 @@ from vitrail.slides.outlines.convert import WRITABLE, write_outlines
 from vitrail.slides.outlines.features import MalformedError
 from vitrail.slides.outlines.formats import FORMATS, files_of, read_outlines
 from vitrail.slides.outlines.rle import mask_polygons, unpack
+from vitrail.slides.outlines.wellknown import wkb_polygons
 from vitrail.slides.outlines.writing import Outline
 
 CASES = [(key, one) for key, specimens in SPECIMENS.items() for one in specimens]
@@ -385,3 +387,24 @@ def test_many_outlines_side_by_side_need_no_minute(tmp_path):
     areas = mend_areas(path, [file.area(feature) for feature in file.features])
     assert Counter(area.area for area, _ in areas) == {64 - 36: 900}
     assert time.process_time() - start < 5  # about 0.3 s
+
+
+def test_well_known_binary_of_every_kind(tmp_path):
+    ring = shapely.box(0, 0, 9, 9).difference(shapely.box(2, 2, 3, 3))
+    deep = shapely.GeometryCollection([shapely.Point(1, 1), shapely.GeometryCollection([shapely.MultiPolygon([ring])])])
+    solid = shapely.force_3d(ring, 5.0)
+    lines = shapely.GeometryCollection([shapely.LineString([(0, 0), (1, 1)]), shapely.MultiPoint([(0, 0)]), ring])
+    for geometry, area in ((ring, 80), (deep, 80), (solid, 80), (lines, 80), (shapely.Polygon(), 0)):
+        for options in ({}, {"byte_order": 0}, {"flavor": "iso"}, {"include_srid": True}):
+            wkb = shapely.to_wkb(shapely.set_srid(geometry, 7), **options)
+            assert sum(shapely.Polygon(each[0], each[1:]).area for each in wkb_polygons(wkb)) == area
+    assert wkb_polygons(None) == []
+    wkb = shapely.to_wkb(ring)
+    for broken, problem in (
+        (wkb[:-1], "cut short"), (wkb[:7], "cut short"), (b"\1\xff" + wkb[2:], "the type"),
+        (struct.pack("<BII", 1, 6, 1) * 100_000, "nested deeper"), (struct.pack("<BII", 1, 3, 2**31), "more parts"),
+    ):  # fmt: skip
+        with pytest.raises(MalformedError, match=problem):
+            wkb_polygons(broken)
+    with pytest.raises(AnnotationError, match="nested deeper than 16"):
+        read_outlines(save(tmp_path / "x", [{"location": "GEOMETRYCOLLECTION(" * 99}]), made_up_slide(tmp_path / "s"))
