@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import shapely
 
+from helpers.cohort import write_tiff
 from helpers.outlines import (
     COCO,
     CSV,
@@ -30,6 +31,8 @@ from helpers.outlines import (
     web,
 )  # fmt: skip
 from vitrail.errors import AnnotationError
+from vitrail.geometry import Region
+from vitrail.slides import slide as slide_module
 from vitrail.slides.annotations import ClassNames, mend_areas, names_found, read_annotations
 from vitrail.slides.outlines import features, xml
 from vitrail.slides.outlines.convert import WRITABLE, write_outlines
@@ -100,10 +103,28 @@ def test_what_is_written_lies_where_it_was(key, tmp_path):
     assert read_annotations(tmp_path / "x", NAMES).tumor.bounds[:2] == alone
 
 
-def test_the_frame_of_a_real_header_is_kept(tmp_path):
-    slide = made_up_slide(tmp_path / "a.svs", size=(40, 30))
-    assert slide.full_size == (40, 30)
-    assert made_up_slide(tmp_path / "a.mrxs", 7, 8, (40, 30), (100, 90)).full_size == (100, 90)
+def test_outlines_are_over_the_tissue_that_they_were_drawn_on(tmp_path, monkeypatch):
+    """A slide of 400 x 300 pixels whose header says that 200 x 150 of them, from (120, 90) on, were scanned."""
+    pixels = np.full((300, 400, 3), 250, np.uint8)
+    pixels[130:170, 200:260] = (110, 70, 150)  # tumor
+    slide_file = write_tiff(tmp_path / "slide.tif", pixels, mpp=0.5)
+    properties = slide_module.properties_of
+    bounds = {"openslide.bounds-x": "120", "openslide.bounds-y": "90"}
+    bounds |= {"openslide.bounds-width": "200", "openslide.bounds-height": "150"}
+    monkeypatch.setattr(slide_module, "properties_of", lambda handle: {**properties(handle), **bounds})
+    slide = slide_module.open_slide(slide_file)
+    assert (slide.region.width, slide.full_size) == (200, (400, 300))
+    tumor = shapely.box(200 - 120, 130 - 90, 260 - 120, 170 - 90)
+    for key in WRITABLE:
+        path = tmp_path / key
+        write_outlines(path, [Outline(name="Tumor", area=tumor)], key, slide)
+        left, top, right, bottom = read_annotations(path, NAMES, slide).tumor.bounds
+        region = Region(x=left, y=top, width=right - left, height=bottom - top)
+        assert (slide_module.read_region(slide, region, (60, 40)) == (110, 70, 150)).all(), key
+    flipped = [(x, 300 - y) for x, y in ((200, 130), (260, 130), (260, 170), (200, 170))]
+    wkt = shapely.Polygon(flipped).wkt
+    cytomine = save(tmp_path / "c", [{"location": wkt, "term": [{"name": "Tumor"}]}])
+    assert read_annotations(cytomine, NAMES, slide).tumor.bounds == tumor.bounds
 
 
 def test_asap_groups_and_objects_without_an_area(tmp_path):

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from vitrail.slides.slide import Slide
 
-WRITABLE = tuple(key for key, known in FORMATS.items() if known.write)
+WRITABLE = tuple(key for key, row in FORMATS.items() if row.write)
 
 
 def write_outlines(
@@ -51,17 +51,17 @@ def write_outlines(
     ExchangeError
         The file cannot be written.
     """
-    known = FORMATS.get(format_)
-    if known is None or known.write is None:
+    row = FORMATS.get(format_)
+    if row is None or row.write is None:
         raise SettingsError("--as", f"{format_!r} is none of {', '.join(WRITABLE)}", "Choose one of these")
-    x, y = frame_shift(known.frame, slide)
+    x, y = frame_shift(row.frame, slide)
     if x or y:
         outlines = [
             Outline(name=each.name, area=shapely.transform(each.area, lambda points: points - (x, y)))
             for each in outlines
         ]
     image = Image(name=slide.path.name, size=slide.full_size, mpp=slide.mpp) if slide else None
-    written = known.write(outlines, image)
+    written = row.write(outlines, image)
     with exporting(path) as temporary:
         temporary.write_bytes(written.content)
     return written.remarks

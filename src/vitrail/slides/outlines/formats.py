@@ -221,13 +221,13 @@ def read_outlines(
         not given.
     """
     document, format_ = _parsed_as(path)
-    known = FORMATS[format_]
+    row = FORMATS[format_]
     source = Source(
         path=path, document=document, slides=(slide.path,) if slide else tuple(slides),
         size=slide.full_size if slide else None, names_only=names_only,
     )  # fmt: skip
-    features = _understood(known, source, known.read)
-    return OutlineFile(format=format_, features=features, shift=frame_shift(known.frame, slide))
+    features = _understood(row, source, row.read)
+    return OutlineFile(format=format_, features=features, shift=frame_shift(row.frame, slide))
 
 
 def files_of(path: Path, slide: Path) -> list[Path]:
@@ -266,26 +266,24 @@ def files_of(path: Path, slide: Path) -> list[Path]:
     return _understood(FORMATS[format_], source, qupath_project.exported)
 
 
-def _understood(known: Format, source: Source, read: Callable[[Source], Result]) -> Result:
+def _understood(row: Format, source: Source, read: Callable[[Source], Result]) -> Result:
     try:
         return read(source)
     except MalformedError as error:
-        cure = (
-            qupath_project.EXPORT if known.read is _read_project else f"Export the outlines from {known.program} again"
-        )
+        cure = qupath_project.EXPORT if row.read is _read_project else f"Export the outlines from {row.program} again"
         if "read together with" in str(error):
             cure = "Name the slide, too"
-        raise AnnotationError(source.path, f"{known.title}: {error}", cure) from error
+        raise AnnotationError(source.path, f"{row.title}: {error}", cure) from error
 
 
 def _parsed_as(path: Path) -> tuple[Any, str]:
     """Return what a file holds, and the key of its format."""
     container, document = _parse(path, _content(path))
-    for key, known in FORMATS.items():
-        if known.container == container and known.recognise(document):
+    for key, row in FORMATS.items():
+        if row.container == container and row.recognise(document):
             return document, key
     what = f"XML of <{document.tag[:40]}>" if container == "XML" else container
-    titles = ", ".join(known.title for known in FORMATS.values() if known.container == container)
+    titles = ", ".join(row.title for row in FORMATS.values() if row.container == container)
     raise AnnotationError(path, f"{what} that is none of {titles}", "Export the outlines as GeoJSON or one of these")
 
 

@@ -56,9 +56,9 @@ def exported(source: Source) -> list[Path]:
     files, missing = list[Path](), list[str]()
     for key, entry in entries.items():
         if key in chosen:
-            found = _geojson_of(source.path.parent, key, entry)
-            files += [found] if found else []
-            missing += [] if found else [key]
+            exported_file = _geojson_of(source.path.parent, key, entry)
+            files += [exported_file] if exported_file else []
+            missing += [] if exported_file else [key]
     if missing and not (source.names_only and files):
         own = [key for key in missing if (source.path.parent / "data" / key / "data.qpdata").is_file()]
         where = f"lie in data/{own[0]}/data.qpdata, serialised Java, which is not read" if own else "are not there"

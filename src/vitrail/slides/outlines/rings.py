@@ -115,12 +115,12 @@ def _containers(rings: Sequence[Ring], others: Sequence[Ring]) -> list[list[int]
         return [[] for _ in rings]
     closed = [Polygon(ring) if len(ring) >= _SMALLEST_RING else Polygon() for ring in others]
     tree = shapely.STRtree(closed)
-    found = tree.query([_loop(ring) for ring in rings])  # whose boxes meet
-    if found.shape[1] > _MOST_PAIRS:
+    near = tree.query([_loop(ring) for ring in rings])  # whose boxes meet
+    if near.shape[1] > _MOST_PAIRS:
         raise MalformedError("too many of its outlines lie in each other")
     shapely.prepare(closed)
     result: list[list[int]] = [[] for _ in rings]
-    for i, j in found.T.tolist():
+    for i, j in near.T.tolist():
         if rings[i] is others[j]:
             continue
         points = np.asarray(rings[i], np.float64)

@@ -91,11 +91,11 @@ def _polygons(source: Source, target: dict[str, Any]) -> list[list[Ring]]:
 
 
 def _fragment(source: Source, value: str) -> Ring:
-    found = _FRAGMENT.search(value)
-    if found is None:
+    match = _FRAGMENT.search(value)
+    if match is None:
         raise MalformedError(f"a fragment is {value[:40]!r}, not xywh=")
-    x, y, width, height = (number(part, "a number of a fragment") for part in found.groups()[1:])
-    if found[1] == "percent" and not source.names_only:
+    x, y, width, height = (number(part, "a number of a fragment") for part in match.groups()[1:])
+    if match[1] == "percent" and not source.names_only:
         if source.size is None:
             raise MalformedError("its rectangles are in percent of the image: it is read together with its slide")
         x, width = (part * source.size[0] / 100 for part in (x, width))
