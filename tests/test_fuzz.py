@@ -7,29 +7,35 @@ import os
 import struct
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import tifffile
 import torch
 from PIL import Image
+from pyarrow import parquet
 from shapely.geometry import Polygon, box
 
 from helpers.cohort import outline, tissue, write_outlines
 from helpers.data import DATA, needs_data
 from helpers.fuzzing import TARGETS, run
 from helpers.mutations import with_count, with_tag
+from helpers.outlines import COCO, SPECIMENS, SVG, asap, halo, made_up_slide, vertices, web
 from helpers.tiffs import APERIO, Kind, tissue_like, write_jpeg_tiff, write_ome
 from vitrail.explain.layers import find_layers
 from vitrail.explain.methods.hrcam import fit, save_head
 from vitrail.models.spec import ClassifierSpec
 from vitrail.models.store import build, save_model
 from vitrail.settings.load import preset, settings_text
+from vitrail.slides.outlines.convert import WRITABLE
+from vitrail.slides.outlines.convert import write_outlines as write_for
+from vitrail.slides.outlines.writing import Outline
 
 CASES = int(os.environ.get("VITRAIL_FUZZ", "1200"))
 """`make fuzz` takes 30,000."""
 
 SHARES = {
     ("slide",): 0.5,
-    ("outlines", "table", "settings"): 0.3,
+    ("outlines", "programs", "table", "settings"): 0.3,
     ("picture", "model", "stored", "head", "weights"): 0.1,
     ("mask", "clinical", "records"): 0.1,
 }
@@ -66,6 +72,19 @@ def write_tables(folder):
     ]
     (folder / "slides.csv").write_text("\n".join(["slide_id,patient_id,slide,annotations,split,mpp,site", *rows]))
     (folder / "study.toml").write_text(settings_text(preset("quick"), "A study"))
+
+
+def write_programs(folder):
+    own = folder / "programs"
+    own.mkdir()
+    for key, specimens in SPECIMENS.items():
+        for i, one in enumerate(specimens):
+            (own / f"{key}{i}").write_text(one if isinstance(one, str) else json.dumps(one))
+    (own / "spline").write_text(SPECIMENS["asap"][0].replace("Polygon", "Spline"))
+    nest = box(0, 0, 90, 90).difference(box(9, 9, 20, 20))
+    for key in WRITABLE:
+        drawn = [Outline(name="Tumor", area=nest), Outline(name="Fat", area=box(50, 50, 99, 99))]
+        write_for(own / f"written-{key}", drawn, key, made_up_slide(folder / "slide.svs"))
 
 
 def write_models(folder):
@@ -159,6 +178,46 @@ def write_hostile_outlines(folder, _):
         (folder / f"{name}.geojson").write_text(text)
 
 
+def write_hostile_programs(folder, _):
+    """Rings in rings, masks of slides, curves of no end: what is quick for few is quadratic for many."""
+    rings = [[[i, i], [9999 - i, i], [9999 - i, 9999 - i], [i, 9999 - i]] for i in range(3000)]
+    paths = [[{"x": x, "y": y} for x, y in ring] for ring in rings]
+    corners = [vertices("V", ring) for ring in rings]
+    regions = [
+        f'<Region Type="Polygon" HasEndcaps="0" NegativeROA="{i % 2}">{ring}</Region>' for i, ring in enumerate(corners)
+    ]
+    rows = [f"{i},{x},{y}\n" for i, ring in enumerate(rings) for x, y in ring]
+    knots = "".join(f'<Coordinate Order="{i}" X="{i % 2}e9" Y="{i}"/>' for i in range(2000))
+    entities = "".join(f"<!ENTITY a{i} '" + f"&a{i - 1};" * 10 + "'>" for i in range(1, 9))
+    far = {"type": "circle", "center": [0, 0, 0], "radius": 1e9, "group": "Tumor"}
+    mask = {"image_id": 7, "category_id": 3, "segmentation": {"size": [16_000, 16_000], "counts": "0" * 10**6}}
+    wide = mask | {"segmentation": {"size": [10**6, 10**6], "counts": [5, 10**12 - 5]}}
+    chess = mask | {"segmentation": {"size": [1000, 1001], "counts": [1] * 1_001_000}}
+    files = {
+        "nested_darwin": {"item": {}, "annotations": [{"name": "Tumor", "polygon": {"paths": paths}}]},
+        "same_darwin": {"item": {}, "annotations": [{"name": "Tumor", "polygon": {"paths": paths[:1] * 3000}}]},
+        "slideflow": "roi_name,x_base,y_base\n" + "".join(rows),
+        "negative": halo("".join(regions)), "spline": asap(knots).replace("Polygon", "Spline"),
+        "circles": {"elements": [far] * 3000}, "mask": COCO | {"annotations": [mask]},
+        "wide": COCO | {"annotations": [wide]}, "chess": COCO | {"annotations": [chess]},
+        "path": [web(SVG | {"value": f'<svg><path d="M0 0{"a1e6 1e6 0 1 1 9 9" * 20}"/></svg>'})],
+        "curves": [web(SVG | {"value": f'<svg><path d="M0 0{"c1e9 0 0 1e9 5 5" * 5000}"/></svg>'})],
+        "tiny": [web(SVG | {"value": f'<svg><path d="M{"0 0 " * 10**5}"/></svg>'})],
+        "deep_wkt": [{"location": "GEOMETRYCOLLECTION(" * 50_000, "term": [1]}],
+        "deep_xml": "<Annotations>" * 10**6,
+        "attributes": "<Annotations " + " ".join(f'a{i}="1"' for i in range(10**5)) + "/>",
+        "laughs": f"<!DOCTYPE a [<!ENTITY a0 'ha'>{entities}]><Annotations>&a8;</Annotations>",
+        "images": COCO | {"images": COCO["images"] * 10**5},
+    }  # fmt: skip
+    for name, content in files.items():
+        (folder / name).write_text(content if isinstance(content, str) else json.dumps(content))
+    deep = struct.pack("<BII", 1, 7, 1) * 200_000  # collections in collections, which GEOS reads by recursion
+    geo = {"version": "1.1.0", "primary_column": "g", "columns": {"g": {"encoding": "WKB"}}}
+    table = pa.table({"g": pa.array([deep], pa.binary())}).replace_schema_metadata({"geo": json.dumps(geo)})
+    parquet.write_table(table, folder / "deep_wkb")
+    (folder / "parquet").write_bytes(b"PAR1" + bytes(10**6) + b"\xff\xff\xff\x7fPAR1")
+
+
 def write_hostile_tables(folder, valid):
     rows = (valid / "slides.csv").read_text().splitlines()
     texts = {
@@ -199,12 +258,13 @@ def write_no_files(folder, _):
 
 def write_files(folder):
     """Write valid files of every kind, and those that were built to do harm."""
-    for write in (write_slides, write_tables, write_models, write_pictures, write_masks):
+    for write in (write_slides, write_tables, write_programs, write_models, write_pictures, write_masks):
         write(folder)
     hostile = {
-        "slide": write_hostile_slides, "outlines": write_hostile_outlines, "table": write_hostile_tables,
-        "picture": write_hostile_pictures, "settings": write_no_files, "weights": write_no_files,
-        "mask": write_hostile_masks, "clinical": write_hostile_tables, "records": write_hostile_outlines,
+        "slide": write_hostile_slides, "outlines": write_hostile_outlines, "programs": write_hostile_programs,
+        "table": write_hostile_tables, "picture": write_hostile_pictures, "settings": write_no_files,
+        "weights": write_no_files, "mask": write_hostile_masks, "clinical": write_hostile_tables,
+        "records": write_hostile_outlines,
     }  # fmt: skip
     for kind, write in hostile.items():
         own = folder / "hostile" / kind

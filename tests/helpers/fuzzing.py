@@ -73,6 +73,18 @@ def read_outlines(path):
     annotated(outlines, Region(x=0, y=0, width=500, height=500), (64, 64))
 
 
+def read_programs(path):
+    """Read outlines of any program with a slide, and write them for another."""
+    from helpers.outlines import made_up_slide
+    from vitrail.slides.annotations import ClassNames, names_found, read_annotations
+    from vitrail.slides.outlines.convert import convert_outlines
+
+    slide = made_up_slide(path.with_name("slide.svs"), x=300, y=20, frame=(3000, 2000))
+    convert_outlines(path, path.with_name("converted"), "asap", slide)
+    names = tuple(dict.fromkeys(" ".join(name.casefold().split()) for name in names_found(path)))
+    read_annotations(path, ClassNames(tumor=names[:1], non_tumor=names[1:2], ignore=names[2:]), slide)
+
+
 def read_table(path):
     """Read slides.csv, and what it names."""
     from vitrail.settings.load import preset
@@ -164,6 +176,7 @@ BYTES = (mutations.mutated_bytes,)
 TARGETS = {
     "slide": Target(("*.tif", "*.svs", "*.dcm"), (mutations.mutated_tiff, mutations.mutated_bytes), read_slide),
     "outlines": Target(("*.geojson",), (mutations.mutated_json,), read_outlines),
+    "programs": Target(("programs/*",), (mutations.mutated_outlines,), read_programs),
     "table": Target(("*.csv",), (mutations.mutated_csv,), read_table),
     "settings": Target(("*.toml",), (mutations.mutated_toml,), read_settings),
     "picture": Target(("*.png", "*.jpg", "*.bmp", "*.webp"), BYTES, read_picture),

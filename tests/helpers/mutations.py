@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 import struct
 from typing import TYPE_CHECKING
 
@@ -124,6 +125,26 @@ def mutated_json(content: bytes, rng: random.Random) -> bytes:
             case _:
                 holder[key] = copy.deepcopy(rng.choice(HOSTILE))
     return json.dumps(document[""]).encode()
+
+
+_VALUES = re.compile(rb'"[^"]*"')
+
+
+def mutated_outlines(content: bytes, rng: random.Random) -> bytes:
+    """Break a file of any program as what it is: JSON, XML, a table, or bytes."""
+    if content[:1] in {b"{", b"["}:
+        return mutated_json(content, rng)
+    if content[:1] != b"<":
+        return mutated_csv(content, rng) if content[:4] != b"PAR1" else mutated_bytes(content, rng)
+    if rng.random() < 0.3:
+        return mutated_bytes(content, rng)
+    for _ in range(rng.choice((1, 1, 2, 4))):
+        if not (values := [*_VALUES.finditer(content)]):
+            break
+        start, stop = rng.choice(values).span()
+        text = rng.choice((*TEXTS, "1e9", "-1e9", "Spline", "Ellipse", "1", "Rectangle")).replace('"', "")
+        content = content[: start + 1] + text.encode("utf-8", "surrogatepass") + content[stop - 1 :]
+    return content
 
 
 def _places(value):

@@ -25,7 +25,7 @@ from helpers.viewed import CELL, HEIGHT, WIDTH, served, session
 from vitrail.core.files import write_csv, write_json
 from vitrail.review.judgements import Judgement, Judgements
 from vitrail.review.queue import QueueSpec, read_queue
-from vitrail.slides.geojson import read_features
+from vitrail.slides.outlines.formats import read_outlines
 from vitrail.viewer.session import id_of
 
 ONE = f"#slide={id_of('one')}"
@@ -436,7 +436,7 @@ def versions(viewer):
 
 
 def outlines_of(file):
-    return [(each.name, shape(each.geometry)) for each in read_features(file)]
+    return [(each.name, shape(each.geometry)) for each in read_outlines(file).features]
 
 
 def click(tab, screen, *points):

@@ -128,3 +128,17 @@ def h5(
     from vitrail.pipeline.exports import FeatureSource, export_h5
 
     finish(export_h5(what, out, FeatureSource(model=model, slides=slides), layout, progress()))
+
+
+@exports.command()
+def outlines(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Outlines, as any program writes them.")],
+    out: Out,
+    format_: Annotated[str, typer.Option("--as", help="asap, halo, imagescope, dsa, coco, geoparquet or qupath.")],
+    slide: Annotated[Optional[Path], typer.Option("--slide", help="The slide that they are of.")] = None,  # noqa: UP045
+    mpp: Annotated[Optional[float], typer.Option("--mpp", help="Its um per pixel, if its header lacks them.")] = None,  # noqa: UP045
+) -> None:
+    """Write the outlines of one program for another, so that a file of ASAP opens in QuPath."""
+    from vitrail.pipeline.outlines import export_outlines
+
+    finish(export_outlines(file, out, format_, slide, mpp))

@@ -26,7 +26,7 @@ from vitrail.core.files import regular_file
 from vitrail.errors import ExchangeError, VitrailError
 from vitrail.interop.qupath import write_outlines
 from vitrail.interop.simplify import simplify_coverage
-from vitrail.slides.annotations import MOST_CORNERS
+from vitrail.slides.outlines.features import MOST_CORNERS
 from vitrail.slides.polygonize import outline_classes
 from vitrail.slides.readers.ifd import check_claims
 

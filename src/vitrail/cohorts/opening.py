@@ -79,7 +79,7 @@ def _look_at(slide: Candidate) -> _Look:
         except SlideError:
             problem = error.problem
     try:
-        classes = names_found(slide.annotations) if slide.annotations else {}
+        classes = names_found(slide.annotations, (slide.path,)) if slide.annotations else {}
     except AnnotationError as error:
         return _Look(slide=problem, without_mpp=without_mpp, outlines=error.problem)
     return _Look(slide=problem, without_mpp=without_mpp, classes=tuple(classes.items()))

@@ -24,6 +24,8 @@ from vitrail.errors import AnnotationError
 from vitrail.review.judgements import SKIP, Judgements
 from vitrail.review.queue import queues_of, read_queue
 from vitrail.slides.annotations import read_annotations
+from vitrail.slides.outlines.geojson import annotation
+from vitrail.tiles.extract import open_cohort_slide
 from vitrail.tiles.outlines import IGNORED, class_names
 
 if TYPE_CHECKING:
@@ -188,13 +190,17 @@ def corrected_outlines(run: Path, entry: CohortSlide, settings: Settings, folder
 
     Raises
     ------
-    AnnotationError
-        The outlines cannot be read.
+    AnnotationError, SlideError
+        The outlines or the slide cannot be read.
     """
     drawn, squares = versions(run, entry.slide_id), judged_tiles(run).get(entry.slide_id, [])
     if not drawn and not squares:
         return None
-    read = read_annotations(drawn[-1] if drawn else entry.annotations, class_names(settings))
+    names = class_names(settings)
+    if drawn:
+        read = read_annotations(drawn[-1], names)
+    else:
+        read = read_annotations(entry.annotations, names, open_cohort_slide(entry, settings))
     exhaustive = settings.annotations.unlabelled_tissue != "ignore"
     features = apply_judged(read.outlines, squares, read.ignored if exhaustive else None)
     folder.mkdir(parents=True, exist_ok=True)
@@ -209,5 +215,4 @@ def _features(shape: shapely.Geometry, name: str) -> list[dict[str, Any]]:
     if not areas:
         return []
     geometry = areas[0] if len(areas) == 1 else MultiPolygon(areas)
-    properties = {"objectType": "annotation", "classification": {"name": name}}
-    return [{"type": "Feature", "geometry": mapping(geometry), "properties": properties}]
+    return [annotation(name, mapping(geometry))]

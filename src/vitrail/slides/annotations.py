@@ -1,4 +1,4 @@
-"""Outlines drawn in QuPath, each labelled tumor or non-tumor."""
+"""Outlines drawn in QuPath or another program, each labelled tumor or non-tumor."""
 
 from __future__ import annotations
 
@@ -14,12 +14,15 @@ from shapely import MultiPolygon, Polygon
 
 from vitrail.classes import TissueClass
 from vitrail.errors import AnnotationError, SettingsError
-from vitrail.slides.geojson import read_features
+from vitrail.slides.outlines.features import MOST_CORNERS
+from vitrail.slides.outlines.formats import read_outlines
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Collection, Iterator, Sequence
 
     from shapely.geometry.base import BaseGeometry
+
+    from vitrail.slides.slide import Slide
 
 _NO_CLASS = ""
 """What the class of an outline without one is called in tables of names."""
@@ -27,7 +30,6 @@ _NO_CLASS = ""
 _DRAW = "Draw outlines in QuPath, give each a class and export them again"
 _DRAW_OR_SET = f'{_DRAW}; where all of them are tumor, set annotations.unclassified = "tumor"'
 
-MOST_CORNERS = 2_000_000
 MOST_CROSSINGS = 20_000
 """What mending and joining outlines costs grows with how often they cross themselves and each other: of 20,000
 crossings make_valid takes a second, of a million minutes and gigabytes. Those that a person drew or a program traced
@@ -35,6 +37,9 @@ have a few."""
 
 _PAIRS = 1 << 19
 """Pairs of sides looked at in one go, at most, if each meets each."""
+
+_MOST_NEAR = 20_000_000
+"""Pairs of sides whose boxes meet: each is looked at, a few million in a second. Outlines have some for each corner."""
 
 _NEIGHBOURS = 14
 """Sides that a side touches without crossing any, itself among them, where four outlines meet at each of its ends."""
@@ -195,7 +200,7 @@ class Annotations:
         return MultiPolygon([*shapely.get_parts(_polygonal(union))])
 
 
-def names_found(path: str | Path) -> dict[str, int]:
+def names_found(path: str | Path, slides: Collection[Path] = ()) -> dict[str, int]:
     """Count the outlines of every class in a file.
 
     Outlines without a class, and whatever is not an outline, are not counted.
@@ -203,7 +208,9 @@ def names_found(path: str | Path) -> dict[str, int]:
     Parameters
     ----------
     path
-        A GeoJSON file of QuPath.
+        A file of outlines, of any program that `vitrail.slides.outlines` knows.
+    slides
+        Whose outlines are counted, where a file has those of several slides; all of them without.
 
     Returns
     -------
@@ -213,12 +220,13 @@ def names_found(path: str | Path) -> dict[str, int]:
     Raises
     ------
     AnnotationError
-        If there is no such file, or it is no GeoJSON of QuPath.
+        If there is no such file, or it is not as its program writes it.
     """
-    return dict(Counter(feature.name for feature in read_features(Path(path)) if feature.name and feature.is_area))
+    features = read_outlines(Path(path), slides=slides, names_only=True).features
+    return dict(Counter(feature.name for feature in features if feature.name and feature.is_area))
 
 
-def read_annotations(path: str | Path, names: ClassNames) -> Annotations:
+def read_annotations(path: str | Path, names: ClassNames, slide: Slide | None = None) -> Annotations:
     """Read the outlines of a slide.
 
     Cells, detections and TMA cores are passed over. Points and lines are left out with a warning, and so are outlines
@@ -229,9 +237,12 @@ def read_annotations(path: str | Path, names: ClassNames) -> Annotations:
     Parameters
     ----------
     path
-        A GeoJSON file of QuPath.
+        A file of outlines, of any program that `vitrail.slides.outlines` knows.
     names
         Which class means what.
+    slide
+        The slide that they are of. Programs that count from the corner of the file's own frame are right only with it
+        where the slide has bounds; some files cannot be read without.
 
     Returns
     -------
@@ -241,11 +252,12 @@ def read_annotations(path: str | Path, names: ClassNames) -> Annotations:
     Raises
     ------
     AnnotationError
-        If there is no such file, it is no GeoJSON of QuPath, no outline in it has a class, a class is unknown, or the
-        outlines cross more often than can be mended.
+        If there is no such file, it is not as its program writes it, no outline in it has a class, a class is unknown,
+        or the outlines cross more often than can be mended.
     """
     path = Path(path)
-    features = read_features(path)
+    file = read_outlines(path, slide)
+    features = file.features
     areas = [feature for feature in features if feature.is_area]
     if not areas or not (names.unclassified == "tumor" or any(feature.name for feature in areas)):
         problem, cure = ("no outline has a class", _DRAW_OR_SET) if areas else ("no outlines", _DRAW)
@@ -261,26 +273,17 @@ def read_annotations(path: str | Path, names: ClassNames) -> Annotations:
             f"unknown class {', '.join(unknown)}; the file has {listed}",
             f"Add {'it' if len(unknown) == 1 else 'them'} to [annotations] tumor, non_tumor or ignore in study.toml",
         )
-    drawn = [feature.area() for _, feature in classed]
-    _check_crossings(path, drawn)
+    areas_drawn = mend_areas(path, [file.area(feature) for _, feature in classed])
     labelled, ignored, mended = list[Annotation](), list[Polygon | MultiPolygon](), 0
-    try:
-        for (name, _), area in zip(classed, drawn, strict=True):
-            geometry, crossed = _polygonal(area), not shapely.is_valid(area)
-            if crossed:
-                # All that a self-crossing outline encloses is inside: loops and overlapping parts are filled.
-                parts = [shapely.make_valid(part, method="structure", keep_collapsed=False) for part in area.geoms]
-                geometry = _polygonal(shapely.union_all(parts))
-            if not geometry.area > 0.0:
-                continue
-            mended += crossed
-            label = names.label_of(name)
-            if label is None:
-                ignored.append(geometry)
-            else:
-                labelled.append(Annotation(label=label, geometry=geometry))
-    except shapely.errors.ShapelyError as error:
-        raise AnnotationError(path, f"its outlines cannot be mended ({error})", _DRAW) from error
+    for (name, _), (geometry, crossed) in zip(classed, areas_drawn, strict=True):
+        if not geometry.area > 0.0:
+            continue
+        mended += crossed
+        label = names.label_of(name)
+        if label is None:
+            ignored.append(geometry)
+        else:
+            labelled.append(Annotation(label=label, geometry=geometry))
     outlines = tuple(_cut_out(ignored, labelled) if ignored else labelled)
     empty = len(classed) - len(labelled) - len(ignored)
     phrases = (
@@ -298,6 +301,41 @@ def read_annotations(path: str | Path, names: ClassNames) -> Annotations:
     return Annotations(outlines=outlines, warnings=lines, ignored=tuple(ignored))
 
 
+def mend_areas(path: Path, areas: Sequence[MultiPolygon]) -> list[tuple[Polygon | MultiPolygon, bool]]:
+    """Mend outlines that cross themselves: all they enclose is inside.
+
+    Parameters
+    ----------
+    path
+        Where they are from.
+    areas
+        As they were drawn.
+
+    Returns
+    -------
+    list[tuple[Polygon | MultiPolygon, bool]]
+        Each one valid, perhaps empty, and whether it was mended.
+
+    Raises
+    ------
+    AnnotationError
+        If they cross more often than can be mended.
+    """
+    _check_crossings(path, areas)
+    mended = list[tuple[Polygon | MultiPolygon, bool]]()
+    try:
+        for area in areas:
+            geometry, crossed = _polygonal(area), not shapely.is_valid(area)
+            if crossed:
+                # Loops and overlapping parts are filled.
+                parts = [shapely.make_valid(part, method="structure", keep_collapsed=False) for part in area.geoms]
+                geometry = _polygonal(shapely.union_all(parts))
+            mended.append((geometry, crossed))
+    except shapely.errors.ShapelyError as error:
+        raise AnnotationError(path, f"its outlines cannot be mended ({error})", _DRAW) from error
+    return mended
+
+
 def _check_crossings(path: Path, areas: Sequence[MultiPolygon]) -> None:
     """Refuse outlines that would take minutes and gigabytes to mend and to join; crossings are counted no further."""
     corners, cure = (
@@ -312,16 +350,22 @@ def _check_crossings(path: Path, areas: Sequence[MultiPolygon]) -> None:
     tree, step = shapely.STRtree(sides), max(1, _PAIRS // max(1, len(sides)))
     # Each crossing is two pairs, and sides meet their neighbours. Of boxes alone counting is five times as quick.
     most = 2 * MOST_CROSSINGS + _NEIGHBOURS * len(sides)
-    for predicate in (None, "intersects"):
-        left = most
+
+    def count(predicate: Literal["intersects"] | None, limit: int) -> int:
+        pairs = 0
         for start in range(0, len(sides), step):
-            left -= tree.query(sides[start : start + step], predicate=predicate).shape[1]
-            if left < 0:
+            pairs += tree.query(sides[start : start + step], predicate=predicate).shape[1]
+            if pairs > limit:
                 break
-        if left >= 0:
-            return
-    problem = f"its outlines cross themselves and each other more than {MOST_CROSSINGS:,} times"
-    raise AnnotationError(path, problem, cure)
+        return pairs
+
+    near = count(None, max(_MOST_NEAR, most))
+    if near > max(_MOST_NEAR, most):
+        problem = f"more than {max(_MOST_NEAR, most):,} pairs of sides of its outlines may cross"
+        raise AnnotationError(path, problem, cure)
+    if near > most and count("intersects", most) > most:
+        problem = f"its outlines cross themselves and each other more than {MOST_CROSSINGS:,} times"
+        raise AnnotationError(path, problem, cure)
 
 
 def _cut_out(ignored: list[Polygon | MultiPolygon], labelled: list[Annotation]) -> Iterator[Annotation]:

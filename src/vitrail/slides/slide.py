@@ -63,6 +63,8 @@ class Slide(Shown):
         allows; `faithful` decodes level 0 in full and averages areas exactly.
     stain
         How its colours are normalised where networks see them, and nowhere else: see `vitrail.slides.stain`.
+    frame
+        Width and height of level 0 in the file's own frame; None where the bounds are all of it.
     """
 
     path: Path
@@ -71,6 +73,12 @@ class Slide(Shown):
     downsamples: tuple[float, ...]
     reading: Reading = "fast"
     stain: StainNormalisation = "none"
+    frame: tuple[int, int] | None = None
+
+    @property
+    def full_size(self) -> tuple[int, int]:
+        """Width and height of level 0 in the file's own frame, whatever its bounds."""
+        return self.frame or (int(self.bounds.width), int(self.bounds.height))
 
     @property
     def region(self) -> Region:
@@ -133,13 +141,15 @@ def open_slide(
     alone = len(sizes) == 1 and properties.get("openslide.vendor") == "generic-tiff"
     if alone and (tiff := open_tiff(path)):
         sizes = tiff.sizes  # OpenSlide does not know the pyramids of OME-TIFF
+    bounds = bounds_of(properties, sizes[0])
     return Slide(
         path=path,
-        bounds=bounds_of(properties, sizes[0]),
+        bounds=bounds,
         mpp=header_mpp(path, properties, sizes[0], fallback_mpp) if mpp is None else float(mpp),
         downsamples=tuple(downsample_of(sizes[0], size) for size in sizes),
         reading=reading,
         stain=stain,
+        frame=None if bounds == Region(x=0, y=0, width=sizes[0][0], height=sizes[0][1]) else sizes[0],
     )
 
 

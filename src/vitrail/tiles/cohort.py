@@ -24,6 +24,7 @@ from vitrail.distribute.jobs import Here, Jobs, Processes
 from vitrail.errors import AnnotationError, RunError, SlideError, TileError
 from vitrail.slides.annotations import names_found
 from vitrail.slides.cohort import content_digest, file_digest
+from vitrail.slides.outlines.formats import files_of
 from vitrail.tiles.extract import CutJob, Outcome, cut_part, finished_part, read_part
 from vitrail.tiles.outlines import class_names
 from vitrail.tiles.store import join_arrays, tiles_by_slide
@@ -71,8 +72,16 @@ def slide_digest(entry: CohortSlide, settings: Settings) -> str:
     finds_tissue = settings.annotations.unlabelled_tissue != "ignore"
     names = ("seed", "slides", "annotations", "tiles", *(("tissue", "artefacts") if finds_tissue else ()))
     branches = {name: values[name] for name in names}
-    files = file_digest(entry.slide), content_digest(entry.annotations)
+    files = file_digest(entry.slide), *map(content_digest, _outline_files(entry))
     return json_digest([VERSION, entry.slide_id, entry.patient_id, entry.mpp, files, branches])
+
+
+def _outline_files(entry: CohortSlide) -> list[Path]:
+    """List what a slide's outlines are read from; where that cannot be told its part says why."""
+    try:
+        return files_of(entry.annotations, entry.slide)
+    except AnnotationError:
+        return [entry.annotations]
 
 
 def cut_cohort(
@@ -198,10 +207,13 @@ def check_names(entries: tuple[CohortSlide, ...], settings: Settings) -> None:
     """
     names = class_names(settings)
     unknown: dict[str, dict[Path, int]] = {}
-    files = {entry.annotations for entry in entries if os.path.isfile(entry.annotations)}  # noqa: PTH113 - never raises
-    for path in sorted(files):
+    slides: dict[Path, list[Path]] = {}  # a file may hold the outlines of many slides, and is read once
+    for entry in entries:
+        if os.path.isfile(entry.annotations):  # noqa: PTH113 - never raises
+            slides.setdefault(entry.annotations, []).append(entry.slide)
+    for path in sorted(slides):
         try:
-            counts = names_found(path)
+            counts = names_found(path, slides[path])
         except AnnotationError:
             continue  # this slide will be skipped with its reason when it is cut
         for name, count in counts.items():

@@ -57,5 +57,5 @@ def cohort_outlines(entry: CohortSlide, slide: Slide, settings: Settings) -> Ann
     SlideError
         The slide cannot be read.
     """
-    outlines = read_annotations(entry.annotations, class_names(settings))
+    outlines = read_annotations(entry.annotations, class_names(settings), slide)
     return with_unlabelled(outlines, entry.annotations, slide, settings)

@@ -23,6 +23,7 @@ from vitrail.settings.load import Settings
 from vitrail.slides.annotations import read_annotations
 from vitrail.slides.cohort import read_cohort
 from vitrail.slides.names import is_slide_name
+from vitrail.slides.outlines.geojson import annotation
 from vitrail.slides.slide import open_slide
 from vitrail.stage import open_run
 from vitrail.tiles.outlines import class_names
@@ -187,12 +188,12 @@ class Session:
         AnnotationError
             The file cannot be understood.
         SlideError
-            The slide cannot be read, and tissue outside its outlines counts.
+            The slide cannot be opened, or not be read where tissue outside its outlines counts.
         """
         slide = self.slide(slide_id)
         if (file := self._latest_outlines(slide)) is None:
             return []
-        read = read_annotations(file, self._names)
+        read = read_annotations(file, self._names, slide.open() if file == slide.annotations else None)
         if self.settings.annotations.unlabelled_tissue != "ignore":
             reading = self.settings.slides.reading
             read = with_unlabelled(read, file, replace(slide.open(), reading=reading), self.settings)
@@ -246,12 +247,12 @@ class Session:
             label = properties.get("class") if isinstance(properties, dict) else None
             if label not in NAMES:
                 raise ValueError(f"an outline has the class {' or '.join(NAMES)}")
-            named = {"objectType": "annotation", "classification": {"name": NAMES[label]}}
-            outlines.append({"type": "Feature", "properties": named, "geometry": feature.get("geometry")})
+            outlines.append(annotation(NAMES[label], feature.get("geometry")))
         ignored: Sequence[Polygon | MultiPolygon] = ()
         with self._lock:
             if self.settings.annotations.unlabelled_tissue != "ignore" and (file := self._latest_outlines(slide)):
-                ignored = read_annotations(file, self._names).ignored  # else they would be non-tumor
+                opened = slide.open() if file == slide.annotations else None
+                ignored = read_annotations(file, self._names, opened).ignored  # else they would be non-tumor
             return int(save_correction(self.run, slide.name, outlines, self._names, ignored).stem)
 
     @property
