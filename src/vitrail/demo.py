@@ -53,7 +53,10 @@ def demo_run(folder: Path, progress: Progress) -> Outcome:
     """
     from vitrail.interop.onnx import export_onnx
     from vitrail.interop.wsinfer import export_wsinfer
+    from vitrail.pipeline.exports import export_geoparquet
+    from vitrail.pipeline.outlines import export_outlines
     from vitrail.pipeline.predict_slides import Application, apply_models, settings_from
+    from vitrail.slides.cohort import read_cohort
     from vitrail.synthetic import PhantomCohort, write_cohort, write_slide
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -79,8 +82,12 @@ def demo_run(folder: Path, progress: Progress) -> Outcome:
     wsinfer = export_wsinfer(run / "classifier", exports / "wsinfer")
     networks = ("classifier", "segmenter") if find_spec("onnx") is not None else ()  # an extra
     onnx = [export_onnx(run / network, exports) for network in networks]
+    tables = export_geoparquet(out, exports / "geoparquet")
+    first = read_cohort(run / "slides.csv")[0]
+    asap = export_outlines(first.annotations, exports / f"{first.slide_id}.xml", "asap", first.slide, None).lines[-1]
     lines += [f"for QuPath: {qupath}", f"for WSInfer: {wsinfer}", *(f"as ONNX: {path}" for path in onnx)]
-    exported = {"qupath": qupath, "wsinfer": wsinfer, "onnx": onnx}
+    lines += [f"tiles and regions as GeoParquet: {tables.lines[-1]}", f"outlines for ASAP: {asap}"]
+    exported = {"qupath": qupath, "wsinfer": wsinfer, "onnx": onnx, "geoparquet": tables.lines[-1], "asap": asap}
     return replace(
         study,
         lines=[*study.lines[:-1], *lines, study.lines[-1], f"to look at it: vitrail view {run}"],
