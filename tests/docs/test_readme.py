@@ -57,7 +57,7 @@ def test_every_command_and_example_works(tmp_path, monkeypatch):
         lines = [line.partition("#")[0].strip() for block in blocks(page, "sh") for line in block.splitlines()]
         for command in [line for line in lines if line.startswith("vitrail") and line not in ran]:
             with monkeypatch.context() as patch:
-                if " study" in command and "vitrail run study" in ran:  # its report was drawn once: that is enough
+                if " study" in command:  # the demo's report is drawn, which is enough
                     patch.setattr("vitrail.report.page.save", lambda *_: '<?xml version="1.0"?><svg></svg>')
                 assert vitrail(*shlex.split(command)[1:]) == 0, f"{page.name}: {command}"
             ran.add(command)
