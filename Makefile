@@ -5,7 +5,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 FUZZ ?= 30000
-TESTS := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+TESTS := $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 .PHONY: demo test coverage fuzz check docs package viewer clean
 

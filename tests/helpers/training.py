@@ -84,7 +84,7 @@ def contents(folder):
 
 
 def history(folder):
-    return pd.read_csv(folder / "history.csv", index_col="epoch")
+    return pd.read_csv(folder / "history.csv", index_col="epoch", float_precision="round_trip")
 
 
 def with_units(monkeypatch, *, there=True):

@@ -239,12 +239,11 @@ def test_killed_again_and_again_the_numbers_are_the_same(finished, tmp_path):
     for wanted in (
         "tiles/stage.json",
         ".partial/classifier-*/history.csv",
-        "classifier/stage.json",
         ".partial/segmenter-*/history.csv",
     ):
         kills += kill_when(command, folder / "run", wanted)
     assert vitrail("run", folder / "run") == 0
-    assert kills >= 3
+    assert kills >= 2
     assert digests(folder / "run") == digests(finished)
 
 
