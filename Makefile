@@ -1,6 +1,6 @@
 # Vitrail's two commands: `make demo` and `make test`. Each makes .venv first where there is none. `make check` lints,
 # `make docs` builds the site, `make package` installs wheel and sdist in an empty folder and runs them, `make coverage`
-# says which lines no test reaches. `make fuzz` tries 30,000 broken files, where `make test` tries 1,200; FUZZ=N tries N.
+# says which lines no test reaches. `make fuzz` tries 30,000 broken files, where `make test` tries 900; FUZZ=N tries N.
 # `make viewer` fetches what the viewer's page takes from npm, where an install had no network.
 PYTHON ?= python3
 BIN := .venv/bin

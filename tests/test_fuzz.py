@@ -30,7 +30,7 @@ from vitrail.slides.outlines.convert import WRITABLE
 from vitrail.slides.outlines.convert import write_outlines as write_for
 from vitrail.slides.outlines.writing import Outline
 
-CASES = int(os.environ.get("VITRAIL_FUZZ", "1200"))
+CASES = int(os.environ.get("VITRAIL_FUZZ", "900"))
 """`make fuzz` takes 30,000."""
 
 SHARES = {

@@ -67,6 +67,7 @@ def test_every_command_and_example_works(tmp_path, monkeypatch):
         for block in blocks(page, "python"):
             exec(compile(block, page.name, "exec"), names)  # noqa: S102 - our own pages
     assert len(ran) >= 15
+    assert len(list((tmp_path / "demo" / "study" / "report" / "figures").glob("*.png"))) > 15
     table = (ROOT / "docs" / "outputs.md").read_text(encoding="utf-8")
     for folder in re.findall(r"^\| `(\w+)/`", table, re.MULTILINE):
         made = "disagreement" if folder == "review" else "stage.json"  # a queue is no stage
