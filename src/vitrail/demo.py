@@ -78,7 +78,7 @@ def demo_run(folder: Path, progress: Progress) -> Outcome:
 
     # as vitrail export does
     progress.say("exports")
-    qupath = export_qupath(run, exports / "qupath").lines[-1]
+    qupath = export_qupath(run, exports / "qupath").results["project"]
     wsinfer = export_wsinfer(run / "classifier", exports / "wsinfer")
     networks = ("classifier", "segmenter") if find_spec("onnx") is not None else ()  # an extra
     onnx = [export_onnx(run / network, exports) for network in networks]
