@@ -3,6 +3,7 @@
 # says which lines no test reaches. `make fuzz` tries 30,000 broken files, where `make test` tries 900; FUZZ=N tries N.
 # `make viewer` fetches what the viewer's page takes from npm, where an install had no network.
 PYTHON ?= python3
+export PYTHONDONTWRITEBYTECODE = # what was compiled once is kept: the tests start hundreds of processes
 BIN := .venv/bin
 FUZZ ?= 30000
 TESTS := $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
