@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import math
 import warnings
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
@@ -110,18 +110,18 @@ def explain_picture(
 
     out.mkdir(parents=True, exist_ok=True)
     name = "-".join([file.stem, *(corner.replace(" ", "").split(",") if corner else []), task])
-    overlay = out / f"{name}.png"
+    overlay, lines, written = out / f"{name}.png", [f"{task}: {answer}"], dict[str, dict[str, Any]]()
     for saliency in maps:
-        with exporting(out / f"{name}-{saliency.method}.npy") as temporary, temporary.open("wb") as values:
+        path = out / f"{name}-{saliency.method}.npy"
+        with exporting(path) as temporary, temporary.open("wb") as values:
             np.save(values, saliency.values)
+        low, high = float(saliency.values.min()), float(saliency.values.max())
+        written[saliency.method] = {"path": path, "minimum": low, "maximum": high, "signed": saliency.signed}
+        zero = "" if saliency.signed else "; its zero means nothing"
+        lines.append(f"{saliency.method:<10} {low:.3g} to {high:.3g} for tumor{zero}")
     with exporting(overlay) as temporary:
         save_overlay(temporary, picture, maps, f"{file.name}, {task}: {answer}")
 
-    lines = [f"{task}: {answer}"]
-    for saliency in maps:
-        low, high = float(saliency.values.min()), float(saliency.values.max())
-        zero = "" if saliency.signed else "; its zero means nothing"
-        lines.append(f"{saliency.method:<10} {low:.3g} to {high:.3g} for tumor{zero}")
     notes = [f"no {method.title}: {missing[method.name]}; {FIT}" for method in chosen if method.name in missing]
     notes += [problem] if problem else []
     if model.spec.represented:
@@ -132,21 +132,7 @@ def explain_picture(
         notes.append(f"the picture has {tile.shape[1]} x {tile.shape[0]} pixels; {learned}")
     if all(saliency.constant for saliency in maps) and task == "segmenter":
         notes.append("the map is 0 everywhere: the network calls no pixel tumor")
-    results = {
-        "network": task,
-        "answer": answer,
-        "score": score,
-        "overlay": overlay,
-        "maps": {
-            saliency.method: {
-                "path": out / f"{name}-{saliency.method}.npy",
-                "minimum": float(saliency.values.min()),
-                "maximum": float(saliency.values.max()),
-                "signed": saliency.signed,
-            }
-            for saliency in maps
-        },
-    }
+    results = {"network": task, "answer": answer, "score": score, "overlay": overlay, "maps": written}
     return Outcome(lines=[*lines, str(overlay)], warnings=notes, results=results)
 
 
