@@ -42,8 +42,8 @@ def unlabelled_section(data: ReportData) -> dict[str, Any]:
     if own["called"]:
         first = asked.iloc[0]
         sentences.append(
-            f"{first['called'] / own['called']:.0%} of them lie in one slide, {first['slide_id']}. Many in one place "
-            "are a carcinoma without an outline until somebody has looked; single ones are mostly errors."
+            f"{first['called'] / own['called']:.0%} of them lie in one slide, {first['slide_id']}. Numbers cannot tell "
+            "errors of the networks from carcinoma that nobody outlined: look where many lie together first."
         )
     rest = len(table) - len(asked)
     if rest:
