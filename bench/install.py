@@ -72,21 +72,19 @@ for each in importlib.metadata.distributions():
 """
     said = subprocess.run([python, "-B", "-c", code], capture_output=True, text=True, check=True).stdout  # noqa: S603
     pairs = (line.rsplit(" ", 1) for line in said.splitlines())
-    return {name.lower(): int(size) for name, size in pairs if name.lower() not in {"pip", "setuptools"}}
+    return {name.lower(): int(size) for name, size in pairs if name.lower() != "pip"}
 
 
 def measure(extra, wheel, asked, folder):
     """Install twice, the first time to fill the cache, and return the packages, the seconds and those of a start."""
-    seconds, start = [], 0.0
-    for attempt in range(2):
+    for attempt in ("first", "second"):
         place = folder / f"{extra or 'base'}-{attempt}"
         python = environment(place, asked)
-        seconds.append(install(python, extra, wheel, asked))
-        if attempt:
-            found = sizes(python)
-            start = run(python, "-m", "vitrail", "--version")
+        seconds = install(python, extra, wheel, asked)
+        if attempt == "second":
+            packages, start = sizes(python), run(python, "-m", "vitrail", "--version")
         shutil.rmtree(place)
-    return found, seconds[-1], start
+    return packages, seconds, start
 
 
 def main() -> None:

@@ -1,6 +1,6 @@
 """Whether a built wheel and sdist hold what they should: every file of the package, and nothing else.
 
-python -m release.check DIST [--tag v0.1.0]
+python -m release.check DIST
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from email.parser import Parser
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
-from release.changelog import ROOT, NotReleasableError, notes, version
+from release.changelog import ROOT, version
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -130,16 +130,11 @@ def main(arguments: list[str] | None = None) -> int:
     """Check a folder of one wheel and one sdist; 1 where something is wrong."""
     parser = argparse.ArgumentParser(description="Check a built wheel and sdist.")
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--tag", help="the tag that is released; it has to be this version's")
     asked = parser.parse_args(arguments)
     wheels, sdists = sorted(asked.folder.glob("*.whl")), sorted(asked.folder.glob("*.tar.gz"))
     wrong = [] if len(wheels) == len(sdists) == 1 else [f"{asked.folder}: {len(wheels)} wheels, {len(sdists)} sdists"]
     wrong += [line for wheel in wheels for line in wrong_in_wheel(wheel)]
     wrong += [line for sdist in sdists for line in wrong_in_sdist(sdist)]
-    try:
-        notes(asked.tag)
-    except NotReleasableError as error:
-        wrong.append(str(error))
     print(*wrong, sep="\n", file=sys.stderr)
     print(
         f"{asked.folder}: {'wrong' if wrong else f'wheel and sdist hold the {len(package_files())} files of vitrail'}"

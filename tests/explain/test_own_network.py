@@ -87,3 +87,19 @@ def test_what_cannot_be_explained_is_said(images):
     both = vitrail.Score(name="both", of=lambda output: output["classes"])
     with pytest.raises(ModelError, match=r"gives \[3, 2\] for 3 images|gives \[\d, 2\] for \d images"):
         vitrail.explain_network(Linear(), images, both)
+
+
+@pytest.mark.parametrize("method", ["gradcam", "deeplift"])
+def test_a_score_of_all_classes_is_refused_by_every_method(images, method):
+    both = vitrail.Score(name="both", of=lambda output: output)
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
+    with pytest.raises(ModelError, match=r"score 'both': gives \[(\d), 2\] for \1 images"):
+        vitrail.explain_network(network, images, both, method, layer="0" if method == "gradcam" else None)
+
+
+def test_images_and_networks_of_other_types_are_refused(images):
+    for wrong in (images / 255, images[0], images.transpose(0, 3, 1, 2)):
+        with pytest.raises(SettingsError, match=r"images: are not bytes \[n, h, w, 3\]"):
+            vitrail.explain_network(Linear(), wrong, SECOND)
+    with pytest.raises(SettingsError, match="network: does not compute in 32-bit floats"):
+        vitrail.explain_network(Linear().half(), images, SECOND)

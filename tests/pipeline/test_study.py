@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+import shutil
+
 import numpy as np
 import pytest
 
 import vitrail
 from helpers.viewing import unpack_run
 from vitrail.errors import RunError, SettingsError
+from vitrail.explain.study.store import open_stored
+from vitrail.settings.load import change_settings
 
 
 @pytest.fixture(scope="module")
@@ -30,6 +34,18 @@ def test_it_explains_with_what_was_fitted_for_it(study, method, network):
     maps = study.explain(images, method, network)
     assert [each.method for each in maps] == [method] * 2
     assert np.array_equal(maps[1].image, images[1])
+
+
+@pytest.mark.parametrize("network", ["classifier", "segmenter"])
+def test_its_maps_are_those_that_a_study_of_its_settings_stores(study, tmp_path, network):
+    """The archive's maps are the paper's: one cell for each of the network's strides, without a margin."""
+    shutil.copytree(study.folder, tmp_path / "run")
+    change_settings(tmp_path / "run" / "study.toml", ["explain.stride=32", "explain.margin_px=0"])
+    stored, own = open_stored(study.folder / "explanations"), vitrail.open_study(tmp_path / "run")
+    tiles = stored.rows["tile"].to_numpy()[:2]
+    maps = own.explain(np.asarray(study.tiles.images[tiles]), "gradcam", network)
+    for each, values in zip(maps, stored.maps(f"{network}_gradcam")[:2], strict=True):
+        np.testing.assert_allclose(each.values, values, atol=2e-3 * np.abs(values).max())
 
 
 def test_it_maps_new_slides(study, tmp_path):

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import nn
 
-from vitrail.errors import ModelError, SettingsError
+from vitrail.errors import SettingsError
 from vitrail.explain.methods.base import METHODS
 from vitrail.explain.methods.gradcam import gradcam
 from vitrail.models.batches import Batches
 from vitrail.models.spec import Colours
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
     from torch import Tensor
 
@@ -39,13 +39,7 @@ class _Scored(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Map images `[n, 3, h, w]` to their scores, `[n]`."""
-        output: Any = self.network(images)
-        scores = self._score.of(output)
-        if scores.shape != (len(images),):
-            shape = list(scores.shape)
-            problem = f"gives {shape} for {len(images)} images, not one number an image"
-            raise ModelError(f"score {self._score.name!r}", problem, "Choose one, as in: lambda output: output[:, 1]")
-        return scores
+        return self._score.of_images(self.network(images), len(images))
 
 
 def explain_network(
@@ -84,7 +78,8 @@ def explain_network(
     Raises
     ------
     SettingsError
-        The method cannot explain such a network, or a layer is missing or of no use.
+        The method cannot explain such a network, a layer is missing or of no use, the images are no bytes of this
+        shape, or the network does not compute in 32-bit floats.
     ModelError
         The score is not one number an image, the network does something that the method has no rule for, the layer is
         none, or the device's memory is too small.
@@ -96,6 +91,10 @@ def explain_network(
     if (layer is None) == (method == "gradcam"):
         problem = "is missing: Grad-CAM weighs a layer" if layer is None else f"is of no use to {method}"
         raise SettingsError("layer", problem, "Name one of network.named_modules() with gradcam, and none with others")
+    if getattr(images, "dtype", None) != np.uint8 or images.ndim != 4 or images.shape[3] != 3:
+        raise SettingsError("images", "are not bytes [n, h, w, 3]", "Give an array of uint8, as pictures are read")
+    if any(each.is_floating_point() and each.dtype != torch.float32 for each in network.parameters()):
+        raise SettingsError("network", "does not compute in 32-bit floats", "Call network.float() first")
     device = next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
     scored = _Scored(network, score)
 

@@ -7,12 +7,13 @@ its header that is free text.
 
 from __future__ import annotations
 
+import os
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from vitrail.classes import ARTEFACTS, LABELS, NETWORKS, TissueClass
-from vitrail.core.files import read_json
 from vitrail.errors import SlideError, VitrailError
 from vitrail.evaluation.names import ROWS, SCORES
 from vitrail.notebook.card import Card, Picture
@@ -79,7 +80,8 @@ def html_of(shown: Shown) -> str:
     except VitrailError as error:
         return Card(title=_name_of(shown), notes=[f"It cannot be shown: {error.problem}. {error.cure}."]).html()
     except Exception as error:  # noqa: BLE001 - a traceback in place of an object would help nobody; the reason is said
-        return Card(title=_name_of(shown), notes=[f"It cannot be shown ({type(error).__name__}: {error})."]).html()
+        reason = error.strerror if isinstance(error, OSError) else error  # without the file's folder
+        return Card(title=_name_of(shown), notes=[f"It cannot be shown ({type(error).__name__}: {reason})."]).html()
 
 
 def _name_of(shown: Shown) -> str:
@@ -108,7 +110,8 @@ def slide_card(slide: Slide) -> Card:
             thumbnail = read_thumbnail(slide, THUMBNAIL_PX)
             picture = _picture(lambda draw: draw.slide_picture(thumbnail, width * slide.mpp), "the slide, small")
     except SlideError as error:
-        notes.append(f"It cannot be read: {error.problem}. {error.cure}.")
+        problem = error.problem.replace(f"{slide.path.parent}{os.sep}", "")  # OpenSlide's words may name the folder
+        notes.append(f"It cannot be read: {problem}. {error.cure}.")
     title = f"Slide {slide.path.stem}"
     return Card(title=title, rows=rows, picture=picture, notes=notes)
 
@@ -116,18 +119,19 @@ def slide_card(slide: Slide) -> Card:
 def _decoded_px(slide: Slide) -> float:
     """Return how many pixels a slide's picture is made from."""
     longer = max(slide.region.width, slide.region.height)
-    coarse_enough = [each for each in slide.downsamples if each <= longer / THUMBNAIL_PX]
-    return slide.region.width * slide.region.height / max(coarse_enough, default=1.0) ** 2
+    level = replace(slide, reading="fast").level_for(longer / THUMBNAIL_PX)  # as thumbnails are read
+    return slide.region.width * slide.region.height / slide.downsamples[level] ** 2
 
 
 def cohort_card(cohort: Cohort) -> Card:
     """Show a cohort: how many slides of how many patients, and its first rows."""
     table = cohort.table()
     rows = {"slides": f"{len(table):,}", "patients": f"{table['patient_id'].nunique():,}"}
-    attributes = [name for name in table.columns[6:] if 1 < table[name].nunique() <= 6]  # those with few values
+    names = dict.fromkeys(name for entry in cohort for name in entry.attributes)
+    attributes = [name for name in names if 1 < table[name].nunique() <= 6]  # those with few values
     columns = ["split", *attributes] if table["split"].notna().any() else attributes
     for name in columns:
-        counts = table.drop_duplicates("patient_id")[name].value_counts(sort=False)
+        counts = table.groupby(name, sort=False)["patient_id"].nunique()
         rows[f"{name} (patients)"] = ", ".join(f"{value or 'not known'} {count}" for value, count in counts.items())
     columns = [
         str(name) for name in table.columns if name not in {"slide", "annotations"} and table[name].notna().any()
@@ -260,7 +264,10 @@ def _scores_table(test: Mapping[str, Any]) -> list[dict[str, str]]:
 
 def study_card(study: Study) -> Card:
     """Show a study: its stages, and its scores where it has come so far."""
-    rows = {"folder": study.folder.name, "stages": ", ".join(_stages(study)) or "none finished"}
+    from vitrail.pipeline.stages import STAGES  # noqa: PLC0415 - a card of something else needs no pipeline
+
+    finished = [each.name for each in STAGES if (study.folder / each.folder / "stage.json").is_file()]
+    rows = {"folder": study.folder.name, "stages": ", ".join(finished) or "none finished"}
     if study.report is not None:
         rows["report"] = f"{study.folder.name}/{study.report.relative_to(study.folder).as_posix()}"
     if not (study.folder / "predictions" / "stage.json").is_file():
@@ -269,12 +276,6 @@ def study_card(study: Study) -> Card:
     return Card(
         title="Study", rows=rows | dict(scores.rows), table=scores.table, picture=scores.picture, notes=scores.notes
     )
-
-
-def _stages(study: Study) -> list[str]:
-    """Return the finished stages of a study in the order in which they were made."""
-    records = [(path.stat().st_mtime_ns, read_json(path)) for path in study.folder.glob("*/stage.json")]
-    return [str(record.get("stage", "")) for _, record in sorted(records, key=lambda pair: pair[0])]
 
 
 def _picture(draw: Callable[[Any], Figure], says: str) -> Picture:

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)  # no slots: the evaluation stays once computed
 class Study(Run, Shown):
-    """A run folder and what is in it; what is not made yet is a `RunError` that says how to make it.
+    """A run folder and what is in it; of what is not made yet a `RunError` says how to make it.
 
     Attributes
     ----------
@@ -137,7 +137,9 @@ class Study(Run, Shown):
         from vitrail.models.device import pick_device
 
         methods = methods_named([method], "method")
-        explainer = Explainer(self.model(network), pick_device(self.settings.compute.device))
+        own = self.settings.explain
+        device = pick_device(self.settings.compute.device)
+        explainer = Explainer(self.model(network), device, stride=own.stride, margin_px=own.margin_px)
         return explainer.saliencies(images, method, fitted_heads(self.folder / network, methods))
 
     def predict(self, slides: Iterable[str | Path], out: str | Path) -> pd.DataFrame:

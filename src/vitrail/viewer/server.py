@@ -74,17 +74,20 @@ _STATIC = re.compile(r"(?:[a-z0-9_-]+/){0,3}[A-Za-z0-9_-][A-Za-z0-9._-]*")
 _REPORT = re.compile(r"index\.html|metrics\.json|(?:figures|tables|qupath)/[A-Za-z0-9_-][A-Za-z0-9._-]*")
 """Files of a report that are served."""
 
+_POLICY = (
+    "default-src 'self'; img-src 'self' blob: data:; style-src 'self' 'unsafe-inline'; base-uri 'none'; "
+    "form-action 'none'; frame-ancestors {frames}"
+)
+"""The content security policy of every answer."""
+
 _HEADERS = {
-    "Content-Security-Policy": "default-src 'self'; img-src 'self' blob: data:; style-src 'self' 'unsafe-inline'; "
-    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     "Referrer-Policy": "no-referrer",  # the address holds the token
     "X-Content-Type-Options": "nosniff",
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cross-Origin-Opener-Policy": "same-origin",
 }
 _NOTEBOOKS = (
-    b"frame-ancestors http://localhost:* http://127.0.0.1:* https://localhost:* https://127.0.0.1:* "
-    b"vscode-webview: vscode-file:"
+    "http://localhost:* http://127.0.0.1:* https://localhost:* https://127.0.0.1:* vscode-webview: vscode-file:"
 )
 """Who may show a page within a page of their own that was opened for a notebook: what runs on this machine."""
 
@@ -98,13 +101,15 @@ class _Guard:
     """
 
     def __init__(self, app: ASGIApp, token: str, hosts: frozenset[str], *, framed: bool) -> None:
-        self.app, self.token, self.hosts, self.framed = app, token, hosts, framed
+        self.app, self.token, self.hosts = app, token, hosts
+        self.policy = _POLICY.format(frames=_NOTEBOOKS if framed else "'none'").encode("ascii")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":  # the server speaks nothing else
             if scope["type"] == "lifespan":
                 await self.app(scope, receive, send)
             return
+        send = self._with_policy(send)
         headers = dict(scope["headers"])
         host = headers.get(b"host", b"").decode("latin-1").rpartition(":")[0].lower()
         origin = headers.get(b"origin", b"").decode("latin-1")
@@ -114,23 +119,17 @@ class _Guard:
         elif not scope["path"].startswith(f"/{self.token}/"):
             await _plain(404, "Open the address that vitrail view has printed.")(scope, receive, send)
         else:
-            await self.app(scope, receive, _in_frames(send) if self.framed else send)
+            await self.app(scope, receive, send)
 
+    def _with_policy(self, send: Send) -> Send:
+        """Give every answer the content security policy."""
 
-def _in_frames(send: Send) -> Send:
-    """Let notebooks show a page within theirs."""
+        async def guarded(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message = {**message, "headers": [*message["headers"], (b"content-security-policy", self.policy)]}
+            await send(message)
 
-    async def framed(message: Message) -> None:
-        if message["type"] == "http.response.start":
-            policy = (b"frame-ancestors 'none'", _NOTEBOOKS)
-            headers = [
-                (name, value.replace(*policy) if name == b"content-security-policy" else value)
-                for name, value in message["headers"]
-            ]
-            message = {**message, "headers": headers}
-        await send(message)
-
-    return framed
+        return guarded
 
 
 def viewer_app(

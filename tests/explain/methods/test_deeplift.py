@@ -246,7 +246,7 @@ def mixed_over_images(x):
     ],
 )
 def test_an_operation_without_a_rule_is_an_error_that_names_it(function, name) -> None:
-    with pytest.raises(ModelError, match=rf"DeepLIFT: has no rule for .*({name}).*Leave deeplift out"):
+    with pytest.raises(ModelError, match=rf"DeepLIFT: has no rule for .*({name}).*leave deeplift out"):
         deeplift(Network(function), noise(3, 3, 8, 8))
 
 

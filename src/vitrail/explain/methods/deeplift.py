@@ -325,7 +325,7 @@ def check_linear(score: Tensor) -> None:
 
 def no_rule(operation: str) -> ModelError:
     """Return the error that names an operation which DeepLIFT cannot explain."""
-    cure = "Leave deeplift out of explain.methods, or take another encoder"
+    cure = "Take another method (in a study leave deeplift out of explain.methods), or another network"
     return ModelError("DeepLIFT", f"has no rule for {operation}", cure)
 
 

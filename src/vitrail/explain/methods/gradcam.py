@@ -108,6 +108,32 @@ class Score:
     name: str
     of: Callable[[Any], Tensor]
 
+    def of_images(self, output: Any, count: int) -> Tensor:
+        """Return the score of each image of a batch, `[count]`.
+
+        Parameters
+        ----------
+        output
+            Of the network, for the batch.
+        count
+            Images of the batch.
+
+        Returns
+        -------
+        Tensor
+            `[count]`.
+
+        Raises
+        ------
+        ModelError
+            `of` gives something else.
+        """
+        scores = self.of(output)
+        if scores.shape != (count,):
+            problem = f"gives {list(scores.shape)} for {count} images, not one number an image"
+            raise ModelError(f"score {self.name!r}", problem, "Choose one, as in: lambda output: output[:, 1]")
+        return scores
+
 
 def classifier_gradcam(network: Classifier, images: Tensor, target: TissueClass = TissueClass.TUMOR) -> Maps:
     """Explain a classifier by its final feature maps, at the cost of a forward pass.
@@ -267,11 +293,11 @@ def gradcam(network: nn.Module, images: Tensor, layer: str, score: Score) -> Map
     ------
     ModelError
         There is no such layer, it runs twice or not at all, it gives no feature maps, or the score does not depend on
-        it.
+        it or is not one number an image.
     """
     with frozen(network), leaf_at(network, layer) as leaves:
         output = network(images.detach())
-        total, leaf = score.of(output).sum(), seen(leaves, layer)
+        total, leaf = score.of_images(output, len(images)).sum(), seen(leaves, layer)
         gradient = torch.autograd.grad(total, leaf, allow_unused=True)[0] if total.requires_grad else None
     if gradient is None:
         raise ModelError(f"layer {layer!r}", f"score {score.name!r} does not depend on it", "Name an earlier layer")
